@@ -19,8 +19,9 @@ F = TypeVar('F', bound=Callable[..., Any])
 _BLOCK = 256
 #: An image wider than this, in the units of the IFS, has diverged.
 _LIMIT = 1e9
-#: Keeps the outermost point on the outermost pixel, whichever way the last bit of its coordinates is rounded.
-_ROUND_UP = 1 + 2.0**-50
+#: Keeps points at the edge of the fractal on the outermost pixel, whichever way the last bits of their coordinates are
+#: rounded: chaos games come back to the outermost point again and again, ever closer.
+_ROUND_UP = 1 + 2.0**-40
 
 
 def _jit(function: F) -> F:

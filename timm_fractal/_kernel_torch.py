@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 _LIMIT = 1e9
-_ROUND_UP = 1 + 2.0**-50
+_ROUND_UP = 1 + 2.0**-40
 _WARM_UP = 64
 _MASK32 = 0xFFFFFFFF
 

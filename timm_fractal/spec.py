@@ -15,7 +15,7 @@ T = TypeVar('T')
 def nearest(word: str, valid: Iterable[str]) -> str:
     """The end of an error message about an unknown word: the nearest valid one, then all of them."""
     valid = list(valid)
-    close = difflib.get_close_matches(word, valid, n=1)
+    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
     hint = f'did you mean {close[0]!r}? ' if close else ''
     return f'{hint}Valid: {", ".join(valid)}'
 

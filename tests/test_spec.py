@@ -1,0 +1,77 @@
+import dataclasses
+
+import pytest
+
+from timm_fractal.spec import Fractal1Spec, parse_name
+
+
+def test_plain_name_is_the_papers_data_set():
+    assert dataclasses.asdict(parse_name('fractal1')) == dict(
+        classes=1000,
+        delta=0.1,
+        sigma=3.5,
+        maps=2,
+        points=100_000,
+        size=512,
+        patch='random',
+        perturb='multiply',
+        seed=15,
+        instances=1,
+        cache='auto',
+    )
+
+
+def test_canonical_name_has_what_differs_in_a_fixed_order():
+    spec = parse_name('fractal1/seed=3,delta=5e-2, classes=21000,size=512')
+    assert str(spec) == 'fractal1/classes=21000,delta=0.05,seed=3'
+    assert parse_name(str(spec)) == spec
+    assert str(parse_name('fractal1')) == 'fractal1'
+
+
+def test_options_that_do_not_change_images_do_not_change_the_name():
+    spec = parse_name('fractal1/cache=none,seed=3')
+    assert str(spec) == 'fractal1/seed=3'
+    assert spec.name() == 'fractal1/seed=3,cache=none'
+    assert parse_name(spec.name()) == spec
+
+
+def test_whole_numbers_are_numbers():
+    assert str(Fractal1Spec(sigma=4)) == str(parse_name('fractal1/sigma=4')) == 'fractal1/sigma=4.0'
+
+
+@pytest.mark.parametrize(
+    'name, message',
+    [
+        ('fractal', r"unknown data set 'fractal'; did you mean 'fractal1'\?"),
+        ('fractal1/detla=0.1', r"unknown option 'detla'; did you mean 'delta'\? Valid: classes, delta"),
+        ('fractal1/', r"fractal1/: expected option=value .* got ''; options: classes, delta"),
+        ('fractal1/delta', r"expected option=value .* got 'delta'"),
+        ('fractal1/delta=', r"expected option=value .* got 'delta='"),
+        ('fractal1/=3', r"expected option=value .* got '=3'"),
+        ('fractal1/delta=0.1,', r"expected option=value .* got ''"),
+        ('fractal1/delta=0.1,delta=0.1', "option 'delta' is given twice"),
+        ('fractal1/delta=x', "delta must be a number, got 'x'"),
+        ('fractal1/delta=nan', 'delta must be a finite number, got nan'),
+        ('fractal1/delta=-0.1', 'delta must be at least 0, got -0.1'),
+        ('fractal1/delta=1', 'delta must be less than 1, got 1.0'),
+        ('fractal1/classes=1', 'classes must be at least 2, got 1'),
+        ('fractal1/classes=1e3', "classes must be a whole number, got '1e3'"),
+        ('fractal1/maps=1', 'maps must be at least 2, got 1'),
+        ('fractal1/size=15', 'size must be at least 16, got 15'),
+        ('fractal1/points=0', 'points must be at least 1, got 0'),
+        ('fractal1/sigma=0', 'sigma must be greater than 0, got 0.0'),
+        ('fractal1/sigma=6', r'sigma must be less than 3 \* maps = 6, got 6.0'),
+        ('fractal1/instances=0', 'instances must be at least 1, got 0'),
+        ('fractal1/seed=-1', 'seed must be at least 0, got -1'),
+        ('fractal1/patch=ful', r"unknown patch 'ful'; did you mean 'fill'\? Valid: random, fill, point"),
+        ('fractal1/perturb=plus', r"unknown perturb 'plus'; Valid: multiply, add"),
+    ],
+)
+def test_bad_names_are_explained(name, message):
+    with pytest.raises(ValueError, match=message):
+        parse_name(name)
+
+
+def test_wrong_type_is_explained():
+    with pytest.raises(TypeError, match="fractal1: classes must be a whole number, got '10'"):
+        Fractal1Spec(classes='10')
