@@ -103,7 +103,9 @@ def _apply(host: Any) -> None:
                     _set_item(auto_augment.NAME_TO_OP, name, _posterize)
     except Exception:
         unregister()
-        _logger.warning('timm_fractal does not fit this version of timm, its data sets are not available', exc_info=True)
+        _logger.warning(
+            'timm_fractal does not fit this version of timm, its data sets are not available', exc_info=True
+        )
 
 
 def _set(owner: Any, name: str, value: Any) -> None:
