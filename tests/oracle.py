@@ -2,7 +2,7 @@
 
 import math
 import random
-from typing import Sequence
+from collections.abc import Sequence
 
 GRAY = 127
 

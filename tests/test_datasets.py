@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
+
 from timm_fractal import Family, Fractal1, datasets, ifs, parse_name
 from timm_fractal.render import render, unpack
-from torch.utils.data import DataLoader
 
 SMALL = 'fractal1/classes=12,points=3000,size=64'
 

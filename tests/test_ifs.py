@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+
 from timm_fractal import Family, ifs
 
 from . import oracle

@@ -3,6 +3,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from timm_fractal import ifs
 from timm_fractal.render import GRAY, LANES, render, row_bytes, unpack
 

@@ -19,7 +19,8 @@ import importlib.abc
 import inspect
 import logging
 import sys
-from typing import TYPE_CHECKING, Any, Callable, Optional
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Optional
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
@@ -55,7 +56,7 @@ class _Finder(importlib.abc.MetaPathFinder):
                 _apply(module)
 
             # An attribute of this one loader object: its class, and so every other import, stays untouched.
-            setattr(spec.loader, 'exec_module', exec_module)
+            spec.loader.exec_module = exec_module
         return spec
 
 

@@ -1,0 +1,307 @@
+"""The console script: exit codes, messages, lightness, and every check of `doctor` in both of its states."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import timm_fractal
+from timm_fractal import Fractal1, cli, preview
+
+NAME = 'fractal1/classes=6,size=64,points=3000'
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = """
+import sys
+from timm_fractal.cli import main
+try:
+    main(['--help'])
+except SystemExit as stop:
+    assert stop.code == 0
+assert main(['export', 'fractl1', 'x']) == 2
+heavy = {'torch', 'torchvision', 'timm', 'numpy', 'numba', 'PIL'} & set(sys.modules)
+assert not heavy, heavy
+"""
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert 'timm-fractal doctor' in done.stdout
+    assert "unknown data set 'fractl1'; did you mean 'fractal1'" in done.stderr
+
+
+@pytest.mark.parametrize('command', ['preview', 'export', 'doctor'])
+def test_every_command_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as info:
+        cli.main([command, '--help'])
+    assert info.value.code == 0
+    text = capsys.readouterr().out
+    lines = [line.split() for line in text.split('example', 1)[1].splitlines() if line.startswith('  timm-fractal')]
+    assert lines
+    for words in lines:
+        # What the help shows must be what the parser takes.
+        assert cli._parser().parse_args(words[1:]).command == command
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as info:
+        cli.main(['--version'])
+    assert info.value.code == 0
+    assert capsys.readouterr().out == f'timm-fractal {timm_fractal.__version__}\n'
+
+
+def test_no_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as info:
+        cli.main([])
+    assert info.value.code == 2
+    assert 'COMMAND' in capsys.readouterr().err
+
+
+def test_console_script_is_declared() -> None:
+    points = [point for point in metadata.entry_points(group='console_scripts') if point.name == 'timm-fractal']
+    assert [point.load() for point in points] == [cli.main]
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (['preview', 'fractal1/sigm=3'], "fractal1: unknown option 'sigm'; did you mean 'sigma'"),
+        (['export', 'fractal1/delta=2', 'x'], 'fractal1: delta must be less than 1, got 2.0'),
+        (['export', NAME, 'x.tar', '--split', 'all'], "which holds one split, got 'all'"),
+        (['preview', NAME, '-o', 'x.gif'], "output must end in .png, got 'x.gif': use 'x.png'"),
+        (['preview', NAME, '--sweep', 'seed'], "values must be given for the option 'seed'"),
+    ],
+)
+def test_wrong_question(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    output = capsys.readouterr()
+    assert output.out == ''
+    assert output.err.startswith(f'timm-fractal {arguments[0]}: ') and message in output.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (['--sweep', 'delta', '--count', '3'], '--count has no meaning with --sweep: use --columns'),
+        (['--values', '1,2'], '--values has no meaning without --sweep'),
+        (['--split', 'all'], "invalid choice: 'all'"),
+        (['--count', 'many'], "invalid int value: 'many'"),
+    ],
+)
+def test_no_option_is_ignored(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as info:
+        cli.main(['preview', NAME, *arguments])
+    assert info.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_preview(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(['preview', NAME, '--count', '4', '--columns', '2', '--tile', '32', '--split', 'validation']) == 0
+    assert capsys.readouterr().out == 'fractals.png: 70 x 70 pixels\n'
+    expected = preview.contact_sheet(NAME, 'validation', count=4, columns=2, tile=32)
+    assert Image.open('fractals.png').tobytes() == expected.tobytes()
+
+
+def test_sweep(tmp_path: Path) -> None:
+    output = tmp_path / 'sweep.png'
+    arguments = ['--sweep', 'sigma', '--values', '3, 3.5', '--columns', '3', '--tile', '32']
+    assert cli.main(['preview', NAME, '-o', str(output), *arguments]) == 0
+    expected = preview.sweep(NAME, 'sigma', ['3', '3.5'], columns=3, tile=32)
+    assert Image.open(output).tobytes() == expected.tobytes()
+    assert os.listdir(tmp_path) == ['sweep.png']
+
+
+def test_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dest, params = tmp_path / 'two words', tmp_path / 'x.json'
+    assert cli.main(['export', NAME, str(dest), '--params', str(params)]) == 0
+    assert capsys.readouterr().out == (
+        f'{dest}: 6 train images of 6 classes, 6 of them new\n'
+        'dataset: fractal1/classes=6,points=3000,size=64\n'
+        f"train with: --data-dir '{dest}' --num-classes 6 --val-split ''\n"
+    )
+    assert json.loads(params.read_text())['dataset'] == 'fractal1/classes=6,points=3000,size=64'
+    assert cli.main(['export', NAME, str(dest), '--split', 'all']) == 0
+    assert capsys.readouterr().out == (
+        f'{dest}: 6 train images of 6 classes, 0 of them new\n'
+        f'{dest}: 6 validation images of 6 classes, 6 of them new\n'
+        'dataset: fractal1/classes=6,points=3000,size=64\n'
+        f"train with: --data-dir '{dest}' --num-classes 6\n"
+    )
+    assert cli.main(['export', NAME + ',seed=3', str(dest)]) == 1
+    assert 'choose another destination' in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(os, 'geteuid'), reason='no such permissions')
+@pytest.mark.parametrize(
+    'arguments', [['export', NAME, 'DEST'], ['export', NAME, 'DEST.tar'], ['preview', NAME, '-o', 'DEST.png']]
+)
+def test_no_permission(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Fractal1(NAME)  # What has to be compiled and imported is, before rights are given up.
+    folder = tmp_path / 'locked'
+    folder.mkdir()
+    arguments = [argument.replace('DEST', str(folder / 'x')) for argument in arguments]
+    root = os.geteuid() == 0
+    folder.chmod(0o555)
+    if root:
+        # For root there are no permissions; the folders above are closed to others.
+        os.seteuid(65534)
+    try:
+        assert cli.main(arguments) == 1
+    finally:
+        if root:
+            os.seteuid(0)
+        folder.chmod(0o755)
+    output = capsys.readouterr()
+    assert 'ermission' in output.err and str(folder) in output.err
+    assert output.err.count('\n') == 1 and 'Traceback' not in output.err
+    assert list(folder.iterdir()) == []
+
+
+def test_interrupted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr('timm_fractal.export.export', interrupt)
+    assert cli.main(['export', NAME, str(tmp_path / 'x')]) == 130
+    assert 'interrupted; the same command continues' in capsys.readouterr().err
+
+
+def test_doctor_finds_nothing_wrong_here(capsys: pytest.CaptureFixture[str]) -> None:
+    code = cli.main(['doctor'])
+    lines = capsys.readouterr().out.splitlines()
+    assert code == 0, lines
+    assert {line.split()[0] for line in lines} <= {'ok', 'warn'}
+    for words in (
+        'python 3.',
+        f'torch {metadata.version("torch")}',
+        f'timm {metadata.version("timm")}',
+        f'pillow {metadata.version("pillow")}',
+        'torchvision matches torch',
+        'autoload is on',
+        'timm knows fractal1 in a script that does not import timm_fractal',
+        'posterize takes 0 bits',
+        'ms per image and core (512 x 512, 100,000 points)',
+        'shared memory',
+    ):
+        assert sum(words in line for line in lines) == 1, (words, lines)
+
+
+def check(function: Any) -> list[cli.Check]:
+    return list(function())
+
+
+def test_doctor_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def good() -> Any:
+        yield cli.Check('ok', 'good')
+
+    def odd() -> Any:
+        yield cli.Check('warn', 'odd', 'look')
+
+    def broken() -> Any:
+        raise RuntimeError('operator\nmissing')
+
+    monkeypatch.setattr(cli, '_CHECKS', (good, odd))
+    assert cli.main(['doctor']) == 0
+    assert capsys.readouterr().out == 'ok    good\nwarn  odd -> look\n'
+    # A check that crashes is a failed check, and the others are still made.
+    monkeypatch.setattr(cli, '_CHECKS', (broken, good))
+    assert cli.main(['doctor']) == 1
+    assert capsys.readouterr().out == 'FAIL  broken: RuntimeError: operator missing\nok    good\n'
+
+
+def test_doctor_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cli._oldest_versions()['timm'] == '1.0.12'
+    assert 'matplotlib' not in cli._oldest_versions()
+    monkeypatch.setitem(sys.modules, 'numba', None)
+    monkeypatch.setitem(sys.modules, 'torchvision', None)
+    monkeypatch.setattr(cli, '_oldest_versions', lambda: {'timm': '99.1'})
+    found = {line.text.split()[0]: line for line in check(cli._versions)}
+    assert found['torch'].status == found['pillow'].status == 'ok'
+    # There is another renderer, and no other torchvision.
+    assert found['numba'].status == 'warn' and found['torchvision'].status == 'FAIL'
+    assert found['timm'].status == 'FAIL' and found['timm'].text.endswith('is older than 99.1')
+    assert found['timm'].advice == "pip install 'timm>=99.1'"
+
+
+@pytest.mark.parametrize(
+    'old, new', [('1.0.9', '1.0.12'), ('2.4', '2.5'), ('12.9.1', '13.0.0'), ('2.4.1+cu128', '2.5')]
+)
+def test_versions_are_compared_as_numbers(old: str, new: str) -> None:
+    assert cli._numbers(old) < cli._numbers(new)
+
+
+def test_doctor_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [line.status for line in check(cli._torchvision)] == ['ok']
+    monkeypatch.setitem(sys.modules, 'torchvision.ops', None)
+    (line,) = check(cli._torchvision)
+    assert line.status == 'FAIL' and 'torchvision does not match torch' in line.text and 'together' in line.advice
+
+
+def test_doctor_autoload(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv('TORCH_DEVICE_BACKEND_AUTOLOAD', raising=False)
+    assert [line.status for line in check(cli._autoload)] == ['ok']
+    monkeypatch.setattr(metadata, 'version', lambda name: '2.4.1')
+    assert [(line.status, line.text) for line in check(cli._autoload)] == [
+        ('warn', 'autoload is off: torch is older than 2.5')
+    ]
+    monkeypatch.setattr(metadata, 'entry_points', lambda group: [])
+    assert 'the entry point is not installed' in check(cli._autoload)[0].text
+
+
+def test_doctor_without_autoload(monkeypatch: pytest.MonkeyPatch) -> None:
+    # torch takes any value but 1 for no.
+    monkeypatch.setenv('TORCH_DEVICE_BACKEND_AUTOLOAD', 'false')
+    (line,) = check(cli._autoload)
+    assert line.status == 'warn' and 'TORCH_DEVICE_BACKEND_AUTOLOAD=false' in line.text and 'import' in line.advice
+    monkeypatch.setattr(cli, '_FRESH', 'raise SystemExit(1)')
+    (line,) = check(cli._fresh_process)
+    assert line.status == 'warn' and 'since autoload is off' in line.text
+
+
+def test_doctor_fresh_process_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv('TORCH_DEVICE_BACKEND_AUTOLOAD', raising=False)
+    monkeypatch.setattr(cli, '_FRESH', "raise SystemExit('no such data set')")
+    (line,) = check(cli._fresh_process)
+    assert line.status == 'FAIL' and 'no such data set' in line.text
+
+
+def test_doctor_posterize(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [line.status for line in check(cli._posterize)] == ['ok']
+    from timm.data import auto_augment
+
+    def refuse(image: Any, bits: int) -> None:
+        raise ValueError('bits must be between 1 and 8')
+
+    monkeypatch.setitem(auto_augment.NAME_TO_OP, 'PosterizeIncreasing', refuse)
+    assert [line.status for line in check(cli._posterize)] == ['FAIL']
+
+
+def test_doctor_numba_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = pytest.importorskip('timm_fractal._kernel_numba')
+    monkeypatch.setattr(kernel, 'draw', kernel.draw.py_func)
+    (line,) = check(cli._numba_cache)
+    assert line.status == 'warn' and 'NUMBA_CACHE_DIR' in line.advice
+
+
+@pytest.mark.parametrize('free, status', [(10e6, 'FAIL'), (64e6, 'warn'), (8e9, 'ok')])
+def test_doctor_shared_memory(free: float, status: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not os.path.isdir('/dev/shm'):
+        pytest.skip('no /dev/shm')
+    monkeypatch.setattr(shutil, 'disk_usage', lambda folder: shutil._ntuple_diskusage(int(9e9), 0, int(free)))  # type: ignore[attr-defined]
+    (line,) = check(cli._shared_memory)
+    assert line.status == status and f'{free / 1e6:,.0f} MB' in line.text

@@ -1,0 +1,271 @@
+"""Exported files: the pixels and labels of the data set, read by other people's readers; interruptions; refusals."""
+
+import contextlib
+import errno
+import gc
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from timm.data import create_dataset
+from torchvision.datasets import ImageFolder
+
+from timm_fractal import Family, Fractal1, export
+from timm_fractal.export import Exported
+
+# Eleven classes: sorted as text or as numbers, '00010' must come after '00002'.
+NAME = 'fractal1/classes=11,size=64,points=3000,instances=2,cache=none'
+CANONICAL = 'fractal1/classes=11,points=3000,size=64,instances=2'
+IMAGES = 22
+
+
+def pixels(dataset: Any) -> dict[str, tuple[int, bytes]]:
+    """File name -> label and RGB pixels."""
+    names = [Path(name).name for name in dataset.filenames()]
+    return {name: (int(dataset[i][1]), dataset[i][0].convert('RGB').tobytes()) for i, name in enumerate(names)}
+
+
+# timm's reader of folders leaves files to be closed by the garbage collector.
+by_timm = pytest.mark.filterwarnings('ignore:unclosed file:ResourceWarning')
+
+
+def read_by_timm(root: Path, split: str) -> dict[str, tuple[int, bytes]]:
+    dataset = create_dataset('', root=str(root), split=split)
+    assert len(dataset) == IMAGES
+    found = pixels(dataset)
+    # The tar that its other reader keeps open must not be the next test's warning.
+    del dataset
+    gc.collect()
+    return found
+
+
+@pytest.fixture(scope='module')
+def expected() -> dict[str, dict[str, tuple[int, bytes]]]:
+    return {split: pixels(Fractal1(NAME, split)) for split in ('train', 'validation')}
+
+
+@pytest.fixture(scope='module')
+def whole_tar(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    dest = tmp_path_factory.mktemp('whole') / 'x.tar'
+    export.export(NAME, dest)
+    return dest.read_bytes()
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob('*') if path.is_file()}
+
+
+@by_timm
+def test_folder_through_timm(tmp_path: Path, expected: Any) -> None:
+    results = export.export(NAME, tmp_path / 'x', 'all')
+    assert results == [Exported(CANONICAL, split, 11, IMAGES, IMAGES) for split in ('train', 'validation')]
+    for split in ('train', 'validation'):
+        assert read_by_timm(tmp_path / 'x', split) == expected[split]
+    assert expected['train']['00003_0.png'] != expected['validation']['00003_0.png']
+    assert expected['train']['00003_0.png'] != expected['train']['00003_1.png']
+
+
+def test_folder_through_torchvision(tmp_path: Path, expected: Any) -> None:
+    export.export(NAME, tmp_path)
+    read = ImageFolder(str(tmp_path / 'train'))
+    found = {
+        Path(path).name: (label, image.tobytes()) for (path, _), (image, label) in zip(read.samples, read, strict=True)
+    }
+    assert found == expected['train']
+
+
+@by_timm
+@pytest.mark.parametrize('split', ['train', 'validation'])
+def test_tar_through_timm(tmp_path: Path, expected: Any, split: str) -> None:
+    dest = tmp_path / 'x.tar'
+    assert export.export(NAME, dest, split) == [Exported(CANONICAL, split, 11, IMAGES, IMAGES)]
+    assert os.listdir(tmp_path) == ['x.tar']
+    assert read_by_timm(dest, split) == expected[split]
+    with tarfile.open(dest) as tar:
+        assert tar.getnames()[:2] == ['dataset.json', '00000/00000_0.png']
+
+
+def test_files_are_gray_and_small(tmp_path: Path) -> None:
+    export.export('fractal1/classes=2', tmp_path)
+    path = tmp_path / 'train/00001/00001_0.png'
+    image = Image.open(path)
+    assert (image.mode, image.size) == ('L', (512, 512))
+    assert sorted(np.unique(np.asarray(image))) == [0, 127]
+    plain = io.BytesIO()
+    image.save(plain, 'PNG')
+    assert path.stat().st_size < len(plain.getvalue())
+
+
+@by_timm
+def test_record_and_parameters(tmp_path: Path, expected: Any) -> None:
+    export.export(NAME, tmp_path / 'x', params=tmp_path / 'x.json')
+    assert json.loads((tmp_path / 'x/dataset.json').read_text()) == {'dataset': CANONICAL}
+    family = Family.load(tmp_path / 'x.json')
+    assert family.name == CANONICAL
+    np.testing.assert_array_equal(family.systems, Fractal1(NAME).family.systems)
+    # The parameters alone make the same files, and are what the record says then.
+    result = export.export('fractal1/cache=none', tmp_path / 'y', data_dir=tmp_path / 'x.json')
+    assert result[0].dataset == CANONICAL
+    assert read_by_timm(tmp_path / 'y', 'train') == expected['train']
+    with pytest.raises(FileExistsError, match="made from a file with sha256 .*, not 'fractal1/classes=11"):
+        export.export(NAME, tmp_path / 'y')
+
+
+def test_tree_goes_on(tmp_path: Path) -> None:
+    export.export(NAME, tmp_path / 'whole')
+    export.export(NAME, tmp_path / 'x')
+    before = files(tmp_path / 'x')
+    gone = tmp_path / 'x/train/00004/00004_0.png'
+    half = gone.with_name(gone.name + '.partial')
+    # What a killed process leaves: some images missing, and half of one under another name, which no reader opens.
+    half.write_bytes(gone.read_bytes()[:100])
+    gone.unlink()
+    (tmp_path / 'x/train/00007/00007_1.png').write_bytes(b'')
+    assert len(create_dataset('', root=str(tmp_path / 'x/train/00004'))) == 1
+    kept = tmp_path / 'x/train/00001/00001_0.png'
+    os.utime(kept, (1, 1))
+    assert export.export(NAME, tmp_path / 'x')[0].written == 2
+    assert files(tmp_path / 'x') == before == files(tmp_path / 'whole')
+    assert kept.stat().st_mtime == 1
+    assert export.export(NAME, tmp_path / 'x')[0].written == 0
+
+
+@pytest.mark.parametrize('cut', [0, 100, 511, 512, 1000, 1024, 1536, 1700, 4096, 9001, -1025, -1024, -1, None])
+def test_tar_goes_on(tmp_path: Path, whole_tar: bytes, cut: int) -> None:
+    (tmp_path / 'x.tar.partial').write_bytes(whole_tar[:cut])
+    result = export.export(NAME, tmp_path / 'x.tar')[0]
+    # One member too many would be found by the comparison, one rewritten needlessly by the count.
+    with contextlib.suppress(tarfile.ReadError), tarfile.open(fileobj=io.BytesIO(whole_tar[:cut])) as tar:
+        ends = [member.offset_data + 512 * ((member.size + 511) // 512) for member in tar]
+        complete = sum(end <= len(whole_tar[:cut]) for end in ends[1:])
+        assert result.written == IMAGES - complete
+    assert (tmp_path / 'x.tar').read_bytes() == whole_tar
+    assert os.listdir(tmp_path) == ['x.tar']
+    assert export.export(NAME, tmp_path / 'x.tar')[0] == Exported(CANONICAL, 'train', 11, IMAGES, 0)
+
+
+@contextlib.contextmanager
+def no_file_larger_than(limit: int) -> Iterator[None]:
+    """A real refusal by the operating system, in the middle of a write."""
+    resource = pytest.importorskip('resource')
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, old[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+
+def test_refused_write_leaves_no_half_file(tmp_path: Path, whole_tar: bytes) -> None:
+    with tarfile.open(fileobj=io.BytesIO(whole_tar)) as tar:
+        sizes = [member.size for member in tar][1:]
+    # Enough for the first images, too little for the first that is larger than all before it.
+    limit = max(sizes[:2])
+    failing = next(i for i, size in enumerate(sizes) if size > limit)
+    words = f'after {failing} of 22 images; the same command continues there'
+    with no_file_larger_than(limit), pytest.raises(OSError, match=words) as info:
+        export.export(NAME, tmp_path)
+    assert (info.value.errno, info.value.filename) == (errno.EFBIG, str(tmp_path))
+    assert sorted(files(tmp_path)) == ['dataset.json'] + [f'train/{i:05d}/{i:05d}_0.png' for i in range(failing)]
+    assert export.export(NAME, tmp_path)[0].written == IMAGES - failing
+
+
+def test_refused_write_to_tar(tmp_path: Path, whole_tar: bytes) -> None:
+    with no_file_larger_than(6000), pytest.raises(OSError, match=r'after \d+ of 22 images; the same') as info:
+        export.export(NAME, tmp_path / 'x.tar')
+    assert os.listdir(tmp_path) == ['x.tar.partial']
+    there = int(str(info.value.strerror).split(' after ')[1].split()[0])
+    assert 0 < there < IMAGES
+    assert export.export(NAME, tmp_path / 'x.tar')[0].written == IMAGES - there
+    assert (tmp_path / 'x.tar').read_bytes() == whole_tar
+
+
+def test_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = os.replace
+
+    def interrupt(source: Any, target: Any) -> None:
+        if Path(target).name == '00005_0.png':
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, 'replace', interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        export.export(NAME, tmp_path)
+    monkeypatch.undo()
+    assert sorted(files(tmp_path)) == ['dataset.json'] + [f'train/{i:05d}/{i:05d}_0.png' for i in range(5)]
+    assert export.export(NAME, tmp_path)[0].written == IMAGES - 5
+
+
+@pytest.mark.parametrize('dest', ['x', 'x.tar', 'unfinished.tar'])
+def test_refuses_another_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dest: str) -> None:
+    path = tmp_path / dest
+    export.export(NAME, path)
+    if dest == 'unfinished.tar':
+        path.rename(tmp_path / 'unfinished.tar.partial')
+    before = files(tmp_path)
+
+    def render(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError('it must be refused before anything is rendered')
+
+    monkeypatch.setattr(export, 'create', render)
+    other = NAME.replace('points=3000', 'points=3001')
+    with pytest.raises(FileExistsError, match=f"holds '{CANONICAL}'.*, not '.*points=3001.*choose another destination"):
+        export.export(other, path, params=tmp_path / 'x.json')
+    assert files(tmp_path) == before
+
+
+def test_refuses_another_split_of_a_tar(tmp_path: Path) -> None:
+    export.export(NAME, tmp_path / 'x.tar')
+    with pytest.raises(FileExistsError, match='split train, not .* split validation'):
+        export.export(NAME, tmp_path / 'x.tar', 'validation')
+
+
+@pytest.mark.parametrize('dest', ['x', 'x.tar', 'y.tar'])
+def test_refuses_what_is_no_export(tmp_path: Path, dest: str) -> None:
+    (tmp_path / 'x/train/cat').mkdir(parents=True)
+    (tmp_path / 'x/train/cat/1.png').write_bytes(b'mine')
+    (tmp_path / 'x.tar').write_bytes(b'mine')
+    (tmp_path / 'y.tar.partial').write_bytes(2000 * b'mine')
+    before = files(tmp_path)
+    with pytest.raises(FileExistsError, match='holds something that timm-fractal did not export'):
+        export.export(NAME, tmp_path / dest)
+    assert files(tmp_path) == before
+
+
+def test_refuses_the_wrong_kind(tmp_path: Path) -> None:
+    (tmp_path / 'file').write_bytes(b'')
+    (tmp_path / 'folder.tar').mkdir()
+    with pytest.raises(NotADirectoryError, match='this is no folder'):
+        export.export(NAME, tmp_path / 'file')
+    with pytest.raises(NotADirectoryError, match='this is no folder'):
+        export.export(NAME, tmp_path / 'file/x.tar')
+    with pytest.raises(IsADirectoryError, match='this is a folder, no tar'):
+        export.export(NAME, tmp_path / 'folder.tar')
+    with pytest.raises(ValueError, match="a tar, which holds one split, got 'all'"):
+        export.export(NAME, tmp_path / 'x.tar', 'all')
+    with pytest.raises(ValueError, match=r'dest must be a folder or end in \.tar.*x\.tar\.gz'):
+        export.export(NAME, tmp_path / 'x.tar.gz')
+    with pytest.raises(ValueError, match="unknown split 'trian'; did you mean 'train'"):
+        export.export(NAME, tmp_path / 'x', 'trian')
+    with pytest.raises(FileNotFoundError, match=r'missing\.json'):
+        export.export('fractal1', tmp_path / 'x', data_dir=tmp_path / 'missing.json')
+    assert sorted(os.listdir(tmp_path)) == ['file', 'folder.tar']
+
+
+@pytest.mark.parametrize('dest', ['x', 'x.tar'])
+def test_failure_before_the_first_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dest: str) -> None:
+    def mkdir(self: Path, *args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.EROFS, 'Read-only file system', str(self))
+
+    monkeypatch.setattr(Path, 'mkdir', mkdir)
+    with pytest.raises(OSError, match='Read-only file system after 0 of 22 images') as info:
+        export.export(NAME, tmp_path / dest)
+    assert info.value.errno == errno.EROFS
+    assert list(tmp_path.iterdir()) == []

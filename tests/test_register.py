@@ -1,0 +1,273 @@
+"""The binding to timm, with the real timm, and in fresh processes where the order of imports matters."""
+
+import inspect
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import timm
+import timm.data
+import torch
+from PIL import Image
+from timm.data import auto_augment, dataset_factory, loader
+
+import timm_fractal
+from timm_fractal import Fractal1
+
+SMALL = 'fractal1/classes=12,points=3000,size=64'
+
+
+def run(code, *options, env=None):
+    return subprocess.run([sys.executable, *options, '-c', code], capture_output=True, text=True, check=True, env=env)
+
+
+def test_timm_gives_our_data_set():
+    dataset = timm.data.create_dataset(SMALL, split='train')
+    assert isinstance(dataset, Fractal1) and dataset.split == 'train' and len(dataset) == 12
+    assert timm.data.create_dataset(SMALL).split == 'validation'
+    assert timm.data.create_dataset(name=SMALL.upper(), root=None, split='val').spec == dataset.spec
+
+
+def test_exactly_the_calls_of_train_py():
+    train = timm.data.create_dataset(
+        SMALL,
+        root=None,
+        split='train',
+        is_training=True,
+        class_map='',
+        download=False,
+        batch_size=4,
+        seed=42,
+        repeats=2.0,
+        input_img_mode='RGB',
+        input_key=None,
+        target_key=None,
+        num_samples=None,
+        trust_remote_code=False,
+    )
+    validation = timm.data.create_dataset(
+        SMALL,
+        root=None,
+        split='validation',
+        is_training=False,
+        class_map='',
+        download=False,
+        batch_size=4,
+        input_img_mode='RGB',
+        input_key=None,
+        target_key=None,
+        num_samples=5,
+        trust_remote_code=False,
+    )
+    assert (len(train), len(validation)) == (24, 5)
+    assert train.family.systems is validation.family.systems
+
+
+def test_timms_seed_does_not_change_images():
+    first, second = (timm.data.create_dataset(SMALL, split='train', seed=seed) for seed in (1, 2))
+    assert all(first[k][0] == second[k][0] for k in range(12))
+
+
+@pytest.mark.parametrize(
+    'options', [dict(class_map='map.txt'), dict(load_bytes=True), dict(input_key='image'), dict(target_key='label')]
+)
+def test_options_without_meaning_are_refused(options):
+    (name,) = options
+    with pytest.raises(ValueError, match=f"{name} has no meaning for the rendered data set '{SMALL}'"):
+        timm.data.create_dataset(SMALL, split='train', **options)
+
+
+def test_unknown_argument():
+    with pytest.raises(TypeError, match="'num_sample'"):
+        timm.data.create_dataset(SMALL, split='train', num_sample=3)
+
+
+@pytest.mark.parametrize('name', ['fractal1/', 'fractal1/detla=0.1', 'torch/fractal1/delta=2'])
+def test_bad_names_are_refused_before_any_work(name, monkeypatch):
+    monkeypatch.setattr('timm_fractal.datasets.render', lambda *args: pytest.fail('rendered'))
+    with pytest.raises(ValueError, match='fractal1'):
+        timm.data.create_dataset(name, split='train')
+
+
+def test_torch_names():
+    dataset = timm.data.create_dataset(f'torch/{SMALL}', split='train')
+    assert isinstance(dataset, Fractal1) and len(dataset) == 12
+    door = dataset_factory._TORCH_BASIC_DS['fractal1']
+    dataset = door(train=False, root=None, download=False)
+    assert dataset.split == 'validation' and len(dataset) == 1000
+
+
+def test_other_names_are_timms(tmp_path):
+    for kind in ('train', 'validation'):
+        for k in ('a', 'b'):
+            (tmp_path / kind / k).mkdir(parents=True)
+            Image.new('RGB', (8, 8)).save(tmp_path / kind / k / 'image.png')
+    for name in ('', 'folder', 'fractal2', 'fractal1x'):
+        dataset = timm.data.create_dataset(name, root=str(tmp_path), split='train')
+        assert type(dataset) is timm.data.ImageDataset and len(dataset) == 2
+    with pytest.raises(TypeError):
+        timm.data.create_dataset('fractal2', root=None, split='train')
+
+
+def test_wrappers_look_like_the_originals():
+    assert list(inspect.signature(timm.data.create_dataset).parameters)[:3] == ['name', 'root', 'split']
+    assert timm.data.create_dataset.__doc__ == timm.data.create_dataset.__wrapped__.__doc__
+    assert timm.data.create_dataset is dataset_factory.create_dataset
+    assert timm.data.create_loader is loader.create_loader
+
+
+def test_unregister_leaves_timm_as_it_was():
+    names = ('create_dataset', 'create_loader')
+    wrapped = [getattr(timm.data, name) for name in names]
+    table, operations = dict(dataset_factory._TORCH_BASIC_DS), dict(auto_augment.NAME_TO_OP)
+    try:
+        timm_fractal.unregister()
+        assert [getattr(timm.data, name) for name in names] == [function.__wrapped__ for function in wrapped]
+        assert dataset_factory.create_dataset is timm.data.create_dataset
+        assert table.keys() - dataset_factory._TORCH_BASIC_DS.keys() == {'fractal1'}
+        assert all(operation.__module__ == 'timm.data.auto_augment' for operation in auto_augment.NAME_TO_OP.values())
+        timm_fractal.unregister()
+    finally:
+        timm_fractal.register()
+    timm_fractal.register()
+    assert timm.data.create_dataset.__wrapped__ is wrapped[0].__wrapped__
+    assert auto_augment.NAME_TO_OP == operations
+
+
+def make_loader(dataset, **options):
+    settings = dict(input_size=(3, 32, 32), batch_size=4, num_workers=1, device=torch.device('cpu'))
+    return timm.data.create_loader(dataset, **settings | options)
+
+
+def test_loader_needs_no_workers():
+    batches = list(make_loader(timm.data.create_dataset(SMALL, split='validation'), num_workers=0))
+    assert len(batches) == 3
+    assert torch.cat([target for _, target in batches]).tolist() == list(range(12))
+    assert batches[0][0].shape == (4, 3, 32, 32)
+
+
+def test_loader_of_other_data_sets_is_timms(tmp_path):
+    (tmp_path / 'a').mkdir()
+    Image.new('RGB', (8, 8)).save(tmp_path / 'a' / 'image.png')
+    dataset = timm.data.create_dataset('', root=str(tmp_path))
+    mixup = timm.data.FastCollateMixup(mixup_alpha=0.8, num_classes=0)
+    assert len(make_loader(dataset, collate_fn=mixup)) == 1
+
+
+def test_mixup_with_fewer_classes_is_refused():
+    dataset = timm.data.create_dataset(SMALL, split='train')
+    mixup = timm.data.FastCollateMixup(mixup_alpha=0.8, num_classes=11)
+    with pytest.raises(ValueError, match='--num-classes must be at least .* got 11, use --num-classes 12'):
+        make_loader(dataset, is_training=True, collate_fn=mixup)
+    mixup = timm.data.FastCollateMixup(mixup_alpha=0.8, num_classes=12)
+    images, targets = next(iter(make_loader(dataset, is_training=True, collate_fn=mixup)))
+    assert images.shape == (4, 3, 32, 32) and targets.shape == (4, 12)
+
+
+def test_the_papers_augmentation_always_works():
+    """With magnitude 10 and no noise, every draw of PosterizeIncreasing asks for 0 bits."""
+    transform = timm.data.rand_augment_transform('rand-m10-inc1-n8', {})
+    image = Image.fromarray(np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3))
+    random.seed(0)
+    np.random.seed(0)
+    assert all(transform(image).size == (16, 16) for _ in range(200))
+
+
+@pytest.mark.parametrize('name', ['Posterize', 'PosterizeIncreasing', 'PosterizeOriginal'])
+def test_posterize_is_timms_but_for_zero_bits(name):
+    operation = auto_augment.NAME_TO_OP[name]
+    for mode in ('L', 'RGB'):
+        image = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).convert(mode)
+        for bits in range(1, 9):
+            assert operation(image, bits) == auto_augment.posterize(image, bits)
+        black = operation(image, 0)
+        assert black.mode == mode and not np.asarray(black).any()
+
+
+def test_two_ranks_see_every_sample_once(tmp_path):
+    """Real processes, real gloo: the shards are disjoint and complete, and all ranks have the same images."""
+    torch.multiprocessing.spawn(_rank, (str(tmp_path / 'store'), str(tmp_path)), nprocs=2)
+    ranks = [torch.load(tmp_path / f'rank{rank}.pt', weights_only=True) for rank in range(2)]
+    assert sorted(ranks[0]['labels'] + ranks[1]['labels']) == list(range(12))
+    assert torch.equal(ranks[0]['sums'], ranks[1]['sums'])
+    assert ranks[0]['gathered'] == [ranks[0]['labels'], ranks[1]['labels']]
+
+
+def _rank(rank, store, folder):
+    from timm.data import create_dataset
+
+    torch.distributed.init_process_group('gloo', init_method=f'file://{store}', rank=rank, world_size=2)
+    dataset = create_dataset(SMALL, split='train')
+    batches = make_loader(dataset, batch_size=2, is_training=True, distributed=True)
+    labels = torch.cat([target for _, target in batches]).tolist()
+    gathered = [None, None]
+    torch.distributed.all_gather_object(gathered, labels)
+    sums = torch.stack([torch.from_numpy(dataset.bits(k)).long().sum() for k in range(12)])
+    torch.save(dict(labels=labels, sums=sums, gathered=gathered), f'{folder}/rank{rank}.pt')
+    torch.distributed.destroy_process_group()
+
+
+# From here on: what happens in a fresh process.
+
+USE = f"assert len(create_dataset('{SMALL}', split='train')) == 12"
+
+
+@pytest.mark.parametrize(
+    'code',
+    [
+        f'from timm.data import create_dataset; {USE}',
+        f'import torch; from timm.data import create_dataset; {USE}',
+        f'import timm; from timm.data import create_dataset; {USE}',
+        f'from timm.data.dataset_factory import create_dataset; {USE}',
+        f'import importlib.util; importlib.util.find_spec("timm.data"); from timm.data import create_dataset; {USE}',
+        f'import timm_fractal; from timm.data import create_dataset; {USE}',
+    ],
+)
+def test_an_unedited_script_finds_the_data_set(code):
+    run(code)
+
+
+def test_without_the_autoload():
+    environment = {'TORCH_DEVICE_BACKEND_AUTOLOAD': '0'}
+    late = (
+        'import importlib; from timm.data import create_dataset\n'
+        'importlib.import_module("timm_fractal")  # as --device-modules does\n'
+    )
+    for code in (
+        f'import timm_fractal; from timm.data import create_dataset; {USE}',
+        f'import timm.data, timm_fractal; from timm.data import create_dataset; {USE}',
+        f"{late}assert len(create_dataset('torch/fractal1', split='train', download=False)) == 1000",
+    ):
+        run(code, env=environment)
+    with pytest.raises(subprocess.CalledProcessError):
+        run(f'from timm.data import create_dataset; {USE}', env=environment)
+
+
+def test_import_is_light():
+    heavy = "{'numpy', 'torch', 'timm', 'numba', 'PIL', 'tqdm', 'safetensors'} & sys.modules.keys()"
+    for module in ('timm_fractal', 'timm_fractal._autoload', 'timm_fractal.spec'):
+        run(f'import sys, {module}; assert not {heavy}, {heavy}')
+
+
+def test_torch_alone_pulls_in_nothing():
+    run("import sys, torch; assert 'timm_fractal' in sys.modules; assert not {'timm', 'numba'} & sys.modules.keys()")
+
+
+def test_a_timm_of_another_shape_is_reported_and_works():
+    code = (
+        'import timm.data.dataset_factory as factory; timm_fractal = __import__("timm_fractal")\n'
+        'timm_fractal.unregister(); del factory._TORCH_BASIC_DS; timm_fractal.register()\n'
+        'assert not hasattr(timm.data.create_dataset, "__wrapped__")\n'
+    )
+    error = run(f'import timm, timm.data; {code}').stderr
+    assert 'timm_fractal does not fit this version of timm' in error
+
+
+def test_a_failing_import_of_timm_stays_its_own_failure(tmp_path):
+    (tmp_path / 'timm').mkdir()
+    (tmp_path / 'timm' / '__init__.py').write_text('from . import data')
+    (tmp_path / 'timm' / 'data.py').write_text('raise ImportError("broken timm")')
+    code = f'import sys; sys.path.insert(0, {str(tmp_path)!r}); import timm_fractal\ntry: import timm\n'
+    assert run(f'{code}except ImportError as error: print(error)').stdout == 'broken timm\n'
