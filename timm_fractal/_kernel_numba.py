@@ -9,12 +9,11 @@ walk, which finds the bounding box, leaves the state at the start of each block)
 way back is queued, and the queue, far shorter than the trajectory, is painted in order.
 """
 
-from typing import Any, Callable, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numba import njit
-
-F = TypeVar('F', bound=Callable[..., Any])
 
 _BLOCK = 256
 #: An image wider than this, in the units of the IFS, has diverged.
@@ -24,14 +23,12 @@ _LIMIT = 1e9
 _ROUND_UP = 1 + 2.0**-40
 
 
-def _jit(function: F) -> F:
-    options: dict[str, Any] = dict(nogil=True, error_model='numpy')
+def _jit(function: Callable[..., Any]) -> Any:
     try:
-        compiled: F = njit(cache=True, **options)(function)
+        return njit(cache=True, nogil=True, error_model='numpy')(function)
     except RuntimeError:
         # Neither the package's folder nor the user's cache folder can be written: compile once per process.
-        compiled = njit(**options)(function)
-    return compiled
+        return njit(nogil=True, error_model='numpy')(function)
 
 
 @_jit

@@ -1,10 +1,10 @@
 """Kernel for any torch device: the images of `_kernel_numba`, from the same arguments.
 
-The recurrence looks sequential, but affine maps compose: the address sequence is cut into chunks, the maps of all chunks
-are composed in parallel, a short scan over the chunks gives the state at the start of each, and all chunks are walked in
-parallel. A start found that way can be off by the last bit, so every walk begins `_WARM_UP` steps early: the maps
-contract, and by the time the chunk begins the walk has fallen onto the sequential one. Of several patches on a pixel the
-last wins: a scatter of (point index, bit) with the maximum.
+The recurrence looks sequential, but affine maps compose: the address sequence is cut into chunks, the maps of all
+chunks are composed in parallel, a short scan over the chunks gives the state at the start of each, and all chunks are
+walked in parallel. A start found that way can be off by the last bit, so every walk begins `_WARM_UP` steps early: the
+maps contract, and by the time the chunk begins the walk has fallen onto the sequential one. Of several patches on a
+pixel the last wins: a scatter of (point index, bit) with the maximum.
 """
 
 import math

@@ -5,8 +5,9 @@ import functools
 import logging
 import operator
 import os
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Callable, Iterator, Optional, Sequence, Union
+from typing import Any, Optional, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -61,7 +62,7 @@ def _draw(
     split: str,
     base: Array,
     systems: Array,
-    classes: Sequence[int],
+    classes: Iterable[int],
     instance: int = 0,
     out: Optional[Bits] = None,
 ) -> Rendered:
@@ -177,8 +178,10 @@ class Fractal1(Dataset[tuple[Any, Any]]):
             raise ValueError(f'input_img_mode must be one of {", ".join(IMAGE_MODES)}, got {input_img_mode!r}')
         if num_samples is not None and num_samples < 1:
             raise ValueError(f'num_samples must be at least 1, got {num_samples}')
-        family = _load_family(root, spec)
-        self.spec = spec if family is None else dataclasses.replace(parse_name(family.name), cache=spec.cache)
+        self.spec = spec
+        family: Optional[Family] = None
+        if root is not None and not Path(root).is_dir():
+            family, self.spec = _load(root, spec)
         self.split = 'train' if split in TRAIN_SPLITS else 'validation'
         self.transform = transform
         self.target_transform = target_transform
@@ -205,11 +208,12 @@ class Fractal1(Dataset[tuple[Any, Any]]):
         if self.spec.cache == 'none' or (self.spec.cache == 'auto' and large):
             return None
         try:
-            return torch.empty(shape, dtype=torch.uint8).share_memory_()
+            table: torch.Tensor = torch.empty(shape, dtype=torch.uint8)
+            return table.share_memory_()  # type: ignore[no-any-return,no-untyped-call]
         except RuntimeError as error:
             raise MemoryError(
-                f'{self.spec}: no shared memory for {size / 2**20:.0f} MB of images ({error}). Enlarge /dev/shm (docker '
-                f'run --shm-size), or say cache=none in the name of the data set to render on access'
+                f'{self.spec}: no shared memory for {size / 2**20:.0f} MB of images ({error}). Enlarge /dev/shm '
+                f'(docker run --shm-size), or say cache=none in the name of the data set to render on access'
             ) from error
 
     def _render(self, family: Optional[Family]) -> Family:
@@ -244,7 +248,8 @@ class Fractal1(Dataset[tuple[Any, Any]]):
     def bits(self, number: int) -> Bits:
         """Image ``number`` (``instance * classes + class``) as bits, shape (size, row bytes), see `render`."""
         if self._table is not None:
-            return self._table[number].numpy()
+            image: Bits = self._table[number].numpy()
+            return image
         instance, k = divmod(number, self.spec.classes)
         system = self.family.systems[k : k + 1]
         return _draw(self.spec, self.split, self.family.base, system, [k], instance).bits[0]
@@ -295,16 +300,15 @@ def _to_pil(bits: Bits, size: int, mode: str) -> Image.Image:
     return image if width == size else image.crop((0, 0, size, size))
 
 
-def _load_family(root: Union[str, Path, None], spec: Fractal1Spec) -> Optional[Family]:
-    if root is None or Path(root).is_dir():
-        return None
+def _load(root: Union[str, Path], spec: Fractal1Spec) -> tuple[Family, Fractal1Spec]:
+    """Read a parameter file and the specification it was drawn from, which must not contradict the one asked for."""
     family = Family.load(root)
     saved = parse_name(family.name)
-    if dataclasses.replace(spec, cache='auto') not in (type(spec)(), saved):
+    if dataclasses.replace(spec, cache='auto') not in (Fractal1Spec(), saved):
         raise ValueError(f'{root} holds {family.name!r}, not {str(spec)!r}: name the data set {spec.type!r} alone')
     if not isinstance(saved, Fractal1Spec) or family.systems.shape[:2] != (saved.classes, saved.maps):
         raise ValueError(f'{root} is damaged: {family.name!r} does not have systems of shape {family.systems.shape}')
-    return family
+    return family, dataclasses.replace(saved, cache=spec.cache)
 
 
 TYPES: dict[str, Callable[..., Dataset[Any]]] = {'fractal1': Fractal1}

@@ -10,9 +10,10 @@ import io
 import json
 import os
 import tarfile
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Callable, Iterator, NamedTuple, Optional, Union
+from typing import Any, NamedTuple, Union
 
 from tqdm import tqdm
 
@@ -159,26 +160,32 @@ def _check_arguments(dest: Path, split: str) -> tuple[str, ...]:
 def _refuse_other(dest: Path, record: dict[str, str], split: str) -> None:
     """Raise if there is anything at the destination but this data set, or part of it."""
     if _is_tar(dest):
-        if dest.is_dir():
-            raise IsADirectoryError(errno.EISDIR, 'this is a folder, no tar', str(dest))
-        partial = _partial(dest)
-        # What is shorter than the record and its header has been interrupted before it said anything.
-        places = [path for path in (dest, partial) if path.exists() and not (path == partial and _size(path) < 2 * _BLOCK)]
-        found = [(path, _record_in_tar(path)) for path in places]
         record = {**record, 'split': split}
-    elif (dest / RECORD).exists():
-        found = [(dest, (dest / RECORD).read_bytes())]
-    else:
-        found = [(dest / split, None)] if (dest / split).is_dir() and any((dest / split).iterdir()) else []
-    for path, content in found:
+    for path, content in _contents(dest, split):
         try:
-            other = json.loads(content or b'')
+            other = json.loads(content)
         except ValueError:
             raise FileExistsError(errno.EEXIST, 'holds something that timm-fractal did not export', str(path)) from None
         if other != record:
-            raise FileExistsError(
-                errno.EEXIST, f'holds {_describe(other)}, not {_describe(record)}: choose another destination', str(path)
-            )
+            words = f'holds {_describe(other)}, not {_describe(record)}: choose another destination'
+            raise FileExistsError(errno.EEXIST, words, str(path))
+
+
+def _contents(dest: Path, split: str) -> Iterator[tuple[Path, bytes]]:
+    """What is at the destination already, with what it says it is; nothing if it does not say."""
+    if not _is_tar(dest):
+        if (dest / RECORD).exists():
+            yield dest, (dest / RECORD).read_bytes()
+        elif (dest / split).is_dir() and any((dest / split).iterdir()):
+            yield dest / split, b''
+    elif dest.is_dir():
+        raise IsADirectoryError(errno.EISDIR, 'this is a folder, no tar', str(dest))
+    else:
+        if dest.exists():
+            yield dest, _record_in_tar(dest)
+        # What is shorter than a header and the record was interrupted before it could say what it is.
+        if _size(_partial(dest)) >= 2 * _BLOCK:
+            yield _partial(dest), _record_in_tar(_partial(dest))
 
 
 def _describe(record: Any) -> str:
@@ -190,33 +197,39 @@ def _describe(record: Any) -> str:
 
 
 def _export_split(dataset: Any, dest: Path, record: dict[str, str], split: str) -> Exported:
-    names = dataset.filenames()
+    names: list[str] = dataset.filenames()
+    writer = _write_tree(dest, record)
     if _is_tar(dest):
-        # The split is the tar's, and timm would read it as a part of the label's path.
+        # The split is the tar's: in a name it would be one more folder above the label.
         names = [name.partition('/')[2] for name in names]
-    finished = _is_tar(dest) and dest.exists()
-    written, missing = 0, range(0)
+        writer = _write_tar(dest, {**record, 'split': split})
+    there = written = 0
     try:
-        if not finished:
-            with _write_tar(dest, {**record, 'split': split}) if _is_tar(dest) else _write_tree(dest, record) as writer:
-                present, write = writer
+        if not (_is_tar(dest) and dest.exists()):
+            with writer as (present, write):
                 missing = [i for i, name in enumerate(names) if not present(name)]
-                bar = tqdm(desc=f'writing {split}', total=len(names), initial=len(names) - len(missing), unit='img')
-                with bar, ThreadPoolExecutor(cpu_count()) as pool:
-                    for start in range(0, len(missing), _CHUNK):
-                        chunk = missing[start : start + _CHUNK]
-                        for i, png in zip(chunk, pool.map(lambda i: _png(dataset[i][0]), chunk)):
-                            write(names[i], png)
-                            written += 1
-                            bar.update()
+                there = len(names) - len(missing)
+                with contextlib.closing(_encode(dataset, missing, split)) as encoded:
+                    for i, png in encoded:
+                        write(names[i], png)
+                        written += 1
     except OSError as error:
-        there = len(names) - len(missing) + written
-        raise OSError(
-            error.errno or errno.EIO,
-            f'{error.strerror or error} after {there} of {len(names)} images; the same command continues there',
-            str(dest),
-        ) from error
+        progress = f'after {there + written} of {len(names)} images; the same command continues there'
+        raise OSError(error.errno or errno.EIO, f'{error.strerror or error} {progress}', str(dest)) from error
     return Exported(record['dataset'], split, dataset.num_classes, len(names), written)
+
+
+def _encode(dataset: Any, numbers: list[int], split: str) -> Generator[tuple[int, bytes], None, None]:
+    """PNG files of some samples, in order. Pillow encodes without holding the interpreter lock: threads help."""
+    bar = tqdm(
+        desc=f'writing {split}', total=len(dataset), initial=len(dataset) - len(numbers), unit='img', disable=None
+    )
+    with bar, ThreadPoolExecutor(cpu_count()) as pool:
+        for start in range(0, len(numbers), _CHUNK):
+            chunk = numbers[start : start + _CHUNK]
+            for i, png in zip(chunk, pool.map(lambda i: _png(dataset[i][0]), chunk), strict=True):
+                yield i, png
+                bar.update()
 
 
 def _png(image: Any) -> bytes:
@@ -273,6 +286,8 @@ def _write_tar(dest: Path, record: dict[str, str]) -> Iterator[Writer]:
                 member = tarfile.TarInfo(name)
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
+                # So that a full disk is noticed with the image that it concerns.
+                file.flush()
 
             if not members:
                 write(RECORD, json.dumps(record).encode())
@@ -297,11 +312,9 @@ def _complete_members(path: Path) -> tuple[set[str], int]:
     return names, end
 
 
-def _record_in_tar(path: Path) -> Optional[bytes]:
-    try:
-        with tarfile.open(path, 'r:') as tar:
-            first = tar.next()
-            file = tar.extractfile(first) if first is not None and first.name == RECORD else None
-            return None if file is None else file.read()
-    except tarfile.TarError:
-        return None
+def _record_in_tar(path: Path) -> bytes:
+    with contextlib.suppress(tarfile.ReadError), tarfile.open(path, 'r:') as tar:
+        first = tar.next()
+        file = tar.extractfile(first) if first is not None and first.name == RECORD else None
+        return b'' if file is None else file.read()
+    return b''

@@ -10,7 +10,7 @@ that a numpy release which improves some sampling algorithm cannot change a frac
 import dataclasses
 import json
 from pathlib import Path
-from typing import Literal, Union
+from typing import Any, Literal, Optional, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -62,9 +62,9 @@ def sample_singular_values(maps: int, sigma: float, rng: np.random.Generator) ->
 def sample(maps: int, sigma: float, rng: np.random.Generator) -> Array:
     """Draw an IFS of contractive maps by its sigma-factor ("Improving Fractal Pre-training", section 3.2).
 
-    The linear part of map j is U diag(s1, s2) V with random rotations U, V (angles uniform in [-pi, pi]) of a basis with
-    random signs; the translation is uniform in [-1, 1]^2; the sigma-factor itself is uniform within `SIGMA_MARGIN` of
-    ``sigma``. The order of the draws is the reference's: the same numpy generator gives the same system.
+    The linear part of map j is U diag(s1, s2) V with random rotations U, V (angles uniform in [-pi, pi]) of a basis
+    with random signs; the translation is uniform in [-1, 1]^2; the sigma-factor itself is uniform within `SIGMA_MARGIN`
+    of ``sigma``. The order of the draws is the reference's: the same numpy generator gives the same system.
 
     Args:
         maps: Number N of affine maps, at least 2.
@@ -92,7 +92,7 @@ def sample(maps: int, sigma: float, rng: np.random.Generator) -> Array:
     # A margin that would leave the valid range is cut at its ends.
     edge = 1e-6
     low, high = max(edge, sigma - SIGMA_MARGIN), min(3 * maps - edge, sigma + SIGMA_MARGIN)
-    values = sample_singular_values(maps, float(_uniform(rng, low, high)), rng)
+    values = sample_singular_values(maps, _uniform(rng, low, high), rng)
     system = np.empty((maps, 2, 3))
     system[:, :, :2] = rotations[:maps] * values[:, None, :] @ rotations[maps:]
     system[:, :, 2] = _uniform(rng, -1.0, 1.0, (maps, 2))
@@ -160,8 +160,8 @@ def addresses(probs: Array, points: int, seed: int = 100) -> npt.NDArray[np.uint
     return np.minimum(np.searchsorted(np.cumsum(probs), draws), len(probs) - 1).astype(np.uint8)
 
 
-def _uniform(rng: np.random.Generator, low: float, high: float, shape: tuple[int, ...] = ()) -> Array:
-    return np.asarray(low + (high - low) * rng.random(shape))
+def _uniform(rng: np.random.Generator, low: float, high: float, shape: Optional[tuple[int, ...]] = None) -> Any:
+    return low + (high - low) * rng.random(shape)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional, Sequence, Union
+from typing import Any, Optional, Union
 
 from PIL import Image, ImageDraw
 
@@ -14,6 +15,9 @@ from .spec import Spec, nearest, parse_name
 
 #: What `sweep` shows when no values are given. The sigma-factor of two maps is less than 6.
 SWEEPS = {'delta': ('0.01', '0.05', '0.1', '0.2', '0.4'), 'sigma': ('3.5', '4', '4.5', '5', '5.5')}
+
+# Options that say how many images there are: those shown do not depend on them.
+_NUMBERS = ('classes', 'instances')
 
 _GAP = 2
 _PAPER, _INK = 48, 255
@@ -87,10 +91,15 @@ def sweep(
     """
     _check(columns=columns, tile=tile)
     spec = parse_name(name)
-    values = values or SWEEPS.get(option, ())
-    specs = [_fewer(_with(spec, option, value), columns) for value in values]
-    if not specs:
+    # An option that changes no image has nothing to show, and the number of classes is the number of columns.
+    options = [field.name for field in dataclasses.fields(spec) if field.metadata['images']]
+    options = [name for name in options if name not in _NUMBERS]
+    if option not in options:
+        raise ValueError(f'{spec.type}: cannot sweep {option!r}; {nearest(option, options)}')
+    values = values or SWEEPS.get(option)
+    if not values:
         raise ValueError(f'values must be given for the option {option!r}: only {" and ".join(SWEEPS)} have defaults')
+    specs = [_fewer(_with(spec, option, value), columns) for value in values]
     rows = [_images(changed, split, columns, tile, data_dir) for changed in specs]
     return _sheet(rows, tile, [f'{option}={value}' for value in values])
 
@@ -129,34 +138,23 @@ def _check(**numbers: Optional[int]) -> None:
 
 def _fewer(spec: Spec, count: int) -> Spec:
     """The same data set without the classes that are not shown: class k does not depend on their number."""
-    fields = {field.name: field for field in dataclasses.fields(spec)}
+    fields: dict[str, Any] = {field.name: field for field in dataclasses.fields(spec)}
     changes: dict[str, Any] = {}
     if 'classes' in fields:
         fewest = fields['classes'].metadata['low']
-        changes['classes'] = min(getattr(spec, 'classes'), max(count, fewest))
+        changes['classes'] = min(vars(spec)['classes'], max(count, fewest))
     if 'instances' in fields:
         changes['instances'] = 1
     return dataclasses.replace(spec, **changes)
 
 
 def _with(spec: Spec, option: str, text: str) -> Spec:
-    # What changes no image has nothing to show, and the number of classes is the number of columns.
-    fields = {field.name: field for field in dataclasses.fields(spec) if field.metadata['images']}
-    fields.pop('classes', None)
-    fields.pop('instances', None)
-    if option not in fields:
-        raise ValueError(f'{spec.type}: cannot sweep {option!r}; {nearest(option, fields)}')
-    kind = type(fields[option].default)
-    try:
-        value = kind(text)
-    except ValueError:
-        raise ValueError(f'{spec.type}: {option} must be {kind.__name__}, got {text!r}') from None
-    return dataclasses.replace(spec, **{option: value})
+    # Parsed as the name that the user would have written: the same rules, the same errors.
+    values = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
+    return spec.parse(','.join(f'{key}={value}' for key, value in {**values, option: text}.items()))
 
 
-def _images(
-    spec: Spec, split: str, count: int, tile: int, data_dir: Union[str, Path, None]
-) -> list[Image.Image]:
+def _images(spec: Spec, split: str, count: int, tile: int, data_dir: Union[str, Path, None]) -> list[Image.Image]:
     dataset: Any = create(spec.name(), split=split, root=data_dir, input_img_mode='L')
     images = (dataset[i][0] for i in range(min(count, dataset.num_classes)))
     return [_tile(image, tile) for image in images]
@@ -182,6 +180,6 @@ def _sheet(rows: Sequence[Sequence[Image.Image]], tile: int, labels: Sequence[st
         for column, image in enumerate(row):
             sheet.paste(image, (margin + _GAP + step * column, _GAP + step * number))
     draw = ImageDraw.Draw(sheet)
-    for number, (label, box) in enumerate(zip(labels, boxes)):
+    for number, (label, box) in enumerate(zip(labels, boxes, strict=True)):
         draw.text((2 * _GAP, _GAP + step * number + (tile - box[3]) / 2), label, fill=_INK)
     return sheet

@@ -56,7 +56,7 @@ class _Finder(importlib.abc.MetaPathFinder):
                 _apply(module)
 
             # An attribute of this one loader object: its class, and so every other import, stays untouched.
-            spec.loader.exec_module = exec_module
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 
@@ -172,7 +172,7 @@ def _wrap_create_loader(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def create_loader(*args: Any, **kwargs: Any) -> Any:
-        dataset = args[0] if args else kwargs.get('dataset')
+        dataset: Any = args[0] if args else kwargs.get('dataset')
         if not _is_our_dataset(dataset):
             return original(*args, **kwargs)
         bound = signature.bind(*args, **kwargs)
@@ -213,4 +213,4 @@ def _posterize(image: Any, bits_to_keep: int, **kwargs: Any) -> Any:
 
     if bits_to_keep < 1:
         return image.point([0] * 256 * len(image.getbands()))
-    return posterize(image, bits_to_keep, **kwargs)
+    return posterize(image, bits_to_keep, **kwargs)  # type: ignore[no-untyped-call]

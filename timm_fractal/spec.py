@@ -7,7 +7,9 @@ errors.
 import dataclasses
 import difflib
 import math
-from typing import Any, ClassVar, Iterable, Optional, TypeVar
+import operator
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, Optional, TypeVar
 
 T = TypeVar('T')
 
@@ -70,13 +72,8 @@ class Spec:
             raise ValueError(f'{self.type}: {field.name} must be a finite number, got {value}')
         if rules['choices'] and value not in rules['choices']:
             raise ValueError(f'{self.type}: unknown {field.name} {value!r}; {nearest(value, rules["choices"])}')
-        for rule, broken, words in (
-            ('low', lambda bound: value < bound, 'at least'),
-            ('high', lambda bound: value > bound, 'at most'),
-            ('above', lambda bound: value <= bound, 'greater than'),
-            ('below', lambda bound: value >= bound, 'less than'),
-        ):
-            if rules[rule] is not None and broken(rules[rule]):
+        for rule, (holds, words) in _RULES.items():
+            if rules[rule] is not None and not holds(value, rules[rule]):
                 raise ValueError(f'{self.type}: {field.name} must be {words} {rules[rule]}, got {value}')
 
     @classmethod
@@ -95,7 +92,7 @@ class Spec:
                 raise ValueError(f'{cls.type}: unknown option {key!r}; {nearest(key, fields)}')
             if key in values:
                 raise ValueError(f'{cls.type}: option {key!r} is given twice')
-            kind = type(fields[key].default)
+            kind: Any = type(fields[key].default)
             try:
                 values[key] = kind(text)
             except ValueError:
@@ -106,7 +103,7 @@ class Spec:
         """The canonical name: two data sets have the same images if and only if it is the same."""
         return self.name(lambda field: bool(field.metadata['images']))
 
-    def name(self, keep: Any = lambda field: True) -> str:
+    def name(self, keep: Callable[['dataclasses.Field[Any]'], bool] = lambda field: True) -> str:
         """The data set name that stands for this specification: what differs from the defaults, in a fixed order."""
         options = [
             f'{field.name}={getattr(self, field.name)}'
@@ -116,7 +113,14 @@ class Spec:
         return '/'.join([self.type] + [','.join(options)] * bool(options))
 
 
-_A = {int: 'a whole number', float: 'a number', str: 'a word'}
+_A: dict[type, str] = {int: 'a whole number', float: 'a number', str: 'a word'}
+
+_RULES: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
+    'low': (operator.ge, 'at least'),
+    'high': (operator.le, 'at most'),
+    'above': (operator.gt, 'greater than'),
+    'below': (operator.lt, 'less than'),
+}
 
 
 @dataclasses.dataclass(frozen=True)

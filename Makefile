@@ -1,0 +1,40 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-timm lint bench dist clean
+
+# Installed again whenever the project file changes.
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/installed
+	$(BIN)/python train_scripts/quickstart.py --output demo-output
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest -n 2
+
+# The unedited train.py and validate.py of timm; TIMM_SOURCE is a checkout of its repository.
+test-timm: $(VENV)/installed
+	TIMM_SOURCE='$(TIMM_SOURCE)' $(BIN)/python -m pytest tests/test_train_py.py
+
+lint: $(VENV)/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/installed
+	$(BIN)/python tests/benchmarks/bench_render.py
+	$(BIN)/python tests/benchmarks/bench_start.py
+	$(BIN)/python tests/benchmarks/bench_loader.py
+
+dist: $(VENV)/installed
+	$(BIN)/python -m build --outdir dist .
+
+clean:
+	rm -rf $(VENV) dist demo-output
