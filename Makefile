@@ -29,9 +29,9 @@ lint: $(VENV)/installed
 	$(BIN)/mypy
 
 bench: $(VENV)/installed
-	$(BIN)/python tests/benchmarks/bench_render.py
-	$(BIN)/python tests/benchmarks/bench_start.py
-	$(BIN)/python tests/benchmarks/bench_loader.py
+	$(BIN)/python -m tests.benchmarks.bench_render
+	$(BIN)/python -m tests.benchmarks.bench_start
+	$(BIN)/python -m tests.benchmarks.bench_loader
 
 dist: $(VENV)/installed
 	$(BIN)/python -m build --outdir dist .

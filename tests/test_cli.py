@@ -218,6 +218,9 @@ def test_doctor_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     monkeypatch.setattr(cli, '_CHECKS', (good, odd))
     assert cli.main(['doctor']) == 0
     assert capsys.readouterr().out == 'ok    good\nwarn  odd -> look\n'
+    monkeypatch.setattr(cli, '_CHECKS', (lambda: iter([cli.Check('FAIL', 'bad', 'mend'), cli.Check('ok', 'good')]),))
+    assert cli.main(['doctor']) == 1
+    assert capsys.readouterr().out == 'FAIL  bad -> mend\nok    good\n'
     # A check that crashes is a failed check, and the others are still made.
     monkeypatch.setattr(cli, '_CHECKS', (broken, good))
     assert cli.main(['doctor']) == 1
@@ -227,13 +230,18 @@ def test_doctor_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 def test_doctor_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli._oldest_versions()['timm'] == '1.0.12'
     assert 'matplotlib' not in cli._oldest_versions()
-    monkeypatch.setitem(sys.modules, 'numba', None)
-    monkeypatch.setitem(sys.modules, 'torchvision', None)
+
+    def import_module(name: str) -> None:
+        if name in ('numba', 'torchvision'):
+            raise RuntimeError('operator torchvision::nms does not exist')
+
+    monkeypatch.setattr(cli, 'import_module', import_module)
     monkeypatch.setattr(cli, '_oldest_versions', lambda: {'timm': '99.1'})
     found = {line.text.split()[0]: line for line in check(cli._versions)}
     assert found['torch'].status == found['pillow'].status == 'ok'
     # There is another renderer, and no other torchvision.
     assert found['numba'].status == 'warn' and found['torchvision'].status == 'FAIL'
+    assert 'RuntimeError: operator torchvision::nms does not exist' in found['torchvision'].text
     assert found['timm'].status == 'FAIL' and found['timm'].text.endswith('is older than 99.1')
     assert found['timm'].advice == "pip install 'timm>=99.1'"
 

@@ -151,6 +151,15 @@ def test_tar_goes_on(tmp_path: Path, whole_tar: bytes, cut: int) -> None:
     assert export.export(NAME, tmp_path / 'x.tar')[0] == Exported(CANONICAL, 'train', 11, IMAGES, 0)
 
 
+def test_tar_goes_on_before_zeros(tmp_path: Path, whole_tar: bytes) -> None:
+    # What a power failure can leave: the file has got its length, but not its contents.
+    with tarfile.open(fileobj=io.BytesIO(whole_tar)) as tar:
+        fifth = tar.getmembers()[5].offset
+    (tmp_path / 'x.tar.partial').write_bytes(whole_tar[:fifth] + bytes(len(whole_tar)))
+    assert export.export(NAME, tmp_path / 'x.tar')[0].written == IMAGES - 4
+    assert (tmp_path / 'x.tar').read_bytes() == whole_tar
+
+
 @contextlib.contextmanager
 def no_file_larger_than(limit: int) -> Iterator[None]:
     """A real refusal by the operating system, in the middle of a write."""

@@ -1,0 +1,81 @@
+"""Images a second of one loader worker with the paper's augmentation: rendered data set against PNG files.
+
+    python -m tests.benchmarks.bench_loader
+
+timm reads the same images as PNG files with the same transforms, in the same run, in turn: RGB files as the reference
+generator writes them, and gray ones as `timm-fractal export` does.
+"""
+
+import statistics
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.data import create_dataset, create_loader
+
+CLASSES, BATCH, ROUNDS = 256, 32, 7
+
+PAPER = dict(
+    is_training=True,
+    scale=(0.08, 1.0),
+    ratio=(3 / 4, 4 / 3),
+    hflip=0.5,
+    vflip=0.5,
+    color_jitter=0.4,
+    auto_augment='rand-m9-mstd0.5-inc1',
+    re_prob=0.5,
+    re_mode='pixel',
+    interpolation='bicubic',
+    mean=(0.5,) * 3,
+    std=(0.5,) * 3,
+)
+
+
+def loader(dataset: Any) -> Any:
+    device = torch.device('cpu')
+    return create_loader(dataset, (3, 224, 224), BATCH, num_workers=1, device=device, use_prefetcher=False, **PAPER)
+
+
+def seconds(batches: Any) -> float:
+    start = time.perf_counter()
+    for _ in batches:
+        pass
+    return time.perf_counter() - start
+
+
+def png_files(rendered: Any, folder: str, mode: str) -> Any:
+    for index in range(CLASSES):
+        image, label = rendered[index]
+        path = Path(folder, mode, f'{label:05d}', f'{index}.png')
+        path.parent.mkdir(parents=True)
+        image.convert(mode).save(path)
+    return create_dataset('', root=str(Path(folder, mode)), split='train')
+
+
+def main() -> None:
+    warnings.simplefilter('ignore')
+    name = f'fractal1/classes={CLASSES}'
+    with tempfile.TemporaryDirectory() as folder:
+        datasets = {'rendered': create_dataset(name, split='train')}
+        datasets['RGB PNG files'] = png_files(datasets['rendered'], folder, 'RGB')
+        datasets['gray PNG files'] = png_files(datasets['rendered'], folder, 'L')
+        loaders = {name: loader(dataset) for name, dataset in datasets.items()}
+        times: dict[str, list[float]] = {name: [] for name in loaders}
+        for turn in range(ROUNDS + 1):
+            for name, batches in loaders.items():
+                took = seconds(batches)
+                # The first epoch starts the worker, which then stays.
+                if turn:
+                    times[name].append(took)
+    print(f"One worker, the paper's augmentation to 224 pixels, {CLASSES} images, medians of {ROUNDS} rounds in turn")
+    for name, took in times.items():
+        ratio = statistics.median(other / own for other, own in zip(took, times['rendered']))
+        rate, each = CLASSES / statistics.median(took), statistics.median(took) / CLASSES * 1e3
+        print(f'{name:15} {rate:6.0f} images/s {each:6.2f} ms an image; rendered is {ratio:.2f} times as fast')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,97 @@
+"""timm's own train.py and validate.py, unedited, in processes of their own.
+
+They are not in timm's wheel: set TIMM_SOURCE to a checkout of huggingface/pytorch-image-models (make test-timm).
+"""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = os.environ.get('TIMM_SOURCE', '')
+
+pytestmark = pytest.mark.skipif(not SOURCE, reason='TIMM_SOURCE is not set to a checkout of timm')
+
+DATASET = 'fractal1/classes=20,points=5000,size=64'
+SMALL_VIT = '--model test_vit --img-size 64 --model-kwargs img_size=64 --device cpu'
+PAPER = (
+    '--aa rand-m9-mstd0.5-inc1 --mixup 0.8 --cutmix 1.0 --smoothing 0.1 --vflip 0.5 --reprob 0.5 --remode pixel '
+    '--mean 0.5 0.5 0.5 --std 0.5 0.5 0.5 --opt adamw --lr 1e-3 --warmup-epochs 0 --batch-size 16 --epoch-repeats 8'
+)
+
+# torch refuses device_ids for a model on the CPU, and train.py gives them: without this no timm, with or without this
+# package, trains on the CPU in more than one process.
+ON_CPU = """
+import runpy, sys, torch
+init = torch.nn.parallel.DistributedDataParallel.__init__
+def on_cpu(self, module, device_ids=None, **kwargs):
+    init(self, module, **kwargs)
+torch.nn.parallel.DistributedDataParallel.__init__ = on_cpu
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name='__main__')
+"""
+
+
+def python(folder, *arguments, ok=True, **environment):
+    words = [word for argument in arguments for word in argument.split()]
+    environment = os.environ | {'OMP_NUM_THREADS': '1'} | environment
+    run = subprocess.run([sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True)
+    assert (run.returncode == 0) == ok, run.stdout[-2000:] + run.stderr[-4000:]
+    return run.stdout + run.stderr
+
+
+def train(folder, name, *arguments, **options):
+    output = python(folder, f'{SOURCE}/train.py --experiment {name} --output out', SMALL_VIT, *arguments, **options)
+    summary = Path(folder, 'out', name, 'summary.csv')
+    return output, list(csv.DictReader(summary.read_text().splitlines())) if summary.exists() else []
+
+
+def test_trains_resumes_and_validates(tmp_path):
+    options = f'--dataset {DATASET} --num-classes 20 --workers 2 {PAPER}'
+    _, first = train(tmp_path, 'first', options, '--epochs 2')
+    assert [row['epoch'] for row in first] == ['0', '1']
+    assert all(float(row['train_loss']) < 4 for row in first)
+    output, more = train(tmp_path, 'more', options, '--epochs 3 --resume out/first/last.pth.tar')
+    assert "Loaded checkpoint 'out/first/last.pth.tar'" in output
+    assert [row['epoch'] for row in more] == ['2']
+    checkpoint = '--checkpoint out/more/last.pth.tar'
+    output = python(tmp_path, f'{SOURCE}/validate.py --dataset {DATASET} --num-classes 20', SMALL_VIT, checkpoint)
+    top1 = float(output.split('"top1": ')[1].split(',')[0])
+    assert top1 == pytest.approx(float(more[0]['eval_top1']), abs=1e-3)
+
+
+def test_two_processes(tmp_path):
+    (tmp_path / 'on_cpu.py').write_text(ON_CPU)
+    launcher = '-m torch.distributed.run --standalone --nproc-per-node 2 on_cpu.py'
+    script = f'{SOURCE}/train.py --experiment two --output out'
+    options = f'--dataset {DATASET} --num-classes 20 --workers 1 --epochs 1'
+    output = python(tmp_path, launcher, script, SMALL_VIT, options, PAPER)
+    assert 'Process 1, total 2' in output
+    assert output.count('train split: 160 samples') == 1
+    assert Path(tmp_path, 'out', 'two', 'last.pth.tar').exists()
+
+
+def test_without_the_autoload(tmp_path):
+    options = '--device-modules timm_fractal --dataset torch/fractal1 --val-split= --epochs 1 --batch-size 500'
+    _, rows = train(tmp_path, 'late', options, '--num-classes 1000', TORCH_DEVICE_BACKEND_AUTOLOAD='0')
+    assert len(rows) == 1
+
+
+def test_bad_input_ends_before_training(tmp_path):
+    for options, message in (
+        (f'--dataset {DATASET} --num-classes 10 --mixup 0.8', 'use --num-classes 20'),
+        ('--dataset fractal1/detla=0.1', "unknown option 'detla'; did you mean 'delta'?"),
+        ('--dataset fractal1/', 'expected option=value'),
+        (f'--dataset {DATASET} --train-split trian', "unknown split 'trian'; did you mean 'train'?"),
+        (f'--dataset {DATASET} --num-classes 10', 'a model for it needs --num-classes 20'),
+    ):
+        output, rows = train(tmp_path, 'bad', options, '--epochs 1', ok=False)
+        assert message in output and not rows
+
+
+def test_no_workers(tmp_path):
+    _, rows = train(tmp_path, 'none', f'--dataset {DATASET} --num-classes 20 --workers 0 --epochs 1 --batch-size 10')
+    assert len(rows) == 1
