@@ -6,6 +6,7 @@ import pytest
 import yaml
 from timm.data import rand_augment_transform
 from timm.models import create_model
+
 from timm_fractal import parse_name
 
 SCRIPTS = Path(__file__).parent.parent / 'train_scripts'

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Union
@@ -16,15 +16,11 @@ def whole_file(path: Union[str, Path]) -> Iterator[Path]:
         OSError: The folder does not exist, is not writable, or the disk is full; nothing is left behind.
     """
     path = Path(path)
-    handle, name = tempfile.mkstemp(prefix=f'.{path.name}.', suffix=f'.tmp{path.suffix}', dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    # No suffix that a reader of images would open, should the process be killed.
+    temporary = path.with_name(f'.{path.name}.{secrets.token_hex(4)}.tmp')
+    temporary.touch(exist_ok=False)
     try:
         yield temporary
-        # mkstemp makes the file private; give it the rights that an ordinary open() would have given.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -198,6 +198,7 @@ class Fractal1(Dataset[tuple[Any, Any]]):
 
     @property
     def num_classes(self) -> int:
+        """Number of classes, what a model needs as its ``num_classes``."""
         return self.spec.classes
 
     def _allocate(self) -> Optional[torch.Tensor]:
@@ -248,11 +249,11 @@ class Fractal1(Dataset[tuple[Any, Any]]):
     def bits(self, number: int) -> Bits:
         """Image ``number`` (``instance * classes + class``) as bits, shape (size, row bytes), see `render`."""
         if self._table is not None:
-            image: Bits = self._table[number].numpy()
-            return image
+            return self._table[number].numpy()
         instance, k = divmod(number, self.spec.classes)
         system = self.family.systems[k : k + 1]
-        return _draw(self.spec, self.split, self.family.base, system, [k], instance).bits[0]
+        image: Bits = _draw(self.spec, self.split, self.family.base, system, [k], instance).bits[0]
+        return image
 
     def __len__(self) -> int:
         return self._length
@@ -277,8 +278,10 @@ class Fractal1(Dataset[tuple[Any, Any]]):
         """Where `timm-fractal export` puts a sample, relative to its folder; timm's inference.py lists these names."""
         del absolute  # There is no file, so there is no folder that it lies in.
         instance, k = divmod(self._number(index), self.spec.classes)
-        name = f'{k:05d}_{instance}.png'
-        return name if basename else f'{self.split}/{k:05d}/{name}'
+        # As wide as the largest, so that readers that sort the names of classes as text find them in their order.
+        label = str(k).zfill(max(5, len(str(self.spec.classes - 1))))
+        name = f'{label}_{instance}.png'
+        return name if basename else f'{self.split}/{label}/{name}'
 
     def filenames(self, basename: bool = False, absolute: bool = False) -> list[str]:
         """`filename` of all samples."""

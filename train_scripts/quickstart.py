@@ -15,8 +15,11 @@ Example:
 """
 
 import argparse
+import contextlib
 import json
+import multiprocessing
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -71,21 +74,20 @@ def make_loader(dataset: Any, batch_size: int, gray: float, workers: int = 0, **
     return create_loader(dataset, INPUT_SIZE, batch_size, **options)
 
 
-def train(model: torch.nn.Module, loader: Any, lr: float, loss_fn: torch.nn.Module, bar: 'tqdm[Any]') -> list[float]:
-    """One pass over a loader with AdamW, 10 % warm-up and a cosine schedule; returns the loss of each step."""
+def train(model: torch.nn.Module, loader: Any, lr: float, loss_fn: torch.nn.Module, title: str = '') -> list[float]:
+    """One pass over a loader with AdamW, warm-up and a cosine schedule; a bar if it has a title; the losses."""
     steps = dict(step_on_epochs=False, updates_per_epoch=len(loader))
     optimizer = create_optimizer_v2(model, opt='adamw', lr=lr, weight_decay=0.05)
     scheduler, _ = create_scheduler_v2(optimizer, sched='cosine', num_epochs=1, warmup_epochs=0.1, **steps)
     losses = []
     model.train()
-    for step, (images, targets) in enumerate(loader):
+    for step, (images, targets) in enumerate(tqdm(loader, desc=title, unit='batch', disable=not title)):
         scheduler.step_update(step)
         loss = loss_fn(model(images), targets)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-        bar.update(len(images))
     return losses
 
 
@@ -109,8 +111,7 @@ def pretrain(args: argparse.Namespace, weights: Path) -> dict[str, Any]:
     augmentation = dict(is_training=True, scale=(0.2, 1.0), hflip=0.5, vflip=0.5)
     loader = make_loader(dataset, PRETRAIN_BATCH, 0.25, args.workers, **augmentation)
     model = timm.create_model(**MODEL, num_classes=dataset.num_classes)
-    with tqdm(desc='pre-training', total=len(loader) * PRETRAIN_BATCH, unit='img', unit_scale=True) as bar:
-        losses = train(model, loader, PRETRAIN_LR, torch.nn.CrossEntropyLoss(), bar)
+    losses = train(model, loader, PRETRAIN_LR, torch.nn.CrossEntropyLoss(), 'pre-training')
 
     # A file appears under its name only when it is complete.
     unfinished = weights.with_suffix('.unfinished')
@@ -121,7 +122,7 @@ def pretrain(args: argparse.Namespace, weights: Path) -> dict[str, Any]:
     validation = create_dataset(DATASET, split='validation', is_training=False, **options)
     return dict(
         dataset=str(dataset.spec),
-        num_classes=dataset.num_classes,
+        classes=dataset.num_classes,
         samples=len(losses) * PRETRAIN_BATCH,
         losses=losses,
         validation_top1=accuracy(reloaded, make_loader(validation, 100, 0.25)),
@@ -130,8 +131,9 @@ def pretrain(args: argparse.Namespace, weights: Path) -> dict[str, Any]:
     )
 
 
-def finetune(shots: int, seed: int, steps: int, bar: 'tqdm[Any]', **weights: Any) -> float:
-    """Learn the digits from a few examples of each; accuracy on all others. ``weights`` is what the twins differ in."""
+def finetune(weights: dict[str, Any], shots: int, seed: int, steps: int) -> float:
+    """Learn the digits from a few examples of each; accuracy on all others. The twins differ in ``weights`` alone."""
+    torch.set_num_threads(1)  # As in main; this may be another process.
     digits = load_digits()
     images, labels = np.uint8(digits.images * 255 / 16), digits.target
     order = np.random.default_rng(seed).permutation(len(labels))
@@ -143,9 +145,8 @@ def finetune(shots: int, seed: int, steps: int, bar: 'tqdm[Any]', **weights: Any
     model = timm.create_model(**MODEL, num_classes=10, **weights)
     random_seed(seed)  # Another draw would do too, as long as it is the same for both twins.
     augmentation = dict(is_training=True, scale=(0.8, 1.0), hflip=0.0)
-    # No workers: starting them would take longer than they would work.
     loader = make_loader(Digits(images[examples], labels[examples]), FINETUNE_BATCH, 0.5, **augmentation)
-    train(model, loader, FINETUNE_LR, LabelSmoothingCrossEntropy(0.1), bar)
+    train(model, loader, FINETUNE_LR, LabelSmoothingCrossEntropy(0.1))
     return accuracy(model, make_loader(Digits(images[others], labels[others]), 256, 0.5))
 
 
@@ -177,10 +178,11 @@ def main() -> None:
     parser.add_argument('--samples', type=int, default=150_000, help='images seen in pre-training')
     parser.add_argument('--steps', type=int, default=400, help='steps of each fine-tuning')
     parser.add_argument('--seeds', type=int, default=5, help='number of fine-tunings of each kind')
-    parser.add_argument('--workers', type=int, default=0, help='processes that load data for pre-training')
+    parser.add_argument('--workers', type=int, default=2, help='processes that load data and fine-tune')
     args = parser.parse_args()
     if args.samples < PRETRAIN_BATCH or args.steps < 1 or args.seeds < 1:
         parser.error(f'--samples must be at least {PRETRAIN_BATCH}, --steps and --seeds at least 1')
+    torch.set_num_threads(1)  # Layers this small gain little from more, and lose much when the cores are shared.
     args.output.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
 
@@ -188,14 +190,20 @@ def main() -> None:
     losses, last = result['losses'], max(1, len(result['losses']) // 20)
     print(f'{result["dataset"]}: {result["samples"]} images in {result["seconds"]:.0f} s,', end=' ')
     print(f'loss {losses[0]:.2f} -> {np.mean(losses[-last:]):.2f},', end=' ')
-    print(f'{result["validation_top1"]:.0f} % of the validation split right (chance: {100 / result["num_classes"]:g} %)')
+    print(f'{result["validation_top1"]:.0f} % of the validation split right (chance: {100 / result["classes"]:g} %)')
 
     weights = dict(untrained={}, pretrained=dict(pretrained=True, pretrained_cfg_overlay=result.pop('overlay')))
     runs = [(twin, shots, seed) for seed in range(args.seeds) for shots in SHOTS for twin in TWINS]
-    top1: dict[str, dict[str, list[float]]] = {twin: {str(shots): [] for shots in SHOTS} for twin in TWINS}
-    with tqdm(desc='fine-tuning', total=len(runs) * args.steps * FINETUNE_BATCH, unit='img', unit_scale=True) as bar:
-        for twin, shots, seed in runs:
-            top1[twin][str(shots)].append(finetune(shots, seed, args.steps, bar, **weights[twin]))
+    calls = [(weights[twin], shots, seed, args.steps) for twin, shots, seed in runs]
+    with contextlib.ExitStack() as stack:
+        run_all: Any = map
+        if args.workers > 0:
+            processes = ProcessPoolExecutor(args.workers, multiprocessing.get_context('spawn'))
+            run_all = stack.enter_context(processes).map
+        scores = tqdm(run_all(finetune, *zip(*calls, strict=True)), desc='fine-tuning', total=len(calls), unit='model')
+        top1: dict[str, dict[str, list[float]]] = {twin: {str(shots): [] for shots in SHOTS} for twin in TWINS}
+        for (twin, shots, _), score in zip(runs, scores, strict=True):
+            top1[twin][str(shots)].append(score)
     for shots in SHOTS:
         untrained, pretrained = (np.array(top1[twin][str(shots)]) for twin in TWINS)
         print(f'{shots:2} examples per class:', end=' ')

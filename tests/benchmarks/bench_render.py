@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 import numpy as np
 from numba import njit
-from timm_fractal import Fractal1, _kernel_numba, datasets, ifs
-from timm_fractal.render import LANES, cpu_count, render
 
 from tests import oracle
+from timm_fractal import Fractal1, _kernel_numba, datasets, ifs
+from timm_fractal.render import LANES, cpu_count, render
 
 BLOCK = _kernel_numba._BLOCK
 
@@ -76,7 +76,7 @@ def main() -> None:
     print(f'numba, all cores             {all_cores:10.3f} ms an image')
     print(f'numba, a single image        {alone:10.3f} ms (cache=none)')
     print(f'torch on the CPU, all cores  {torch_cpu:10.3f} ms an image')
-    print(f'1,000 classes ready          {statistics.median(thousand):10.3f} s (construction of the data set, all cores)')
+    print(f'1,000 classes ready          {statistics.median(thousand):10.3f} s (data set constructed, all cores)')
 
 
 if __name__ == '__main__':

@@ -1,0 +1,60 @@
+"""Memory of the table of images, in the main process and all loader workers together.
+
+    python -m tests.benchmarks.bench_memory [classes]
+
+Linux only: proportional set sizes, in which memory that processes share is counted once.
+"""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from timm_fractal import Fractal1
+
+WORKERS = 4
+
+
+def memory(pid: str = 'self') -> int:
+    """Proportional set size of a process, in bytes."""
+    lines = Path(f'/proc/{pid}/smaps_rollup').read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith('Pss:'))
+
+
+def collate(samples: Any) -> int:
+    return len(samples)
+
+
+def together(dataset: Any, method: str) -> int:
+    """Memory of this process and of workers that have read all images, each of them its share."""
+    loader = DataLoader(
+        dataset,
+        16,
+        num_workers=WORKERS,
+        multiprocessing_context=method,
+        collate_fn=collate,
+        persistent_workers=True,
+    )
+    for _ in loader:
+        pass
+    workers = loader._iterator._workers  # type: ignore[union-attr]
+    return memory() + sum(memory(str(worker.pid)) for worker in workers)
+
+
+def main() -> None:
+    classes = int(sys.argv[1]) if len(sys.argv) > 1 else 21_000
+    methods = ('fork', 'spawn')
+    few = Fractal1('fractal1/classes=2')
+    without = {method: together(few, method) for method in methods}
+    start = time.perf_counter()
+    many = Fractal1(f'fractal1/classes={classes}')
+    print(f'fractal1/classes={classes}: ready in {time.perf_counter() - start:.1f} s')
+    for method in methods:
+        images = together(many, method) - without[method]
+        print(f'{images / 1e6:6.0f} MB for the images, in the main process and {WORKERS} workers ({method}) together')
+
+
+if __name__ == '__main__':
+    main()
