@@ -170,7 +170,8 @@ def draw(maps, addresses, keys, size, padding, patch, canvas, diverged):  # type
     shift = 0 if patch == 2 else 1
     bits = np.empty((_BLOCK, lanes), np.uint32)
     seen = np.zeros_like(canvas)
-    queue = np.empty((lanes, steps + 1), np.uint64)
+    # No more positions than points or pixels, and a place for the one that `_select` writes in vain.
+    queue = np.empty((lanes, min(steps + 1, size * size) + 1), np.uint64)
     length = np.zeros(lanes, np.int64)
     for k in range(blocks):
         g = blocks - 1 - k
