@@ -27,6 +27,7 @@ def test_the_whole_way_from_fractals_to_digits(tmp_path, workers):
         assert weights.metadata()['dataset'] == results['dataset']
         assert 'patch_embed.proj.weight' in weights.keys()
     for name in ('fractals.png', 'results.png'):
-        assert Image.open(tmp_path / 'out' / name).width > 400
+        with Image.open(tmp_path / 'out' / name) as picture:
+            assert picture.width > 400
     names = {path.name for path in (tmp_path / 'out').iterdir()}
     assert names == {'fractals.png', 'model.safetensors', 'results.json', 'results.png'}
