@@ -32,6 +32,8 @@ bench: $(VENV)/installed
 	$(BIN)/python -m tests.benchmarks.bench_render
 	$(BIN)/python -m tests.benchmarks.bench_start
 	$(BIN)/python -m tests.benchmarks.bench_loader
+	$(BIN)/python -m tests.benchmarks.bench_memory
+	$(BIN)/python -m tests.benchmarks.bench_shape
 
 dist: $(VENV)/installed
 	$(BIN)/python -m build --outdir dist .

@@ -1,0 +1,79 @@
+"""Milliseconds of a warp of one image on one core: ours against torchvision's v2 transforms, in the same run, in turn.
+
+    python -m tests.benchmarks.bench_shape
+
+Every call draws its parameters and warps a PIL image. Where the size changes, torchvision warps and then resizes, or
+resizes and then warps, whichever is faster; ours does both at once.
+"""
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_image
+from torchvision.transforms import v2
+
+from timm_fractal.shape import WARPS
+
+ROUNDS, BLOCK = 15, 8
+SIZES = ((512, 224), (224, 224), (512, 512))
+BILINEAR = v2.InterpolationMode.BILINEAR
+#: What torchvision has of each; nothing for polynomials, the comparison is its slowest cheap one.
+THEIRS: dict[str, Callable[[], Any]] = {
+    'affine': lambda: v2.RandomAffine(10, (0.1, 0.1), (0.9, 1.1), 10, interpolation=BILINEAR),
+    'homography': lambda: v2.RandomPerspective(0.2, p=1.0, interpolation=BILINEAR),
+    'elastic': lambda: v2.ElasticTransform(interpolation=BILINEAR),
+    'polynomial': lambda: v2.RandomPerspective(0.2, p=1.0, interpolation=BILINEAR),
+}
+
+
+def ours(name: str, rng: np.random.Generator, size: int, image: Image.Image) -> Any:
+    return WARPS[name].apply(image, WARPS[name].make_params(rng, 0.1), size)
+
+
+def milliseconds(calls: dict[str, Callable[[], Any]]) -> dict[str, float]:
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(ROUNDS):
+        for name, call in calls.items():
+            # The first call of a block finds the caches of the processor full of the others' code and data.
+            for _ in range(BLOCK):
+                start = time.perf_counter()
+                call()
+                times[name].append(1e3 * (time.perf_counter() - start))
+    return {name: statistics.median(took) for name, took in times.items()}
+
+
+def main() -> None:
+    # As in a loader's worker.
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(0)
+    photo = Image.fromarray(load_sample_image('china.jpg'))
+    print(f'Medians of {ROUNDS} blocks of {BLOCK} warps of one image in turn, drawing included, one core, milliseconds')
+    print(f'{"":30}  ours  torchvision')
+    for mode, (have, want), name in itertools.product(('L', 'RGB'), SIZES, WARPS):
+        image = photo.convert(mode).resize((have, have))
+        theirs = THEIRS[name]()
+        calls = {'ours': partial(ours, name, rng, want, image)}
+        if have == want:
+            calls['theirs'] = partial(theirs, image)
+        else:
+            resize = v2.Resize(want)
+            calls['theirs, then resize'] = partial(v2.Compose([theirs, resize]), image)
+            calls['resize, then theirs'] = partial(v2.Compose([resize, theirs]), image)
+        took = milliseconds(calls)
+        mine = took.pop('ours')
+        best = min(took, key=lambda key: took[key])
+        what = type(theirs).__name__ + best.removeprefix('theirs').replace('resize, then theirs', ' after resize')
+        print(
+            f'{mode:3} {have} -> {want} {name:12} {mine:9.2f} {took[best]:9.2f}  {what}: {took[best] / mine:.1f} times'
+        )
+
+
+if __name__ == '__main__':
+    main()
