@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+
 from timm_fractal import Fractal1Spec, parse_name
 
 ROOT = Path(__file__).parent.parent
