@@ -77,7 +77,7 @@ def make_loader(dataset: Any, gray: float, num_workers: int = 0, **options: Any)
 def train(model: torch.nn.Module, loader: Any, lr: float, loss_fn: torch.nn.Module, bar: bool = False) -> list[float]:
     """One pass over a loader with AdamW, 10 % warm-up and a cosine schedule; returns the losses."""
     steps = dict(step_on_epochs=False, updates_per_epoch=len(loader))
-    optimizer = create_optimizer_v2(model, opt='adamw', lr=lr, weight_decay=0.05, fused=True)
+    optimizer = create_optimizer_v2(model, opt='adamw', lr=lr, weight_decay=0.05)
     scheduler, _ = create_scheduler_v2(optimizer, sched='cosine', num_epochs=1, warmup_epochs=0.1, **steps)
     losses = []
     model.train()
