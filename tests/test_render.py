@@ -151,7 +151,7 @@ def test_unpack():
         (dict(systems=np.zeros((5, 257, 2, 3))), 'systems must have 1 to 256 maps each, got 257'),
         (dict(addresses=np.array([0, 2], np.uint8)), 'addresses must be one row of map numbers less than 2'),
         (dict(keys=np.zeros((4, 2), np.uint32)), r'keys must have the shape \(5, 2\), got \(4, 2\)'),
-        (dict(size=15), 'size must be from 16 to 8192, got 15'),
+        (dict(size=15), 'size must be from 16 to 4096, got 15'),
         (dict(patch='square'), "patch must be one of random, fill, point, got 'square'"),
         (dict(backend='cuda'), "backend must be 'auto', 'numba' or 'torch', got 'cuda'"),
         (dict(out=np.zeros((5, 64, 9), np.uint8)), r'out must be a C-contiguous uint8 array of shape \(5, 64, 8\)'),

@@ -6,7 +6,7 @@ multiply-add), so the pixels do not depend on the machine nor on the number of i
 
 Only the last patch at a position can be seen. The trajectory is therefore walked block by block from its end (the first
 walk, which finds the bounding box, leaves the state at the start of each block); the first visit to a position on that
-way back is queued, and the queue, far shorter than the trajectory, is painted in order.
+way back is queued, and the queue, shorter than the trajectory, is painted in order.
 """
 
 from collections.abc import Callable
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+#: Steps walked at a time: 8 bits, so that a step and a position (4096 x 4096: 24 bits) fit into 32.
 _BLOCK = 256
 #: An image wider than this, in the units of the IFS, has diverged.
 _LIMIT = 1e9
@@ -66,15 +67,15 @@ def _to_bits(track, count, frame, padding, top, left, stride, bits):  # type: ig
 
 
 @_jit
-def _select(bits, v, start, count, seen, queue, length):  # type: ignore[no-untyped-def]
-    """Walk a block backwards; queue (point index, position) of the positions that were not seen yet."""
+def _select(bits, v, count, seen, queue, length):  # type: ignore[no-untyped-def]
+    """Walk a block backwards; queue (step in the block, position) of the positions that were not seen yet."""
     for k in range(count):
         i = count - 1 - k
-        p = np.uint64(bits[i, v])
-        word = p >> np.uint64(6)
-        shift = p & np.uint64(63)
+        p = bits[i, v]
+        word = np.uint64(p >> np.uint32(6))
+        shift = np.uint64(p & np.uint32(63))
         old = seen[v, word]
-        queue[v, np.uint64(length)] = (np.uint64(start + i) << np.uint64(32)) | p
+        queue[v, np.uint64(length)] = (np.uint32(i) << np.uint32(24)) | p
         # No branch: on a fractal it would be mispredicted all the time.
         length += np.int64((old >> shift) & np.uint64(1) == np.uint64(0))
         seen[v, word] = old | (np.uint64(1) << shift)
@@ -82,24 +83,26 @@ def _select(bits, v, start, count, seen, queue, length):  # type: ignore[no-unty
 
 
 @_jit
-def patch_bits(key0, key1, index):  # type: ignore[no-untyped-def]
-    """The random patch of a point: 9 bits, not all zero; bit 3 i + j is the pixel in row i, column j."""
-    h = np.uint32(np.uint32(index) + key0)
-    h = np.uint32(h ^ (h >> np.uint32(16)))
-    h = np.uint32(h * np.uint32(0x7FEB352D))
-    h = np.uint32(h ^ key1)
-    h = np.uint32(h ^ (h >> np.uint32(15)))
-    h = np.uint32(h * np.uint32(0x846CA68B))
-    h = np.uint32(h ^ (h >> np.uint32(16)))
-    return np.uint64(1) + np.uint64(np.uint32(np.uint32((h >> np.uint32(9)) * np.uint32(511)) >> np.uint32(23)))
+def _patches(queue, v, first, count, start, key0, key1, patches):  # type: ignore[no-untyped-def]
+    """The random patch of each queued point: 9 bits, not all zero; bit 3 i + j is the pixel in row i, column j."""
+    for k in range(count):
+        h = np.uint32(np.uint32(start) + (queue[v, np.uint64(first + k)] >> np.uint32(24)))
+        h = np.uint32(h + key0)
+        h = np.uint32(h ^ (h >> np.uint32(16)))
+        h = np.uint32(h * np.uint32(0x7FEB352D))
+        h = np.uint32(h ^ key1)
+        h = np.uint32(h ^ (h >> np.uint32(15)))
+        h = np.uint32(h * np.uint32(0x846CA68B))
+        h = np.uint32(h ^ (h >> np.uint32(16)))
+        patches[k] = np.uint32(1) + np.uint32(np.uint32((h >> np.uint32(9)) * np.uint32(511)) >> np.uint32(23))
 
 
 @_jit
-def _paint(queue, v, length, fill, key0, key1, words, canvas):  # type: ignore[no-untyped-def]
-    for k in range(length):
-        q = queue[v, np.uint64(length - 1 - k)]
-        p = q & np.uint64(0xFFFFFFFF)
-        patch = np.uint64(511) if fill else patch_bits(key0, key1, q >> np.uint64(32))
+def _paint(queue, v, first, count, patches, words, canvas):  # type: ignore[no-untyped-def]
+    for k in range(count):
+        j = np.uint64(count - 1 - k)
+        p = np.uint64(queue[v, np.uint64(first) + j] & np.uint32(0xFFFFFF))
+        patch = np.uint64(patches[j])
         top = patch & np.uint64(7)
         middle = (patch >> np.uint64(3)) & np.uint64(7)
         bottom = patch >> np.uint64(6)
@@ -171,8 +174,8 @@ def draw(maps, addresses, keys, size, padding, patch, canvas, diverged):  # type
     bits = np.empty((_BLOCK, lanes), np.uint32)
     seen = np.zeros_like(canvas)
     # No more positions than points or pixels, and a place for the one that `_select` writes in vain.
-    queue = np.empty((lanes, min(steps + 1, size * size) + 1), np.uint64)
-    length = np.zeros(lanes, np.int64)
+    queue = np.empty((lanes, min(steps + 1, size * size) + 1), np.uint32)
+    ends = np.zeros((blocks + 1, lanes), np.int64)
     for k in range(blocks):
         g = blocks - 1 - k
         count = min(_BLOCK, steps + 1 - g * _BLOCK)
@@ -191,11 +194,18 @@ def draw(maps, addresses, keys, size, padding, patch, canvas, diverged):  # type
             bits,
         )
         for v in range(lanes):
-            length[v] = _select(bits, v, g * _BLOCK, count, seen, queue, length[v])
+            ends[g, v] = _select(bits, v, count, seen, queue, ends[g + 1, v])
+
+    patches = np.full(_BLOCK, 511, np.uint32)
     for v in range(lanes):
         if diverged[v]:
             continue
         if patch == 2:
             canvas[v] = seen[v]
-        else:
-            _paint(queue, v, length[v], patch == 1, keys[v, 0], keys[v, 1], np.uint64(words), canvas)
+            continue
+        for g in range(blocks):
+            first = ends[g + 1, v]
+            count = ends[g, v] - first
+            if patch == 0:
+                _patches(queue, v, first, count, g * _BLOCK, keys[v, 0], keys[v, 1], patches)
+            _paint(queue, v, first, count, patches, np.uint64(words), canvas)

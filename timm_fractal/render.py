@@ -89,7 +89,7 @@ def render(
         systems: Shape (B, N, 2, 3), N <= 256.
         addresses: Shape (points - 1,), see `timm_fractal.ifs.addresses`.
         keys: Shape (B, 2): where the random patches of each image come from.
-        size: Width and height in pixels, at least 16.
+        size: Width and height in pixels, 16 to 4096.
         patch: ``'random'``: 3 x 3 pixels, each gray or black by a random bit, not all black. ``'fill'``: 3 x 3 gray
             pixels. ``'point'``: one gray pixel.
         backend: ``'numba'`` draws on the CPU, ``'torch'`` on ``device``; ``'auto'`` takes torch if a device is given
@@ -124,8 +124,8 @@ def render(
         raise ValueError(f'addresses must be one row of map numbers less than {systems.shape[1]}')
     if keys.shape != (count, 2):
         raise ValueError(f'keys must have the shape {(count, 2)}, got {keys.shape}')
-    if not 16 <= size <= 8192:
-        raise ValueError(f'size must be from 16 to 8192, got {size}')
+    if not 16 <= size <= 4096:
+        raise ValueError(f'size must be from 16 to 4096, got {size}')
     if patch not in _PATCHES:
         raise ValueError(f'patch must be one of {", ".join(_PATCHES)}, got {patch!r}')
     if backend not in ('auto', 'numba', 'torch'):

@@ -147,7 +147,7 @@ class Fractal1Spec(Spec):
     sigma: float = option(3.5, 'sigma-factor of the base IFS: how complex it is', above=0)
     maps: int = option(2, 'number of affine maps of the IFS', low=2, high=64)
     points: int = option(100_000, 'points of the chaos game per image', low=1, high=100_000_000)
-    size: int = option(512, 'width and height of the images in pixels', low=16, high=8192)
+    size: int = option(512, 'width and height of the images in pixels', low=16, high=4096)
     patch: str = option('random', 'what every point draws', choices=('random', 'fill', 'point'))
     perturb: str = option(
         'multiply', 'parameter * U(1-delta, 1+delta), or + U(-delta/2, delta/2)', choices=('multiply', 'add')
