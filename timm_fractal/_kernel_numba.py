@@ -24,15 +24,21 @@ _LIMIT = 1e9
 _ROUND_UP = 1 + 2.0**-40
 
 
-def _jit(function: Callable[..., Any]) -> Any:
+_OPTIONS: dict[str, Any] = dict(nogil=True, error_model='numpy')
+
+#: For the parts of a kernel: without what Python and C would need to call them, they compile faster.
+_part = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)
+
+
+def _kernel(function: Callable[..., Any]) -> Any:
     try:
-        return njit(cache=True, nogil=True, error_model='numpy')(function)
+        return njit(cache=True, **_OPTIONS)(function)
     except RuntimeError:
         # Neither the package's folder nor the user's cache folder can be written: compile once per process.
-        return njit(nogil=True, error_model='numpy')(function)
+        return njit(**_OPTIONS)(function)
 
 
-@_jit
+@_part
 def _advance(maps, addresses, start, count, track):  # type: ignore[no-untyped-def]
     """Walk `count` steps from track[0]; track is (steps, xy, image), maps is (map, parameter, image)."""
     for t in range(count):
@@ -44,7 +50,7 @@ def _advance(maps, addresses, start, count, track):  # type: ignore[no-untyped-d
             track[t + 1, 1, v] = maps[j, 3, v] * x + maps[j, 4, v] * y + maps[j, 5, v]
 
 
-@_jit
+@_part
 def _widen(track, count, box):  # type: ignore[no-untyped-def]
     for t in range(1, count + 1):
         for v in range(track.shape[2]):
@@ -56,7 +62,7 @@ def _widen(track, count, box):  # type: ignore[no-untyped-def]
             box[3, v] = y if y > box[3, v] else box[3, v]
 
 
-@_jit
+@_part
 def _to_bits(track, count, frame, padding, top, left, stride, bits):  # type: ignore[no-untyped-def]
     """Position of each point as the index of a bit of the (flipped) canvas."""
     for t in range(count):
@@ -66,7 +72,7 @@ def _to_bits(track, count, frame, padding, top, left, stride, bits):  # type: ig
             bits[t, v] = np.uint32((top - row) * stride + (column + left))
 
 
-@_jit
+@_part
 def _select(bits, v, count, seen, queue, length):  # type: ignore[no-untyped-def]
     """Walk a block backwards; queue (step in the block, position) of the positions that were not seen yet."""
     for k in range(count):
@@ -82,7 +88,7 @@ def _select(bits, v, count, seen, queue, length):  # type: ignore[no-untyped-def
     return length
 
 
-@_jit
+@_part
 def _patches(queue, v, first, count, start, key0, key1, patches):  # type: ignore[no-untyped-def]
     """The random patch of each queued point: 9 bits, not all zero; bit 3 i + j is the pixel in row i, column j."""
     for k in range(count):
@@ -97,7 +103,7 @@ def _patches(queue, v, first, count, start, key0, key1, patches):  # type: ignor
         patches[k] = np.uint32(1) + np.uint32(np.uint32((h >> np.uint32(9)) * np.uint32(511)) >> np.uint32(23))
 
 
-@_jit
+@_part
 def _paint(queue, v, first, count, patches, words, canvas):  # type: ignore[no-untyped-def]
     for k in range(count):
         j = np.uint64(count - 1 - k)
@@ -124,7 +130,7 @@ def _paint(queue, v, first, count, patches, words, canvas):  # type: ignore[no-u
             canvas[v, w0 + one] = (canvas[v, w0 + one] & keep) | (bottom >> back)
 
 
-@_jit
+@_kernel
 def draw(maps, addresses, keys, size, padding, patch, canvas, diverged):  # type: ignore[no-untyped-def]
     """Draw images.
 
@@ -161,8 +167,13 @@ def draw(maps, addresses, keys, size, padding, patch, canvas, diverged):  # type
         # Comparisons with a NaN, or of the last state if it is one, are false.
         diverged[v] = not (wide < _LIMIT and high < _LIMIT and np.isfinite(track[0, 0, v] + track[0, 1, v]))
         if diverged[v]:
-            maps[:, :, v] = 0.0
-            starts[:, :, v] = 0.0
+            # All its points stay at the origin.
+            for j in range(maps.shape[0]):
+                for k in range(6):
+                    maps[j, k, v] = 0.0
+            for g in range(blocks):
+                starts[g, 0, v] = 0.0
+                starts[g, 1, v] = 0.0
         else:
             frame[0, v] = box[0, v]
             frame[2, v] = box[2, v]
@@ -172,7 +183,7 @@ def draw(maps, addresses, keys, size, padding, patch, canvas, diverged):  # type
     # A patch lies one pixel right and down of its point, a single point lies where it is.
     shift = 0 if patch == 2 else 1
     bits = np.empty((_BLOCK, lanes), np.uint32)
-    seen = np.zeros_like(canvas)
+    seen = np.zeros(canvas.shape, np.uint64)
     # No more positions than points or pixels, and a place for the one that `_select` writes in vain.
     queue = np.empty((lanes, min(steps + 1, size * size) + 1), np.uint32)
     ends = np.zeros((blocks + 1, lanes), np.int64)
@@ -196,12 +207,15 @@ def draw(maps, addresses, keys, size, padding, patch, canvas, diverged):  # type
         for v in range(lanes):
             ends[g, v] = _select(bits, v, count, seen, queue, ends[g + 1, v])
 
-    patches = np.full(_BLOCK, 511, np.uint32)
+    patches = np.empty(_BLOCK, np.uint32)
+    for k in range(_BLOCK):
+        patches[k] = 511
     for v in range(lanes):
         if diverged[v]:
             continue
         if patch == 2:
-            canvas[v] = seen[v]
+            for k in range(canvas.shape[1]):
+                canvas[v, k] = seen[v, k]
             continue
         for g in range(blocks):
             first = ends[g + 1, v]

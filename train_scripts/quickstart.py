@@ -35,7 +35,7 @@ from timm.data import create_dataset, create_loader
 from timm.loss import LabelSmoothingCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
-from timm.utils import random_seed
+from timm.utils import dispatch_clip_grad, random_seed
 from torchvision.transforms.functional import pil_to_tensor
 from torchvision.utils import save_image
 from tqdm import tqdm
@@ -86,6 +86,7 @@ def train(model: torch.nn.Module, loader: Any, lr: float, loss_fn: torch.nn.Modu
         loss = loss_fn(model(images), targets)
         optimizer.zero_grad()
         loss.backward()
+        dispatch_clip_grad(model.parameters(), 1.0)
         optimizer.step()
         losses.append(loss.item())
     return losses
@@ -175,7 +176,7 @@ def main() -> None:
     with multiprocessing.get_context('spawn').Pool(args.workers) if args.workers else ThreadPool(1) as pool:
         top1s = pool.imap(finetune, itertools.chain(*runs.values()))
         flat = list(tqdm(top1s, desc='fine-tuning', total=len(runs) * args.seeds, unit='model'))
-        pool.close()  # Let the processes end by themselves: those that are killed leave semaphores behind.
+        pool.close()  # Let the processes end by themselves: killed ones may leave semaphores behind.
         pool.join()
     scores = dict(zip(runs, np.reshape(flat, (len(runs), -1)).tolist(), strict=True))
     print(f'handwritten digits, after {args.steps} steps, mean +- standard deviation, and each seed:')
