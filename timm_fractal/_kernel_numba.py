@@ -26,8 +26,9 @@ _ROUND_UP = 1 + 2.0**-40
 
 _OPTIONS: dict[str, Any] = dict(nogil=True, error_model='numpy')
 
-#: For the parts of a kernel: without what Python and C would need to call them, they compile faster.
-_part = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)
+# Without what Python and C would need to call them, the parts of a kernel compile faster.
+_PART_OPTIONS: dict[str, Any] = dict(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)
+_part: Any = njit(**_PART_OPTIONS)
 
 
 def _kernel(function: Callable[..., Any]) -> Any:
