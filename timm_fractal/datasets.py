@@ -299,7 +299,7 @@ def _to_pil(bits: Bits, size: int, mode: str) -> Image.Image:
     if mode == 'L':
         return Image.fromarray(unpack(bits, size))
     width = 8 * bits.shape[1]
-    pixels: Any = memoryview(np.take(_RGBX_OF_BYTE, bits, axis=0))
+    pixels: Any = np.take(_RGBX_OF_BYTE, bits, axis=0).data
     image = Image.frombytes('RGB', (width, size), pixels, 'raw', 'RGBX')
     return image if width == size else image.crop((0, 0, size, size))
 
