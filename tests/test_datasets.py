@@ -61,14 +61,15 @@ def test_base_fractal_of_the_default_data_set():
 
 def test_default_seed_is_the_first_rich_one():
     def is_rich(seed):
-        name = f'fractal1/classes=32,seed={seed}'
-        train, validation = (unpack(_stack(Fractal1(name, split)), 512) for split in ('train', 'validation'))
-        first = np.array(
-            [ifs.perturb(Fractal1(name).family.base, 0.1, datasets._rng(seed, 1, k, 0)) for k in range(32)]
-        )
-        if not np.array_equal(first, Fractal1(name).family.systems) or (train > 0).mean() <= 0.15:
+        train = Fractal1(f'fractal1/classes=32,seed={seed}')
+        base, systems = train.family.base, train.family.systems
+        first = [ifs.perturb(base, 0.1, datasets._rng(seed, 1, k, 0)) for k in range(32)]
+        if not np.array_equal(first, systems) or (unpack(_stack(train), 512) > 0).mean() <= 0.15:
             return False
-        a, b = (images.reshape(32, 64, 8, 64, 8).mean((2, 4)).reshape(32, -1) for images in (train, validation))
+        validation = Fractal1(train.spec, 'validation')
+        a, b = (
+            unpack(_stack(d), 512).reshape(32, 64, 8, 64, 8).mean((2, 4)).reshape(32, -1) for d in (train, validation)
+        )
         nearest = np.linalg.norm(a[:, None] - b[None], axis=-1).argmin(1)
         return np.array_equal(nearest, np.arange(32))
 
