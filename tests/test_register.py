@@ -108,7 +108,13 @@ def test_other_names_are_timms(tmp_path):
         dataset = timm.data.create_dataset(name, root=str(tmp_path), split='train')
         assert type(dataset) is timm.data.ImageDataset and len(dataset) == 2
     with pytest.raises(TypeError):
-        timm.data.create_dataset('fractal2', root=None, split='train')
+        timm.data.create_dataset('other', root=None, split='train')
+
+
+@pytest.mark.parametrize('name', ['fractal2', 'Fractal', 'fractal1?delta=0.1', 'fractal-1/delta=0.1'])
+def test_misspelt_types_are_explained(name):
+    with pytest.raises(ValueError, match="unknown data set .* did you mean 'fractal1'"):
+        timm.data.create_dataset(name, split='train')
 
 
 def test_wrappers_look_like_the_originals():

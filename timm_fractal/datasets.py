@@ -180,7 +180,9 @@ class Fractal1(Dataset[tuple[Any, Any]]):
             raise ValueError(f'num_samples must be at least 1, got {num_samples}')
         self.spec = spec
         family: Optional[Family] = None
-        if root is not None and not Path(root).is_dir():
+        if root is not None and Path(root).is_dir():
+            _logger.info('%s is rendered, nothing is read from %s', spec, root)
+        elif root is not None:
             family, self.spec = _load(root, spec)
         self.split = 'train' if split in TRAIN_SPLITS else 'validation'
         self.transform = transform

@@ -207,7 +207,9 @@ class Family:
                 systems=np.asarray(content['systems'], dtype=np.float64),
             )
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f'{path} is no parameter file of timm-fractal, or damaged: {error!r}') from error
+            raise ValueError(
+                f'{path} is no parameter file of timm-fractal, or damaged ({type(error).__name__}: {error})'
+            ) from error
         maps = family.base.shape[:1]
         shapes = {'base': (*maps, 2, 3), 'systems': (*family.systems.shape[:1], *maps, 2, 3)}
         for key, shape in shapes.items():

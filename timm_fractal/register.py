@@ -135,6 +135,7 @@ def _wrap_create_dataset(original: Callable[..., Any]) -> Callable[..., Any]:
     def create_dataset(*args: Any, **kwargs: Any) -> Any:
         name = args[0] if args else kwargs.get('name')
         if not _is_ours(name):
+            _explain_typo(name, args[1] if len(args) > 1 else kwargs.get('root'))
             return original(*args, **kwargs)
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
@@ -143,6 +144,14 @@ def _wrap_create_dataset(original: Callable[..., Any]) -> Callable[..., Any]:
         return _our_dataset(**options)
 
     return create_dataset
+
+
+def _explain_typo(name: Any, root: Any) -> None:
+    """Without a root timm would end with a TypeError about None, for a name that was meant to be ours."""
+    if root is None and isinstance(name, str) and name.lower().startswith('fractal'):
+        from .spec import parse_name
+
+        parse_name(name.lower())
 
 
 #: Arguments of timm's factory that have no meaning for a rendered data set. Some of them (`seed`, `is_training`) differ
