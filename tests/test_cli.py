@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import timm_fractal
-from timm_fractal import Fractal1, cli, preview
+from timm_fractal import Fractal1, cli, doctor, preview
 
 NAME = 'fractal1/classes=6,size=64,points=3000'
 
@@ -201,43 +201,45 @@ def test_doctor_finds_nothing_wrong_here(capsys: pytest.CaptureFixture[str]) -> 
         assert sum(words in line for line in lines) == 1, (words, lines)
 
 
-def check(function: Any) -> list[cli.Check]:
+def check(function: Any) -> list[doctor.Check]:
     return list(function())
 
 
 def test_doctor_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def good() -> Any:
-        yield cli.Check('ok', 'good')
+        yield doctor.Check('ok', 'good')
 
     def odd() -> Any:
-        yield cli.Check('warn', 'odd', 'look')
+        yield doctor.Check('warn', 'odd', 'look')
 
     def broken() -> Any:
         raise RuntimeError('operator\nmissing')
 
-    monkeypatch.setattr(cli, '_CHECKS', (good, odd))
+    monkeypatch.setattr(doctor, 'CHECKS', (good, odd))
     assert cli.main(['doctor']) == 0
     assert capsys.readouterr().out == 'ok    good\nwarn  odd -> look\n'
-    monkeypatch.setattr(cli, '_CHECKS', (lambda: iter([cli.Check('FAIL', 'bad', 'mend'), cli.Check('ok', 'good')]),))
+    monkeypatch.setattr(
+        doctor, 'CHECKS', (lambda: iter([doctor.Check('FAIL', 'bad', 'mend'), doctor.Check('ok', 'good')]),)
+    )
     assert cli.main(['doctor']) == 1
     assert capsys.readouterr().out == 'FAIL  bad -> mend\nok    good\n'
     # A check that crashes is a failed check, and the others are still made.
-    monkeypatch.setattr(cli, '_CHECKS', (broken, good))
+    monkeypatch.setattr(doctor, 'CHECKS', (broken, good))
     assert cli.main(['doctor']) == 1
     assert capsys.readouterr().out == 'FAIL  broken: RuntimeError: operator missing\nok    good\n'
 
 
 def test_doctor_versions(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert cli._oldest_versions()['timm'] == '1.0.12'
-    assert 'matplotlib' not in cli._oldest_versions()
+    assert doctor._oldest_versions()['timm'] == '1.0.12'
+    assert 'matplotlib' not in doctor._oldest_versions()
 
     def import_module(name: str) -> None:
         if name in ('numba', 'torchvision'):
             raise RuntimeError('operator torchvision::nms does not exist')
 
-    monkeypatch.setattr(cli, 'import_module', import_module)
-    monkeypatch.setattr(cli, '_oldest_versions', lambda: {'timm': '99.1'})
-    found = {line.text.split()[0]: line for line in check(cli._versions)}
+    monkeypatch.setattr(doctor, 'import_module', import_module)
+    monkeypatch.setattr(doctor, '_oldest_versions', lambda: {'timm': '99.1'})
+    found = {line.text.split()[0]: line for line in check(doctor._versions)}
     assert found['torch'].status == found['pillow'].status == 'ok'
     # There is another renderer, and no other torchvision.
     assert found['numba'].status == 'warn' and found['torchvision'].status == 'FAIL'
@@ -250,59 +252,59 @@ def test_doctor_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     'old, new', [('1.0.9', '1.0.12'), ('2.4', '2.5'), ('12.9.1', '13.0.0'), ('2.4.1+cu128', '2.5')]
 )
 def test_versions_are_compared_as_numbers(old: str, new: str) -> None:
-    assert cli._numbers(old) < cli._numbers(new)
+    assert doctor._numbers(old) < doctor._numbers(new)
 
 
 def test_doctor_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [line.status for line in check(cli._torchvision)] == ['ok']
+    assert [line.status for line in check(doctor._torchvision)] == ['ok']
     monkeypatch.setitem(sys.modules, 'torchvision.ops', None)
-    (line,) = check(cli._torchvision)
+    (line,) = check(doctor._torchvision)
     assert line.status == 'FAIL' and 'torchvision does not match torch' in line.text and 'together' in line.advice
 
 
 def test_doctor_autoload(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv('TORCH_DEVICE_BACKEND_AUTOLOAD', raising=False)
-    assert [line.status for line in check(cli._autoload)] == ['ok']
+    assert [line.status for line in check(doctor._autoload)] == ['ok']
     monkeypatch.setattr(metadata, 'version', lambda name: '2.4.1')
-    assert [(line.status, line.text) for line in check(cli._autoload)] == [
+    assert [(line.status, line.text) for line in check(doctor._autoload)] == [
         ('warn', 'autoload is off: torch is older than 2.5')
     ]
     monkeypatch.setattr(metadata, 'entry_points', lambda group: [])
-    assert 'the entry point is not installed' in check(cli._autoload)[0].text
+    assert 'the entry point is not installed' in check(doctor._autoload)[0].text
 
 
 def test_doctor_without_autoload(monkeypatch: pytest.MonkeyPatch) -> None:
     # torch takes any value but 1 for no.
     monkeypatch.setenv('TORCH_DEVICE_BACKEND_AUTOLOAD', 'false')
-    (line,) = check(cli._autoload)
+    (line,) = check(doctor._autoload)
     assert line.status == 'warn' and 'TORCH_DEVICE_BACKEND_AUTOLOAD=false' in line.text and 'import' in line.advice
-    monkeypatch.setattr(cli, '_FRESH', 'raise SystemExit(1)')
-    (line,) = check(cli._fresh_process)
+    monkeypatch.setattr(doctor, '_FRESH', 'raise SystemExit(1)')
+    (line,) = check(doctor._fresh_process)
     assert line.status == 'warn' and 'since autoload is off' in line.text
 
 
 def test_doctor_fresh_process_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv('TORCH_DEVICE_BACKEND_AUTOLOAD', raising=False)
-    monkeypatch.setattr(cli, '_FRESH', "raise SystemExit('no such data set')")
-    (line,) = check(cli._fresh_process)
+    monkeypatch.setattr(doctor, '_FRESH', "raise SystemExit('no such data set')")
+    (line,) = check(doctor._fresh_process)
     assert line.status == 'FAIL' and 'no such data set' in line.text
 
 
 def test_doctor_posterize(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [line.status for line in check(cli._posterize)] == ['ok']
+    assert [line.status for line in check(doctor._posterize)] == ['ok']
     from timm.data import auto_augment
 
     def refuse(image: Any, bits: int) -> None:
         raise ValueError('bits must be between 1 and 8')
 
     monkeypatch.setitem(auto_augment.NAME_TO_OP, 'PosterizeIncreasing', refuse)
-    assert [line.status for line in check(cli._posterize)] == ['FAIL']
+    assert [line.status for line in check(doctor._posterize)] == ['FAIL']
 
 
 def test_doctor_numba_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = pytest.importorskip('timm_fractal._kernel_numba')
     monkeypatch.setattr(kernel, 'draw', kernel.draw.py_func)
-    (line,) = check(cli._numba_cache)
+    (line,) = check(doctor._numba_cache)
     assert line.status == 'warn' and 'NUMBA_CACHE_DIR' in line.advice
 
 
@@ -311,5 +313,5 @@ def test_doctor_shared_memory(free: float, status: str, monkeypatch: pytest.Monk
     if not os.path.isdir('/dev/shm'):
         pytest.skip('no /dev/shm')
     monkeypatch.setattr(shutil, 'disk_usage', lambda folder: shutil._ntuple_diskusage(int(9e9), 0, int(free)))  # type: ignore[attr-defined]
-    (line,) = check(cli._shared_memory)
+    (line,) = check(doctor._shared_memory)
     assert line.status == status and f'{free / 1e6:,.0f} MB' in line.text
