@@ -1,6 +1,7 @@
 """The console script ``timm-fractal``: parses arguments and prints. Heavy imports wait until a command needs them."""
 
 import argparse
+import json
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +15,8 @@ _EXAMPLES = """examples:
   timm-fractal preview fractal1/delta=0.05 -o fractals.png
   timm-fractal preview fractal1 --sweep delta -o delta.png
   timm-fractal export fractal1/classes=100 data/fractal100 --split all
+  timm-fractal export-weights output/train/fractal/last.pth.tar my_model
+  timm-fractal publish my_model --repo-id me/my_model
   timm-fractal doctor
 
 A data set name is a type, or type/option=value,option=value as in 'fractal1/delta=0.05,classes=21000,seed=3'.
@@ -33,11 +36,36 @@ _EXPORT_EXAMPLES = """examples:
 An interrupted export is continued by the same command.
 """
 
+_EXPORT_WEIGHTS_EXAMPLES = """examples:
+  timm-fractal export-weights output/train/fractal/last.pth.tar my_model --tag fractal1_1k
+  timm-fractal export-weights output/train/fractal/last.pth.tar my_model --no-ema --no-head --result cifar100=84.2
+  timm-fractal export-weights last.pth.tar my_model --tag fractal1_1k --manifest my_weights/manifest.json
+
+timm.create_model('local-dir:my_model', pretrained=True) loads it.
+"""
+
+_CONVERT_EXAMPLES = """example:
+  timm-fractal convert vit_tiny_with_1p-frac.pth my_model --tag 1pfrac_1k
+
+The file is read as data; one that holds code is refused.
+"""
+
+_PUBLISH_EXAMPLES = """examples:
+  timm-fractal publish my_model --repo-id me/my_model --dry-run
+  timm-fractal publish my_model --repo-id me/my_model --private
+
+The token is that of `hf auth login`, or HF_TOKEN. An interrupted upload is completed by the same command.
+"""
+
 _DOCTOR_EXAMPLES = """example:
   timm-fractal doctor
 
 The exit code is 1 if a line says FAIL, else 0.
 """
+
+
+#: Commands that go on where they were interrupted.
+_CONTINUES = ('export', 'publish')
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -66,7 +94,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         print(f'timm-fractal {args.command}: {_message(error)}', file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
     except KeyboardInterrupt:
-        words = 'interrupted; the same command continues' if args.command == 'export' else 'interrupted'
+        words = 'interrupted; the same command continues' if args.command in _CONTINUES else 'interrupted'
         print(f'\ntimm-fractal {args.command}: {words}', file=sys.stderr)
         return 130
 
@@ -80,13 +108,13 @@ def _message(error: Exception) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         'timm-fractal',
-        description='Synthetic pre-training for timm: look at the data sets, write them as files, check the set-up.',
+        description='Synthetic pre-training for timm: look at the data sets, write them as files, publish weights.',
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('--version', action='version', version=f'%(prog)s {__version__}')
     commands = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
-    for add in (_add_preview, _add_export, _add_doctor):
+    for add in (_add_preview, _add_export, _add_export_weights, _add_convert, _add_publish, _add_doctor):
         add(commands)
     return parser
 
@@ -169,6 +197,91 @@ def _export(args: Any) -> int:
         # Asked for a split that is not there, timm would validate on what is.
         alone = " --val-split ''" if not (dest / 'validation').is_dir() else ''
         print(f'train with: --data-dir {shlex.quote(args.dest)} --num-classes {results[0].classes}{alone}')
+    return 0
+
+
+def _add_weights(parser: Any, kind: str) -> None:
+    parser.add_argument('path', metavar=kind, help='file with the weights')
+    parser.add_argument('dest', metavar='DEST', nargs='?', help='folder (ARCHITECTURE.TAG)')
+    parser.add_argument('--tag', help='name of the weights, what follows ARCHITECTURE.')
+    head = parser.add_mutually_exclusive_group()
+    head.add_argument('--head', action='store_true', default=True, help='keep the head (so by default)')
+    head.add_argument('--no-head', dest='head', action='store_false', help='drop the head')
+    parser.add_argument('--license', metavar='SPDX', help='licence of the weights, e.g. apache-2.0')
+    parser.add_argument(
+        '--result', metavar='NAME=VALUE', action='append', default=[], help='a measurement, for the card; repeatable'
+    )
+    parser.add_argument('--manifest', metavar='FILE.json', help='add the weights to this manifest, and beside it')
+
+
+def _options(args: Any, *names: str) -> dict[str, Any]:
+    options = {name: getattr(args, name) for name in ('head', 'tag', *names)}
+    return options | {'results': args.result} | ({'license': args.license} if args.license else {})
+
+
+def _finish_weights(args: Any, folder: Path) -> int:
+    from . import hub, weights
+
+    print(f"{folder}: load with timm.create_model('local-dir:{folder}', pretrained=True)")
+    if args.manifest:
+        entry = hub.entry_of(folder, file=weights.HUB_FILE)
+        entry = weights.add(entry, folder / weights.HUB_FILE, args.manifest)
+        print(f'{args.manifest}: {entry.name}, {entry.size:,} bytes, sha256 {entry.sha256}')
+    return 0
+
+
+def _add_export_weights(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        'export-weights',
+        _export_weights,
+        'make a folder that timm loads of a checkpoint of train.py',
+        _EXPORT_WEIGHTS_EXAMPLES,
+    )
+    _add_weights(parser, 'CHECKPOINT')
+    ema = parser.add_mutually_exclusive_group()
+    ema.add_argument('--use-ema', action='store_true', default=None, help='take the moving average (if there is one)')
+    ema.add_argument('--no-ema', dest='use_ema', action='store_false', help='take the weights themselves')
+    parser.add_argument('--recipe', metavar='TEXT', help='recipe of the training, for the card')
+    parser.add_argument('--hardware', metavar='TEXT', help='what it ran on, for the card')
+
+
+def _export_weights(args: Any) -> int:
+    from . import hub
+
+    return _finish_weights(args, hub.export(args.path, args.dest, **_options(args, 'use_ema', 'recipe', 'hardware')))
+
+
+def _add_convert(commands: Any) -> None:
+    summary = "make such a folder of a .pth file of the method's authors"
+    _add_weights(_add_command(commands, 'convert', _convert, summary, _CONVERT_EXAMPLES), 'FILE')
+
+
+def _convert(args: Any) -> int:
+    from . import hub
+
+    return _finish_weights(args, hub.convert(args.path, args.dest, **_options(args)))
+
+
+def _add_publish(commands: Any) -> None:
+    parser = _add_command(commands, 'publish', _publish, 'upload such a folder to the Hub', _PUBLISH_EXAMPLES)
+    parser.add_argument('folder', metavar='DIR', help='folder that export-weights or convert has written')
+    parser.add_argument('--repo-id', metavar='OWNER/NAME', required=True, help='repository; created if need be')
+    parser.add_argument('--private', action='store_true', help='create it as a private one')
+    parser.add_argument('--create-pr', action='store_true', help='open a pull request in place of a commit')
+    parser.add_argument('--revision', metavar='BRANCH', help='branch to commit to (main); created if need be')
+    parser.add_argument('--dry-run', action='store_true', help='check everything, upload nothing')
+
+
+def _publish(args: Any) -> int:
+    from . import hub
+
+    options = {name: getattr(args, name) for name in ('private', 'create_pr', 'revision', 'dry_run')}
+    done = hub.publish(args.folder, args.repo_id, **options)
+    print(f'{args.folder}: uploaded and checked, {done.url}' if done.url else f'{args.folder}: checked, not uploaded')
+    if done.entry:
+        print('entry for a manifest:')
+        print(json.dumps(done.entry, indent=2))
     return 0
 
 
