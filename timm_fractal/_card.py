@@ -105,6 +105,8 @@ def _value(value: Any) -> str:
         return ', '.join(f'{key} {item}' for key, item in value.items())
     if isinstance(value, (list, tuple)):
         return ' x '.join(str(item) for item in value) if all(isinstance(v, int) for v in value) else str(list(value))
+    if isinstance(value, float):
+        return f'{value:.4g}'
     return f'{value:,}' if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterable
 from importlib import metadata
@@ -225,6 +226,8 @@ def _write(
             model_args=model_args or None,
             safe_serialization=True,
         )
+        # safetensors makes files that nobody else can read.
+        shutil.copymode(temporary / 'config.json', temporary / HUB_FILE)
         (temporary / 'README.md').write_text(card(name, cfg, provenance), encoding='utf-8')
         if with_args:
             (temporary / 'train_args.yaml').write_text(yaml.safe_dump(found.args), encoding='utf-8')
@@ -264,7 +267,9 @@ def entry_of(folder: Union[str, Path], **place: Any) -> Weights:
     tag, license = cfg.pop('tag'), cfg.pop('license', 'unknown')
     model_args = config.get('model_args') or {}
     extra = sorted(model_args.keys() - _ORDINARY)
-    size = {'img_size': tuple(cfg['input_size'][-2:])} if cfg.get('fixed_input_size') else {}
+    # What the file says of this model may be that it takes other sizes too; what counts is how timm builds a tag.
+    cfg['fixed_input_size'] = getattr(timm.get_pretrained_cfg(architecture), 'fixed_input_size', False)
+    size = {'img_size': tuple(cfg['input_size'][-2:])} if cfg['fixed_input_size'] else {}
     plain = dict(num_classes=cfg['num_classes'], in_chans=cfg['input_size'][0], **size)
     model = checkpoint.on_meta(timm.create_model, architecture, **plain)
     pool = getattr(model, 'global_pool', None)
