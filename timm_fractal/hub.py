@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple, Optional, Union
 
 import timm
 import timm.data
+import torch
 import yaml
 from timm.models import save_for_hf
 
@@ -284,7 +286,22 @@ def entry_of(folder: Union[str, Path], **place: Any) -> Weights:
     checkpoint.refuse_differences(weights, architecture, checkpoint.model_shapes(model), checkpoint.shapes(weights))
     content = weights.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
-    return Weights(f'{architecture}.{tag}', digest, len(content), cfg, license, config.get('provenance', {}), **place)
+    model = timm.create_model(architecture, pretrained=True, pretrained_cfg={**cfg, 'file': str(weights)}, **plain)
+    provenance = {**config.get('provenance', {}), 'reference_output': reference_output(model)}
+    return Weights(f'{architecture}.{tag}', digest, len(content), cfg, license, provenance, **place)
+
+
+def reference_output(model: Any) -> list[float]:
+    """First features that a model gives for an image that needs no file: a ramp from -1 to 1.
+
+    A manifest keeps them, so that every machine can see that it has loaded the same weights.
+    """
+    size = model.pretrained_cfg['input_size']
+    image = torch.linspace(-1, 1, math.prod(size)).reshape(1, *size)
+    with torch.inference_mode():
+        model = model.eval()
+        features = model.forward_head(model.forward_features(image), pre_logits=True)
+    return [round(float(value), 4) for value in features.flatten()[:8]]
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
