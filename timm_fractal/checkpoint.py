@@ -107,11 +107,18 @@ def unpickle(path: Path) -> dict[str, Any]:
         names = _foreign(path)
         words = f'it wants to call {", ".join(names)}' if names else 'it is no file of torch, or damaged'
         raise ValueError(f'{path} is refused: {words}. Only tensors and plain values are read') from error
-    except (RuntimeError, EOFError, KeyError, UnicodeDecodeError) as error:
-        raise ValueError(f'{path} is damaged, or no checkpoint ({str(error).splitlines()[0]})') from error
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        # Whatever else the reader stumbles over.
+        raise ValueError(f'{path} is damaged, or no checkpoint ({_first_line(error)})') from error
     if not isinstance(content, dict):
         raise ValueError(f'{path}: a checkpoint must be a dict, got {type(content).__name__}')
     return content
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _foreign(path: Path) -> list[str]:
@@ -154,7 +161,7 @@ def _args_beside(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(file.read_text(encoding='utf-8'))
     except yaml.YAMLError as error:
-        raise ValueError(f'{file} is no YAML file of plain values ({str(error).splitlines()[0]})') from error
+        raise ValueError(f'{file} is no YAML file of plain values ({_first_line(error)})') from error
     if not isinstance(content, dict):
         raise ValueError(f'{file} must hold the arguments of train.py, got {type(content).__name__}')
     return _plain(content)

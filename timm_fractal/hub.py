@@ -335,7 +335,11 @@ def check(folder: Union[str, Path]) -> None:
     config = _read_config(folder)
     args = {key: tuple(v) if isinstance(v, list) else v for key, v in (config.get('model_args') or {}).items()}
     args = dict({'num_classes': config['num_classes']}, **args)
-    model = checkpoint.on_meta(timm.create_model, config['architecture'], **args)
+    try:
+        model = checkpoint.on_meta(timm.create_model, config['architecture'], **args)
+    except Exception as error:
+        # The arguments go to the constructor of any model, which may raise anything.
+        raise ValueError(f'{folder / "config.json"}: timm cannot build {config["architecture"]!r} ({error})') from error
     weights = folder / HUB_FILE
     expected, found = checkpoint.model_shapes(model), checkpoint.shapes(weights)
     checkpoint.refuse_differences(weights, config['architecture'], expected, found)
