@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from timm_fractal.weights import manifest
+
 ROOT = Path(__file__).parent.parent
 
 # What any script of a timm user does, and nothing about this package.
@@ -54,6 +56,9 @@ def test_wheel_holds_the_package_and_nothing_else(built):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split('/')[0].split('-')[0] for name in names} == {'timm_fractal'}
     assert {'timm_fractal/py.typed', 'timm_fractal/_autoload.py', 'timm_fractal/cli.py'} <= set(names)
+    assert {'timm_fractal/weights.py', 'timm_fractal/weights/manifest.json'} <= set(names)
+    embedded = {entry.file for entry in manifest().values() if entry.file}
+    assert {name.rpartition('/')[2] for name in names if name.endswith('.safetensors')} == embedded
     assert any(name.endswith('licenses/LICENSE') for name in names)
 
 
@@ -69,6 +74,13 @@ def test_an_unedited_script_finds_the_data_set(clean, tmp_path):
     output = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.split('\n')
     assert output[0] == '[0, 1, 2, 3]'
     assert output[1].startswith(f'timm_fractal.datasets {clean}')
+
+
+def test_the_module_weights_is_not_hidden_by_its_data(clean):
+    code = 'from timm_fractal import weights; print(weights.__file__, len(weights.manifest()))'
+    command = [str(clean / 'bin' / 'python'), '-c', code]
+    output = subprocess.run(command, cwd=clean, check=True, capture_output=True, text=True).stdout.split()
+    assert output[0].startswith(str(clean)) and output[0].endswith('weights.py') and int(output[1]) == len(manifest())
 
 
 def test_console_script(clean):

@@ -4,12 +4,17 @@ They are not in timm's wheel: set TIMM_SOURCE to a checkout of huggingface/pytor
 """
 
 import csv
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from tests import hub_server
+from timm_fractal import hub
 
 SOURCE = os.environ.get('TIMM_SOURCE', '')
 
@@ -61,6 +66,38 @@ def test_trains_resumes_and_validates(tmp_path):
     output = python(tmp_path, f'{SOURCE}/validate.py --dataset {DATASET} --num-classes 20', SMALL_VIT, checkpoint)
     top1 = float(output.split('"top1": ')[1].split(',')[0])
     assert top1 == pytest.approx(float(more[0]['eval_top1']), abs=1e-3)
+
+
+def test_weights_go_to_the_hub_and_back(tmp_path):
+    """Trained, exported, published, loaded bit for bit, and fine-tuned: by name and by file."""
+    recipe = f'--dataset {DATASET} --num-classes 20 --workers 1 {PAPER} --epochs 1'
+    train(tmp_path, 'first', recipe, '--model-ema')
+    checkpoint = tmp_path / 'out' / 'first' / 'last.pth.tar'
+    expected = torch.load(checkpoint, weights_only=False)['state_dict_ema']
+    folder = hub.export(checkpoint, tmp_path / 'exported')
+    with hub_server.serve() as server:
+        client = server.environment(tmp_path / 'hf', HF_TOKEN=hub_server.TOKEN)
+        program = 'import sys; from timm_fractal.cli import main; sys.exit(main())'
+        (tmp_path / 'program.py').write_text(program)
+        output = python(tmp_path, f'program.py publish {folder} --repo-id me/x', **client)
+        assert hub_server.TOKEN not in output
+        entry = json.loads(output[output.index('{') : output.rindex('}') + 1])
+        assert entry['test_vit.fractal1_20']['provenance']['samples'] == 160
+        (tmp_path / 'load.py').write_text(
+            'import timm, torch\n'
+            "torch.save(timm.create_model('hf-hub:me/x', pretrained=True).state_dict(), 'loaded.pt')\n"
+        )
+        python(tmp_path, 'load.py', **client)
+        loaded = torch.load(tmp_path / 'loaded.pt', weights_only=True)
+        assert loaded.keys() == expected.keys() and all(torch.equal(loaded[k], expected[k]) for k in expected)
+        finetune = f'{SOURCE}/train.py --output out {recipe} --img-size 64 --device cpu --pretrained'
+        output = python(tmp_path, finetune, '--model hf-hub:me/x --experiment name', **client)
+        assert 'Loading pretrained weights from Hugging Face hub (me/x)' in output and 'Missing keys' not in output
+        assert (tmp_path / 'out' / 'name' / 'last.pth.tar').exists()
+    by_file = f'{SMALL_VIT} --pretrained-path {folder}/model.safetensors --experiment file'
+    output = python(tmp_path, finetune, by_file)
+    assert f'Loading pretrained weights from file ({folder}/model.safetensors)' in output
+    assert (tmp_path / 'out' / 'file' / 'last.pth.tar').exists()
 
 
 def test_two_processes(tmp_path):
