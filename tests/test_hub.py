@@ -59,7 +59,7 @@ def test_export(exported):
     provenance = config['provenance']
     assert provenance['dataset'] == DATASET and provenance['samples'] == 320 and provenance['epochs'] == 2
     assert provenance['weights'] == 'moving average' and provenance['results'] == {'digits': '93.1'}
-    assert provenance['base'] == Fractal1(DATASET).family.base.tolist()
+    assert provenance['base'] == Fractal1(DATASET).family.bases[0].tolist()
     family = Family.load(exported / 'ifs.json')
     assert family.systems.tolist() == Fractal1(DATASET).family.systems.tolist()
     args = yaml.safe_load((exported / 'train_args.yaml').read_text())

@@ -210,7 +210,7 @@ def _rank(rank, store, folder):
     labels = torch.cat([target for _, target in batches]).tolist()
     gathered = [None, None]
     torch.distributed.all_gather_object(gathered, labels)
-    sums = torch.stack([torch.from_numpy(dataset.bits(k)).long().sum() for k in range(12)])
+    sums = torch.stack([torch.from_numpy(dataset.stored(k)).long().sum() for k in range(12)])
     torch.save(dict(labels=labels, sums=sums, gathered=gathered), f'{folder}/rank{rank}.pt')
     torch.distributed.destroy_process_group()
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from .spec import SPECS
+
 #: Stands for the repository's name until the weights are published.
 REPOSITORY = 'OWNER/NAME'
 
@@ -81,11 +83,12 @@ _TIMM = '[timm](https://github.com/huggingface/pytorch-image-models)'
 
 
 def _introduction(dataset: str, provenance: dict[str, Any]) -> str:
-    if dataset.startswith('fractal1'):
+    kind = dataset.partition('/')[0]
+    if kind in SPECS:
+        what = 'from one image' if kind == 'image1' else 'without a photograph'
         return (
-            f'Weights for {_TIMM}, pre-trained without a photograph: on `{dataset}`, images of one perturbed fractal '
-            f'that timm-fractal renders from a few numbers. They are meant as a start for fine-tuning; the classes of '
-            f'the head are artificial.'
+            f'Weights for {_TIMM}, pre-trained {what}: on `{dataset}`, a data set that timm-fractal renders. They are '
+            f'meant as a start for fine-tuning; the classes of the head are artificial.'
         )
     if 'converted_from' in provenance:
         return (

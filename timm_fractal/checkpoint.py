@@ -58,7 +58,7 @@ class Checkpoint:
         try:
             spec: Any = parse_name(self.args['dataset'])
             rounds, length = self.args.get('epoch_repeats') or 0, self.args.get('train_num_samples')
-            length = int((length or spec.classes * spec.instances) * max(1.0, rounds))
+            length = int((length or spec.classes * getattr(spec, 'instances', 1)) * max(1.0, rounds))
             batch = self.args['batch_size'] * (self.args.get('world_size') or 1)
         except (KeyError, ValueError, AttributeError):
             return None

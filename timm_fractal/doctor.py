@@ -184,7 +184,7 @@ def _speed() -> Iterator[Check]:
     # The first use compiles.
     dataset: Any = Fractal1(f'fractal1/classes={LANES},cache=none')
     family, spec = dataset.family, dataset.spec
-    path = ifs.addresses(ifs.probabilities(family.base), spec.points)
+    path = ifs.addresses(ifs.probabilities(family.bases[0]), spec.points)
     keys = np.zeros((LANES, 2), np.uint32)
     times = []
     for _ in range(5):

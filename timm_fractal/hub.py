@@ -183,8 +183,8 @@ def _provenance(found: Checkpoint) -> tuple[dict[str, Any], Any]:
     if any(field.name == 'cache' for field in dataclasses.fields(spec)):
         spec = dataclasses.replace(spec, cache='none')
     family = getattr(create(spec.name()), 'family', None)
-    if family is not None:
-        said['base'] = family.base.tolist()
+    if family is not None and len(family.bases) == 1:
+        said['base'] = family.bases[0].tolist()
     return said, family
 
 
