@@ -274,7 +274,11 @@ def _handler(hub):
             etag = hashlib.sha256(content).hexdigest()
             if path == hub.damage:
                 content = content[:-1] + bytes([content[-1] ^ 1])
-            self.answer(200, content, ETag=f'"{etag}"', X_Repo_Commit=commit)
+            start = re.fullmatch('bytes=([0-9]+)-', self.headers.get('Range', ''))
+            headers = {'ETag': f'"{etag}"', 'X-Repo-Commit': commit}
+            if start:
+                headers['Content-Range'] = f'bytes {start[1]}-{len(content) - 1}/{len(content)}'
+            self.answer(206 if start else 200, content[int(start[1]) if start else 0 :], **headers)
 
     routes = {
         'GET /api/whoami-v2': Handler.whoami,

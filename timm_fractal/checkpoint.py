@@ -227,8 +227,14 @@ def build(args: dict[str, Any], num_classes: Optional[int] = None, **options: An
 
 
 def on_meta(make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Make a model that has shapes and no memory."""
-    with torch.device('meta'):
+    """Make a model that has shapes and no memory.
+
+    timm 1.0.20 and older ask tensors for their values while they build: there it is a model with memory.
+    """
+    try:
+        with torch.device('meta'):
+            return make(*args, **kwargs)
+    except RuntimeError:
         return make(*args, **kwargs)
 
 

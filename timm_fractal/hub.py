@@ -17,13 +17,14 @@ import timm
 import timm.data
 import torch
 import yaml
-from timm.models import save_for_hf
+from safetensors.torch import save_file
 
 from . import __version__, checkpoint
 from ._ask import ask
 from ._card import FIELDS, REPOSITORY, card
 from .checkpoint import Checkpoint
 from .datasets import create
+from .register import save_config
 from .spec import parse_name
 from .weights import HUB_FILE, Weights
 
@@ -220,14 +221,8 @@ def _write(
     # On the same disk, so that every file appears at once and whole.
     with tempfile.TemporaryDirectory(prefix='.export-', dir=dest) as folder:
         temporary = Path(folder)
-        model_args = dict(found.args.get('model_kwargs') or {})
-        save_for_hf(
-            model,
-            folder,
-            model_config={'provenance': provenance},
-            model_args=model_args or None,
-            safe_serialization=True,
-        )
+        save_config(model, temporary / 'config.json', dict(found.args.get('model_kwargs') or {}), provenance=provenance)
+        save_file(model.state_dict(), temporary / HUB_FILE, {'format': 'pt'})
         # safetensors makes files that nobody else can read.
         shutil.copymode(temporary / 'config.json', temporary / HUB_FILE)
         (temporary / 'README.md').write_text(card(name, cfg, provenance), encoding='utf-8')
