@@ -107,6 +107,9 @@ def test_safetensors_with_arguments(tmp_path):
     assert checkpoint.read(tmp_path / 'x.safetensors').args['dataset'] == DATASET
     safetensors.torch.save_file(tensors(0), tmp_path / 'y.safetensors', {'train_args': json.dumps({'model': 'y'})})
     assert checkpoint.read(tmp_path / 'y.safetensors').args == {'model': 'y'}
+    safetensors.torch.save_file(tensors(0), tmp_path / 'z.safetensors', {'train_args': '[1]'})
+    with pytest.raises(ValueError, match="z.safetensors: the metadata 'train_args' must be a JSON object"):
+        checkpoint.read(tmp_path / 'z.safetensors')
     with pytest.raises(ValueError, match='--use-ema has no meaning for a safetensors file'):
         checkpoint.read(tmp_path / 'x.safetensors', use_ema=True)
 
@@ -178,3 +181,8 @@ def test_others_are_not(tmp_path):
 def test_unknown_architecture():
     with pytest.raises(ValueError, match="unknown architecture 'test_vitt'; did you mean 'test_vit"):
         checkpoint.build({'model': 'test_vitt.x'})
+
+
+def test_arguments_that_the_architecture_does_not_take():
+    with pytest.raises(ValueError, match="timm cannot build test_vit with .*colour='red'.* unexpected keyword"):
+        checkpoint.build({'model': 'test_vit', 'model_kwargs': {'colour': 'red'}})

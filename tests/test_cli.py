@@ -1,5 +1,6 @@
 """The console script: exit codes, messages, lightness, and every check of `doctor` in both of its states."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 import timm_fractal
-from timm_fractal import Fractal1, cli, doctor, preview
+from timm_fractal import Fractal1, cli, doctor, preview, weights
 
 NAME = 'fractal1/classes=6,size=64,points=3000'
 
@@ -197,6 +198,7 @@ def test_doctor_finds_nothing_wrong_here(capsys: pytest.CaptureFixture[str]) -> 
         'posterize takes 0 bits',
         'ms per image and core (512 x 512, 100,000 points)',
         'shared memory',
+        'pre-trained weights: ',
     ):
         assert sum(words in line for line in lines) == 1, (words, lines)
 
@@ -315,3 +317,18 @@ def test_doctor_shared_memory(free: float, status: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(shutil, 'disk_usage', lambda folder: shutil._ntuple_diskusage(int(9e9), 0, int(free)))  # type: ignore[attr-defined]
     (line,) = check(doctor._shared_memory)
     assert line.status == status and f'{free / 1e6:,.0f} MB' in line.text
+
+
+def test_doctor_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(weights.SOURCE, '/mirror')
+    (line,) = check(doctor._weights)
+    assert line.status == 'ok' and line.text.endswith('undamaged; TIMM_FRACTAL_WEIGHTS=/mirror comes first')
+    (tmp_path / 'x').write_bytes(b'1234')
+    entry = weights.Weights('a.b', hashlib.sha256(b'1234').hexdigest(), 4, {}, 'mit', {}, file='any')
+    weights.add(entry, tmp_path / 'x', tmp_path / 'manifest.json')
+    monkeypatch.setattr(weights, 'MANIFEST', tmp_path / 'manifest.json')
+    assert 'pre-trained weights: 1, of them 1 installed' in check(doctor._weights)[0].text
+    (tmp_path / 'a.b.safetensors').write_bytes(b'1235')
+    monkeypatch.setattr(doctor, 'CHECKS', (doctor._weights,))
+    (line,) = doctor.run()
+    assert line.status == 'FAIL' and 'is damaged, or not the weights a.b' in line.text

@@ -76,11 +76,19 @@ def test_an_unedited_script_finds_the_data_set(clean, tmp_path):
     assert output[1].startswith(f'timm_fractal.datasets {clean}')
 
 
-def test_the_module_weights_is_not_hidden_by_its_data(clean):
-    code = 'from timm_fractal import weights; print(weights.__file__, len(weights.manifest()))'
+def test_embedded_weights_need_no_network(clean):
+    """And the module `weights` is not hidden by the folder of the same name."""
+    code = (
+        'import timm, timm_fractal.weights as weights; names = timm.list_pretrained("*fractal*")\n'
+        'for name, entry in weights.manifest().items():\n'
+        '    if entry.file: timm.create_model(name, pretrained=True, num_classes=3)\n'
+        'print(weights.__file__, *names)\n'
+    )
     command = [str(clean / 'bin' / 'python'), '-c', code]
-    output = subprocess.run(command, cwd=clean, check=True, capture_output=True, text=True).stdout.split()
-    assert output[0].startswith(str(clean)) and output[0].endswith('weights.py') and int(output[1]) == len(manifest())
+    environment = {'HF_HUB_OFFLINE': '1', 'HF_HOME': str(clean / 'empty')}
+    done = subprocess.run(command, cwd=clean, env=environment, check=True, capture_output=True, text=True)
+    file, *names = done.stdout.split()
+    assert file.startswith(str(clean)) and file.endswith('weights.py') and names == sorted(manifest())
 
 
 def test_console_script(clean):

@@ -83,8 +83,7 @@ def read(path: Path, use_ema: Optional[bool] = None) -> Checkpoint:
         if use_ema:
             raise ValueError(f'{path}: --use-ema has no meaning for a safetensors file, which holds one set of weights')
         tensors, metadata = _read_safetensors(path)
-        args = json.loads(metadata['train_args']) if 'train_args' in metadata else _args_beside(path)
-        return Checkpoint(path, tensors, args)
+        return Checkpoint(path, tensors, _args_within(path, metadata) or _args_beside(path))
     content = unpickle(path)
     key = 'state_dict_ema' if use_ema or (use_ema is None and content.get('state_dict_ema')) else 'state_dict'
     tensors = content.get(key) or {}
@@ -154,6 +153,13 @@ def shapes(path: Path) -> Shapes:
         raise ValueError(f'{path} is truncated, or no safetensors file ({error})') from error
 
 
+def _args_within(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    try:
+        return _plain(json.loads(metadata.get('train_args', '{}')))
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path}: the metadata 'train_args' must be a JSON object ({error})") from error
+
+
 def _args_beside(path: Path) -> dict[str, Any]:
     file = path.with_name('args.yaml')
     if not file.is_file():
@@ -202,7 +208,7 @@ def build(args: dict[str, Any], num_classes: Optional[int] = None, **options: An
         options: More for the architecture.
 
     Raises:
-        ValueError: There is no such architecture.
+        ValueError: There is no such architecture, or it does not take these arguments.
 
     Example:
         >>> build({'model': 'test_vit', 'num_classes': 7, 'model_kwargs': {'img_size': 64}}).num_classes
@@ -216,14 +222,13 @@ def build(args: dict[str, Any], num_classes: Optional[int] = None, **options: An
 
         raise ValueError(f'unknown architecture {name!r}; {nearest(name, timm.list_models())[:200]} ...')
     size = args.get('input_size') or (args.get('in_chans') or 3,)
-    options = dict(args.get('model_kwargs') or {}, **options)
-    return timm.create_model(
-        name,
-        in_chans=size[0],
-        num_classes=args.get('num_classes') if num_classes is None else num_classes,
-        global_pool=args.get('gp'),
-        **options,
-    )
+    options = dict(args.get('model_kwargs') or {}, in_chans=size[0], global_pool=args.get('gp'), **options)
+    options['num_classes'] = args.get('num_classes') if num_classes is None else num_classes
+    try:
+        return timm.create_model(name, **options)
+    except (AssertionError, RuntimeError, TypeError) as error:
+        words = ', '.join(f'{key}={value!r}' for key, value in options.items() if value is not None)
+        raise ValueError(f'timm cannot build {name} with {words} ({error})') from error
 
 
 def on_meta(make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -215,6 +215,18 @@ def _shared_memory() -> Iterator[Check]:
         yield Check('ok', text)
 
 
+def _weights() -> Iterator[Check]:
+    from . import weights
+
+    entries = weights.manifest().values()
+    embedded = [entry for entry in entries if entry.file]
+    for entry in embedded:
+        weights.checked_bytes(weights.MANIFEST.parent / str(entry.file), entry)
+    text = f'pre-trained weights: {len(entries)}, of them {len(embedded)} installed with the package and undamaged'
+    source = os.environ.get(weights.SOURCE)
+    yield Check('ok', text + (f'; {weights.SOURCE}={source} comes first' if source else ''))
+
+
 CHECKS: tuple[Callable[[], Iterator[Check]], ...] = (
     _versions,
     _torchvision,
@@ -224,4 +236,5 @@ CHECKS: tuple[Callable[[], Iterator[Check]], ...] = (
     _numba_cache,
     _speed,
     _shared_memory,
+    _weights,
 )

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from . import __version__, checkpoint
 from ._ask import ask
 from ._card import FIELDS, REPOSITORY, card
+from ._files import whole_file
 from .checkpoint import Checkpoint
 from .datasets import create
 from .register import save_config
@@ -39,6 +40,9 @@ _ORDINARY = {'num_classes', 'in_chans', 'img_size', 'global_pool'}
 
 # Files that hold tensors in a form that can hold code too.
 _UNSAFE = ('.bin', '.ckpt', '.pickle', '.pkl', '.pt', '.pth', '.tar')
+
+# A folder within the destination that a killed process leaves behind.
+_UNFINISHED = '.export-'
 
 
 class Published(NamedTuple):
@@ -219,7 +223,7 @@ def _write(
     dest.mkdir(parents=True, exist_ok=True)
     provenance = {key: value for key, value in provenance.items() if value not in (None, {})}
     # On the same disk, so that every file appears at once and whole.
-    with tempfile.TemporaryDirectory(prefix='.export-', dir=dest) as folder:
+    with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=dest) as folder:
         temporary = Path(folder)
         save_config(model, temporary / 'config.json', dict(found.args.get('model_kwargs') or {}), provenance=provenance)
         save_file(model.state_dict(), temporary / HUB_FILE, {'format': 'pt'})
@@ -242,7 +246,8 @@ def _refuse_other(dest: Path) -> None:
     """Raise if there is anything at the destination that is no export."""
     if dest.exists() and not dest.is_dir():
         raise FileExistsError(f'{dest} is a file: the destination must be a folder')
-    others = sorted({path.name for path in dest.glob('*')} - set(FILES))
+    names = {path.name for path in dest.glob('*') if not path.name.startswith(_UNFINISHED)}
+    others = sorted(names - set(FILES))
     if others:
         raise FileExistsError(f'{dest} holds {others[0]!r}, which no export writes: choose another destination')
 
@@ -385,7 +390,8 @@ def publish(
     check(folder)
     text = (folder / 'README.md').read_text(encoding='utf-8')
     if REPOSITORY in text:
-        (folder / 'README.md').write_text(text.replace(REPOSITORY, repo_id), encoding='utf-8')
+        with whole_file(folder / 'README.md') as temporary:
+            temporary.write_text(text.replace(REPOSITORY, repo_id), encoding='utf-8')
     if dry_run:
         return Published('', _entry(folder))
     if get_token() is None:
