@@ -144,10 +144,11 @@ def _check(**numbers: Optional[int]) -> None:
 def _fewer(spec: Spec, count: int) -> Spec:
     """The same data set without the classes that are not shown: class k does not depend on their number."""
     fields: dict[str, Any] = {field.name: field for field in dataclasses.fields(spec)}
-    classes = min(getattr(spec, 'classes'), max(count, fields['classes'].metadata['low']))
+    values = vars(spec)
+    classes = min(values['classes'], max(count, fields['classes'].metadata['low']))
     changes: dict[str, Any] = {'classes': classes}
     if 'fractals' in fields:
-        changes['fractals'] = min(getattr(spec, 'fractals'), classes)
+        changes['fractals'] = min(values['fractals'], classes)
     if 'instances' in fields:
         changes['instances'] = 1
     return dataclasses.replace(spec, **changes)
