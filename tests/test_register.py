@@ -144,7 +144,7 @@ def test_unregister_leaves_timm_as_it_was():
         timm_fractal.register()
     timm_fractal.register()
     assert timm.data.create_dataset.__wrapped__ is wrapped[0].__wrapped__
-    assert auto_augment.NAME_TO_OP == operations
+    assert auto_augment.NAME_TO_OP.keys() == operations.keys()
 
 
 def make_loader(dataset, **options):
