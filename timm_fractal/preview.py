@@ -9,7 +9,7 @@ from typing import Any, Optional, Union
 from PIL import Image, ImageDraw
 
 from ._files import whole_file
-from .datasets import create
+from .datasets import create, natural_mode
 from .export import check_writable
 from .spec import Spec, nearest, parse_name
 
@@ -163,8 +163,7 @@ def _with(spec: Spec, option: str, text: str) -> Spec:
 def _images(spec: Spec, split: str, count: int, tile: int, data_dir: Union[str, Path, None]) -> list[Image.Image]:
     # Only what is shown is drawn.
     spec = dataclasses.replace(spec, cache='none')  # type: ignore[call-arg]
-    mode = 'RGB' if getattr(spec, 'view', 'gray') == 'rgb' else 'L'
-    dataset = create(spec.name(), split=split, root=data_dir, input_img_mode=mode)
+    dataset = create(spec.name(), split=split, root=data_dir, input_img_mode=natural_mode(spec))
     images = (dataset[i][0] for i in range(min(count, dataset.num_classes)))
     return [_tile(image, tile) for image in images]
 

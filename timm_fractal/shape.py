@@ -5,8 +5,8 @@ images and tensors with it. Positions are relative to the image: (u, v) is (-1, 
 (the corner, not the middle of the pixel in it) and (1, 1) at the bottom right one, so that 1 is half the width or half
 the height. Every warp is a map from the canvas to the image: the pixel at (u, v) shows what the image has at
 (X(u, v), Y(u, v)), bilinear between pixels, and the fill colour where that lies outside of [-1, 1]^2. Positions are
-rounded to 1/64 pixel and computed from numbers of few bits, so that no sum and no product is rounded, whatever the order:
-a warp of bytes is the same on every machine and device.
+rounded to 1/64 pixel and computed from numbers of few bits, so that no sum and no product is rounded, whatever the
+order: a warp of bytes is the same on every machine and device.
 
 X and Y are the identity plus what was drawn, and all warps draw it in the same way: each of their numbers is
 ``magnitude * U(-1, 1)`` (half of that for polynomials). What is no image any more is then pulled towards the identity:
