@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from timm_fractal import Family, Fractal1, datasets, ifs, parse_name
+from timm_fractal import Family, Fractal1, datasets, fractals, ifs, parse_name
 from timm_fractal.render import render, unpack
 
 SMALL = 'fractal1/classes=12,points=3000,size=64'
@@ -63,7 +63,7 @@ def test_default_seed_is_the_first_rich_one():
     def is_rich(seed):
         train = Fractal1(f'fractal1/classes=32,seed={seed}')
         base, systems = train.family.bases[0], train.family.systems
-        first = [ifs.perturb(base, 0.1, datasets._rng(seed, 1, k, 0)) for k in range(32)]
+        first = [ifs.perturb(base, 0.1, fractals._rng(seed, 1, k, 0)) for k in range(32)]
         if not np.array_equal(first, systems) or (unpack(_stack(train), 512) > 0).mean() <= 0.15:
             return False
         validation = Fractal1(train.spec, 'validation')

@@ -132,6 +132,15 @@ def test_other_data_sets_have_no_fractals(tmp_path):
     assert 'base' not in json.loads((folder / 'config.json').read_text())['provenance']
 
 
+@pytest.mark.parametrize('dataset', ['image1', 'noise1/classes=20,size=64', 'fractal1/classes=20,fractals=2,size=64'])
+def test_provenance_of_all_data_sets(dataset):
+    """One base IFS is told; several are in ifs.json, and an image is not here."""
+    args = ARGS | dict(dataset=dataset, data_dir='photos' if dataset == 'image1' else None)
+    said, family = hub._provenance(checkpoint.Checkpoint('x', {}, args))
+    assert said['dataset'].startswith(dataset.partition('/')[0]) and 'base' not in said
+    assert (family is not None) == dataset.startswith('fractal1')
+
+
 @pytest.mark.parametrize('classes, tag', [(1000, 'fractal1_1k'), (21000, 'fractal1_21k'), (1500, 'fractal1_1500')])
 def test_tags_follow_the_data_set(tmp_path, classes, tag):
     found = checkpoint.Checkpoint(tmp_path, {}, {'dataset': f'torch/fractal1/classes={classes}'})

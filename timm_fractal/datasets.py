@@ -461,3 +461,8 @@ TYPES: dict[str, type[SyntheticDataset]] = {
 def create(name: str, split: str = 'train', **options: Any) -> SyntheticDataset:
     """Make a data set from its name; the options are those of its class."""
     return TYPES[parse_name(name).type](name, split, **options)
+
+
+def natural_mode(spec: Spec) -> str:
+    """The mode that loses nothing: ``'RGB'`` for what is coloured, else ``'L'``."""
+    return 'RGB' if isinstance(spec, Image1Spec) and spec.view == 'rgb' else 'L'

@@ -182,8 +182,8 @@ def _provenance(found: Checkpoint) -> tuple[dict[str, Any], Any]:
         'exported_with': {name: metadata.version(name) for name in packages[:2]} | {packages[2]: __version__},
     }
     source = str(found.args.get('data_dir') or found.args.get('data') or '')
-    # Made from a file, which is not here, the data set is not what its name alone says; folders are not looked at.
-    if spec is None or Path(source).suffix:
+    # Made from a file, which is not here, the data set is not what its name alone says. Fractals ignore folders.
+    if spec is None or spec.type == 'image1' or Path(source).suffix:
         return said, None
     if any(field.name == 'cache' for field in dataclasses.fields(spec)):
         spec = dataclasses.replace(spec, cache='none')

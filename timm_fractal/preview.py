@@ -9,7 +9,7 @@ from typing import Any, Optional, Union
 from PIL import Image, ImageDraw
 
 from ._files import whole_file
-from .datasets import create
+from .datasets import create, natural_mode
 from .export import check_writable
 from .spec import Spec, nearest, parse_name
 
@@ -144,10 +144,11 @@ def _check(**numbers: Optional[int]) -> None:
 def _fewer(spec: Spec, count: int) -> Spec:
     """The same data set without the classes that are not shown: class k does not depend on their number."""
     fields: dict[str, Any] = {field.name: field for field in dataclasses.fields(spec)}
-    classes = min(getattr(spec, 'classes'), max(count, fields['classes'].metadata['low']))
+    values = vars(spec)
+    classes = min(values['classes'], max(count, fields['classes'].metadata['low']))
     changes: dict[str, Any] = {'classes': classes}
     if 'fractals' in fields:
-        changes['fractals'] = min(getattr(spec, 'fractals'), classes)
+        changes['fractals'] = min(values['fractals'], classes)
     if 'instances' in fields:
         changes['instances'] = 1
     return dataclasses.replace(spec, **changes)
@@ -162,8 +163,7 @@ def _with(spec: Spec, option: str, text: str) -> Spec:
 def _images(spec: Spec, split: str, count: int, tile: int, data_dir: Union[str, Path, None]) -> list[Image.Image]:
     # Only what is shown is drawn.
     spec = dataclasses.replace(spec, cache='none')  # type: ignore[call-arg]
-    mode = 'RGB' if getattr(spec, 'view', 'gray') == 'rgb' else 'L'
-    dataset = create(spec.name(), split=split, root=data_dir, input_img_mode=mode)
+    dataset = create(spec.name(), split=split, root=data_dir, input_img_mode=natural_mode(spec))
     images = (dataset[i][0] for i in range(min(count, dataset.num_classes)))
     return [_tile(image, tile) for image in images]
 

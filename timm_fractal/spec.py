@@ -14,6 +14,10 @@ from typing import Any, ClassVar, Optional, TypeVar
 
 T = TypeVar('T')
 
+#: Names of the warps and of the views in `timm_fractal.shape`.
+WARPS = ('affine', 'homography', 'elastic', 'polynomial')
+VIEWS = ('gray', 'rgb', 'contour')
+
 
 def nearest(word: str, valid: Iterable[str]) -> str:
     """The end of an error message about an unknown word: the nearest valid one, then all of them."""
@@ -269,13 +273,9 @@ class Image1Spec(Spec):
     type: ClassVar[str] = 'image1'
 
     classes: int = _classes(doc='number of warps, one per class')
-    warp: str = option(
-        'affine', 'kind of shape augmentation', choices=('affine', 'homography', 'elastic', 'polynomial')
-    )
+    warp: str = option('affine', 'kind of shape augmentation', choices=WARPS)
     delta: float = option(0.1, 'magnitude of the warps', low=0, high=1)
-    view: str = option(
-        'gray', 'what is warped: the image in gray, in colour, or its edges', choices=('gray', 'rgb', 'contour')
-    )
+    view: str = option('gray', 'what is warped: the image in gray, in colour, or its edges', choices=VIEWS)
     size: int = _size()
     seed: int = _seed(0, 'which warps')
     cache: str = _cache()
