@@ -15,6 +15,7 @@ import torch
 
 from tests import hub_server
 from timm_fractal import hub
+from timm_fractal.weights import manifest
 
 SOURCE = os.environ.get('TIMM_SOURCE', '')
 
@@ -98,6 +99,18 @@ def test_weights_go_to_the_hub_and_back(tmp_path):
     output = python(tmp_path, finetune, by_file)
     assert f'Loading pretrained weights from file ({folder}/model.safetensors)' in output
     assert (tmp_path / 'out' / 'file' / 'last.pth.tar').exists()
+
+
+def test_fine_tunes_embedded_weights(tmp_path):
+    names = [name for name, entry in manifest().items() if entry.file]
+    if not names:
+        pytest.skip('this version has no embedded weights')
+    options = (
+        f'--model {names[0]} --pretrained --dataset {DATASET} --num-classes 20 --device cpu --workers 1 --epochs 1'
+    )
+    output = python(tmp_path, f'{SOURCE}/train.py --output out --experiment tag {options} {PAPER}')
+    assert f'{names[0]}: loaded from' in output
+    assert (tmp_path / 'out' / 'tag' / 'last.pth.tar').exists()
 
 
 def test_two_processes(tmp_path):
