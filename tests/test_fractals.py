@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import numpy as np
@@ -184,3 +185,20 @@ def test_parameters_of_another_type_are_refused(tmp_path):
     (tmp_path / 'family.json').write_text(json.dumps(content | {'bases': content['bases'][:2]}))
     with pytest.raises(ValueError, match=r'is damaged .* of shape \(2, 7, 2, 3\) and \(4, 7, 2, 3\)'):
         OFDB('ofdb', root=tmp_path / 'family.json')
+
+
+# The bytes of the data sets. A change here is a change of every data set ever named: never update these in passing.
+@pytest.mark.parametrize(
+    'name, split, expected',
+    [
+        ('fractal1/classes=6,fractals=4,size=128', 'train', '2ea4e7a4959b574a'),
+        ('ofdb/classes=4', 'train', '4f64d7847d492b1d'),
+        ('ofdb/classes=4,size=100,seed=1', 'validation', '92bb4d10b2de6882'),
+        ('fractaldb/classes=2,instances=100,size=64,points=5000', 'train', '6ed37505fe4c9dfb'),
+        ('fractaldb/classes=2,size=64,points=5000', 'validation', '515a08676a50edd0'),
+    ],
+)
+def test_same_name_same_bytes(name, split, expected):
+    dataset = datasets.create(name, split)
+    stored = b''.join(np.ascontiguousarray(dataset.stored(number)).tobytes() for number in range(len(dataset)))
+    assert hashlib.sha256(stored).hexdigest()[:16] == expected

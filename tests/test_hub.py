@@ -511,6 +511,35 @@ def test_a_byte_that_changed_on_the_way(client, server, published):
         client(load_tag, manifest, name)
 
 
+def test_a_busy_hub_and_a_broken_one(client, server, published):
+    name, manifest = published('me/asked_often')
+    server.faults['HEAD .*me/asked_often'] = [500] * 1000
+    with pytest.raises(ConnectionError, match=rf'{name} \(me/asked_often\): .* fails \(500\): do the same again later'):
+        client(load_tag, manifest, name)
+    assert server.count('HEAD') < 50
+    server.faults.clear()
+    server.faults['HEAD .*me/asked_often'] = [429, 500]
+    server.faults['GET .*me/asked_often'] = [429, 503]
+    assert equal(client(load_tag, manifest, name), tensors(1))
+
+
+def publish_offline(*args):
+    from huggingface_hub import constants
+
+    constants.HF_HUB_OFFLINE = True
+    try:
+        return hub.publish(*args)
+    finally:
+        constants.HF_HUB_OFFLINE = False
+
+
+def test_publishing_offline(client, exported, tmp_path):
+    with pytest.raises(
+        ConnectionError, match='publishing to me/x: HF_HUB_OFFLINE is set, so .* is not asked: unset it'
+    ):
+        client(publish_offline, copy(exported, tmp_path / 'x'), 'me/x')
+
+
 def limited(bytes_, *args):
     """A file system that cannot take more, as far as one process can have it: no file may grow over this size."""
     import resource

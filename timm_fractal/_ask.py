@@ -42,8 +42,9 @@ def ask(what: str, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         try:
             return call(*args, **kwargs)
         except Exception as error:
-            response = getattr(error, 'response', None) if isinstance(error, HfHubHTTPError) else None
-            status = getattr(response, 'status_code', None)
+            # What the client does not find in its cache may have been refused before that.
+            answers = [e for e in (error, error.__cause__) if isinstance(e, HfHubHTTPError)]
+            status = next((e.response.status_code for e in answers if getattr(e, 'response', None) is not None), None)
             if status not in _BUSY or not waits:
                 translated = _translate(what, error, status)
                 if translated is None:
@@ -60,11 +61,8 @@ def _translate(what: str, error: Exception, status: Any) -> 'OSError | None':
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
         words = f'{what}: {error.strerror}: make room, or set HF_HOME to a folder that has some'
         return OSError(error.errno, words, error.filename)
-    if isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled)):
-        return FileNotFoundError(
-            f'{what}: it is not in the cache, and {hub} cannot be reached. Unset HF_HUB_OFFLINE, or set HF_ENDPOINT to '
-            f'a mirror, HF_HOME to a cache that has it, or TIMM_FRACTAL_WEIGHTS to a folder or mirror of weights'
-        )
+    if isinstance(error, OfflineModeIsEnabled):
+        return ConnectionError(f'{what}: HF_HUB_OFFLINE is set, so {hub} is not asked: unset it')
     # The Hub answers 401 for what it does not show to strangers, so that they cannot tell whether it exists.
     if status == 401:
         words = (
@@ -83,6 +81,11 @@ def _translate(what: str, error: Exception, status: Any) -> 'OSError | None':
         )
     if status is not None and status >= 500:
         return ConnectionError(f'{what}: {hub} fails ({status}): do the same again later')
+    if isinstance(error, LocalEntryNotFoundError):
+        return FileNotFoundError(
+            f'{what}: it is not in the cache, and {hub} cannot be reached. Unset HF_HUB_OFFLINE, or set HF_ENDPOINT to '
+            f'a mirror, HF_HOME to a cache that has it, or TIMM_FRACTAL_WEIGHTS to a folder or mirror of weights'
+        )
     # Whichever HTTP library this version of the client is built on.
     if type(error).__module__.split('.')[0] in ('httpx', 'httpx2', 'httpcore', 'requests', 'urllib3'):
         return ConnectionError(f'{what}: {hub} cannot be reached ({type(error).__name__}: {error})')

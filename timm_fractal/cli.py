@@ -27,7 +27,7 @@ _PREVIEW_EXAMPLES = """examples:
   timm-fractal preview fractal1/sigma=4,seed=7 --count 64 --columns 16 --tile 96
   timm-fractal preview fractal1 --sweep delta --values 0.01,0.05,0.1,0.2,0.4
   timm-fractal preview fractal1 --sweep seed --values 0,1,2,3,4,5
-  timm-fractal preview image1/delta=0.3 --data-dir photo.jpg --sweep warp
+  timm-fractal preview image1 --data-dir photo.jpg --sweep warp
 """
 
 _EXPORT_EXAMPLES = """examples:

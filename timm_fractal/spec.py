@@ -262,7 +262,9 @@ class Image1Spec(Spec):
     """One real image, its classes made by shape augmentation ("Scaling Backwards", the section on real images).
 
     Class k is one warp of the image, drawn once; see `timm_fractal.shape` for the warps and what ``delta``, their
-    magnitude, means. The authors have not published theirs.
+    magnitude, means. The authors have not published theirs. The default is larger than that of `Fractal1Spec`, since
+    the crops of the augmentation hide shifts: a small ViT told 13 % of 100 classes of a photograph apart after 100,000
+    images with 0.1, and 50 % with 0.3.
 
     Example:
         >>> spec = parse_name('image1/warp=elastic,delta=0.3')
@@ -274,7 +276,7 @@ class Image1Spec(Spec):
 
     classes: int = _classes(doc='number of warps, one per class')
     warp: str = option('affine', 'kind of shape augmentation', choices=WARPS)
-    delta: float = option(0.1, 'magnitude of the warps', low=0, high=1)
+    delta: float = option(0.3, 'magnitude of the warps', low=0, high=1)
     view: str = option('gray', 'what is warped: the image in gray, in colour, or its edges', choices=VIEWS)
     size: int = _size()
     seed: int = _seed(0, 'which warps')
