@@ -431,11 +431,21 @@ def test_an_interrupted_upload_is_completed(client, server, exported, tmp_path):
     assert all(files[path.name] == path.read_bytes() for path in folder.iterdir())
 
 
-def test_a_cut_connection_is_tried_again_with_limits(client, server, exported, tmp_path):
-    server.cut = '^POST /api/models/me/cut/preupload'
+@pytest.mark.parametrize('request_', ['^POST /api/models/me/cut/preupload', '^PUT /lfs/'])
+def test_a_cut_connection_is_tried_again_with_limits(client, server, tmp_path, request_):
+    """With weights that no other test has uploaded."""
+    safetensors.torch.save_file(tensors(8), tmp_path / 'model.safetensors')
+    (tmp_path / 'args.yaml').write_text(yaml.safe_dump(ARGS))
+    folder = hub.export(tmp_path / 'model.safetensors', tmp_path / 'x')
+    server.cut = request_
     with pytest.raises(ConnectionError, match='publishing to me/cut: .* cannot be reached'):
-        client(hub.publish, copy(exported, tmp_path / 'x'), 'me/cut')
-    assert 1 <= server.count('preupload') <= 20
+        client(hub.publish, folder, 'me/cut')
+    assert 1 <= server.count(request_) <= 20
+    server.cut = None
+    server.faults[request_] = [500] * 50
+    with pytest.raises(ConnectionError, match=r'publishing to me/cut: .* fails \(500\)'):
+        client(hub.publish, folder, 'me/cut')
+    assert server.count(request_) <= 40
 
 
 def test_a_busy_hub_is_asked_again(client, server, exported, tmp_path):

@@ -86,7 +86,8 @@ def _translate(what: str, error: Exception, status: Any) -> 'OSError | None':
             f'{what}: it is not in the cache, and {hub} cannot be reached. Unset HF_HUB_OFFLINE, or set HF_ENDPOINT to '
             f'a mirror, HF_HOME to a cache that has it, or TIMM_FRACTAL_WEIGHTS to a folder or mirror of weights'
         )
-    # Whichever HTTP library this version of the client is built on.
-    if type(error).__module__.split('.')[0] in ('httpx', 'httpx2', 'httpcore', 'requests', 'urllib3'):
-        return ConnectionError(f'{what}: {hub} cannot be reached ({type(error).__name__}: {error})')
+    # Whichever HTTP library this version of the client is built on; uploads hide its errors behind others.
+    for cause in filter(None, (error, error.__cause__)):
+        if type(cause).__module__.split('.')[0] in ('httpx', 'httpx2', 'httpcore', 'requests', 'urllib3'):
+            return ConnectionError(f'{what}: {hub} cannot be reached ({type(cause).__name__}: {cause})')
     return None
