@@ -35,16 +35,14 @@ def ask(what: str, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         >>> ask('adding', sum, [1, 2])
         3
     """
-    from huggingface_hub.errors import HfHubHTTPError
-
     waits = list(WAITS)
     while True:
         try:
             return call(*args, **kwargs)
         except Exception as error:
-            # What the client does not find in its cache may have been refused before that.
-            answers = [e for e in (error, error.__cause__) if isinstance(e, HfHubHTTPError)]
-            status = next((e.response.status_code for e in answers if getattr(e, 'response', None) is not None), None)
+            # What the client does not find in its cache may have been refused before that; uploads hide answers, too.
+            answers = (getattr(e, 'response', None) for e in (error, error.__cause__))
+            status = next((answer.status_code for answer in answers if answer is not None), None)
             if status not in _BUSY or not waits:
                 translated = _translate(what, error, status)
                 if translated is None:
