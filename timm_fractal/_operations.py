@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 Numbers = npt.NDArray[np.float64]
-#: Arguments (b,) and histograms (b, C, 256) -> tables (b, C or 1, 256) of levels.
+#: Arguments (b,) and histograms (b, C, 256) -> tables of levels that broadcast to (b, C, 256).
 Table = Callable[[Tensor, Tensor], Tensor]
 #: Arguments, height, width -> what Image.transform calls the data of AFFINE, (b, 6).
 Matrix = Callable[[Numbers, int, int], Numbers]
@@ -30,7 +30,7 @@ def _levels(like: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _invert(argument: Tensor, histogram: Tensor) -> Tensor:
-    return (255 - _levels(histogram, torch.int64)).expand(len(argument), 1, 256)
+    return 255 - _levels(histogram, torch.int64)
 
 
 def _auto_contrast(argument: Tensor, histogram: Tensor) -> Tensor:
@@ -208,13 +208,14 @@ def _transform(images: Tensor, data: Numbers, cubic: bool, fill: Tensor) -> Tens
     column, row = (across - 0.5).floor(), (down - 0.5).floor()
     flat = (len(images), 1, -1)
     right, below = ((across - 0.5 - column).float().view(flat), (down - 0.5 - row).float().view(flat))
-    column, row = column.long(), row.long()
+    columns = [(column.long() + k).clamp_(0, width - 1) for k in _reach(cubic)]
+    row = row.long()
     pixels = images.flatten(2)
 
     def line(shift: int) -> Tensor:
         start = (row + shift).clamp_(0, height - 1) * width
-        taps = ((start + (column + k).clamp_(0, width - 1)).view(flat) for k in _reach(cubic))
-        return _mix([pixels.gather(2, tap.expand(pixels.shape)).float() for tap in taps], right)
+        taps = ((start + column).view(flat).expand(pixels.shape) for column in columns)
+        return _mix([pixels.gather(2, tap).float() for tap in taps], right)
 
     values = _mix([line(shift) for shift in _reach(cubic)], below).view_as(images)
     return torch.where(inside[:, None], _to_levels(values), fill[:, None, None])
@@ -355,7 +356,7 @@ class Canvas:
             histogram = torch.zeros_like(histogram).scatter_add_(2, self._tables[index].long(), histogram)
         else:
             histogram = self._tables[index]  # Any tensor on the device: the table does not depend on it.
-        table = TABLES[name](arguments, histogram).clamp_(0, 255).to(torch.uint8)
+        table = TABLES[name](arguments, histogram).clamp(0, 255).to(torch.uint8)
         before = self._tables[index]
         self._tables[index] = table.expand_as(before).gather(2, before.long())
         self._pending[chosen] = True

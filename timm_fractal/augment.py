@@ -640,16 +640,23 @@ class Erase:
         The boxes and colours are the same on every device; noise is drawn on the device, from the seed.
         """
         noise = torch.Generator(images.device).manual_seed(params.seed)
-        channels = images.shape[1]
-        for number, block in zip(*params.box[..., 2].nonzero()):
-            top, left, height, width = params.box[number, block].tolist()
-            box = images[number, :, top : top + height, left : left + width]
+        channels, height, width = images.shape[1:]
+        row = torch.arange(height, device=images.device)[:, None]
+        column = torch.arange(width, device=images.device)
+        for block in range(params.box.shape[1]):
+            box = torch.from_numpy(params.box[:, block]).to(images.device)
+            top, left, high, wide = box.T[..., None, None, None]
+            inside = ((row >= top) & (row < top + high) & (column >= left) & (column < left + wide)).expand_as(images)
             if self.mode == 'pixel':
-                box.normal_(generator=noise)
+                # As many numbers as pixels: the array on the CPU says how many, so that the device need not.
+                count = channels * int(params.box[:, block, 2:].prod(1).sum())
+                pixels = torch.empty(count, dtype=images.dtype, device=images.device).normal_(generator=noise)
+                images.masked_scatter_(inside, pixels)
             elif self.mode == 'rand':
-                box.copy_(torch.from_numpy(params.colour[number, block, :channels, None, None]))
+                colour = torch.from_numpy(params.colour[:, block, :channels, None, None])
+                images.copy_(torch.where(inside, colour.to(images), images))
             else:
-                box.zero_()
+                images.masked_fill_(inside, 0)
         return images
 
 
