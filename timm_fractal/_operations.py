@@ -194,20 +194,25 @@ def _rotate(argument: Numbers, height: int, width: int) -> Numbers:
 
 
 def _transform(images: Tensor, data: Numbers, cubic: bool, fill: Tensor) -> Tensor:
-    """Image.transform with AFFINE: (b, C, H, W) uint8 -> the same. Positions in double, levels in single precision."""
-    if (data[:, [0, 4]] == 1).all():
+    """Image.transform with AFFINE: (b, C, H, W) uint8 -> the same.
+
+    Positions are in double precision. Levels are, too, where the interpolation is linear: there, half of them may be
+    whole numbers, when all of an image moves by half a pixel say, and which level that is must not be left to rounding.
+    """
+    if cubic and (data[:, [0, 4]] == 1).all():
         if (data[:, [3, 5]] == 0).all():
-            return _slide(images, data[:, 1], data[:, 2], cubic, fill)
+            return _slide(images, data[:, 1], data[:, 2], fill)
         if (data[:, [1, 2]] == 0).all():
-            return _slide(images.mT, data[:, 3], data[:, 5], cubic, fill).mT
+            return _slide(images.mT, data[:, 3], data[:, 5], fill).mT
     height, width = images.shape[-2:]
     x, y = _middles(width, images.device), _middles(height, images.device)[:, None]
     a, b, c, d, e, f = torch.from_numpy(data).to(images.device).T[..., None, None]
     across, down = a * x + b * y + c, d * x + e * y + f
     inside = (across >= 0) & (across < width) & (down >= 0) & (down < height)
-    column, row = (across - 0.5).floor(), (down - 0.5).floor()
-    flat = (len(images), 1, -1)
-    right, below = ((across - 0.5 - column).float().view(flat), (down - 0.5 - row).float().view(flat))
+    across, down = across - 0.5, down - 0.5
+    column, row = across.floor(), down.floor()
+    flat, precision = (len(images), 1, -1), torch.float32 if cubic else torch.float64
+    right, below = ((across - column).to(precision).view(flat), (down - row).to(precision).view(flat))
     columns = [(column.long() + k).clamp_(0, width - 1) for k in _reach(cubic)]
     row = row.long()
     pixels = images.flatten(2)
@@ -215,21 +220,21 @@ def _transform(images: Tensor, data: Numbers, cubic: bool, fill: Tensor) -> Tens
     def line(shift: int) -> Tensor:
         start = (row + shift).clamp_(0, height - 1) * width
         taps = ((start + column).view(flat).expand(pixels.shape) for column in columns)
-        return _mix([pixels.gather(2, tap).float() for tap in taps], right)
+        return _mix([pixels.gather(2, tap).to(precision) for tap in taps], right)
 
     values = _mix([line(shift) for shift in _reach(cubic)], below).view_as(images)
     return torch.where(inside[:, None], _to_levels(values), fill[:, None, None])
 
 
-def _slide(images: Tensor, slope: Numbers, shift: Numbers, cubic: bool, fill: Tensor) -> Tensor:
-    """A map that moves each row by itself, by ``slope * y + shift``: one place and one fraction for all of a row."""
+def _slide(images: Tensor, slope: Numbers, shift: Numbers, fill: Tensor) -> Tensor:
+    """A cubic map that moves each row by itself, by ``slope * y + shift``: one place and one fraction for a row."""
     height, width = images.shape[-2:]
     moves = slope[:, None] * (np.arange(height) + 0.5) + shift[:, None]
     move = torch.from_numpy(moves).to(images.device)
     across = _middles(width, images.device) + move[..., None]
     inside = (across >= 0) & (across < width)
     whole = move.floor()
-    reach = _reach(cubic)
+    reach = _reach(True)
     taps = torch.arange(reach.start, width + reach.stop - 1, device=images.device)
     index = (whole.long()[..., None] + taps).clamp_(0, width - 1)
     pixels = images.gather(3, index[:, None].expand(-1, images.shape[1], -1, -1)).float()

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 from timm.data import auto_augment as timm_augment
-from timm.data.mixup import mixup_target
+from timm.data import mixup as timm_mixup
 from torch import Tensor
 from torchvision.transforms import ColorJitter
 
@@ -344,25 +344,35 @@ class _Operation:
 Level = Callable[[float, dict[str, Any]], tuple[float]]
 
 
-def _level_functions(function: Any) -> tuple[Level, Level]:
-    """timm's function from a magnitude to arguments, twice: with the positive and with the negative sign.
-
-    timm's functions draw the sign from Python's generator. These are the same functions in a scope of their own, in
-    which a sign is given and that generator is missing.
-    """
-    scope = {**timm_augment.__dict__, 'random': None}
-    if '_randomly_negate' not in scope:
+@functools.cache
+def _level_scope(sign: int) -> dict[str, Any]:
+    """timm's functions from a magnitude to arguments, with the sign that they draw handed in."""
+    if not hasattr(timm_augment, '_randomly_negate'):
         raise RuntimeError('timm.data.auto_augment has no _randomly_negate any more: use the ordinary loader')
+    # A function that drew anything else would fail.
+    return _rescoped(timm_augment, _randomly_negate=lambda value: sign * value, random=None)
+
+
+def _level_functions(function: Any) -> tuple[Level, Level]:
+    """One of timm's functions from a magnitude to arguments twice, with the positive and with the negative sign."""
     partial = function if isinstance(function, functools.partial) else functools.partial(function)
+    plus, minus = (_level_scope(sign)[partial.func.__name__] for sign in (1, -1))
+    return (
+        functools.partial(plus, *partial.args, **partial.keywords),
+        functools.partial(minus, *partial.args, **partial.keywords),
+    )
 
-    def signed(negate: Callable[[float], float]) -> Level:
-        inner: Any = {**scope, '_randomly_negate': negate}
-        for name, value in scope.items():
-            if isinstance(value, types.FunctionType) and name.endswith('_level_to_arg'):
-                inner[name] = types.FunctionType(value.__code__, inner, name, value.__defaults__)
-        return functools.partial(inner[partial.func.__name__], *partial.args, **partial.keywords)
 
-    return signed(lambda value: value), signed(lambda value: -value)
+def _rescoped(module: types.ModuleType, **names: Any) -> dict[str, Any]:
+    """A module's functions once more, in a scope where some names stand for something else.
+
+    So timm's own code, in the version at hand, draws from the generator that it is given here.
+    """
+    scope = {**vars(module), **names}
+    for name, value in vars(module).items():
+        if isinstance(value, types.FunctionType) and value.__module__ == module.__name__ and name not in names:
+            scope[name] = types.FunctionType(value.__code__, scope, name, value.__defaults__, value.__closure__)
+    return scope
 
 
 class Evaluate:
@@ -401,8 +411,7 @@ class Evaluate:
         self.size = _size(input_size)
         self.scaled = math.floor(self.size[0] / crop_pct), math.floor(self.size[1] / crop_pct)
         self.squash = crop_mode == 'squash'
-        # timm does not hand the interpolation to the resize that it takes for a result that is not square.
-        self.cubic = interpolation == 'bicubic' and (self.squash or self.scaled[0] == self.scaled[1])
+        self.cubic = interpolation == 'bicubic'
 
     def apply(self, images: Tensor) -> Tensor:
         """Resize and crop, uint8 (B, C, H, W) -> uint8 (B, C, *size); raises ValueError for another dtype or shape."""
@@ -508,24 +517,23 @@ class Mix:
     def __init__(self, collate: Any) -> None:
         if collate.mode != 'batch':
             refuse('mixup_mode', collate.mode, "only 'batch' is")
+        if getattr(collate, 'multi_label', False):
+            refuse('multi_label', True, 'only False is')
         self.collate = collate
 
     def make_params(self, height: int, width: int, generator: torch.Generator) -> MixParams:
         """Draw how a batch of images of this height and width is mixed."""
-        rng, mixup = _rng(generator), self.collate
-        if not mixup.mixup_enabled or rng.random() >= mixup.mix_prob:
-            return MixParams(1.0, None)
-        both = mixup.mixup_alpha > 0 and mixup.cutmix_alpha > 0
-        cut = rng.random() < mixup.switch_prob if both else mixup.cutmix_alpha > 0
-        alpha = mixup.cutmix_alpha if cut else mixup.mixup_alpha
-        share = float(rng.beta(alpha, alpha))
+        numpy = _Numpy(int(torch.randint(2**32, (), generator=generator)))
+        scope = _rescoped(timm_mixup, np=numpy)
+        draw = types.FunctionType(timm_mixup.Mixup._params_per_batch.__code__, scope)
+        share, cut = draw(self.collate)
         if not cut:
             return MixParams(share, None)
-        low, high = mixup.cutmix_minmax or (None, None)
-        rows, columns = (_draw_span(size, share, low, high, rng) for size in (height, width))
-        if mixup.correct_lam or low is not None:
-            share = 1 - (rows[1] - rows[0]) * (columns[1] - columns[0]) / (height * width)
-        return MixParams(share, (*rows, *columns))
+        box, share = scope['cutmix_bbox_and_lam'](
+            (height, width), share, ratio_minmax=self.collate.cutmix_minmax, correct_lam=self.collate.correct_lam
+        )
+        top, bottom, left, right = (int(edge) for edge in box)
+        return MixParams(float(share), (top, bottom, left, right))
 
     def apply(self, images: Tensor, labels: Tensor, params: MixParams) -> tuple[Tensor, Tensor]:
         """Mix.
@@ -555,21 +563,18 @@ class Mix:
         elif share != 1:
             images = (images.float() * share + images.flip(0).float() * (1 - share)).round_().to(torch.uint8)
         mixup = self.collate
-        target: Tensor = mixup_target(labels, mixup.num_classes, share, mixup.label_smoothing)  # type: ignore[no-untyped-call]
-        return images, target
+        mixup_target: Callable[..., Tensor] = timm_mixup.mixup_target
+        return images, mixup_target(labels, mixup.num_classes, share, mixup.label_smoothing)
 
 
-def _draw_span(
-    size: int, share: float, low: Optional[float], high: Optional[float], rng: np.random.Generator
-) -> tuple[int, int]:
-    """One axis of cutmix's box: around any pixel, cut off at the edge, or, from low to high, inside of the image."""
-    if low is not None and high is not None:
-        length = int(rng.integers(int(size * low), int(size * high)))
-        start = int(rng.integers(0, size - length))
-        return start, start + length
-    half = int(size * math.sqrt(1 - share)) // 2
-    middle = int(rng.integers(0, size))
-    return max(0, middle - half), min(size, middle + half)
+class _Numpy:
+    """numpy with a generator of its own in place of the global one."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = np.random.RandomState(seed)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
 
 
 class EraseParams(NamedTuple):

@@ -1,0 +1,105 @@
+"""Time per image of the paper's augmentation: in batches on a device against timm's transforms on PIL images.
+
+    OMP_NUM_THREADS=1 python -m tests.benchmarks.bench_augment
+
+Both start from the same rendered images in memory and end with what a model gets: augmented, normalised, erased. On the
+CPU with one thread, in turn, in the same run. Where there is a GPU, the batches are also made there.
+"""
+
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from timm.data import create_transform
+from timm.data.loader import PrefetchLoader, fast_collate
+
+from timm_fractal.augment import Erase, create_augment, normalize
+from timm_fractal.datasets import Fractal1
+
+IMAGES, ROUNDS, SIZE = 128, 5, 224
+# As in tests.benchmarks.bench_loader; random erasing has its own place.
+PAPER = dict(
+    is_training=True,
+    scale=(0.08, 1.0),
+    ratio=(3 / 4, 4 / 3),
+    hflip=0.5,
+    vflip=0.5,
+    color_jitter=0.4,
+    auto_augment='rand-m9-mstd0.5-inc1',
+    interpolation='bicubic',
+    mean=(0.5,) * 3,
+)
+HALF = (0.5,) * 3
+
+
+def milliseconds(make: Callable[[], Any], count: int, synchronize: Callable[[], Any] = lambda: None) -> float:
+    """Time per image."""
+    start = time.perf_counter()
+    make()
+    synchronize()
+    return (time.perf_counter() - start) / count * 1e3
+
+
+def on_device(table: torch.Tensor, generator: torch.Generator) -> Callable[[], torch.Tensor]:
+    """What makes one batch of a table of images."""
+    augment, erase = create_augment(SIZE, **PAPER), Erase(0.5, 'pixel')
+    count, _, height, width = table.shape
+
+    def make() -> torch.Tensor:
+        images = augment.apply(table, augment.make_params(count, height, width, generator))
+        return erase.apply(normalize(images, HALF, HALF), erase.make_params(count, SIZE, SIZE, generator))
+
+    return make
+
+
+def with_timm(images: list[Any]) -> Callable[[], Any]:
+    """The same with timm: transforms, collation, and what its prefetcher does."""
+    transform = create_transform(SIZE, use_prefetcher=True, re_prob=0.5, re_mode='pixel', **PAPER)
+
+    def make() -> Any:
+        batch = fast_collate([(transform(image), 0) for image in images])
+        loader = PrefetchLoader([batch], HALF, HALF, device=torch.device('cpu'), re_prob=0.5, re_mode='pixel')
+        return next(iter(loader))[0]
+
+    return make
+
+
+def main() -> None:
+    warnings.simplefilter('ignore')
+    torch.set_num_threads(1)
+    dataset = Fractal1(f'fractal1/classes={IMAGES}')
+    images = [dataset[k][0] for k in range(IMAGES)]
+    gray = torch.from_numpy(np.stack([np.asarray(image)[..., 0] for image in images]))[:, None]
+    generator = torch.Generator().manual_seed(0)
+    ways: dict[str, Callable[[], Any]] = {
+        'timm, PIL images': with_timm(images),
+        'batch, gray': on_device(gray, generator),
+        'batch, RGB': on_device(gray.repeat(1, 3, 1, 1), generator),
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(ROUNDS + 1):
+        for name, make in ways.items():
+            took = milliseconds(make, IMAGES)
+            if turn:
+                times[name].append(took)
+    print(
+        f"The paper's augmentation, 512 to {SIZE} pixels, {IMAGES} images, one CPU thread, medians of {ROUNDS} rounds"
+    )
+    for name, took_all in times.items():
+        ratio = statistics.median(other / own for other, own in zip(times['timm, PIL images'], took_all))
+        print(f"{name:17} {statistics.median(took_all):6.2f} ms an image, {ratio:.2f} times as fast as timm's")
+    if not torch.cuda.is_available():
+        print('no GPU here')
+        return
+    for count in (256, 1024, 4096):
+        make = on_device(gray.to('cuda').repeat(count // IMAGES, 1, 1, 1), generator)
+        took_all = [milliseconds(make, count, torch.cuda.synchronize) for _ in range(ROUNDS + 2)][2:]
+        print(f'GPU, {count:4} at once {1e3 / statistics.median(took_all):9.0f} images/s')
+
+
+if __name__ == '__main__':
+    main()
