@@ -18,7 +18,7 @@ _ONE = 2.0**22
 # time goes into copying windows that overlap.
 _BLOCK = 32
 # Images per step. On the CPU what a step needs should fit into the cache, elsewhere many images fill the device.
-_CHUNK = {'cpu': 16}
+_CHUNK = {'cpu': 8}
 _CHUNK_ELSEWHERE = 512
 
 
