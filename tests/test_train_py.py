@@ -63,6 +63,22 @@ def test_trains_resumes_and_validates(tmp_path):
     assert top1 == pytest.approx(float(more[0]['eval_top1']), abs=1e-3)
 
 
+def test_batches_of_the_device(tmp_path):
+    """Trains, resumes with the same batches, validates."""
+    options = f'--dataset {DATASET},loader=device --num-classes 20 {PAPER}'
+    _, whole = train(tmp_path, 'whole', options, '--epochs 2 --sched none')
+    train(tmp_path, 'first', options, '--epochs 1 --sched none')
+    _, more = train(tmp_path, 'more', options, '--epochs 2 --sched none --resume out/first/last.pth.tar')
+    assert [row['epoch'] for row in whole] == ['0', '1'] and [row['epoch'] for row in more] == ['1']
+    assert float(more[0]['train_loss']) == pytest.approx(float(whole[1]['train_loss']), abs=1e-4)
+    checkpoint = '--checkpoint out/more/last.pth.tar'
+    tops = []
+    for name in (f'{DATASET},loader=device', DATASET):
+        output = python(tmp_path, f'{SOURCE}/validate.py --dataset {name} --num-classes 20', SMALL_VIT, checkpoint)
+        tops.append(float(output.split('"top1": ')[1].split(',')[0]))
+    assert tops[0] == pytest.approx(float(more[0]['eval_top1']), abs=1e-3) and tops[0] == pytest.approx(tops[1], abs=6)
+
+
 def test_two_processes(tmp_path):
     (tmp_path / 'on_cpu.py').write_text(ON_CPU)
     launcher = '-m torch.distributed.run --standalone --nproc-per-node 2 on_cpu.py'

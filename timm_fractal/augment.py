@@ -457,7 +457,7 @@ def create_augment(
         crop_mode: See `Evaluate`.
         crop_border_pixels: None or 0.
         interpolation: See `Train` and `Evaluate`.
-        options: The other arguments of `Train`.
+        options: The other arguments of `Train`; they have no meaning for `Evaluate`.
 
     Raises:
         ValueError: An option that is not available here; the message says which one, and what is.

@@ -222,7 +222,7 @@ class Fractal1(Dataset[tuple[Any, Any]]):
     def _render(self, family: Optional[Family]) -> Family:
         """Find the systems, if they are not known, and fill the table."""
         table = None if self._table is None else self._table.numpy()
-        images = dataclasses.replace(self.spec, cache='auto')
+        images = dataclasses.replace(self.spec, cache='auto', loader='auto')
         drawn = 0
         family = family or _families.get(images)
         if family is None:
@@ -310,11 +310,11 @@ def _load(root: Union[str, Path], spec: Fractal1Spec) -> tuple[Family, Fractal1S
     """Read a parameter file and the specification it was drawn from, which must not contradict the one asked for."""
     family = Family.load(root)
     saved = parse_name(family.name)
-    if dataclasses.replace(spec, cache='auto') not in (Fractal1Spec(), saved):
+    if dataclasses.replace(spec, cache='auto', loader='auto') not in (Fractal1Spec(), saved):
         raise ValueError(f'{root} holds {family.name!r}, not {str(spec)!r}: name the data set {spec.type!r} alone')
     if not isinstance(saved, Fractal1Spec) or family.systems.shape[:2] != (saved.classes, saved.maps):
         raise ValueError(f'{root} is damaged: {family.name!r} does not have systems of shape {family.systems.shape}')
-    return family, dataclasses.replace(saved, cache=spec.cache)
+    return family, dataclasses.replace(saved, cache=spec.cache, loader=spec.loader)
 
 
 TYPES: dict[str, Callable[..., Dataset[Any]]] = {'fractal1': Fractal1}

@@ -160,6 +160,9 @@ class Fractal1Spec(Spec):
         choices=('auto', 'shared', 'none'),
         images=False,
     )
+    loader: str = option(
+        'auto', 'batches are made by timm, or on the device of the model', choices=('auto', 'device'), images=False
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
