@@ -66,9 +66,11 @@ def test_trains_resumes_and_validates(tmp_path):
 def test_batches_of_the_device(tmp_path):
     """Trains, resumes with the same batches, validates."""
     options = f'--dataset {DATASET},loader=device --num-classes 20 {PAPER}'
-    _, whole = train(tmp_path, 'whole', options, '--epochs 2 --sched none')
-    train(tmp_path, 'first', options, '--epochs 1 --sched none')
-    _, more = train(tmp_path, 'more', options, '--epochs 2 --sched none --resume out/first/last.pth.tar')
+    _, whole = train(tmp_path, 'whole', options, '--epochs 2 --sched step --decay-epochs 99')
+    train(tmp_path, 'first', options, '--epochs 1 --sched step --decay-epochs 99')
+    _, more = train(
+        tmp_path, 'more', options, '--epochs 2 --sched step --decay-epochs 99 --resume out/first/last.pth.tar'
+    )
     assert [row['epoch'] for row in whole] == ['0', '1'] and [row['epoch'] for row in more] == ['1']
     assert float(more[0]['train_loss']) == pytest.approx(float(whole[1]['train_loss']), abs=1e-4)
     checkpoint = '--checkpoint out/more/last.pth.tar'
