@@ -156,6 +156,23 @@ def test_a_batch_is_resampled_as_its_images_one_by_one(photo):
     assert (together.int() - alone.int()).abs().max() <= 1 and (together != alone).float().mean() < 1e-3
 
 
+def test_weights_in_two_parts_survive_products_of_11_bits():
+    """What a GPU with TF32 computes, done by hand: the same levels, but for few that lie half between two."""
+    from timm_fractal import _resample
+
+    def with_11_bits(values):
+        return ((values.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+
+    yes = torch.ones(1, dtype=torch.bool)
+    (weights,) = _resample._bands(torch.tensor([300]), 224, 224, 0, yes, yes, torch.device('cpu')).weights
+    pixels = torch.randint(0, 256, (50, weights.shape[2]), generator=generator()).float()
+    exact = pixels.double() @ weights.double()
+    parts = [with_11_bits(part) for part in _resample._split(weights)]
+    assert torch.equal(with_11_bits(pixels), pixels) and torch.equal(parts[0], _resample._split(weights)[0])
+    assert (sum(pixels.double() @ part.double() for part in parts) - exact).abs().max() < 1e-3
+    assert (pixels.double() @ with_11_bits(weights).double() - exact).abs().max() > 0.05
+
+
 def test_nothing_to_do_changes_nothing(image):
     whole = (torch.tensor([value]) for value in (0, 0, image.height, image.width))
     for cubic in (False, True):

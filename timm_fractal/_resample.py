@@ -7,7 +7,7 @@ this module, and what is left of the difference is the order in which single pre
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 import torch
 from torch import Tensor
@@ -49,12 +49,12 @@ class _Bands(NamedTuple):
 
     Attributes:
         windows: Lines of the box that each window shows, int64 (B, blocks, window).
-        weights: float32 (B, blocks, window, lines of a block).
+        weights: float32 (B, blocks, window, lines of a block), one or several that add up to the weights.
         lines: How many lines there are; the last block may have more.
     """
 
     windows: Tensor
-    weights: Tensor
+    weights: list[Tensor]
     lines: int
 
 
@@ -130,13 +130,13 @@ def _apply(pixels: Tensor, left: Tensor, rows: _Bands, columns: _Bands) -> Tenso
     windows = pixels.flatten(1, 2)[:, None].expand(-1, blocks, -1, -1)
     windows = windows.gather(3, index.expand(-1, -1, channels * height, -1)).float()
     # (B, blocks, C * rows, window) x (B, blocks, window, lines)
-    across = _round(_product(windows, columns.weights))
+    across = _round(sum(windows @ part for part in columns.weights))
     across = across.transpose(1, 2).flatten(2)[..., : columns.lines].contiguous()
 
     plane = torch.arange(count * channels, device=pixels.device).view(count, 1, 1, channels)
     windows = _select(across, plane * height + rows.windows.clamp(max=height - 1)[..., None]).flatten(3)
     # (B, blocks, lines, window) x (B, blocks, window, C * columns)
-    down = _round(_product(rows.weights.mT, windows)).flatten(1, 2)[:, : rows.lines]
+    down = _round(sum(part.mT @ windows for part in rows.weights)).flatten(1, 2)[:, : rows.lines]
     return down.view(count, rows.lines, channels, columns.lines).transpose(1, 2).to(torch.uint8)
 
 
@@ -172,7 +172,10 @@ def _bands(
     banded = weights.new_zeros(len(line), blocks, lines, window)
     place = (first - start)[..., None] + torch.arange(taps, device=device)
     banded.scatter_(3, place, weights.view(place.shape))
-    return _Bands(start + torch.arange(window, device=device), banded.mT, size)
+    banded = banded.mT
+    return _Bands(
+        start + torch.arange(window, device=device), _split(banded) if device.type == 'cuda' else [banded], size
+    )
 
 
 def _cubic(distance: Tensor) -> Tensor:
@@ -182,15 +185,16 @@ def _cubic(distance: Tensor) -> Tensor:
     return torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
 
 
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    """The matrix product in single precision; one of the factors has whole numbers of 8 bits."""
-    if left.is_cuda:
-        # A GPU may multiply with 11 significant bits (TF32, which timm's train.py switches on). That leaves bytes as
-        # they are, and in two parts a weight keeps the bits that matter.
-        coarse, rough = left.bfloat16().float(), right.bfloat16().float()
-        return coarse @ rough + (left - coarse) @ rough + coarse @ (right - rough)
-    return left @ right
+def _split(weights: Tensor) -> list[Tensor]:
+    """Two parts of weights, for products that keep only 11 significant bits of each factor.
+
+    So does a GPU with TF32, which timm's train.py switches on. Bytes and the first part stay as they are, and of the
+    second the bits that count are left.
+    """
+    coarse = weights.bfloat16().float()
+    return [coarse, weights - coarse]
 
 
-def _round(levels: Tensor) -> Tensor:
-    return levels.add_(0.5).floor_().clamp_(0, 255)
+def _round(levels: Any) -> Tensor:
+    rounded: Tensor = levels.add_(0.5).floor_().clamp_(0, 255)
+    return rounded
