@@ -131,8 +131,9 @@ def test_several_batches_are_made_at_once(monkeypatch):
         monkeypatch.setattr('timm_fractal.device_loader._AT_ONCE', {'cpu': count})
         loader = create(repeats=3, hflip=0, **{**options, 'vflip': 0})
         calls = []
-        original = loader.augment.apply
-        loader.augment.apply = lambda images, params, calls=calls, original=original: (
+        (augment,) = loader.augments
+        original = augment.apply
+        augment.apply = lambda images, params, calls=calls, original=original: (
             calls.append(len(images)) or original(images, params)
         )
         batches[count] = list(loader)
@@ -140,6 +141,31 @@ def test_several_batches_are_made_at_once(monkeypatch):
     for other in (8, 1000):
         for (images, labels), (expected, targets) in zip(batches[1], batches[other], strict=True):
             assert torch.equal(images, expected) and torch.equal(labels, targets)
+
+
+@pytest.mark.parametrize('schedule', ['constant', 'progressive'])
+def test_batches_of_several_sizes(schedule):
+    pytest.importorskip('timm.data.scheduled_sampler')
+    options = dict(
+        input_size_choices=[16, (3, 24, 24), (32, 40)],
+        batch_size_choices=[8, 6, 4],
+        batch_choice_schedule=schedule,
+        batch_schedule_epochs=3,
+        repeats=20,
+        is_training=True,
+    )
+    ours, theirs = (create(name, **options) for name in (f'{SMALL},loader=device', SMALL))
+    assert len(ours) == len(theirs)
+    for epoch in range(3):
+        shapes = []
+        for loader in (ours, theirs):
+            loader.batch_sampler.set_epoch(epoch)
+            shapes.append([images.shape for images, _ in loader])
+        assert shapes[0] == shapes[1] and len(set(shapes[0])) > 1
+    assert ours.batch_sampler.average_batch_size == theirs.batch_sampler.average_batch_size
+    # The samples of an epoch are those that the batch sampler names, whatever the grouping.
+    [first, again] = [[labels.tolist() for _, labels in ours] for _ in range(2)]
+    assert first == again == [[index % 12 for index, _ in batch] for batch in ours.batch_sampler]
 
 
 @pytest.mark.parametrize('training', [True, False])
@@ -268,7 +294,7 @@ def test_channels():
         (dict(re_split=True), 're_split=True'),
         (dict(num_aug_splits=3), 'num_aug_splits=3'),
         (dict(tf_preprocessing=True), 'tf_preprocessing=True'),
-        (dict(input_size_choices=[32, 48]), r'input_size_choices=\[32, 48\]'),
+        (dict(input_size_choices=[32, 48], is_training=False), r'input_size_choices=\[32, 48\]'),
         (dict(train_crop_mode='rkrr'), "train_crop_mode='rkrr'"),
     ],
 )

@@ -7,7 +7,6 @@ takes hardly longer for them than for one.
 
 import logging
 from collections.abc import Iterator, Sequence, Sized
-from itertools import islice
 from typing import Any, Optional, Union
 
 import numpy as np
@@ -32,19 +31,17 @@ _AT_ONCE_ELSEWHERE = 2048
 _WITHOUT_MEANING = frozenset(
     {'num_workers', 'pin_memory', 'persistent_workers', 'worker_seeding', 'use_prefetcher', 'use_multi_epochs_loader'}
 )
-# Arguments that have no effect unless `input_size_choices` is given, which is refused.
-_OF_SIZE_CHOICES = frozenset(
-    {
-        'batch_size_choices',
-        'batch_choice_weights',
-        'batch_choice_seed',
-        'batch_choice_schedule',
-        'batch_schedule_epochs',
-        'batch_schedule_spread',
-        'batch_schedule_random_mix',
-        'num_batches',
-    }
-)
+# Arguments about a choice of sizes, and what timm's sampler calls them.
+_OF_CHOICES = {
+    'batch_size_choices': 'batch_sizes',
+    'batch_choice_weights': 'choice_weights',
+    'batch_choice_seed': 'seed',
+    'batch_choice_schedule': 'choice_schedule',
+    'batch_schedule_epochs': 'schedule_epochs',
+    'batch_schedule_spread': 'schedule_spread',
+    'batch_schedule_random_mix': 'schedule_random_mix',
+    'num_batches': 'num_batches',
+}
 
 
 class ShuffleSampler(Sampler[int]):
@@ -96,8 +93,8 @@ class DeviceLoader:
 
     Args:
         dataset: The images; all of them are copied to the device.
-        augment: The transform.
-        batch_sampler: Which samples make a batch.
+        augments: The transform; or several, of which the batch sampler chooses one for each batch.
+        batch_sampler: Which samples make a batch: numbers, or pairs of a number and the place of the transform.
         mean: For `normalize`, as many as channels.
         std: For `normalize`.
         device: Where the images lie and the work is done.
@@ -120,8 +117,8 @@ class DeviceLoader:
     def __init__(
         self,
         dataset: Fractal1,
-        augment: Union[Train, Evaluate],
-        batch_sampler: BatchSampler,
+        augments: Sequence[Union[Train, Evaluate]],
+        batch_sampler: Any,
         mean: Sequence[float],
         std: Sequence[float],
         device: torch.device,
@@ -133,7 +130,7 @@ class DeviceLoader:
         if dataset.target_transform is not None:
             refuse('target_transform', dataset.target_transform, 'only None is')
         self.dataset = dataset
-        self.augment = augment
+        self.augments = tuple(augments)
         self.batch_sampler = batch_sampler
         self.mean, self.std = mean, std
         self.device = device
@@ -168,26 +165,38 @@ class DeviceLoader:
         epoch = getattr(self.sampler, 'epoch', 0)
         self._passed = epoch, self._passed[1] + 1 if self._passed[0] == epoch else 0
         generator = _generator(self.seed, *self._passed)
-        batches = iter(self.batch_sampler)
-        while group := list(islice(batches, self._group())):
+        for choice, group in self._groups():
             numbers = torch.tensor([index for batch in group for index in batch]) % len(self._table)
             labels = (numbers % self.dataset.num_classes).to(self.device)
-            images = self._augment(numbers, generator)
+            images = self._augment(self.augments[choice], numbers, generator)
             sizes = [len(batch) for batch in group]
             for part, target in zip(torch.split(images, sizes), torch.split(labels, sizes)):
                 yield self._finish(part, target, generator)
 
-    def _group(self) -> int:
-        """Batches that are made at once."""
-        return max(1, _AT_ONCE.get(self.device.type, _AT_ONCE_ELSEWHERE) // (self.batch_sampler.batch_size or 1))
+    def _groups(self) -> Iterator[tuple[int, list[list[int]]]]:
+        """Batches that are made at once, with the place of their transform."""
+        room = _AT_ONCE.get(self.device.type, _AT_ONCE_ELSEWHERE)
+        group: list[list[int]] = []
+        last, count = 0, 0
+        for batch in self.batch_sampler:
+            choice = 0
+            if isinstance(batch[0], tuple):
+                choice, batch = batch[0][1], [index for index, _ in batch]
+            if group and (choice != last or count + len(batch) > room):
+                yield last, group
+                group, count = [], 0
+            group.append(batch)
+            last, count = choice, count + len(batch)
+        if group:
+            yield last, group
 
-    def _augment(self, numbers: Tensor, generator: torch.Generator) -> Tensor:
+    def _augment(self, augment: Union[Train, Evaluate], numbers: Tensor, generator: torch.Generator) -> Tensor:
         size = self.dataset.spec.size
         bits = self._table.index_select(0, numbers.to(self.device))
         images = self._levels.index_select(0, bits.flatten().int()).view(len(bits), 1, size, -1)[..., :size]
-        if isinstance(self.augment, Evaluate):
-            return self.augment.apply(images)
-        return self.augment.apply(images, self.augment.make_params(len(images), size, size, generator))
+        if isinstance(augment, Evaluate):
+            return augment.apply(images)
+        return augment.apply(images, augment.make_params(len(images), size, size, generator))
 
     def _finish(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         count, _, height, width = images.shape
@@ -224,6 +233,7 @@ def create_device_loader(
     re_mode: str = 'const',
     re_count: int = 1,
     num_aug_repeats: int = 0,
+    input_size_choices: Optional[Sequence[Union[int, Sequence[int]]]] = None,
     mean: Sequence[float] = (0.485, 0.456, 0.406),
     std: Sequence[float] = (0.229, 0.224, 0.225),
     distributed: bool = False,
@@ -245,6 +255,7 @@ def create_device_loader(
         re_mode: See `Erase`.
         re_count: See `Erase`.
         num_aug_repeats: How often a sample occurs among all processes; with ``distributed`` only.
+        input_size_choices: Sizes of which each batch gets one, as timm schedules them; in training.
         mean: Of the images, from 0 to 1.
         std: Of the images.
         distributed: Whether this process gets a part of the samples, that of its rank.
@@ -252,21 +263,22 @@ def create_device_loader(
         fp16: Old name of ``img_dtype=torch.float16``.
         img_dtype: Floating point, of the images.
         device: A torch device.
-        options: Arguments of `create_augment`, and timm's about worker processes, which have no meaning here.
+        options: Arguments of `create_augment`; timm's about the choice of sizes, which are its
+            ``ScheduledBatchSampler``'s; and those about worker processes, which have no meaning here.
 
     Raises:
         ValueError: An option that is not available here; the message says which one, and what is.
     """
-    for name in ('re_split', 'num_aug_splits', 'tf_preprocessing', 'input_size_choices'):
+    for name in ('re_split', 'num_aug_splits', 'tf_preprocessing'):
         if value := options.pop(name, None):
             refuse(name, value, 'it has to be left out')
-    options = {k: v for k, v in options.items() if k not in _WITHOUT_MEANING | _OF_SIZE_CHOICES}
+    schedule = {_OF_CHOICES[name]: options.pop(name) for name in _OF_CHOICES.keys() & options.keys()}
+    options = {name: value for name, value in options.items() if name not in _WITHOUT_MEANING}
     if collate_fn is not None and not isinstance(collate_fn, Mixup):
         refuse('collate_fn', collate_fn, "only timm's FastCollateMixup is")
     if num_aug_repeats and not (distributed and is_training):
         refuse('num_aug_repeats', num_aug_repeats, 'only for training with distributed=True')
     channels = input_size[0] if not isinstance(input_size, int) and len(input_size) == 3 else len(mean)
-    size = input_size if isinstance(input_size, int) else tuple(input_size[-2:])
     # Every rank has a seed of its own in timm's train.py.
     seed = torch.initial_seed() % 2**63
     sampler: Any
@@ -282,10 +294,25 @@ def create_device_loader(
         sampler = DistributedSampler(dataset)
     adapt: Any = adapt_to_chs
     mean, std = (adapt(tuple(values), channels) for values in (mean, std))
+    sizes, batch_sampler = [input_size], BatchSampler(sampler, batch_size, drop_last=is_training)
+    if input_size_choices is not None:
+        if not is_training:
+            refuse('input_size_choices', input_size_choices, 'only for training')
+        sizes = list(input_size_choices)
+        batch_sampler = _scheduled(sampler, [batch_size] * len(sizes), schedule)
     return DeviceLoader(
         dataset,
-        create_augment(size, is_training=is_training, no_aug=no_aug, mean=mean, **options),
-        BatchSampler(sampler, batch_size, drop_last=is_training),
+        [
+            create_augment(
+                size if isinstance(size, int) else tuple(size[-2:]),
+                is_training=is_training,
+                no_aug=no_aug,
+                mean=mean,
+                **options,
+            )
+            for size in sizes
+        ],
+        batch_sampler,
         mean,
         std,
         torch.device(device),
@@ -294,3 +321,11 @@ def create_device_loader(
         Erase(re_prob, re_mode, re_count) if re_prob and is_training and not no_aug else None,
         seed,
     )
+
+
+def _scheduled(sampler: Any, batch_sizes: list[int], schedule: dict[str, Any]) -> Any:
+    """timm's sampler for batches of different sizes, which older versions do not have."""
+    from timm.data.scheduled_sampler import ScheduledBatchSampler
+
+    schedule['batch_sizes'] = schedule.get('batch_sizes') or batch_sizes
+    return ScheduledBatchSampler(sampler, drop_last=True, **schedule)
