@@ -223,19 +223,33 @@ def _draw_boxes(
     Each image takes the first of ten draws that fits into it; if none does, the largest box in the middle whose shape
     is in the range.
     """
-    area = rng.uniform(*scale, (count, _ATTEMPTS)) * (height * width)
-    shape = np.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1]), (count, _ATTEMPTS)))
-    wide, high = np.sqrt(area * shape).round(), np.sqrt(area / shape).round()
-    fits = (wide <= width) & (high <= height)
-    first = np.arange(count), fits.argmax(1)
+    total = np.full(count, height * width)
+    wide, high, found = _draw_sides(total, scale, ratio, (width, height), rng)
     largest = min(height, round(width / min(ratio))), min(width, round(height * max(ratio)))
-    found = fits[first]
-    high = np.where(found, high[first], largest[0])
-    wide = np.where(found, wide[first], largest[1])
+    high, wide = np.where(found, high, largest[0]), np.where(found, wide, largest[1])
     top, left = (rng.random(count) * (height - high + 1), rng.random(count) * (width - wide + 1))
     top = np.where(found, top, (height - high) // 2)
     left = np.where(found, left, (width - wide) // 2)
     return np.stack([top, left, high, wide], 1).astype(np.int64)
+
+
+def _draw_sides(
+    total: npt.NDArray[Any], area: Pair, ratio: Pair, largest: tuple[int, int], rng: np.random.Generator
+) -> tuple[Numbers, Numbers, npt.NDArray[np.bool_]]:
+    """Two sides of rectangles, whole numbers, and whether one of ten draws gave sides that are at most the largest.
+
+    The product of the sides, relative to ``total``, is uniform, and so is the logarithm of their quotient.
+    """
+    first, second, found = np.zeros(len(total)), np.zeros(len(total)), np.zeros(len(total), np.bool_)
+    pending = np.arange(len(total))
+    for _ in range(_ATTEMPTS):
+        product = rng.uniform(*area, len(pending)) * total[pending]
+        quotient = np.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1]), len(pending)))
+        sides = np.sqrt(product * quotient).round(), np.sqrt(product / quotient).round()
+        fits = (sides[0] <= largest[0]) & (sides[1] <= largest[1])
+        first[pending], second[pending], found[pending] = *sides, fits
+        pending = pending[~fits]
+    return first, second, found
 
 
 class _Policy:
@@ -520,16 +534,19 @@ class Mix:
         if getattr(collate, 'multi_label', False):
             refuse('multi_label', True, 'only False is')
         self.collate = collate
+        self._numpy = _Numpy()
+        scope = _rescoped(timm_mixup, np=self._numpy)
+        self._draw = types.FunctionType(timm_mixup.Mixup._params_per_batch.__code__, scope)
+        self._draw_box = scope['cutmix_bbox_and_lam']
 
     def make_params(self, height: int, width: int, generator: torch.Generator) -> MixParams:
         """Draw how a batch of images of this height and width is mixed."""
-        numpy = _Numpy(int(torch.randint(2**32, (), generator=generator)))
-        scope = _rescoped(timm_mixup, np=numpy)
-        draw = types.FunctionType(timm_mixup.Mixup._params_per_batch.__code__, scope)
-        share, cut = draw(self.collate)
+        seed = int(torch.randint(2**63 - 1, (), generator=generator))
+        self._numpy.random = np.random.RandomState(np.random.PCG64(seed))
+        share, cut = self._draw(self.collate)
         if not cut:
             return MixParams(share, None)
-        box, share = scope['cutmix_bbox_and_lam'](
+        box, share = self._draw_box(
             (height, width), share, ratio_minmax=self.collate.cutmix_minmax, correct_lam=self.collate.correct_lam
         )
         top, bottom, left, right = (int(edge) for edge in box)
@@ -570,8 +587,7 @@ class Mix:
 class _Numpy:
     """numpy with a generator of its own in place of the global one."""
 
-    def __init__(self, seed: int) -> None:
-        self.random = np.random.RandomState(seed)
+    random: np.random.RandomState
 
     def __getattr__(self, name: str) -> Any:
         return getattr(np, name)
@@ -626,14 +642,10 @@ class Erase:
         """Draw what is erased of each of ``count`` images of this height and width."""
         rng = _rng(generator)
         number = np.where(rng.random(count) <= self.prob, rng.integers(1, self.count + 1, count), 0)
-        shape = (count, self.count, _ATTEMPTS)
-        area = rng.uniform(*self.area, shape) * (height * width) / number.clip(1)[:, None, None]
-        ratio = np.exp(rng.uniform(math.log(self.ratio[0]), math.log(self.ratio[1]), shape))
-        high, wide = np.sqrt(area * ratio).round(), np.sqrt(area / ratio).round()
-        fits = (high < height) & (wide < width)
-        first = fits.argmax(2)[..., None]
-        found, high, wide = (np.take_along_axis(values, first, 2)[..., 0] for values in (fits, high, wide))
-        found &= np.arange(self.count) < number[:, None]
+        total = np.repeat(height * width / number.clip(1), self.count)
+        sides = _draw_sides(total, self.area, self.ratio, (height - 1, width - 1), rng)
+        high, wide, fits = (values.reshape(count, self.count) for values in sides)
+        found = (fits == 1) & (np.arange(self.count) < number[:, None])
         top = rng.random(found.shape) * (height - high + 1)
         left = rng.random(found.shape) * (width - wide + 1)
         box = np.stack([top, left, high, wide], 2).astype(np.int64) * found[..., None]

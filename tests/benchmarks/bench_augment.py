@@ -3,7 +3,8 @@
     OMP_NUM_THREADS=1 python -m tests.benchmarks.bench_augment
 
 Both start from the same rendered images in memory and end with what a model gets: augmented, normalised, erased. On the
-CPU with one thread, in turn, in the same run. Where there is a GPU, the batches are also made there.
+CPU with one thread, in turn, in the same run. Where there is a GPU, the batches are also made there, and the device
+loader is measured with mixup and cutmix.
 """
 
 import statistics
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from timm.data import create_transform
+from timm.data import FastCollateMixup, create_dataset, create_loader, create_transform
 from timm.data.loader import PrefetchLoader, fast_collate
 
 from timm_fractal.augment import Erase, create_augment, normalize
@@ -99,6 +100,23 @@ def main() -> None:
         make = on_device(gray.to('cuda').repeat(count // IMAGES, 1, 1, 1), generator)
         took_all = [milliseconds(make, count, torch.cuda.synchronize) for _ in range(ROUNDS + 2)][2:]
         print(f'GPU, {count:4} at once {1e3 / statistics.median(took_all):9.0f} images/s')
+    print(f'GPU, device loader {device_loader_rate():9.0f} images/s')
+
+
+def device_loader_rate() -> float:
+    """Images a second of the whole loader, batches of 256, mixup and cutmix included."""
+    dataset = create_dataset('fractal1/loader=device', split='train', repeats=256)
+    mixup = FastCollateMixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=1000)
+    options = dict(std=HALF, re_prob=0.5, re_mode='pixel', collate_fn=mixup, device=torch.device('cuda'), **PAPER)
+    loader = create_loader(dataset, (3, SIZE, SIZE), 256, **options)
+    rates = []
+    for _ in range(3):
+        start = time.perf_counter()
+        for _ in loader:
+            pass
+        torch.cuda.synchronize()
+        rates.append(256 * len(loader) / (time.perf_counter() - start))
+    return statistics.median(rates)
 
 
 if __name__ == '__main__':
