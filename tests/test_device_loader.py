@@ -232,6 +232,14 @@ def test_epochs_that_nobody_sets_differ():
     assert not torch.equal(first, other) and torch.equal(first, again)
 
 
+def test_the_seed_of_the_run_decides_what_is_drawn():
+    first, second = create(**PAPER), create(**PAPER)
+    assert first.seed == second.seed == first.sampler.seed == 42
+    second.seed = 43
+    for (images, labels), (others, targets) in zip(first, second, strict=True):
+        assert torch.equal(labels, targets) and not torch.equal(images, others)
+
+
 def test_shuffling():
     sampler = ShuffleSampler(range(1000), seed=3)
     first, again = list(sampler), list(sampler)

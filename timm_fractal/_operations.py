@@ -105,11 +105,10 @@ def _color(images: Tensor, argument: Tensor) -> Tensor:
 def _sharpness(images: Tensor, argument: Tensor) -> Tensor:
     levels = images.float()
     smooth = levels.clone()
-    if min(images.shape[-2:]) >= 3:
-        columns = levels[..., :-2] + levels[..., 1:-1] + levels[..., 2:]
-        around = columns[..., :-2, :] + columns[..., 1:-1, :] + columns[..., 2:, :]
-        # No sum of whole numbers over 13 lies half between two of them.
-        smooth[..., 1:-1, 1:-1] = ((around + 4 * levels[..., 1:-1, 1:-1]) / 13).round_()
+    columns = levels[..., :-2] + levels[..., 1:-1] + levels[..., 2:]
+    around = columns[..., :-2, :] + columns[..., 1:-1, :] + columns[..., 2:, :]
+    # The edge stays. No sum of whole numbers over 13 lies half between two of them.
+    smooth[..., 1:-1, 1:-1] = ((around + 4 * levels[..., 1:-1, 1:-1]) / 13).round_()
     return _to_levels(_blend(smooth, levels, argument[:, None, None, None]))
 
 
