@@ -699,4 +699,7 @@ def normalize(
         torch.tensor([255 * value for value in values], dtype=dtype, device=images.device)[:, None, None]
         for values in (mean, std)
     )
+    if images.shape[1] == 1 and len({*mean}) == len({*std}) == 1:
+        # The same number in every channel: computed once.
+        return (images.to(dtype) - centre[:1]).div_(width[:1]).expand(-1, len(mean), -1, -1).contiguous()
     return (images.to(dtype) - centre).div_(width)

@@ -23,8 +23,8 @@ from .render import unpack
 
 _logger = logging.getLogger(__name__)
 
-# Images that are augmented at once, in whole batches, at least one.
-_AT_ONCE = {'cpu': 64}
+# Images that are augmented at once, in whole batches, at least one. On the CPU they should fit into the cache.
+_AT_ONCE = {'cpu': 32}
 _AT_ONCE_ELSEWHERE = 2048
 
 # Arguments of timm's factory that say how processes work on PIL images.
