@@ -7,6 +7,7 @@ import random
 import numpy as np
 import PIL
 import pytest
+import timm
 import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
@@ -33,6 +34,7 @@ PAPER = dict(
     mean=(0.5,) * 3,
 )
 FILTERS = {True: Image.Resampling.BICUBIC, False: Image.Resampling.BILINEAR}
+OLD = tuple(int(part) for part in timm.__version__.split('.')[:3]) < (1, 0, 31)
 HALF = (0.5,) * 3
 IMAGENET = (0.485, 0.456, 0.406)
 
@@ -188,10 +190,12 @@ def test_nothing_to_do_changes_nothing(image):
 @pytest.mark.parametrize('interpolation', ['bilinear', 'bicubic'])
 def test_evaluation_is_that_of_timm(photo, fractal, size, crop_pct, crop_mode, interpolation):
     options = dict(crop_pct=crop_pct, crop_mode=crop_mode, interpolation=interpolation)
+    if size == (90, 120) and crop_mode != 'squash' and interpolation == 'bicubic' and OLD:
+        pytest.skip('before 1.0.31, timm forgot the interpolation for sizes that are not square')
     transform = create_transform(size, is_training=False, use_prefetcher=True, **options)
     ours = create_augment(size, **options)
     for image in (photo, photo.transpose(Image.Transpose.ROTATE_90), fractal):
-        expected, got = transform(image)[None].int(), ours.apply(to_batch(image)).int()
+        expected, got = torch.as_tensor(transform(image))[None].int(), ours.apply(to_batch(image)).int()
         assert got.shape == expected.shape and (got - expected).abs().max() <= 1
         assert (got != expected).float().mean() < 0.003
 
@@ -200,7 +204,7 @@ def test_evaluation_is_that_of_timm(photo, fractal, size, crop_pct, crop_mode, i
 @pytest.mark.parametrize('interpolation', ['bilinear', 'bicubic', 'random'])
 def test_training_without_augmentation_is_that_of_timm(photo, size, interpolation):
     options = dict(is_training=True, no_aug=True, interpolation=interpolation)
-    expected = create_transform(size, use_prefetcher=True, **options)(photo)[None].int()
+    expected = torch.as_tensor(create_transform(size, use_prefetcher=True, **options)(photo))[None].int()
     assert (create_augment(size, **options).apply(to_batch(photo)).int() - expected).abs().max() <= 1
 
 
@@ -211,9 +215,9 @@ def test_training_without_augmentation_is_that_of_timm(photo, size, interpolatio
 def test_crops_are_distributed_as_those_of_timm(options, shape):
     count = 8000
     seed_timm(0)
-    timm = RandomResizedCropAndInterpolation(224, **options)
+    theirs = RandomResizedCropAndInterpolation(224, **options)
     image = Image.new('L', shape[::-1])
-    expected = np.array([timm.get_params(image, timm.scale, timm.ratio) for _ in range(count)])[:, [0, 1, 2, 3]]
+    expected = np.array([theirs.get_params(image, theirs.scale, theirs.ratio) for _ in range(count)])[:, [0, 1, 2, 3]]
     drawn = Train(224, **options).make_params(count, *shape, generator())
     got = np.stack([values.numpy() for values in drawn.crop[:4]], 1)
     top, left, height, width = got.T
@@ -532,7 +536,7 @@ def test_statistics_of_the_whole_pipeline_are_those_of_timm(fractals):
     rounds, size = 8, 64
     seed_timm(3)
     theirs = create_transform(size, is_training=True, use_prefetcher=True, **PAPER)
-    expected = np.stack([theirs(image)[0].numpy() for _ in range(rounds) for image in images]).astype(float)
+    expected = np.stack([np.asarray(theirs(image))[0] for _ in range(rounds) for image in images]).astype(float)
     ours, source = create_augment(size, is_training=True, **PAPER), generator(3)
     got = np.concatenate(
         [ours.apply(batch, ours.make_params(len(batch), 256, 256, source))[:, 0].numpy() for _ in range(rounds)]
@@ -595,7 +599,8 @@ def test_mixing_is_that_of_timm(monkeypatch, params, smoothing, channels):
     monkeypatch.setattr(collate, '_params_per_batch', lambda: (params.share, params.box is not None))
     if params.box:
         monkeypatch.setattr('timm.data.mixup.cutmix_bbox_and_lam', lambda *_, **__: (params.box, params.share))
-    expected = collate([(image, label) for image, label in zip(images, labels.tolist())])
+    # As arrays: older versions know nothing else.
+    expected = collate([(image.numpy().copy(), label) for image, label in zip(images, labels.tolist())])
     before = images.clone()
     got = Mix(collate).apply(images, labels, params)
     assert torch.equal(got[0], expected[0]) and torch.equal(got[1], expected[1]) and torch.equal(images, before)
@@ -641,8 +646,8 @@ def test_mixing_is_drawn_as_by_timm(options):
 def test_erasing_is_drawn_as_by_timm(count, shape):
     images = 3000
     random.seed(5)
-    timm = RandomErasing(0.6, mode='const', max_count=count, device='cpu')
-    expected = timm(torch.ones(images, 1, *shape)) == 0
+    theirs = RandomErasing(0.6, mode='const', max_count=count, device='cpu')
+    expected = theirs(torch.ones(images, 1, *shape)) == 0
     erase = Erase(0.6, 'const', count)
     got = erase.apply(torch.ones(images, 1, *shape), erase.make_params(images, *shape, generator(6))) == 0
     for axes in ((1, 2, 3), (1, 2), (1, 3)):

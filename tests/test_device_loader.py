@@ -162,6 +162,8 @@ def test_batches_of_several_sizes(schedule):
             loader.batch_sampler.set_epoch(epoch)
             shapes.append([images.shape for images, _ in loader])
         assert shapes[0] == shapes[1] and len(set(shapes[0])) > 1
+    with pytest.raises(ValueError, match=r'input_size_choices=.* is not available on the device.*only for training'):
+        create(**{**options, 'is_training': False})
     assert ours.batch_sampler.average_batch_size == theirs.batch_sampler.average_batch_size
     # The samples of an epoch are those that the batch sampler names, whatever the grouping.
     [first, again] = [[labels.tolist() for _, labels in ours] for _ in range(2)]
@@ -302,7 +304,6 @@ def test_channels():
         (dict(re_split=True), 're_split=True'),
         (dict(num_aug_splits=3), 'num_aug_splits=3'),
         (dict(tf_preprocessing=True), 'tf_preprocessing=True'),
-        (dict(input_size_choices=[32, 48], is_training=False), r'input_size_choices=\[32, 48\]'),
         (dict(train_crop_mode='rkrr'), "train_crop_mode='rkrr'"),
     ],
 )
