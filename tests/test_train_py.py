@@ -81,11 +81,12 @@ def test_batches_of_the_device(tmp_path):
     assert tops[0] == pytest.approx(float(more[0]['eval_top1']), abs=1e-3) and tops[0] == pytest.approx(tops[1], abs=6)
 
 
-def test_two_processes(tmp_path):
+@pytest.mark.parametrize('loader', ['auto', 'device'])
+def test_two_processes(tmp_path, loader):
     (tmp_path / 'on_cpu.py').write_text(ON_CPU)
     launcher = '-m torch.distributed.run --standalone --nproc-per-node 2 on_cpu.py'
     script = f'{SOURCE}/train.py --experiment two --output out'
-    options = f'--dataset {DATASET} --num-classes 20 --workers 1 --epochs 1'
+    options = f'--dataset {DATASET},loader={loader} --num-classes 20 --workers 1 --epochs 1'
     output = python(tmp_path, launcher, script, SMALL_VIT, options, PAPER)
     assert 'Process 1, total 2' in output
     assert output.count('train split: 160 samples') == 1
