@@ -10,7 +10,7 @@ from timm.data import FastCollateMixup
 from torch.utils.data import DistributedSampler
 
 from timm_fractal import Fractal1
-from timm_fractal.device_loader import DeviceLoader, ShuffleSampler
+from timm_fractal.device_loader import DeviceLoader, ShuffleSampler, create_device_loader
 
 SMALL = 'fractal1/classes=12,points=3000,size=64'
 HALF = dict(mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -312,6 +312,15 @@ def test_what_it_cannot_do_is_refused_by_name(options, message):
         create(**{'is_training': True, **options})
     with pytest.raises(ValueError, match='use --num-classes 12'):
         create(is_training=True, collate_fn=FastCollateMixup(num_classes=3))
+
+
+def test_options_of_a_newer_timm_are_refused_if_they_ask_for_something():
+    dataset = Fractal1(SMALL)
+    for training in (True, False):
+        loader = create_device_loader(dataset, 32, 4, is_training=training, device='cpu', novelty=None)
+        assert len(loader) == 3
+        with pytest.raises(ValueError, match='novelty=3 is not available on the device'):
+            create_device_loader(dataset, 32, 4, is_training=training, device='cpu', novelty=3)
 
 
 def test_target_transforms_are_refused():

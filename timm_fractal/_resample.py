@@ -93,8 +93,9 @@ def resample(
 def _parts(crop: Crop, resized: tuple[int, int], device: torch.device) -> Iterator[tuple[Tensor, bool]]:
     """Numbers of images that are worked on together, and whether the product across the rows comes first.
 
-    Pillow 13 begins with the rows where that makes the image smaller soonest. Older ones always begin with the columns,
-    and where the two disagree, so do the images: by a few levels at sharp edges, since whole levels come in between.
+    Pillow 13 begins with the rows where the image loses more than twice as many rows as columns (observed, and tested).
+    Older ones always begin with the columns, and where the two disagree, so do the images: by a few levels at sharp
+    edges, since whole levels come in between.
     """
     shorter, narrower = crop.height - resized[0], crop.width - resized[1]
     down_first = (shorter > 0) & (2 * narrower < shorter)

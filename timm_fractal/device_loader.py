@@ -5,6 +5,7 @@ worker processes, no PIL image, nothing to copy but parameters. Several batches 
 takes hardly longer for them than for one.
 """
 
+import inspect
 import logging
 from collections.abc import Iterator, Sequence, Sized
 from typing import Any, Optional, Union
@@ -274,6 +275,11 @@ def create_device_loader(
             refuse(name, value, 'it has to be left out')
     schedule = {_OF_CHOICES[name]: options.pop(name) for name in _OF_CHOICES.keys() & options.keys()}
     options = {name: value for name, value in options.items() if name not in _WITHOUT_MEANING}
+    known = {*inspect.signature(create_augment).parameters, *inspect.signature(Train).parameters}
+    for name in options.keys() - known:
+        # An option of a newer timm, which may ask for anything; most often it asks for nothing.
+        if value := options.pop(name):
+            refuse(name, value, 'it has to be left out')
     if collate_fn is not None and not isinstance(collate_fn, Mixup):
         refuse('collate_fn', collate_fn, "only timm's FastCollateMixup is")
     if num_aug_repeats and not (distributed and is_training):

@@ -193,7 +193,7 @@ def _wrap_create_loader(original: Callable[..., Any]) -> Callable[..., Any]:
                 f'--num-classes must be at least the number of classes of {str(dataset.spec)!r}: '
                 f'got {outputs}, use --num-classes {dataset.num_classes}'
             )
-        if dataset.spec.loader == 'device':
+        if getattr(dataset.spec, 'loader', 'auto') == 'device':
             from .device_loader import create_device_loader
 
             return create_device_loader(**bound.arguments)
