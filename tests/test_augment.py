@@ -501,7 +501,7 @@ def pil_train(image, params, k, size, fill):
 @pytest.mark.parametrize('mean', [HALF, IMAGENET])
 @pytest.mark.parametrize('auto_augment', ['rand-m9-mstd0.5-inc1', 'rand-m6-n3-t3a-p1', 'v0', None])
 def test_the_whole_transform_is_that_of_timm(image, auto_augment, mean):
-    """Tolerance: 1 level for 99.8 % of the pixels, 0.02 levels on average, and for half of the images 1 level at most.
+    """Tolerance: 1 level for 99.97 % of the pixels and for 60 % of the images, 0.003 levels on average.
 
     It is not 1 level for all, since Equalize and AutoContrast enlarge what comes before them.
     """
@@ -517,8 +517,8 @@ def test_the_whole_transform_is_that_of_timm(image, auto_augment, mean):
     got = to_arrays(result)
     expected = np.stack([to_array(pil_train(image.convert('RGB'), params, k, size, fill)) for k in range(count)])
     difference = np.abs(got - expected)
-    assert (difference > 1).mean() < 0.002 and difference.mean() < 0.02
-    assert (difference.max(axis=(1, 2, 3)) <= 1).mean() > 0.5
+    assert (difference > 1).mean() < 0.0003 and difference.mean() < 0.003
+    assert (difference.max(axis=(1, 2, 3)) <= 1).mean() > 0.6
 
 
 def spectrum(images):
