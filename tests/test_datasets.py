@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from timm_fractal import Family, Fractal1, datasets, ifs, parse_name
+from timm_fractal import Family, Fractal1, datasets, fractals, ifs, parse_name
 from timm_fractal.render import render, unpack
 
 SMALL = 'fractal1/classes=12,points=3000,size=64'
@@ -46,12 +46,12 @@ def pixels(dataset):
 )
 def test_same_name_same_bytes(name, split, expected):
     dataset = Fractal1(name, split)
-    assert digest(*(dataset.bits(number) for number in range(len(dataset)))) == expected
+    assert digest(*(dataset.stored(number) for number in range(len(dataset)))) == expected
 
 
 def test_base_fractal_of_the_default_data_set():
     """The published fractal was never saved; this one is."""
-    base = Fractal1('fractal1/classes=2').family.base
+    base = Fractal1('fractal1/classes=2').family.bases[0]
     expected = [
         [[0.198270051, -0.165858427, 0.569401867], [-0.169256461, -0.180207154, -0.547770735]],
         [[-0.660216512, -0.689410248, -0.806693516], [0.726525496, -0.611785379, 0.452256949]],
@@ -62,8 +62,8 @@ def test_base_fractal_of_the_default_data_set():
 def test_default_seed_is_the_first_rich_one():
     def is_rich(seed):
         train = Fractal1(f'fractal1/classes=32,seed={seed}')
-        base, systems = train.family.base, train.family.systems
-        first = [ifs.perturb(base, 0.1, datasets._rng(seed, 1, k, 0)) for k in range(32)]
+        base, systems = train.family.bases[0], train.family.systems
+        first = [ifs.perturb(base, 0.1, fractals._rng(seed, 1, k, 0)) for k in range(32)]
         if not np.array_equal(first, systems) or (unpack(_stack(train), 512) > 0).mean() <= 0.15:
             return False
         validation = Fractal1(train.spec, 'validation')
@@ -78,7 +78,7 @@ def test_default_seed_is_the_first_rich_one():
 
 
 def _stack(dataset):
-    return np.stack([dataset.bits(number) for number in range(len(dataset))])
+    return np.stack([dataset.stored(number) for number in range(len(dataset))])
 
 
 def test_samples_are_images_and_labels():
@@ -150,7 +150,7 @@ def test_cache_does_not_change_images(split):
 
 
 def test_large_validation_sets_are_rendered_on_access(monkeypatch):
-    monkeypatch.setattr(datasets, '_VALIDATION_CACHE_BYTES', 12 * 64 * 8 - 1)
+    monkeypatch.setitem(datasets._CACHE_BYTES, 'validation', 12 * 64 * 8 - 1)
     assert Fractal1(SMALL, 'validation')._table is None
     assert Fractal1(SMALL, 'train')._table is not None
     assert Fractal1(f'{SMALL},cache=shared', 'validation')._table is not None
@@ -172,7 +172,7 @@ def test_instances_share_a_shape_and_nothing_else():
     assert len({image.tobytes() for image in bits}) == 36
     for number in (13, 25):
         instance, k = divmod(number, 12)
-        path = ifs.addresses(ifs.probabilities(dataset.family.base), 3000, 100 + instance)
+        path = ifs.addresses(ifs.probabilities(dataset.family.bases[0]), 3000, 100 + instance)
         shape = render(dataset.family.systems[k : k + 1], path, np.zeros((1, 2), np.uint32), 64, 'fill').bits[0]
         assert not np.any(bits[number] & ~shape)
 
@@ -247,7 +247,7 @@ def test_empty_classes_are_redrawn_in_their_place():
     """At this delta every second perturbation diverges or is too empty."""
     name = 'fractal1/classes=300,delta=0.4,points=3000,size=96'
     dataset = Fractal1(name)
-    base, systems = dataset.family.base, dataset.family.systems
+    base, systems = dataset.family.bases[0], dataset.family.systems
     draws = []
     for k in range(300):
         attempts = (ifs.perturb(base, 0.4, datasets._rng(15, 1, k, draw)) for draw in range(100))
@@ -255,7 +255,7 @@ def test_empty_classes_are_redrawn_in_their_place():
     assert 100 < np.count_nonzero(draws) < 200
     fresh = Fractal1(f'{name},cache=none')
     for k in np.flatnonzero(draws)[:20]:
-        assert np.array_equal(dataset.bits(k), fresh.bits(k))
+        assert np.array_equal(dataset.stored(k), fresh.stored(k))
         assert (np.asarray(dataset[k][0]) > 0).mean() > 0.05
 
 
@@ -272,11 +272,11 @@ def test_parameters_are_saved_and_drawn_again(tmp_path):
 
 def test_edited_parameters_are_what_is_drawn(tmp_path):
     family = Fractal1(SMALL).family
-    Family(family.name, family.base, family.systems[::-1].copy()).save(tmp_path / 'family.json')
+    Family(family.name, family.bases, family.systems[::-1].copy()).save(tmp_path / 'family.json')
     loaded = Fractal1('fractal1', root=tmp_path / 'family.json')
     assert np.array_equal(loaded.family.systems[0], family.systems[-1])
-    assert not np.array_equal(loaded.bits(0), Fractal1(SMALL).bits(0))
-    assert np.array_equal(loaded.bits(0), Fractal1('fractal1/cache=none', root=tmp_path / 'family.json').bits(0))
+    assert not np.array_equal(loaded.stored(0), Fractal1(SMALL).stored(0))
+    assert np.array_equal(loaded.stored(0), Fractal1('fractal1/cache=none', root=tmp_path / 'family.json').stored(0))
 
 
 def test_parameter_files_that_do_not_fit(tmp_path):
@@ -285,8 +285,8 @@ def test_parameter_files_that_do_not_fit(tmp_path):
     family.save(path)
     with pytest.raises(ValueError, match=r"holds 'fractal1/classes=12.*', not 'fractal1/delta=0.2': name the data set"):
         Fractal1('fractal1/delta=0.2', root=path)
-    Family(family.name, family.base, family.systems[:3]).save(path)
-    with pytest.raises(ValueError, match=r'is damaged: .* does not have systems of shape \(3, 2, 2, 3\)'):
+    Family(family.name, family.bases, family.systems[:3]).save(path)
+    with pytest.raises(ValueError, match=r'is damaged or no fractal1: .* of shape \(1, 2, 2, 3\) and \(3, 2, 2, 3\)'):
         Fractal1('fractal1', root=path)
     path.write_text('{"dataset": ')
     with pytest.raises(ValueError, match='is no parameter file of timm-fractal, or damaged'):
@@ -329,7 +329,7 @@ def private_bytes(samples):
     dataset = torch.utils.data.get_worker_info().dataset
     before = _private()
     for number in range(384):
-        dataset.bits(number).sum()
+        dataset.stored(number).sum()
     return before, _private()
 
 

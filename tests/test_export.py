@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sklearn.datasets
 from PIL import Image
 from timm.data import create_dataset
 from torchvision.datasets import ImageFolder
 
 from timm_fractal import Family, Fractal1, export
+from timm_fractal.datasets import create
 from timm_fractal.export import Exported
 
 # Eleven classes: sorted as text or as numbers, '00010' must come after '00002'.
@@ -114,7 +116,7 @@ def test_record_and_parameters(tmp_path: Path, expected: Any) -> None:
     result = export.export('fractal1/cache=none', tmp_path / 'y', data_dir=tmp_path / 'x.json')
     assert result[0].dataset == CANONICAL
     assert read_by_timm(tmp_path / 'y', 'train') == expected['train']
-    with pytest.raises(FileExistsError, match="made from a file with sha256 .*, not 'fractal1/classes=11"):
+    with pytest.raises(FileExistsError, match="made from files with sha256 .*, not 'fractal1/classes=11"):
         export.export(NAME, tmp_path / 'y')
 
 
@@ -278,3 +280,23 @@ def test_failure_before_the_first_image(tmp_path: Path, monkeypatch: pytest.Monk
         export.export(NAME, tmp_path / dest)
     assert info.value.errno == errno.EROFS
     assert list(tmp_path.iterdir()) == []
+
+
+def test_real_images(tmp_path: Path) -> None:
+    photos = Path(sklearn.datasets.__file__).parent / 'images'
+    name = 'image1/classes=4,size=64,view=rgb'
+    done = export.export(name, tmp_path / 'out', data_dir=photos)[0]
+    assert (done.images, done.classes) == (4, 4)
+    expected = create(name, root=photos)[3][0]
+    with Image.open(tmp_path / 'out' / 'train' / '00003' / '00003_0.png') as image:
+        assert image.mode == 'RGB' and image.tobytes() == expected.tobytes()
+    assert export.export(name, tmp_path / 'out', data_dir=photos)[0].written == 0
+    with pytest.raises(FileExistsError, match='made from files with sha256'):
+        export.export(name, tmp_path / 'out', data_dir=photos / 'china.jpg')
+
+
+def test_only_fractals_have_parameters(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match='params must be left out: noise1 has no fractals'):
+        export.export('noise1/classes=3,size=64', tmp_path / 'out', params=tmp_path / 'x.json')
+    export.export('ofdb/classes=3,size=64,points=3000', tmp_path / 'out', params=tmp_path / 'x.json')
+    assert (tmp_path / 'x.json').exists()

@@ -157,21 +157,21 @@ def test_addresses_survive_probabilities_that_round_below_one():
 def test_family_is_saved_and_loaded_bit_for_bit(tmp_path):
     base = ifs.sample(3, 4.0, np.random.default_rng(0))
     systems = np.stack([ifs.perturb(base, 0.1, np.random.default_rng(k)) for k in range(5)])
-    Family('fractal1/classes=5,maps=3,sigma=4.0', base, systems).save(tmp_path / 'family.json')
+    Family('fractal1/classes=5,maps=3,sigma=4.0', base[None], systems).save(tmp_path / 'family.json')
     loaded = Family.load(tmp_path / 'family.json')
     assert loaded.name == 'fractal1/classes=5,maps=3,sigma=4.0'
-    assert loaded.base.tobytes() == base.tobytes() and loaded.systems.tobytes() == systems.tobytes()
+    assert loaded.bases.tobytes() == base.tobytes() and loaded.systems.tobytes() == systems.tobytes()
     assert [path.name for path in tmp_path.iterdir()] == ['family.json']
 
 
 def damaged():
-    good = {'dataset': 'fractal1', 'base': np.zeros((2, 2, 3)).tolist(), 'systems': np.zeros((4, 2, 2, 3)).tolist()}
+    good = {'dataset': 'fractal1', 'bases': np.zeros((1, 2, 2, 3)).tolist(), 'systems': np.zeros((4, 2, 2, 3)).tolist()}
     yield 'cut', json.dumps(good)[:-20]
     yield 'empty', ''
     yield 'binary', '\x00\x93'
     yield 'list', '[1, 2]'
-    yield 'key', json.dumps({key: good[key] for key in ('dataset', 'base')})
-    yield 'ragged', json.dumps(good | {'base': [[[1, 2, 3], [1, 2]]]})
+    yield 'key', json.dumps({key: good[key] for key in ('dataset', 'bases')})
+    yield 'ragged', json.dumps(good | {'bases': [[[[1, 2, 3], [1, 2]]]]})
     yield 'shape', json.dumps(good | {'systems': np.zeros((4, 3, 2, 3)).tolist()})
     yield 'infinite', json.dumps(good | {'systems': np.full((4, 2, 2, 3), np.inf).tolist()})
     yield 'name', json.dumps(good | {'dataset': 3})
@@ -191,7 +191,7 @@ def test_missing_file():
 
 
 def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
-    family = Family('fractal1', np.zeros((2, 2, 3)), np.zeros((4, 2, 2, 3)))
+    family = Family('fractal1', np.zeros((1, 2, 2, 3)), np.zeros((4, 2, 2, 3)))
     family.save(tmp_path / 'family.json')
     before = (tmp_path / 'family.json').read_bytes()
     monkeypatch.setattr('pathlib.Path.write_text', lambda *args, **kwargs: (_ for _ in ()).throw(OSError(28, 'full')))

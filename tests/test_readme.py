@@ -7,24 +7,42 @@ from pathlib import Path
 
 import pytest
 
-from timm_fractal import Fractal1Spec, parse_name
+from timm_fractal import parse_name
+from timm_fractal.spec import SPECS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / 'README.md').read_text()
 PAGES = [ROOT / 'README.md', ROOT / 'train_scripts' / 'README.md']
 
 
-def test_options_are_those_of_the_specification():
-    rows = re.findall(r'^\| `(\w+)` \| (\S+) \| .* \| (.*) \|$', README, re.MULTILINE)
-    expected = [(field.name, str(field.default), field.metadata['doc']) for field in dataclasses.fields(Fractal1Spec)]
+@pytest.mark.parametrize('kind', ['fractal1', 'image1'])
+def test_options_are_those_of_the_specification(kind):
+    section = README.split(f'### `{kind}`\n')[1].split('\n#')[0]
+    rows = re.findall(r'^\| `(\w+)` \| (\S+) \| .* \| (.*) \|$', section, re.MULTILINE)
+    expected = [(field.name, str(field.default), field.metadata['doc']) for field in dataclasses.fields(SPECS[kind])]
     assert rows == expected
+
+
+def test_options_of_the_other_data_sets():
+    section = README.split('### `ofdb`, `fractaldb`, `noise1`\n')[1].split('\n#')[0]
+    rows = re.findall(r'^\| `(\w+)`: `(\w+)` \| (\S+) \|', section, re.MULTILINE)
+    assert all(str(SPECS[kind]().__dict__[name]) == default for kind, name, default in rows)
+    common = set(re.findall(r'`(\w+)`', section.split('as above')[0])) - set(SPECS)
+    for kind in ('ofdb', 'fractaldb'):
+        options = {field.name for field in dataclasses.fields(SPECS[kind])}
+        assert options == common | {name for type_, name, _ in rows if type_ == kind}
+
+
+def test_every_data_set_is_in_the_table():
+    table = README.split('## The data sets\n')[1].split('\n\n!')[0]
+    assert {name.split('/')[0] for name in re.findall(r'^\| `(\S+)`', table, re.MULTILINE)} == set(SPECS)
 
 
 def test_python_snippets_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     snippets = re.findall(r'^```python\n(.*?)^```', README, re.MULTILINE | re.DOTALL)
-    assert len(snippets) == 2
+    assert len(snippets) == 3
     for snippet in snippets:
         exec(snippet, names)
     assert len(names['again']) == 100 and names['again'][7][0] == names['dataset'][7][0]
@@ -33,7 +51,7 @@ def test_python_snippets_run(tmp_path, monkeypatch):
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.parent.name)
 def test_files_that_are_named_exist(page):
     text = page.read_text()
-    links = [link for link in re.findall(r'\]\(([^)]+)\)', text) if not link.startswith('http')]
+    links = [link.partition('#')[0] for link in re.findall(r'\]\(([^)]+)\)', text) if not link.startswith('http')]
     files = re.findall(r'(?:train_scripts/)?[\w/]+\.(?:yaml|sh)\b', text)
     missing = [name for name in links + files if not any((folder / name).exists() for folder in (page.parent, ROOT))]
     assert not missing
@@ -41,10 +59,10 @@ def test_files_that_are_named_exist(page):
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.parent.name)
 def test_data_sets_that_are_named_exist(page):
-    names = re.findall(r'--dataset (fractal1\S*)', page.read_text())
+    names = re.findall(r'--dataset (\w+1\S*|ofdb|fractaldb)', page.read_text())
     assert names
     for name in names:
-        parse_name(name.strip('`'))
+        parse_name(re.split('[`)]', name)[0].replace('=K', '=3'))
 
 
 def test_make_targets_that_are_named_exist():

@@ -11,7 +11,7 @@ from timm_fractal import parse_name
 
 SCRIPTS = Path(__file__).parent.parent / 'train_scripts'
 RECIPES = sorted(SCRIPTS.glob('*.yaml'))
-PRETRAINING = [path for path in RECIPES if path.name.startswith('pretrain')]
+PRETRAINING = [path for path in RECIPES if path.name.startswith('pretrain_vit')]
 
 
 def load(path):
@@ -25,6 +25,15 @@ def test_there_are_recipes():
         'finetune_cifar10',
         'finetune_cifar100',
     }
+    types = {parse_name(load(path)['dataset']).type for path in PRETRAINING}
+    assert types == {'fractal1', 'image1', 'ofdb', 'noise1'}
+
+
+def test_rows_of_the_same_table_differ_in_the_images_alone():
+    recipes = [load(path) for path in PRETRAINING if path.name.startswith('pretrain_vit_tiny')]
+    names = [recipe.pop('dataset') for recipe in recipes]
+    assert len(set(names)) == len(names) == 7
+    assert all(recipe == recipes[0] for recipe in recipes)
 
 
 @pytest.mark.parametrize('path', PRETRAINING, ids=lambda path: path.stem)
@@ -45,8 +54,8 @@ def test_the_papers_schedule():
 @pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.stem)
 def test_timm_knows_the_model_and_the_augmentation(path):
     recipe = load(path)
-    create_model(recipe['model'], num_classes=recipe['num_classes'], drop_path_rate=recipe['drop_path'])
-    rand_augment_transform(recipe['aa'], {})
+    create_model(recipe['model'], num_classes=recipe['num_classes'], drop_path_rate=recipe.get('drop_path', 0))
+    rand_augment_transform(recipe.get('aa', 'rand-m9'), {})
 
 
 @pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.stem)

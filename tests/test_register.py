@@ -1,6 +1,7 @@
 """The binding to timm, with the real timm, and in fresh processes where the order of imports matters."""
 
 import inspect
+import pickle
 import random
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from timm.data import auto_augment, dataset_factory, loader
 
 import timm_fractal
 from timm_fractal import Fractal1
+from timm_fractal.spec import SPECS
 
 SMALL = 'fractal1/classes=12,points=3000,size=64'
 
@@ -86,7 +88,7 @@ def test_unknown_argument():
 
 @pytest.mark.parametrize('name', ['fractal1/', 'fractal1/detla=0.1', 'torch/fractal1/delta=2'])
 def test_bad_names_are_refused_before_any_work(name, monkeypatch):
-    monkeypatch.setattr('timm_fractal.datasets.render', lambda *args: pytest.fail('rendered'))
+    monkeypatch.setattr('timm_fractal.fractals.render', lambda *args: pytest.fail('rendered'))
     with pytest.raises(ValueError, match='fractal1'):
         timm.data.create_dataset(name, split='train')
 
@@ -125,6 +127,7 @@ def test_wrappers_look_like_the_originals():
 
 
 def test_unregister_leaves_timm_as_it_was():
+    tables = auto_augment.NAME_TO_OP, auto_augment.LEVEL_TO_ARG
     names = ('create_dataset', 'create_loader')
     wrapped = [getattr(timm.data, name) for name in names]
     table, operations = dict(dataset_factory._TORCH_BASIC_DS), dict(auto_augment.NAME_TO_OP)
@@ -132,14 +135,16 @@ def test_unregister_leaves_timm_as_it_was():
         timm_fractal.unregister()
         assert [getattr(timm.data, name) for name in names] == [function.__wrapped__ for function in wrapped]
         assert dataset_factory.create_dataset is timm.data.create_dataset
-        assert table.keys() - dataset_factory._TORCH_BASIC_DS.keys() == {'fractal1'}
+        assert table.keys() - dataset_factory._TORCH_BASIC_DS.keys() == SPECS.keys()
         assert all(operation.__module__ == 'timm.data.auto_augment' for operation in auto_augment.NAME_TO_OP.values())
+        assert all('Elastic' not in table for table in tables)
+        assert not hasattr(auto_augment.rand_augment_choices, '__wrapped__')
         timm_fractal.unregister()
     finally:
         timm_fractal.register()
     timm_fractal.register()
     assert timm.data.create_dataset.__wrapped__ is wrapped[0].__wrapped__
-    assert auto_augment.NAME_TO_OP == operations
+    assert auto_augment.NAME_TO_OP.keys() == operations.keys()
 
 
 def make_loader(dataset, **options):
@@ -192,6 +197,47 @@ def test_posterize_is_timms_but_for_zero_bits(name):
         assert black.mode == mode and not np.asarray(black).any()
 
 
+def operations(config, **hparams):
+    return [op.name for op in timm.data.rand_augment_transform(config, hparams).ops]
+
+
+def test_warps_are_operations_of_timms_strings():
+    warps = ['Affine', 'Homography', 'Elastic', 'Polynomial']
+    assert operations('rand-m9-n2-tshape') == warps
+    assert operations('rand-m9-tElastic') == ['Elastic']
+    assert operations('rand-m9-tElastic+Rotate+ColorIncreasing') == ['Elastic', 'Rotate', 'ColorIncreasing']
+    assert operations('rand-m9-inc1-tdefault+shape') == auto_augment._RAND_INCREASING_TRANSFORMS + warps
+    assert operations('rand-m9-tdefault+Affine') == [*auto_augment._RAND_TRANSFORMS, 'Affine']
+    # timm's own strings are timm's.
+    assert operations('rand-m9-tRotate') == operations('rand-m9') == auto_augment._RAND_TRANSFORMS
+    assert operations('rand-m9-t3a') == auto_augment._RAND_3A
+    with pytest.raises(ValueError, match=r"unknown operation 'Rotat' in .* 'shape\+Rotat'; did you mean 'Rotate'\?"):
+        operations('rand-m9-tshape+Rotat')
+
+
+@pytest.mark.parametrize('level', [0, 5, 10])
+def test_magnitude_of_a_warp_grows_with_the_level(level, monkeypatch):
+    seen = []
+    monkeypatch.setattr('timm_fractal.shape.shape_op', lambda image, magnitude, warp, **kw: seen.append(magnitude))
+    transform = timm.data.rand_augment_transform(f'rand-m{level}-n1-p1-tPolynomial', {})
+    transform(Image.new('RGB', (8, 8)))
+    assert seen == [pytest.approx(0.03 * level)]
+
+
+@pytest.mark.parametrize('mode', ['RGB', 'L'])
+def test_warps_and_timms_operations_together(mode):
+    fill = (124, 116, 104) if mode == 'RGB' else 128
+    config = 'rand-m9-mstd0.5-n2-tshape+Rotate+Invert'
+    transform = timm.data.rand_augment_transform(config, dict(img_mean=fill))
+    image = Image.linear_gradient('L').convert(mode)
+    random.seed(0)
+    np.random.seed(0)
+    results = [transform(image) for _ in range(40)]
+    assert all(result.size == image.size and result.mode == mode for result in results)
+    assert len({result.tobytes() for result in results}) > 25
+    pickle.loads(pickle.dumps(transform))(image)  # For workers that are spawned.
+
+
 def test_two_ranks_see_every_sample_once(tmp_path):
     """Real processes, real gloo: the shards are disjoint and complete, and all ranks have the same images."""
     torch.multiprocessing.spawn(_rank, (str(tmp_path / 'store'), str(tmp_path)), nprocs=2)
@@ -210,7 +256,7 @@ def _rank(rank, store, folder):
     labels = torch.cat([target for _, target in batches]).tolist()
     gathered = [None, None]
     torch.distributed.all_gather_object(gathered, labels)
-    sums = torch.stack([torch.from_numpy(dataset.bits(k)).long().sum() for k in range(12)])
+    sums = torch.stack([torch.from_numpy(dataset.stored(k)).long().sum() for k in range(12)])
     torch.save(dict(labels=labels, sums=sums, gathered=gathered), f'{folder}/rank{rank}.pt')
     torch.distributed.destroy_process_group()
 

@@ -188,7 +188,7 @@ def test_compiles_without_a_folder_for_the_cache(tmp_path):
         'from numba.core import caching\n'
         'caching.CacheImpl._locator_classes = []\n'
         'from timm_fractal import Fractal1\n'
-        'print(Fractal1("fractal1/classes=2,size=32,points=500").bits(0).shape)\n'
+        'print(Fractal1("fractal1/classes=2,size=32,points=500").stored(0).shape)\n'
     )
     run = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, check=True)
     assert run.stdout == '(32, 8)\n'

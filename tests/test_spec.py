@@ -15,6 +15,7 @@ def test_plain_name_is_the_papers_data_set():
         size=512,
         patch='random',
         perturb='multiply',
+        fractals=1,
         seed=15,
         instances=1,
         cache='auto',

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import sklearn.datasets
 
 SOURCE = os.environ.get('TIMM_SOURCE', '')
 
@@ -63,6 +64,28 @@ def test_trains_resumes_and_validates(tmp_path):
     assert top1 == pytest.approx(float(more[0]['eval_top1']), abs=1e-3)
 
 
+PHOTOS = Path(sklearn.datasets.__file__).parent / 'images'
+
+
+@pytest.mark.parametrize(
+    'name, options',
+    [
+        ('fractal1', ',points=3000,fractals=7'),
+        ('fractal1', ',points=3000 --aa rand-m9-n2-tshape'),
+        ('ofdb', ',points=3000'),
+        ('fractaldb', ',points=3000,instances=3'),
+        ('noise1', ',noise=uniform'),
+        ('image1', f' --data-dir {PHOTOS}/china.jpg'),
+        ('image1', f',view=rgb,warp=elastic,cache=none --data-dir {PHOTOS} --aa rand-m9-mstd0.5-inc1-tdefault+shape'),
+        ('image1', f',view=contour,warp=polynomial,delta=0.3 --data-dir {PHOTOS}/flower.jpg --mixup 0.8'),
+    ],
+)
+def test_every_data_set(tmp_path, name, options):
+    dataset = f'--dataset {name}/classes=20,size=64{options}'
+    _, rows = train(tmp_path, 'x', dataset, '--num-classes 20 --workers 1 --epochs 1 --batch-size 10')
+    assert len(rows) == 1 and 2 < float(rows[0]['train_loss']) < 4
+
+
 def test_batches_of_the_device(tmp_path):
     """Trains, resumes with the same batches, validates."""
     options = f'--dataset {DATASET},loader=device --num-classes 20 {PAPER}'
@@ -105,6 +128,9 @@ def test_bad_input_ends_before_training(tmp_path):
         ('--dataset fractal1/detla=0.1', "unknown option 'detla'; did you mean 'delta'?"),
         ('--dataset fractal1/', 'expected option=value'),
         (f'--dataset {DATASET} --train-split trian', "unknown split 'trian'; did you mean 'train'?"),
+        ('--dataset image1', 'image1 needs an image: --data-dir photo.jpg'),
+        ('--dataset imge1', "unknown data set 'imge1'; did you mean 'image1'?"),
+        (f'--dataset {DATASET} --aa rand-m9-tshape+Rotat', "unknown operation 'Rotat'"),
         (f'--dataset {DATASET} --num-classes 10', 'a model for it needs --num-classes 20'),
     ):
         output, rows = train(tmp_path, 'bad', options, '--epochs 1', ok=False)

@@ -31,6 +31,7 @@ _PREVIEW_EXAMPLES = """examples:
   timm-fractal preview fractal1/sigma=4,seed=7 --count 64 --columns 16 --tile 96
   timm-fractal preview fractal1 --sweep delta --values 0.01,0.05,0.1,0.2,0.4
   timm-fractal preview fractal1 --sweep seed --values 0,1,2,3,4,5
+  timm-fractal preview image1 --data-dir photo.jpg --sweep warp
 """
 
 _EXPORT_EXAMPLES = """examples:
@@ -113,7 +114,9 @@ def _add_command(commands: Any, name: str, run: Callable[[Any], int], summary: s
 def _add_dataset(parser: Any) -> None:
     parser.add_argument('name', metavar='NAME', help="data set name, e.g. fractal1 or 'fractal1/delta=0.05'")
     parser.add_argument(
-        '--data-dir', metavar='PATH', help='file that the data set is made from, as in a training script'
+        '--data-dir',
+        metavar='PATH',
+        help='image, folder of images or file of parameters that the data set is made from',
     )
 
 
@@ -351,7 +354,7 @@ def _speed() -> Iterator[Check]:
     # The first use compiles.
     dataset: Any = Fractal1(f'fractal1/classes={LANES},cache=none')
     family, spec = dataset.family, dataset.spec
-    path = ifs.addresses(ifs.probabilities(family.base), spec.points)
+    path = ifs.addresses(ifs.probabilities(family.bases[0]), spec.points)
     keys = np.zeros((LANES, 2), np.uint32)
     times = []
     for _ in range(5):

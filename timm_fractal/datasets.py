@@ -1,25 +1,27 @@
 """Data sets: index -> (PIL image, label). Image k depends on the specification and on k, and on nothing else."""
 
 import dataclasses
-import functools
 import logging
 import operator
 import os
-from collections.abc import Callable, Iterable, Iterator
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any, ClassVar, Optional, Union
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from . import ifs
-from .ifs import Array, Family
-from .render import LANES, Bits, Rendered, render, row_bytes, unpack
-from .spec import Fractal1Spec, nearest, parse_name
+from . import fractals
+from .fractals import FractalSpec
+from .ifs import Family
+from .images import Pixels, jitter, list_images, noise_image, perturb_pixels, read_image
+from .render import LANES, Bits, cpu_count, row_bytes, unpack
+from .spec import Fractal1Spec, FractalDBSpec, Image1Spec, Noise1Spec, OFDBSpec, Spec, nearest, parse_name
 
 _logger = logging.getLogger(__name__)
 
@@ -28,138 +30,47 @@ TRAIN_SPLITS = ('train', 'training')
 VALIDATION_SPLITS = ('validation', 'val', 'valid', 'eval', 'evaluation')
 IMAGE_MODES = ('RGB', 'L')
 
-#: An image with no more than this fraction of drawn pixels is redrawn (the reference generator's threshold).
-MIN_FILL = 0.05
-#: How often the base IFS, and then each class, is redrawn before giving up.
-MAX_DRAWS = 100
+# With cache=auto, the largest table that is kept in memory. The validation split is read once an epoch, and two tables
+# of 21,000 fractals would be 1.4 GB.
+_CACHE_BYTES = {'train': 2**30, 'validation': 256 * 2**20}
 
-# What a stream of random numbers is for; the seed, this and indices make the stream.
-_BASE, _PERTURBATION, _PATCHES = range(3)
-
-# Seed of the address sequence of instance 0: the reference generator's for training, far from it for validation.
-_ADDRESS_SEED = {'train': 100, 'validation': 100 + 2**31}
-
-# With cache=auto, the largest validation table that is kept in memory: it is read once an epoch, and two tables of
-# 21,000 classes would be 1.4 GB.
-_VALIDATION_CACHE_BYTES = 256 * 2**20
+# What may be kept of photographs when the images made from them are not.
+_PHOTO_BYTES = 256 * 2**20
 
 # The systems found for a specification, for the validation split after the training split.
-_families: dict[Fractal1Spec, Family] = {}
+_families: dict[Spec, Family] = {}
 
 
-def _rng(*key: int) -> np.random.Generator:
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
+class SyntheticDataset(Dataset[tuple[Any, Any]]):
+    """What all data sets of this package have in common: they are what timm expects, and are made, not read.
 
-
-@functools.lru_cache(maxsize=4)
-def _addresses(base: bytes, points: int, seed: int) -> npt.NDArray[np.uint8]:
-    probs = ifs.probabilities(np.frombuffer(base).reshape(-1, 2, 3))
-    return ifs.addresses(probs, points, seed)
-
-
-def _draw(
-    spec: Fractal1Spec,
-    split: str,
-    base: Array,
-    systems: Array,
-    classes: Iterable[int],
-    instance: int = 0,
-    out: Optional[Bits] = None,
-) -> Rendered:
-    """Draw one instance of some classes; ``systems`` are theirs, in the same order."""
-    noise = (spec.seed, _PATCHES, int(split == 'validation'))
-    keys = [np.random.SeedSequence((*noise, int(k), instance)).generate_state(2) for k in classes]
-    path = _addresses(base.tobytes(), spec.points, _ADDRESS_SEED[split] + instance)
-    return render(systems, path, np.stack(keys), spec.size, spec.patch, out=out)  # type: ignore[arg-type]
-
-
-def _find_base(spec: Fractal1Spec) -> Array:
-    """The first system drawn from the seed whose own image is not too empty."""
-    for draw in range(MAX_DRAWS):
-        # Sines and matrix products differ in the last bit between machines; nine decimals are the same everywhere.
-        base = ifs.sample(spec.maps, spec.sigma, _rng(spec.seed, _BASE, draw)).round(9)
-        if _draw(spec, 'train', base, base[None], [0]).fill[0] > MIN_FILL:
-            return base
-    raise ValueError(
-        f'{spec}: none of {MAX_DRAWS} base fractals drawn from seed={spec.seed} covers more than {MIN_FILL:.0%} of the '
-        f'image (sigma={spec.sigma}, points={spec.points}, size={spec.size}, patch={spec.patch}, delta={spec.delta}): '
-        f'take more points, a smaller size or a larger sigma'
-    )
-
-
-def _find_systems(spec: Fractal1Spec, base: Array, table: Optional[Bits] = None) -> Array:
-    """Perturb the base until every class has an image that is not too empty; keep the images in ``table``."""
-    systems = np.empty((spec.classes, *base.shape))
-    for chunk in _chunks(spec, spec.classes):
-        drawn = None if table is None else table[chunk.start : chunk.stop]
-        pending = np.arange(chunk.start, chunk.stop)
-        for draw in range(MAX_DRAWS):
-            for k in pending:
-                rng = _rng(spec.seed, _PERTURBATION, int(k), draw)
-                systems[k] = ifs.perturb(base, spec.delta, rng, spec.perturb)  # type: ignore[arg-type]
-            # At first all classes of the chunk, straight into the table; then the few that came out empty.
-            images = _draw(spec, 'train', base, systems[pending], pending, out=drawn if draw == 0 else None)
-            if drawn is not None and draw > 0:
-                drawn[pending - chunk.start] = images.bits
-            pending = pending[images.fill <= MIN_FILL]
-            if len(pending) == 0:
-                break
-        else:
-            raise ValueError(
-                f'{spec}: class {pending[0]} is empty or diverges in each of {MAX_DRAWS} perturbations '
-                f'(seed={spec.seed}, delta={spec.delta}): take another seed or a smaller delta'
-            )
-    return systems
-
-
-def _chunks(spec: Fractal1Spec, count: int) -> Iterator[range]:
-    """Ranges of a progress bar's step each: enough images to keep all threads busy."""
-    step = 16 * LANES
-    bar = tqdm(desc=f'rendering {spec}', total=count, unit='img', delay=1, disable=None if _is_primary() else True)
-    with bar:
-        for start in range(0, count, step):
-            chunk = range(start, min(start + step, count))
-            yield chunk
-            bar.update(len(chunk))
-
-
-def _is_primary() -> bool:
-    return os.environ.get('RANK', '0') == '0'
-
-
-class Fractal1(Dataset[tuple[Any, Any]]):
-    """1p-frac: the classes are perturbations of one fractal ("Scaling Backwards", ECCV 2024, section 4).
-
-    Sample i is an image of class ``i % classes``. The training split is drawn once, at construction, into bit-packed
-    memory that workers share (32 KiB an image of 512 x 512 pixels). The validation split has the same shapes with other
-    noise: another point sequence, other patches.
+    Sample i is image ``i % images``; image n is instance ``n // classes`` of class ``n % classes``. Images are made
+    once, at construction, in memory that workers share, or, with ``cache=none`` or where they would take too much of
+    it, on access. The validation split has the same classes with other noise.
 
     Args:
-        name: A data set name such as ``'fractal1/delta=0.05'``, or a `Fractal1Spec`.
+        name: A data set name of this type, such as ``'fractal1/delta=0.05'``, or its specification.
         split: ``'train'`` or ``'validation'``, or one of timm's synonyms.
-        root: A parameter file, written by `Family.save`: the data set it was saved from, in place of one drawn from the
-            seed. A folder is ignored, since there is nothing to read.
+        root: What ``--data-dir`` is in a training script; what it means depends on the type.
         transform: Applied to each PIL image.
         target_transform: Applied to each label.
         repeats: How often an epoch goes over the images; less than 1 counts as 1, as everywhere in timm.
-        num_samples: Number of samples before repeats, in place of classes * instances.
+        num_samples: Number of samples before repeats, in place of all images.
         input_img_mode: ``'RGB'`` or ``'L'``.
 
     Raises:
-        ValueError: An unknown option or split, a value out of range, a fractal that cannot be drawn, a damaged
-            parameter file.
+        ValueError: An unknown option or split, a value out of range, images that cannot be made, a bad ``root``.
         FileNotFoundError: ``root`` does not exist.
-
-    Example:
-        >>> dataset = Fractal1('fractal1/classes=3,size=64,points=5000', input_img_mode='L')
-        >>> image, label = dataset[1]
-        >>> len(dataset), image.size, image.mode, label
-        (3, (64, 64), 'L', 1)
+        MemoryError: There is not enough shared memory for what ``cache`` asks for.
     """
+
+    #: The specification of this type; its defaults are those of the name alone.
+    spec_type: ClassVar[type[Spec]]
+    spec: Any
 
     def __init__(
         self,
-        name: Union[str, Fractal1Spec] = 'fractal1',
+        name: Union[str, Spec, None] = None,
         split: str = 'train',
         *,
         root: Union[str, Path, None] = None,
@@ -169,9 +80,10 @@ class Fractal1(Dataset[tuple[Any, Any]]):
         num_samples: Optional[int] = None,
         input_img_mode: str = 'RGB',
     ) -> None:
-        spec = parse_name(name) if isinstance(name, str) else name
-        if not isinstance(spec, Fractal1Spec):
-            raise TypeError(f'name must be a fractal1 data set, got {spec}')
+        kind = self.spec_type.type
+        spec = parse_name(kind if name is None else name) if not isinstance(name, Spec) else name
+        if not isinstance(spec, self.spec_type):
+            raise TypeError(f'name must be that of a data set of type {kind}, got {spec}')
         if split not in TRAIN_SPLITS + VALIDATION_SPLITS:
             raise ValueError(f'unknown split {split!r}; {nearest(split, TRAIN_SPLITS + VALIDATION_SPLITS)}')
         if input_img_mode not in IMAGE_MODES:
@@ -179,109 +91,112 @@ class Fractal1(Dataset[tuple[Any, Any]]):
         if num_samples is not None and num_samples < 1:
             raise ValueError(f'num_samples must be at least 1, got {num_samples}')
         self.spec = spec
-        family: Optional[Family] = None
-        if root is not None and Path(root).is_dir():
-            _logger.info('%s is rendered, nothing is read from %s', spec, root)
-        elif root is not None:
-            family, self.spec = _load(root, spec)
         self.split = 'train' if split in TRAIN_SPLITS else 'validation'
         self.transform = transform
         self.target_transform = target_transform
         self.input_img_mode = input_img_mode
-        self._distinct = self.spec.classes * self.spec.instances
-        self._length = int((num_samples or self._distinct) * max(1.0, repeats))
+        self._open(root)
+        self._images: int = self.spec.classes * self._instances()
+        self._length: int = int((num_samples or self._images) * max(1.0, repeats))
         self._table = self._allocate()
-        self.family = self._render(family)
+        self._fill()
         if _is_primary():
             _logger.info(
                 '%s, %s split: %d samples, %d classes; a model for it needs --num-classes %d',
                 *(self.spec, self.split, len(self), self.num_classes, self.num_classes),
             )
 
+    @abstractmethod
+    def _open(self, root: Union[str, Path, None]) -> None:
+        """Look at the root, before anything is made."""
+
+    def _instances(self) -> int:
+        """Number of images per class."""
+        return 1
+
+    @abstractmethod
+    def _shape(self) -> tuple[int, ...]:
+        """Shape of an image as it is stored, uint8."""
+
+    @abstractmethod
+    def _fill(self) -> None:
+        """Make the images, into the table if there is one."""
+
+    @abstractmethod
+    def _make(self, number: int) -> Pixels:
+        """Make one image, as it is stored."""
+
+    @abstractmethod
+    def _to_pil(self, stored: Pixels) -> Image.Image:
+        """An image of mode `input_img_mode`."""
+
     @property
     def num_classes(self) -> int:
         """Number of classes, what a model needs as its ``num_classes``."""
-        return self.spec.classes
+        classes: int = self.spec.classes
+        return classes
 
     def _allocate(self) -> Optional[torch.Tensor]:
-        """Memory that worker processes share, however they are started; None to render on access."""
-        shape = (self._distinct, self.spec.size, row_bytes(self.spec.size))
+        """Memory that worker processes share, however they are started; None to make images on access."""
+        shape = (self._images, *self._shape())
         size = int(np.prod(shape, dtype=np.int64))
-        large = self.split == 'validation' and size > _VALIDATION_CACHE_BYTES
-        if self.spec.cache == 'none' or (self.spec.cache == 'auto' and large):
+        if self.spec.cache == 'none' or (self.spec.cache == 'auto' and size > _CACHE_BYTES[self.split]):
             return None
+        return self._share(shape)
+
+    def _share(self, shape: tuple[int, ...]) -> torch.Tensor:
         try:
             table: torch.Tensor = torch.empty(shape, dtype=torch.uint8)
             return table.share_memory_()  # type: ignore[no-any-return,no-untyped-call]
         except RuntimeError as error:
+            size = np.prod(shape, dtype=np.int64) / 2**20
             raise MemoryError(
-                f'{self.spec}: no shared memory for {size / 2**20:.0f} MB of images ({error}). Enlarge /dev/shm '
-                f'(docker run --shm-size), or say cache=none in the name of the data set to render on access'
+                f'{self.spec}: no shared memory for {size:.0f} MB of images ({error}). Enlarge /dev/shm '
+                f'(docker run --shm-size), or say cache=none in the name of the data set to make them on access'
             ) from error
 
-    def _render(self, family: Optional[Family]) -> Family:
-        """Find the systems, if they are not known, and fill the table."""
-        table = None if self._table is None else self._table.numpy()
-        images = dataclasses.replace(self.spec, cache='auto', loader='auto')
-        drawn = 0
-        family = family or _families.get(images)
-        if family is None:
-            base = _find_base(self.spec)
-            by_product = table if self.split == 'train' else None
-            family = Family(str(self.spec), base, _find_systems(self.spec, base, by_product))
-            _families[images] = family
-            drawn = 0 if by_product is None else self.spec.classes
-        if table is not None:
-            for chunk in _chunks(self.spec, self._distinct - drawn):
-                numbers = range(chunk.start + drawn, chunk.stop + drawn)
-                self._draw(family, numbers, table)
-        return family
-
-    def _draw(self, family: Family, numbers: range, table: Bits) -> None:
-        """Draw images of the data set, which may belong to several instances, to their places in the table."""
-        start = numbers.start
-        while start < numbers.stop:
-            instance, first = divmod(start, self.spec.classes)
-            stop = min(numbers.stop, (instance + 1) * self.spec.classes)
-            classes = range(first, first + stop - start)
-            systems = family.systems[first : classes.stop]
-            _draw(self.spec, self.split, family.base, systems, classes, instance, table[start:stop])
-            start = stop
-
-    def bits(self, number: int) -> Bits:
-        """Image ``number`` (``instance * classes + class``) as bits, shape (size, row bytes), see `render`."""
-        if self._table is not None:
-            return self._table[number].numpy()
-        instance, k = divmod(number, self.spec.classes)
-        system = self.family.systems[k : k + 1]
-        image: Bits = _draw(self.spec, self.split, self.family.base, system, [k], instance).bits[0]
-        return image
+    def _progress(self, count: int, step: int = 16 * LANES) -> Iterator[range]:
+        """Ranges of a progress bar's step each; the step is enough images to keep all threads busy."""
+        with _bar(f'rendering {self.spec}', count) as bar:
+            for start in range(0, count, step):
+                chunk = range(start, min(start + step, count))
+                yield chunk
+                bar.update(len(chunk))
 
     def __len__(self) -> int:
         return self._length
 
     def _number(self, index: int) -> int:
-        index = operator.index(index)
-        if not -len(self) <= index < len(self):
+        number = operator.index(index)
+        if not -len(self) <= number < len(self):
             raise IndexError(f'index {index} is out of range for {len(self)} samples')
-        return index % len(self) % self._distinct
+        return number % len(self) % self._images
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         number = self._number(index)
-        image: Any = _to_pil(self.bits(number), self.spec.size, self.input_img_mode)
-        target: Any = number % self.spec.classes
+        image: Any = self._to_pil(self.stored(number))
+        target: Any = number % self.num_classes
         if self.transform is not None:
             image = self.transform(image)
         if self.target_transform is not None:
             target = self.target_transform(target)
         return image, target
 
+    def stored(self, number: int) -> Pixels:
+        """Image ``number`` (``instance * classes + class``) as it is kept in memory.
+
+        Returns:
+            Fractals as bits, shape (size, row bytes), see `render`; others as pixels, shape (size, size) or
+            (size, size, 3).
+        """
+        return self._make(number) if self._table is None else self._table[number].numpy()
+
     def filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
         """Where `timm-fractal export` puts a sample, relative to its folder; timm's inference.py lists these names."""
         del absolute  # There is no file, so there is no folder that it lies in.
-        instance, k = divmod(self._number(index), self.spec.classes)
+        instance, k = divmod(self._number(index), self.num_classes)
         # As wide as the largest, so that readers that sort the names of classes as text find them in their order.
-        label = str(k).zfill(max(5, len(str(self.spec.classes - 1))))
+        label = str(k).zfill(max(5, len(str(self.num_classes - 1))))
         name = f'{label}_{instance}.png'
         return name if basename else f'{self.split}/{label}/{name}'
 
@@ -293,33 +208,261 @@ class Fractal1(Dataset[tuple[Any, Any]]):
         return f'{type(self).__name__}({self.spec.name()!r}, split={self.split!r}, samples={len(self)})'
 
 
+def _is_primary() -> bool:
+    return os.environ.get('RANK', '0') == '0'
+
+
+def _bar(what: str, count: int) -> Any:
+    return tqdm(desc=what, total=count, unit='img', delay=1, disable=None if _is_primary() else True)
+
+
+class _Fractals(SyntheticDataset):
+    """Data sets of fractals: bit-packed, two gray levels."""
+
+    spec: FractalSpec
+
+    #: The systems of the data set; `Family.save` writes them to a file that ``root`` takes.
+    family: Family
+
+    def _open(self, root: Union[str, Path, None]) -> None:
+        self._loaded: Optional[Family] = None
+        if root is not None and Path(root).is_dir():
+            _logger.info('%s is rendered, nothing is read from %s', self.spec, root)
+        elif root is not None:
+            self._loaded, self.spec = _load(root, self.spec)
+
+    def _instances(self) -> int:
+        instances = self.spec.instances
+        if isinstance(self.spec, FractalDBSpec) and self.split == 'validation':
+            # A thousand instances take as long to draw as many epochs to train; these have all scaled parameters.
+            return min(instances, len(fractals.WEIGHTS))
+        return instances
+
+    def _shape(self) -> tuple[int, ...]:
+        return self.spec.size, row_bytes(self.spec.size)
+
+    def _fill(self) -> None:
+        """Find the systems, if they are not known, and fill the table."""
+        table = None if self._table is None else self._table.numpy()
+        images = dataclasses.replace(self.spec, **type(self.spec)().aside())
+        family = self._loaded or _families.get(images)
+        drawn = 0
+        if family is None:
+            by_product = table if self.split == 'train' else None
+            family = fractals.find(self.spec, self._progress, by_product)
+            _families[images] = family
+            drawn = 0 if by_product is None else self.num_classes
+        self.family = family
+        if table is not None and drawn < len(table):
+            for chunk in self._progress(len(table) - drawn):
+                start, stop = chunk.start + drawn, chunk.stop + drawn
+                fractals.draw(self.spec, self.split, family, range(start, stop), out=table[start:stop])
+
+    def _make(self, number: int) -> Pixels:
+        image: Bits = fractals.draw(self.spec, self.split, self.family, [number]).bits[0]
+        return image
+
+    def _to_pil(self, stored: Pixels) -> Image.Image:
+        if self.input_img_mode == 'L':
+            return Image.fromarray(unpack(stored, self.spec.size))
+        height, width = len(stored), 8 * stored.shape[1]
+        pixels: Any = np.take(_RGBX_OF_BYTE, stored, axis=0).data
+        image = Image.frombytes('RGB', (width, height), pixels, 'raw', 'RGBX')
+        return image if width == height else image.crop((0, 0, height, height))
+
+
 # The eight pixels of a byte as Pillow keeps RGB pixels, four bytes each: half the time of a conversion from gray.
 _RGBX_OF_BYTE = unpack(np.arange(256, dtype=np.uint8)[:, None], 8).astype(np.uint32) * np.uint32(0x01010101)
 
 
-def _to_pil(bits: Bits, size: int, mode: str) -> Image.Image:
-    if mode == 'L':
-        return Image.fromarray(unpack(bits, size))
-    width = 8 * bits.shape[1]
-    pixels: Any = np.take(_RGBX_OF_BYTE, bits, axis=0).data
-    image = Image.frombytes('RGB', (width, size), pixels, 'raw', 'RGBX')
-    return image if width == size else image.crop((0, 0, size, size))
-
-
-def _load(root: Union[str, Path], spec: Fractal1Spec) -> tuple[Family, Fractal1Spec]:
+def _load(root: Union[str, Path], spec: FractalSpec) -> tuple[Family, FractalSpec]:
     """Read a parameter file and the specification it was drawn from, which must not contradict the one asked for."""
     family = Family.load(root)
     saved = parse_name(family.name)
-    if dataclasses.replace(spec, cache='auto', loader='auto') not in (Fractal1Spec(), saved):
+    if dataclasses.replace(spec, **type(spec)().aside()) not in (type(spec)(), saved):
         raise ValueError(f'{root} holds {family.name!r}, not {str(spec)!r}: name the data set {spec.type!r} alone')
-    if not isinstance(saved, Fractal1Spec) or family.systems.shape[:2] != (saved.classes, saved.maps):
-        raise ValueError(f'{root} is damaged: {family.name!r} does not have systems of shape {family.systems.shape}')
-    return family, dataclasses.replace(saved, cache=spec.cache, loader=spec.loader)
+    if not isinstance(saved, type(spec)) or (len(family.bases), len(family.systems)) != (saved.fractals, saved.classes):
+        shapes = f'{family.bases.shape} and {family.systems.shape}'
+        raise ValueError(
+            f'{root} is damaged or no {spec.type}: {family.name!r} has bases and systems of shape {shapes}'
+        )
+    return family, dataclasses.replace(saved, **spec.aside())
 
 
-TYPES: dict[str, Callable[..., Dataset[Any]]] = {'fractal1': Fractal1}
+class Fractal1(_Fractals):
+    """1p-frac: the classes are perturbations of one fractal ("Scaling Backwards", ECCV 2024, section 4).
+
+    With ``fractals=K`` of K fractals. ``root`` is a parameter file, written by `Family.save`: the data set it was saved
+    from, in place of one drawn from the seed. A folder is ignored, since there is nothing to read. See
+    `SyntheticDataset` for the arguments.
+
+    Example:
+        >>> dataset = Fractal1('fractal1/classes=3,size=64,points=5000', input_img_mode='L')
+        >>> image, label = dataset[1]
+        >>> len(dataset), image.size, image.mode, label
+        (3, (64, 64), 'L', 1)
+    """
+
+    spec_type = Fractal1Spec
 
 
-def create(name: str, split: str = 'train', **options: Any) -> Dataset[Any]:
+class OFDB(_Fractals):
+    """One image per category, every category an IFS of its own ("Pre-training Vision Transformers with Very Limited
+    Synthesized Images", ICCV 2023). Arguments as for `Fractal1`.
+
+    Example:
+        >>> len(OFDB('ofdb/classes=10,size=64'))
+        10
+    """
+
+    spec_type = OFDBSpec
+
+
+class FractalDB(_Fractals):
+    """Categories as those of `OFDB` with many instances each ("Pre-training without Natural Images", ACCV 2020).
+
+    A million images are 33 GB: they are drawn on access. The validation split has at most 25 instances per class.
+    Arguments as for `Fractal1`.
+
+    Example:
+        >>> dataset = FractalDB('fractaldb/classes=10,instances=100,size=64')
+        >>> len(dataset), dataset[523][1]
+        (1000, 3)
+    """
+
+    spec_type = FractalDBSpec
+
+
+class _Pixels(SyntheticDataset):
+    """Data sets whose images are stored as pixels."""
+
+    def _shape(self) -> tuple[int, ...]:
+        return self.spec.size, self.spec.size
+
+    def _fill(self) -> None:
+        if self._table is None:
+            return
+        table = self._table.numpy()
+        with ThreadPoolExecutor(cpu_count()) as pool, _bar(f'rendering {self.spec}', len(table)) as bar:
+            for number, image in enumerate(pool.map(self._make, range(len(table)))):
+                table[number] = image
+                bar.update()
+
+    def _jitter(self, number: int, pixels: Pixels) -> Pixels:
+        """The noise of the validation split."""
+        if self.split == 'train':
+            return pixels
+        draws = _rng(self.spec.seed, _JITTER, number).random(5)
+        return np.asarray(jitter(Image.fromarray(pixels), draws.tolist()))
+
+    def _to_pil(self, stored: Pixels) -> Image.Image:
+        return Image.fromarray(stored).convert(self.input_img_mode)
+
+
+# What a stream of random numbers is for; the seed, this and the class make the stream.
+_IMAGE, _CLASS, _JITTER = range(10, 13)
+
+
+def _rng(*key: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
+
+
+class Image1(_Pixels):
+    """Classes are warps of one real image ("Scaling Backwards", ECCV 2024, the section on real images).
+
+    ``root`` is an image, or a folder of at most as many as there are classes; class k is made from image ``k % images``
+    of those sorted by name. The validation split has the same warps, cropped to 95 to 100 % of each side and with other
+    contrast and brightness. See `SyntheticDataset` for the other arguments, `images.read_image` for what is read, and
+    `shape` for the warps.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile(suffix='.png') as file:
+        ...     Image.linear_gradient('L').save(file)
+        ...     dataset = Image1('image1/classes=4,size=64', root=file.name)
+        >>> len(dataset), dataset[3][0].mode
+        (4, 'RGB')
+    """
+
+    spec_type = Image1Spec
+    spec: Image1Spec
+
+    def _open(self, root: Union[str, Path, None]) -> None:
+        if root is None:
+            raise ValueError(f'{self.spec} needs an image: --data-dir photo.jpg, or a folder of images')
+        self._paths = list_images(root)
+        if len(self._paths) > self.num_classes:
+            raise ValueError(
+                f'{self.spec}: classes must be at least the number of images in {root}, '
+                f'got {self.num_classes} classes and {len(self._paths)} images: use classes={len(self._paths)} or more'
+            )
+        shape = (len(self._paths), *self._shape())
+        few = np.prod(shape, dtype=np.int64) <= _PHOTO_BYTES
+        self._photos = self._share(shape) if few else None
+        with ThreadPoolExecutor(cpu_count()) as pool, _bar(f'reading {root}', len(self._paths)) as bar:
+            # All of them, kept or not: a damaged one is better found now than in the middle of a training run.
+            for number, view in enumerate(pool.map(self._read, self._paths)):
+                if self._photos is not None:
+                    self._photos[number] = torch.from_numpy(view)
+                bar.update()
+
+    def _read(self, path: Path) -> Pixels:
+        from .shape import VIEWS  # Imports torchvision's transforms, which take as long as all the rest.
+
+        mode = 'RGB' if self.spec.view == 'rgb' else 'L'
+        view = np.array(VIEWS[self.spec.view](read_image(path, self.spec.size, mode)))
+        if view.min() == view.max():
+            what = 'no contour' if self.spec.view == 'contour' else 'a single colour'
+            raise ValueError(f'{path} has {what}: its warps cannot be told apart')
+        return view
+
+    def _shape(self) -> tuple[int, ...]:
+        return (*super()._shape(), 3) if self.spec.view == 'rgb' else super()._shape()
+
+    def _make(self, number: int) -> Pixels:
+        from .shape import WARPS
+
+        which = number % len(self._paths)
+        photo = self._read(self._paths[which]) if self._photos is None else self._photos[which].numpy()
+        warp = WARPS[self.spec.warp]
+        params = warp.make_params(_rng(self.spec.seed, _CLASS, number), self.spec.delta)
+        return self._jitter(number, np.asarray(warp.apply(Image.fromarray(photo), params)))
+
+
+class Noise1(_Pixels):
+    """Classes are perturbations of one image of noise ("Scaling Backwards", ECCV 2024, the controls).
+
+    ``root`` is ignored, since there is nothing to read. The validation split differs from the training split as that of
+    `Image1` does.
+
+    Example:
+        >>> len(Noise1('noise1/noise=uniform,classes=4,size=64'))
+        4
+    """
+
+    spec_type = Noise1Spec
+    spec: Noise1Spec
+
+    def _open(self, root: Union[str, Path, None]) -> None:
+        if root is not None:
+            _logger.info('%s is rendered, nothing is read from %s', self.spec, root)
+        self._base = noise_image(self.spec.noise, self.spec.size, _rng(self.spec.seed, _IMAGE))
+
+    def _make(self, number: int) -> Pixels:
+        rng = _rng(self.spec.seed, _CLASS, number)
+        return self._jitter(number, perturb_pixels(self._base, self.spec.delta, rng))
+
+
+TYPES: dict[str, type[SyntheticDataset]] = {
+    dataset.spec_type.type: dataset for dataset in (Fractal1, Image1, OFDB, FractalDB, Noise1)
+}
+
+
+def create(name: str, split: str = 'train', **options: Any) -> SyntheticDataset:
     """Make a data set from its name; the options are those of its class."""
     return TYPES[parse_name(name).type](name, split, **options)
+
+
+def natural_mode(spec: Spec) -> str:
+    """The mode that loses nothing: ``'RGB'`` for what is coloured, else ``'L'``."""
+    return 'RGB' if isinstance(spec, Image1Spec) and spec.view == 'rgb' else 'L'

@@ -215,10 +215,10 @@ class DeviceLoader:
 def _table(dataset: Fractal1, device: torch.device) -> Tensor:
     """All images of a data set, bit-packed, on the device."""
     count = dataset.spec.classes * dataset.spec.instances
-    first = torch.from_numpy(dataset.bits(0))
+    first = torch.from_numpy(dataset.stored(0))
     table = torch.empty((count, *first.shape), dtype=torch.uint8, device=device)
     for start in range(0, count, 1024):
-        bits = np.stack([dataset.bits(k) for k in range(start, min(start + 1024, count))])
+        bits = np.stack([dataset.stored(k) for k in range(start, min(start + 1024, count))])
         table[start : start + len(bits)] = torch.from_numpy(bits)
     _logger.info('%s: %d images, %.0f MB on %s', dataset.spec, count, table.numel() / 2**20, device)
     return table

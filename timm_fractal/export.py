@@ -13,14 +13,16 @@ import tarfile
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple, Union, get_args
 
 from tqdm import tqdm
 
 from ._files import whole_file
-from .datasets import create
+from .datasets import create, natural_mode
+from .fractals import FractalSpec
+from .images import list_images
 from .render import cpu_count
-from .spec import nearest, parse_name
+from .spec import Image1Spec, Spec, nearest, parse_name
 
 SPLITS = ('train', 'validation')
 
@@ -80,7 +82,7 @@ def export(
         dest: A folder, which gets ``<split>/<class>/<class>_<instance>.png``; or a name that ends in ``.tar``, whose
             members are ``<class>/<class>_<instance>.png``.
         split: ``'train'``, ``'validation'`` or, for a folder, ``'all'``. Every reader takes a tar for one split.
-        data_dir: What ``--data-dir`` is in a training script: a file that the data set is made from.
+        data_dir: What ``--data-dir`` is in a training script: an image, a folder of images or a file of parameters.
         params: Where to save the parameters of the data set too, see `timm_fractal.ifs.Family.save`.
 
     Returns:
@@ -104,22 +106,36 @@ def export(
     check_writable(dest.parent if _is_tar(dest) else dest)
     if params is not None:
         check_writable(Path(params).parent)
-    record = {'dataset': str(parse_name(name))}
+    spec = parse_name(name)
+    if params is not None and not isinstance(spec, get_args(FractalSpec)):
+        raise ValueError(f'params must be left out: {spec.type} has no fractals whose parameters could be saved')
+    record = {'dataset': str(spec)}
     if data_dir is None:
         # Rendering takes minutes: refuse before, where the name alone says what the data set is.
         for part in splits:
             _refuse_other(dest, record, part)
-    elif Path(data_dir).is_file():
-        record['data_dir'] = hashlib.sha256(Path(data_dir).read_bytes()).hexdigest()
+    else:
+        record |= _source(spec, Path(data_dir))
     results = []
     for part in splits:
-        dataset: Any = create(name, split=part, root=data_dir, input_img_mode='L')
+        dataset: Any = create(name, split=part, root=data_dir, input_img_mode=natural_mode(spec))
         record['dataset'] = str(dataset.spec)
         _refuse_other(dest, record, part)
         if params is not None and part == splits[0]:
             dataset.family.save(params)
         results.append(_export_split(dataset, dest, record, part))
     return results
+
+
+def _source(spec: Spec, data_dir: Path) -> dict[str, str]:
+    """What was read, by its sha256; fractals read no folder."""
+    if data_dir.is_dir() and not isinstance(spec, Image1Spec):
+        return {}
+    digest = hashlib.sha256()
+    for path in list_images(data_dir):
+        digest.update(b'' if path == data_dir else path.relative_to(data_dir).as_posix().encode())
+        digest.update(path.read_bytes())
+    return {'data_dir': digest.hexdigest()}
 
 
 def check_writable(folder: Path) -> None:
@@ -191,7 +207,7 @@ def _contents(dest: Path, split: str) -> Iterator[tuple[Path, bytes]]:
 def _describe(record: Any) -> str:
     if not isinstance(record, dict):
         return repr(record)
-    extra = {'split': 'split {}', 'data_dir': 'made from a file with sha256 {:.8}...'}
+    extra = {'split': 'split {}', 'data_dir': 'made from files with sha256 {:.8}...'}
     parts = [repr(record.get('dataset'))] + [words.format(record[key]) for key, words in extra.items() if key in record]
     return ', '.join(parts)
 

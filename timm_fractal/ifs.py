@@ -8,6 +8,7 @@ that a numpy release which improves some sampling algorithm cannot change a frac
 """
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Any, Literal, Optional, Union
@@ -21,6 +22,8 @@ Array = npt.NDArray[np.float64]
 
 #: The sigma-factor of a base IFS is drawn within this distance of the one asked for (the reference generator's margin).
 SIGMA_MARGIN = 0.1
+#: Numbers of maps that `sample_uniform` chooses from.
+UNIFORM_MAPS = range(2, 8)
 
 
 def sample_singular_values(maps: int, sigma: float, rng: np.random.Generator) -> Array:
@@ -154,10 +157,42 @@ def addresses(probs: Array, points: int, seed: int = 100) -> npt.NDArray[np.uint
     Returns:
         Shape (points - 1,): the map that leads from each point to the next.
     """
+    draws = _draws(points, seed)[: points - 1]
+    # Map j is the first whose cumulative probability reaches the draw; rounding may leave the last one short of 1. Maps
+    # that are never chosen do not count: what has fewer maps than others is filled up with them.
+    last = np.flatnonzero(probs)[-1]
+    path = np.zeros(len(draws), np.uint8)
+    for reached in np.cumsum(probs)[:last]:
+        path += draws > reached
+    return path
+
+
+@functools.lru_cache(maxsize=2)
+def _draws(points: int, seed: int) -> Array:
     # RandomState is the one generator whose every number numpy promises to keep.
-    draws = np.random.RandomState(seed).random_sample(points)[: points - 1]
-    # Map j is the first whose cumulative probability reaches the draw; rounding may leave the last one short of 1.
-    return np.minimum(np.searchsorted(np.cumsum(probs), draws), len(probs) - 1).astype(np.uint8)
+    return np.random.RandomState(seed).random_sample(points)
+
+
+def sample_uniform(rng: np.random.Generator) -> Array:
+    """Draw an IFS as FractalDB's random search does ("Pre-training without Natural Images", section 3).
+
+    The number of maps is one of `UNIFORM_MAPS`, all equally likely; every parameter is uniform in [-1, 1].
+
+    Args:
+        rng: Source of randomness; as many numbers are drawn for few maps as for many.
+
+    Returns:
+        Shape (7, 2, 3). Maps beyond the number drawn are zero, and never chosen: their probability is 0.
+
+    Example:
+        >>> system = sample_uniform(np.random.default_rng(0))
+        >>> probabilities(system).round(2).tolist()
+        [0.11, 0.28, 0.22, 0.15, 0.24, 0.0, 0.0]
+    """
+    draws = rng.random(1 + 6 * UNIFORM_MAPS[-1])
+    system: Array = 2 * draws[1:].reshape(-1, 2, 3) - 1
+    system[UNIFORM_MAPS[int(draws[0] * len(UNIFORM_MAPS))] :] = 0
+    return system
 
 
 def _uniform(rng: np.random.Generator, low: float, high: float, shape: Optional[tuple[int, ...]] = None) -> Any:
@@ -166,27 +201,27 @@ def _uniform(rng: np.random.Generator, low: float, high: float, shape: Optional[
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """Everything a data set is made of: the base IFS and the perturbed one of each class.
+    """Everything a data set is made of: its base fractals and the perturbed one of each class.
 
     Attributes:
         name: Canonical name of the data set.
-        base: The base IFS, shape (N, 2, 3).
-        systems: One perturbed IFS per class, shape (classes, N, 2, 3).
+        bases: The base IFS, shape (K, N, 2, 3). Where they differ in the number of maps, the missing ones are zero.
+        systems: One IFS per class, shape (classes, N, 2, 3); that of class k is a perturbation of ``bases[k % K]``.
 
     Example:
         >>> from timm_fractal import Fractal1
         >>> family = Fractal1('fractal1/classes=2,size=64,points=5000').family
-        >>> family.name, family.base.shape, family.systems.shape
-        ('fractal1/classes=2,points=5000,size=64', (2, 2, 3), (2, 2, 2, 3))
+        >>> family.name, family.bases.shape, family.systems.shape
+        ('fractal1/classes=2,points=5000,size=64', (1, 2, 2, 3), (2, 2, 2, 3))
     """
 
     name: str
-    base: Array
+    bases: Array
     systems: Array
 
     def save(self, path: Union[str, Path]) -> None:
         """Write a JSON file that `load` reads back bit for bit."""
-        content = {'dataset': self.name, 'base': self.base.tolist(), 'systems': self.systems.tolist()}
+        content = {'dataset': self.name, 'bases': self.bases.tolist(), 'systems': self.systems.tolist()}
         with whole_file(path) as temporary:
             temporary.write_text(json.dumps(content), encoding='utf-8')
 
@@ -203,17 +238,17 @@ class Family:
             content = json.loads(text)
             family = cls(
                 name=content['dataset'],
-                base=np.asarray(content['base'], dtype=np.float64),
+                bases=np.asarray(content['bases'], dtype=np.float64),
                 systems=np.asarray(content['systems'], dtype=np.float64),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f'{path} is no parameter file of timm-fractal, or damaged ({type(error).__name__}: {error})'
             ) from error
-        maps = family.base.shape[:1]
-        shapes = {'base': (*maps, 2, 3), 'systems': (*family.systems.shape[:1], *maps, 2, 3)}
-        for key, shape in shapes.items():
+        maps = family.bases.shape[1:2]
+        for key in ('bases', 'systems'):
             array = getattr(family, key)
+            shape = (*array.shape[:1], *maps, 2, 3)
             if not isinstance(family.name, str) or array.shape != shape or not np.isfinite(array).all():
                 raise ValueError(f'{path}: {key!r} must be finite numbers of shape {shape}, got shape {array.shape}')
         return family

@@ -9,7 +9,7 @@ from typing import Any, Optional, Union
 from PIL import Image, ImageDraw
 
 from ._files import whole_file
-from .datasets import create
+from .datasets import create, natural_mode
 from .export import check_writable
 from .spec import Spec, nearest, parse_name
 
@@ -20,7 +20,7 @@ SWEEPS = {'delta': ('0.01', '0.05', '0.1', '0.2', '0.4'), 'sigma': ('3.5', '4', 
 _NUMBERS = ('classes', 'instances')
 
 _GAP = 2
-_PAPER, _INK = 48, 255
+_PAPER, _INK = '#303030', '#ffffff'
 
 
 def contact_sheet(
@@ -39,10 +39,10 @@ def contact_sheet(
         count: Number of classes, at least 1; all classes if the data set has fewer.
         columns: Tiles in a row; by default the sheet is about twice as wide as high.
         tile: Width and height of an image on the sheet, in pixels.
-        data_dir: What ``--data-dir`` is in a training script: a file that the data set is made from.
+        data_dir: What ``--data-dir`` is in a training script: an image or a file that the data set is made from.
 
     Returns:
-        A gray image, black and white where the data set is black and gray.
+        An image, gray but for a coloured data set, black and white where the data set is black and gray.
 
     Raises:
         ValueError: An argument is out of range, or the data set cannot be drawn.
@@ -53,6 +53,7 @@ def contact_sheet(
     """
     _check(count=count, columns=columns, tile=tile)
     spec = parse_name(name)
+    # What is read, a file of parameters or a folder of images, goes with the number of classes.
     images = _images(spec if data_dir else _fewer(spec, count), split, count, tile, data_dir)
     columns = columns or math.ceil(math.sqrt(2 * len(images)))
     return _sheet([images[start : start + columns] for start in range(0, len(images), columns)], tile)
@@ -72,14 +73,15 @@ def sweep(
     Args:
         name: Data set name; its own value of ``option`` does not matter.
         option: An option of the data set, for instance ``'delta'``.
-        values: As they are written in a name; for ``'delta'`` and ``'sigma'`` there are defaults.
+        values: As they are written in a name; by default all words of an option that takes one of a few, and for
+            ``'delta'`` and ``'sigma'`` some of the range.
         split: ``'train'`` or ``'validation'``.
         columns: Number of classes, at least 1.
         tile: Width and height of an image on the sheet, in pixels.
-        data_dir: What ``--data-dir`` is in a training script: a file that the data set is made from.
+        data_dir: What ``--data-dir`` is in a training script: an image or a file that the data set is made from.
 
     Returns:
-        A gray image, one row per value, with the value at its left.
+        An image as that of `contact_sheet`, one row per value, with the value at its left.
 
     Raises:
         ValueError: An argument is out of range, or one of the data sets cannot be drawn.
@@ -96,10 +98,13 @@ def sweep(
     options = [name for name in options if name not in _NUMBERS]
     if option not in options:
         raise ValueError(f'{spec.type}: cannot sweep {option!r}; {nearest(option, options)}')
-    values = values or SWEEPS.get(option)
+    choices = {field.name: field.metadata['choices'] for field in dataclasses.fields(spec)}
+    values = values or SWEEPS.get(option) or choices[option]
     if not values:
         raise ValueError(f'values must be given for the option {option!r}: only {" and ".join(SWEEPS)} have defaults')
-    specs = [_fewer(_with(spec, option, value), columns) for value in values]
+    specs = [_with(spec, option, value) for value in values]
+    if data_dir is None:
+        specs = [_fewer(spec, columns) for spec in specs]
     rows = [_images(changed, split, columns, tile, data_dir) for changed in specs]
     return _sheet(rows, tile, [f'{option}={value}' for value in values])
 
@@ -139,10 +144,11 @@ def _check(**numbers: Optional[int]) -> None:
 def _fewer(spec: Spec, count: int) -> Spec:
     """The same data set without the classes that are not shown: class k does not depend on their number."""
     fields: dict[str, Any] = {field.name: field for field in dataclasses.fields(spec)}
-    changes: dict[str, Any] = {}
-    if 'classes' in fields:
-        fewest = fields['classes'].metadata['low']
-        changes['classes'] = min(vars(spec)['classes'], max(count, fewest))
+    values = vars(spec)
+    classes = min(values['classes'], max(count, fields['classes'].metadata['low']))
+    changes: dict[str, Any] = {'classes': classes}
+    if 'fractals' in fields:
+        changes['fractals'] = min(values['fractals'], classes)
     if 'instances' in fields:
         changes['instances'] = 1
     return dataclasses.replace(spec, **changes)
@@ -155,15 +161,16 @@ def _with(spec: Spec, option: str, text: str) -> Spec:
 
 
 def _images(spec: Spec, split: str, count: int, tile: int, data_dir: Union[str, Path, None]) -> list[Image.Image]:
-    dataset: Any = create(spec.name(), split=split, root=data_dir, input_img_mode='L')
+    # Only what is shown is drawn.
+    spec = dataclasses.replace(spec, cache='none')  # type: ignore[call-arg]
+    dataset = create(spec.name(), split=split, root=data_dir, input_img_mode=natural_mode(spec))
     images = (dataset[i][0] for i in range(min(count, dataset.num_classes)))
     return [_tile(image, tile) for image in images]
 
 
 def _tile(image: Image.Image, tile: int) -> Image.Image:
-    extrema: Any = image.getextrema()
     # Gray 127 on black is dark to look at, and darker still once a thin line has been averaged with its surroundings.
-    if extrema[1] <= 127:
+    if image.mode == 'L' and image.getextrema()[1] <= 127:  # type: ignore[operator]
         image = image.point([min(255, 2 * level) for level in range(256)])
     # The mean of all pixels: whatever else would let thin lines come and go.
     resample = Image.Resampling.BOX if tile < image.width else Image.Resampling.NEAREST
@@ -175,7 +182,8 @@ def _sheet(rows: Sequence[Sequence[Image.Image]], tile: int, labels: Sequence[st
     boxes = [scratch.textbbox((0, 0), label) for label in labels]
     margin = math.ceil(max((box[2] for box in boxes), default=-4 * _GAP)) + 4 * _GAP
     step = tile + _GAP
-    sheet = Image.new('L', (margin + step * len(rows[0]) + _GAP, step * len(rows) + _GAP), _PAPER)
+    mode = 'RGB' if any(image.mode == 'RGB' for row in rows for image in row) else 'L'
+    sheet = Image.new(mode, (margin + step * len(rows[0]) + _GAP, step * len(rows) + _GAP), _PAPER)
     for number, row in enumerate(rows):
         for column, image in enumerate(row):
             sheet.paste(image, (margin + _GAP + step * column, _GAP + step * number))

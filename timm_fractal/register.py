@@ -9,12 +9,15 @@ What is touched, and why (checked with timm 1.0.12, 1.0.20 and 1.0.31):
   in the data set's name our loader is made of the arguments.
 * ``timm.data.dataset_factory._TORCH_BASIC_DS`` gets our types, so that ``--device-modules timm_fractal --dataset
   torch/fractal1`` works in a script that bound ``create_dataset`` before this package was imported.
+* ``timm.data.auto_augment.NAME_TO_OP`` and ``LEVEL_TO_ARG`` get the warps of `timm_fractal.shape` as operations, and
+  ``timm.data.auto_augment.rand_augment_choices`` is wrapped so that ``--aa rand-m9-tshape`` can name them.
 * ``timm.data.auto_augment.NAME_TO_OP``: where Pillow refuses ``ImageOps.posterize(image, 0)`` (13 and later), the
   posterize operations get the old meaning of zero bits back, a black image; timm draws 0 bits at magnitude 10.
 
 Nothing here imports timm: it is armed before timm is, and acts when ``timm.data`` has been imported.
 """
 
+import difflib
 import functools
 import importlib.abc
 import inspect
@@ -33,8 +36,8 @@ _logger = logging.getLogger('timm_fractal')
 
 _HOST = 'timm.data'
 
-#: Data set types that `create_dataset` hands to this package. `timm_fractal.datasets.TYPES` holds their classes.
-TYPES = ('fractal1',)
+#: Magnitude of a warp, see `timm_fractal.shape`, at level 10 of RandAugment; the largest of timm's shears is the same.
+MAX_OPERATION_MAGNITUDE = 0.3
 
 _undo: list[Callable[[], None]] = []
 
@@ -97,8 +100,12 @@ def _apply(host: Any) -> None:
             _set(module, 'create_dataset', create_dataset)
         for module in (host, loader):
             _set(module, 'create_loader', create_loader)
-        for name in TYPES:
+        for name in _types():
             _set_item(dataset_factory._TORCH_BASIC_DS, name, functools.partial(_torch_dataset, name))
+        for name, warp in _operations().items():
+            _set_item(auto_augment.NAME_TO_OP, name, functools.partial(_shape_operation, warp=warp))
+            _set_item(auto_augment.LEVEL_TO_ARG, name, _level_to_magnitude)
+        _set(auto_augment, 'rand_augment_choices', _wrap_rand_augment_choices(auto_augment.rand_augment_choices))
         if _pillow_refuses_zero_bits():
             for name, operation in list(auto_augment.NAME_TO_OP.items()):
                 if operation is auto_augment.posterize:
@@ -125,8 +132,15 @@ def _set_item(table: dict[str, Any], name: str, value: Any) -> None:
     table[name] = value
 
 
+def _types() -> list[str]:
+    """Data set types that `create_dataset` hands to this package."""
+    from .spec import SPECS
+
+    return list(SPECS)
+
+
 def _is_ours(name: Any) -> bool:
-    return isinstance(name, str) and name.lower().removeprefix('torch/').split('/')[0] in TYPES
+    return isinstance(name, str) and name.lower().removeprefix('torch/').split('/')[0] in _types()
 
 
 def _wrap_create_dataset(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -149,10 +163,12 @@ def _wrap_create_dataset(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _explain_typo(name: Any, root: Any) -> None:
     """Without a root timm would end with a TypeError about None, for a name that was meant to be ours."""
-    if root is None and isinstance(name, str) and name.lower().startswith('fractal'):
-        from .spec import parse_name
+    if root is None and isinstance(name, str):
+        kind = name.lower().partition('/')[0]
+        if kind.startswith('fractal') or difflib.get_close_matches(kind, _types(), n=1):
+            from .spec import parse_name
 
-        parse_name(name.lower())
+            parse_name(name.lower())
 
 
 #: Arguments of timm's factory that have no meaning for a rendered data set. Some of them (`seed`, `is_training`) differ
@@ -209,6 +225,51 @@ def _is_our_dataset(dataset: Any) -> bool:
     # Without the import of our data sets there can be no instance of them.
     datasets = sys.modules.get(f'{__package__}.datasets')
     return datasets is not None and isinstance(dataset, tuple(datasets.TYPES.values()))
+
+
+def _operations() -> dict[str, str]:
+    """Operations of RandAugment by their names, as timm writes them; the warp behind each."""
+    from .spec import WARPS
+
+    return {warp.capitalize(): warp for warp in WARPS}
+
+
+def _shape_operation(image: Any, magnitude: float, warp: str, **kwargs: Any) -> Any:
+    from .shape import shape_op
+
+    return shape_op(image, magnitude, warp, **kwargs)
+
+
+def _level_to_magnitude(level: float, hparams: dict[str, Any]) -> tuple[float]:
+    return (level / 10 * MAX_OPERATION_MAGNITUDE,)
+
+
+def _wrap_rand_augment_choices(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def rand_augment_choices(name: str, increasing: bool = True) -> Any:
+        """timm's sets, and ``shape``: the warps. ``A+B`` joins operations and sets; ``default`` is timm's own set."""
+        from timm.data.auto_augment import NAME_TO_OP
+
+        from .spec import nearest
+
+        ours = _operations()
+        parts = name.split('+')
+        if not any(part == 'shape' or part in ours for part in parts):
+            return original(name, increasing=increasing)
+        names: list[str] = []
+        for part in parts:
+            if part == 'shape':
+                names += ours
+            elif part == 'default':
+                names += original('', increasing=increasing)
+            elif part in NAME_TO_OP:
+                names.append(part)
+            else:
+                valid = nearest(part, ['shape', 'default', *NAME_TO_OP])
+                raise ValueError(f'unknown operation {part!r} in the RandAugment set {name!r}; {valid}')
+        return names
+
+    return rand_augment_choices
 
 
 def _pillow_refuses_zero_bits() -> bool:

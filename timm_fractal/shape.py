@@ -4,7 +4,9 @@ A warp is "draw parameters, then apply": `Warp.make_params` draws a record of a 
 images and tensors with it. Positions are relative to the image: (u, v) is (-1, -1) at the top left corner of the image
 (the corner, not the middle of the pixel in it) and (1, 1) at the bottom right one, so that 1 is half the width or half
 the height. Every warp is a map from the canvas to the image: the pixel at (u, v) shows what the image has at
-(X(u, v), Y(u, v)), bilinear between pixels, and the fill colour where that lies outside of [-1, 1]^2.
+(X(u, v), Y(u, v)), bilinear between pixels, and the fill colour where that lies outside of [-1, 1]^2. Positions are
+rounded to 1/64 pixel and computed from numbers of few bits, so that no sum and no product is rounded, whatever the
+order: a warp of bytes is the same on every machine and device.
 
 X and Y are the identity plus what was drawn, and all warps draw it in the same way: each of their numbers is
 ``magnitude * U(-1, 1)`` (half of that for polynomials). What is no image any more is then pulled towards the identity:
@@ -52,6 +54,13 @@ _MIN_COVERED_CORNERS = 1 / 3
 _SHRINK = 0.9
 # Decimals of a record; the sixth is a thousandth of a pixel in an image of 2,000 pixels.
 _DECIMALS = 6
+
+# Pixels are sampled at multiples of 1 / 64 pixel: bilinear weights then have 12 bits, and weighted bytes are exact in
+# single precision.
+_STEP_BITS = 6
+_STEPS = 2**_STEP_BITS
+# Binary places of the numbers that positions are computed from; the error is 1 / 1,000 pixel in 512.
+_BITS = 18
 
 _MODES = ('L', 'RGB')
 
@@ -106,10 +115,9 @@ class Warp(ABC):
 
         An image that is at least twice as wide or high as the result is first reduced by a whole factor (each pixel is
         the mean of the pixels that it stands for), so that warp and resize are one bilinear sampling without much
-        aliasing. A PIL image and a uint8 tensor on the CPU give the same result, or where the image was reduced one
-        that differs by at most 1 level; on another device the result differs by at most 1 level. A floating point
-        tensor is not rounded: scaled to 255, its result differs from that of the PIL image by at most 0.51 levels, or
-        1.2 where the image was reduced.
+        aliasing. A PIL image and a uint8 tensor give the same result, or where the image was reduced one that differs
+        by at most 1 level. A floating point tensor is not rounded: scaled to 255, its result differs from that of the
+        PIL image by at most 0.51 levels, or 1.2 where the image was reduced.
 
         Args:
             image: A PIL image of mode L or RGB, or a tensor of shape (B, C, H, W) or (C, H, W), uint8 or floating
@@ -161,11 +169,18 @@ class Warp(ABC):
         if factors != (1, 1):
             # The mean as PIL computes it takes a fifth of the time of torch's, most of which is floating point.
             image = image.reduce(factors)
-        # On the CPU torch samples faster than Image.transform, for every warp; and this is the code for tensors.
-        pixels = torch.from_numpy(np.array(image).reshape(image.height, image.width, -1)).permute(2, 0, 1)[None]
-        warped = self._sample(pixels, values, height, width, fill)[0].numpy()
-        bands = [Image.fromarray(band) for band in warped]
-        return bands[0] if image.mode == 'L' else Image.merge(image.mode, bands)
+        pixels = np.asarray(image).reshape(image.height, image.width, -1)
+        kernel = _cpu_kernel()
+        if kernel is None:
+            channels = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
+            warped = self._sample(channels, values, height, width, fill)[0].permute(1, 2, 0).numpy()
+        else:
+            have, cpu = (image.width, image.height), torch.device('cpu')
+            lines, columns, scale = (part.numpy() for part in self._fields(values, height, width, have, cpu))
+            warped = np.empty((height, width, pixels.shape[2]), np.uint8)
+            colour = np.rint(np.broadcast_to(_fill(fill, pixels.shape[2], bytes_only=True), pixels.shape[2:]))
+            kernel(pixels, lines[0], columns.T.copy(), scale, _STEP_BITS, colour.astype(np.uint8), warped)
+        return Image.fromarray(warped[:, :, 0] if image.mode == 'L' else np.ascontiguousarray(warped))
 
     def _apply_to_batch(
         self, batch: torch.Tensor, params: Union[Params, Sequence[Params]], size: Size, fill: Fill
@@ -193,12 +208,28 @@ class Warp(ABC):
     def _sample(self, pixels: torch.Tensor, values: Array, height: int, width: int, fill: Fill) -> torch.Tensor:
         """Pixels (B, C, h, w) -> (B, C, height, width) for values (B, count) or (1, count)."""
         precise, device = _precise(pixels.dtype), pixels.device
-        # Summed in single precision, devices would disagree about pixels at the edge. MPS has nothing else.
-        source = self._positions(values, height, width, torch.device('cpu') if device.type == 'mps' else device)
-        grid = source.to(device)
+        # Width and height; X and Y are in this order, too.
+        have = pixels.shape[-1], pixels.shape[-2]
+        # In double precision, which MPS does not have.
+        where = torch.device('cpu') if device.type == 'mps' else device
+        source = self._positions(values, height, width, have, where).to(device)
+
+        def column(*numbers: float) -> torch.Tensor:
+            return torch.tensor(numbers, dtype=torch.float32, device=device)[:, None, None]
+
+        edges = column(*(_STEPS // 2 * n for n in have))
         # 1 inside and 0 outside: torch takes several times as long for booleans.
-        inside = grid.abs()
-        inside = torch.maximum(inside[:, :1], inside[:, 1:]).le_(1).to(precise)
+        inside = (source.abs() - edges).amax(dim=1, keepdim=True).le_(0).to(precise)
+        # Relative to a power of 2 positions are exact, and so is what torch makes of them.
+        room = [1 << (n - 1).bit_length() for n in have]
+        missing = [more - n for more, n in zip(room, have)]
+        if any(missing):
+            middles = edges - _STEPS // 2
+            source = torch.minimum(torch.maximum(source, -middles), middles)
+            pixels = functional.pad(pixels, (0, missing[0], 0, missing[1]))
+        scale = column(*(1 / (_STEPS // 2 * more) for more in room))
+        offset = column(*(n / more - 1 for n, more in zip(have, room)))
+        grid = torch.addcmul(offset, source, scale)
         warped = functional.grid_sample(
             pixels.to(precise),
             grid.permute(0, 2, 3, 1).to(precise).expand(len(pixels), -1, -1, -1),
@@ -206,19 +237,42 @@ class Warp(ABC):
             padding_mode='border',
             align_corners=False,
         )
-        colour = torch.tensor(_fill(fill, pixels), dtype=precise, device=device)[:, None, None]
+        colour = torch.tensor(_fill(fill, pixels.shape[1], pixels.dtype == torch.uint8), dtype=precise, device=device)[
+            :, None, None
+        ]
         # With weights 0 and 1 this is one or the other, to the last bit.
         warped = torch.lerp(colour, warped, inside)
         return (warped if pixels.is_floating_point() else warped.round_()).to(pixels.dtype)
 
-    def _positions(self, values: Array, height: int, width: int, device: torch.device) -> torch.Tensor:
-        """Where the middles of the pixels come from: X and Y, float32, shape (B, 2, height, width)."""
+    def _positions(
+        self, values: Array, height: int, width: int, have: tuple[int, int], device: torch.device
+    ) -> torch.Tensor:
+        """Where the middles of the pixels come from: steps from the middle of the image, (B, 2, height, width).
+
+        Whole numbers of `_STEPS` to a pixel, float32. Whatever leads to them is exact: factors have so few bits that
+        products and sums need no rounding, in whatever order a machine does them.
+        """
+        lines, columns, scale = self._fields(values, height, width, have, device)
+        fields = lines @ columns.T
+        if fields.shape[1] == 3:
+            fields = fields[:, :2] / fields[:, 2:]
+        return fields.mul_(scale[:, None, None]).round_().to(torch.float32)
+
+    def _fields(
+        self, values: Array, height: int, width: int, have: tuple[int, int], device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What positions are computed from, float64.
+
+        The functions of u of every line (B, 2 or 3, height, n), those of one coordinate in the middles of the columns
+        (width, n), and half the width and half the height of the image in steps.
+        """
         coefficients = self._coefficients(values)
         if not np.isfinite(coefficients).all():
             raise ValueError(f'params must be finite and give a map, got {values.tolist()}')
         rows, columns = (_basis_of_pixels(type(self), n, str(device)) for n in (height, width))
-        fields = (rows @ torch.from_numpy(coefficients).to(device) @ columns.T).to(torch.float32)
-        return fields if fields.shape[1] == 2 else fields[:, :2] / fields[:, 2:]
+        lines = _keep_bits(rows @ _keep_bits(torch.from_numpy(coefficients).to(device), 24), _BITS)
+        scale = torch.tensor([_STEPS // 2 * n for n in have], dtype=torch.float64, device=device)
+        return lines, columns, scale
 
     def _values(self, params: Union[Params, Sequence[Params]], batch: int) -> Array:
         """The numbers of one record for all, shape (1, count), or of one for each image, shape (B, count)."""
@@ -420,7 +474,13 @@ WARPS: dict[str, Warp] = {warp.name: warp for warp in (Affine(), Homography(), E
 @functools.lru_cache(maxsize=64)
 def _basis_of_pixels(warp: type[Warp], count: int, device: str) -> torch.Tensor:
     """The functions of one coordinate in the middles of ``count`` pixels, shape (count, n)."""
-    return torch.from_numpy(warp._basis((2 * np.arange(count) + 1) / count - 1)).to(device)
+    basis = torch.from_numpy(warp._basis((2 * np.arange(count) + 1) / count - 1))
+    return _keep_bits(basis, _BITS).to(device)
+
+
+def _keep_bits(values: torch.Tensor, bits: int) -> torch.Tensor:
+    """Round to so many binary places."""
+    return torch.round(values * 2.0**bits) / 2.0**bits
 
 
 @functools.cache
@@ -452,17 +512,26 @@ def _precise(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32) if dtype.is_floating_point else torch.float32
 
 
-def _fill(fill: Fill, pixels: torch.Tensor) -> list[float]:
-    """One value for all channels of (B, C, h, w), or one for each."""
-    channels = pixels.shape[1]
+def _fill(fill: Fill, channels: int, bytes_only: bool) -> list[float]:
+    """One value for all channels, or one for each."""
     values = [float(fill)] if isinstance(fill, (int, float)) else [float(value) for value in fill]
     if channels == 1 and len(values) == 3:
         values = [0.299 * values[0] + 0.587 * values[1] + 0.114 * values[2]]
     if len(values) not in (1, channels) or not all(map(math.isfinite, values)):
         raise ValueError(f'fill must be one finite number or one for each of {channels} channels, got {fill!r}')
-    if pixels.dtype == torch.uint8 and not all(0 <= value <= 255 for value in values):
+    if bytes_only and not all(0 <= value <= 255 for value in values):
         raise ValueError(f'fill must be at least 0 and at most 255 for images of bytes, got {fill!r}')
     return values
+
+
+@functools.cache
+def _cpu_kernel() -> Optional[Callable[..., None]]:
+    """Without numba torch does it: the same pixels in more time."""
+    try:
+        from ._kernel_warp import warp
+    except ImportError:
+        return None
+    return warp  # type: ignore[no-any-return]
 
 
 def _check_mode(image: Image.Image) -> None:

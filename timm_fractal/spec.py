@@ -6,12 +6,17 @@ errors.
 
 import dataclasses
 import difflib
+import functools
 import math
 import operator
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Optional, TypeVar
 
 T = TypeVar('T')
+
+#: Names of the warps and of the views in `timm_fractal.shape`.
+WARPS = ('affine', 'homography', 'elastic', 'polynomial')
+VIEWS = ('gray', 'rgb', 'contour')
 
 
 def nearest(word: str, valid: Iterable[str]) -> str:
@@ -100,8 +105,14 @@ class Spec:
         return cls(**values)
 
     def __str__(self) -> str:
-        """The canonical name: two data sets have the same images if and only if it is the same."""
+        """The canonical name: it and the files in ``--data-dir``, if any, make the images, and nothing else does."""
         return self.name(lambda field: bool(field.metadata['images']))
+
+    def aside(self) -> dict[str, Any]:
+        """The options on which the images do not depend, with their values."""
+        return {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(self) if not field.metadata['images']
+        }
 
     def name(self, keep: Callable[['dataclasses.Field[Any]'], bool] = lambda field: True) -> str:
         """The data set name that stands for this specification: what differs from the defaults, in a fixed order."""
@@ -123,6 +134,21 @@ _RULES: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
 }
 
 
+# Options that several types have; each type says what they default to where that differs.
+_classes = functools.partial(option, 1000, low=2, high=1_000_000)
+_points = functools.partial(option, 100_000, 'points of the chaos game per image', low=1, high=100_000_000)
+_size = functools.partial(option, 512, 'width and height of the images in pixels', low=16, high=4096)
+_patch = functools.partial(option, 'random', 'what every point draws', choices=('random', 'fill', 'point'))
+_seed = functools.partial(option, low=0, high=2**32 - 1)
+_cache = functools.partial(
+    option,
+    'auto',
+    'images in shared memory or rendered on access',
+    choices=('auto', 'shared', 'none'),
+    images=False,
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Fractal1Spec(Spec):
     """One fractal, perturbed: 1p-frac of "Scaling Backwards: Minimal Synthetic Pre-training?" (ECCV 2024).
@@ -131,6 +157,9 @@ class Fractal1Spec(Spec):
     their fractal unseeded; seed 15 is the first of 0, 1, 2, ... that gives a rich one: of its first 32 classes none had
     to be redrawn for being empty, they fill more than 15 % of the image on average, and each training image is closest
     to its own class among the validation images (means of 8 x 8 pixels).
+
+    With ``fractals=K`` class k is a perturbation of base fractal ``k % K``: the paper's axis from 1,000 base fractals
+    down to 1.
 
     Example:
         >>> spec = parse_name('fractal1/classes=21000,delta=0.05')
@@ -142,30 +171,31 @@ class Fractal1Spec(Spec):
 
     type: ClassVar[str] = 'fractal1'
 
-    classes: int = option(1000, 'number of perturbed fractals, one per class', low=2, high=1_000_000)
+    classes: int = _classes(doc='number of perturbed fractals, one per class')
     delta: float = option(0.1, 'strength of the perturbation', low=0, below=1)
     sigma: float = option(3.5, 'sigma-factor of the base IFS: how complex it is', above=0)
     maps: int = option(2, 'number of affine maps of the IFS', low=2, high=64)
-    points: int = option(100_000, 'points of the chaos game per image', low=1, high=100_000_000)
-    size: int = option(512, 'width and height of the images in pixels', low=16, high=4096)
-    patch: str = option('random', 'what every point draws', choices=('random', 'fill', 'point'))
+    points: int = _points()
+    size: int = _size()
+    patch: str = _patch()
     perturb: str = option(
         'multiply', 'parameter * U(1-delta, 1+delta), or + U(-delta/2, delta/2)', choices=('multiply', 'add')
     )
-    seed: int = option(15, 'which fractal', low=0, high=2**32 - 1)
+    fractals: int = option(1, 'number of base fractals, the classes divided over them', low=1, high=1_000_000)
+    seed: int = _seed(15, 'which fractal')
     instances: int = option(1, 'images per class: same shape, other noise', low=1, high=1_000_000)
-    cache: str = option(
-        'auto',
-        'images in shared memory or rendered on access',
-        choices=('auto', 'shared', 'none'),
-        images=False,
-    )
+    cache: str = _cache()
     loader: str = option(
         'auto', 'batches are made by timm, or on the device of the model', choices=('auto', 'device'), images=False
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.fractals > self.classes:
+            raise ValueError(
+                f'fractal1: fractals must be at most classes = {self.classes}, got {self.fractals}: '
+                f'every fractal needs a class'
+            )
         if self.sigma >= 3 * self.maps:
             raise ValueError(
                 f'fractal1: sigma must be less than 3 * maps = {3 * self.maps}, got {self.sigma}: '
@@ -173,7 +203,120 @@ class Fractal1Spec(Spec):
             )
 
 
-SPECS: dict[str, type[Spec]] = {spec.type: spec for spec in (Fractal1Spec,)}
+@dataclasses.dataclass(frozen=True)
+class OFDBSpec(Spec):
+    """One image per category, every category an IFS of its own: OFDB ("Pre-training Vision Transformers with Very
+    Limited Synthesized Images", ICCV 2023).
+
+    The categories are those of `FractalDBSpec` with the same seed. The images are drawn as those of `Fractal1Spec`, so
+    that a comparison of the two compares shapes.
+
+    Example:
+        >>> str(parse_name('ofdb/classes=21000'))
+        'ofdb/classes=21000'
+    """
+
+    type: ClassVar[str] = 'ofdb'
+
+    classes: int = _classes(doc='number of categories, each an IFS of its own')
+    points: int = _points()
+    size: int = _size()
+    patch: str = _patch()
+    seed: int = _seed(0, 'which categories')
+    cache: str = _cache()
+
+    @property
+    def fractals(self) -> int:
+        """Number of base fractals: as many as classes."""
+        return self.classes
+
+    @property
+    def instances(self) -> int:
+        """Number of images per class: one."""
+        return 1
+
+
+@dataclasses.dataclass(frozen=True)
+class FractalDBSpec(Spec):
+    """FractalDB ("Pre-training without Natural Images", ACCV 2020): categories found by random search, with instances.
+
+    Instance i scales one of the six parameters of all maps (``i % 25``: none, or a to f times 0.8, 0.9, 1.1, 1.2),
+    flips the image (``i // 25 % 4``: not, left to right, top to bottom, both) and has its own patches.
+
+    Example:
+        >>> str(parse_name('fractaldb/instances=100'))
+        'fractaldb/instances=100'
+    """
+
+    type: ClassVar[str] = 'fractaldb'
+
+    classes: int = _classes(doc='number of categories, each an IFS of its own')
+    instances: int = option(
+        1000, 'images per class: one parameter scaled, flipped, other patches', low=1, high=1_000_000
+    )
+    points: int = _points()
+    size: int = _size()
+    patch: str = _patch()
+    seed: int = _seed(0, 'which categories')
+    cache: str = _cache()
+
+    @property
+    def fractals(self) -> int:
+        """Number of base fractals: as many as classes."""
+        return self.classes
+
+
+@dataclasses.dataclass(frozen=True)
+class Image1Spec(Spec):
+    """One real image, its classes made by shape augmentation ("Scaling Backwards", the section on real images).
+
+    Class k is one warp of the image, drawn once; see `timm_fractal.shape` for the warps and what ``delta``, their
+    magnitude, means. The authors have not published theirs. The default is larger than that of `Fractal1Spec`, since
+    the crops of the augmentation hide shifts: a small ViT told 13 % of 100 classes of a photograph apart after 100,000
+    images with 0.1, and 50 % with 0.3.
+
+    Example:
+        >>> spec = parse_name('image1/warp=elastic,delta=0.3')
+        >>> spec.warp, spec.view
+        ('elastic', 'gray')
+    """
+
+    type: ClassVar[str] = 'image1'
+
+    classes: int = _classes(doc='number of warps, one per class')
+    warp: str = option('affine', 'kind of shape augmentation', choices=WARPS)
+    delta: float = option(0.3, 'magnitude of the warps', low=0, high=1)
+    view: str = option('gray', 'what is warped: the image in gray, in colour, or its edges', choices=VIEWS)
+    size: int = _size()
+    seed: int = _seed(0, 'which warps')
+    cache: str = _cache()
+
+
+@dataclasses.dataclass(frozen=True)
+class Noise1Spec(Spec):
+    """One image of noise, perturbed: the control of "Scaling Backwards" that shows that the shape matters.
+
+    What a fractal's parameters are to `Fractal1Spec`, the pixels are here: class k multiplies each pixel of the one
+    image by its own U(1 - delta, 1 + delta).
+
+    Example:
+        >>> parse_name('noise1/noise=uniform').noise
+        'uniform'
+    """
+
+    type: ClassVar[str] = 'noise1'
+
+    classes: int = _classes(doc='number of perturbed images, one per class')
+    noise: str = option('gaussian', 'distribution of the gray levels', choices=('gaussian', 'uniform'))
+    delta: float = option(0.1, 'strength of the perturbation', low=0, below=1)
+    size: int = _size()
+    seed: int = _seed(0, 'which noise')
+    cache: str = _cache()
+
+
+SPECS: dict[str, type[Spec]] = {
+    spec.type: spec for spec in (Fractal1Spec, Image1Spec, OFDBSpec, FractalDBSpec, Noise1Spec)
+}
 
 
 def parse_name(name: str) -> Spec:

@@ -43,7 +43,7 @@ def iterate(maps, addresses, track, box, frame, bits):  # type: ignore[no-untype
 def main() -> None:
     print(f'Medians of 9, {cpu_count()} cores; default fractal, 512 x 512 pixels, 100,000 points, random patches')
     family = Fractal1(f'fractal1/classes={8 * LANES}').family
-    addresses = ifs.addresses(ifs.probabilities(family.base), 100_000)
+    addresses = ifs.addresses(ifs.probabilities(family.bases[0]), 100_000)
     keys = np.random.default_rng(0).integers(0, 2**32, (8 * LANES, 2), dtype=np.uint32)
     systems = family.systems
 
