@@ -441,7 +441,7 @@ def test_weights_draw_no_operation_twice():
         Train(32, auto_augment='rand-tweights-n16-p1')
 
 
-@pytest.mark.parametrize('name', sorted(timm_augment.LEVEL_TO_ARG))
+@pytest.mark.parametrize('name', sorted(n for n in timm_augment.LEVEL_TO_ARG if canonical(n) in NAMES))
 def test_arguments_are_made_by_timm(name, monkeypatch):
     """The functions of timm with a sign that is handed in, for both signs."""
     from timm_fractal.augment import _level_functions
@@ -701,6 +701,7 @@ def test_normalisation_is_that_of_timm(mean, std, dtype):
     'options, message',
     [
         (dict(auto_augment='augmix-m5'), "auto_augment='augmix-m5' is not available on the device"),
+        (dict(auto_augment='rand-m9-tshape'), "auto_augment='rand-m9-tshape'.*its operation 'Affine' is not"),
         (dict(auto_augment='ran-m9'), "did you mean 'rand'"),
         (dict(auto_augment='rand-x5'), 'no configuration string of timm: Unknown RandAugment config section'),
         (dict(auto_augment='v0-m5'), 'no configuration string of timm: Unknown AutoAugment config section'),
