@@ -19,6 +19,7 @@ from timm.data.transforms import RandomResizedCropAndInterpolation
 from torchvision import transforms
 
 from timm_fractal._operations import MATRICES, NAMES, PIXELS, TABLES, Canvas
+from timm_fractal._randaugment import level_functions
 from timm_fractal._resample import Crop, resample
 from timm_fractal.augment import Erase, Evaluate, Mix, MixParams, Train, create_augment, normalize
 from timm_fractal.datasets import Fractal1
@@ -444,12 +445,10 @@ def test_weights_draw_no_operation_twice():
 @pytest.mark.parametrize('name', sorted(n for n in timm_augment.LEVEL_TO_ARG if canonical(n) in NAMES))
 def test_arguments_are_made_by_timm(name, monkeypatch):
     """The functions of timm with a sign that is handed in, for both signs."""
-    from timm_fractal.augment import _level_functions
-
     function, hparams = timm_augment.LEVEL_TO_ARG[name], dict(translate_const=100, translate_pct=0.4)
     if function is None:
         return
-    for negative, ours in enumerate(_level_functions(function)):
+    for negative, ours in enumerate(level_functions(function)):
         monkeypatch.setattr(timm_augment.random, 'random', lambda negative=negative: 0.75 if negative else 0.25)
         for level in np.linspace(0, 20, 101):
             assert ours(level, hparams) == function(level, hparams)

@@ -18,7 +18,8 @@ from timm.data.mixup import Mixup
 from torch import Tensor
 from torch.utils.data import BatchSampler, DistributedSampler, Sampler, SequentialSampler
 
-from .augment import Erase, Evaluate, Mix, Train, create_augment, normalize, refuse
+from ._randaugment import refuse
+from .augment import Erase, Evaluate, Mix, Train, create_augment, normalize
 from .datasets import Fractal1
 from .render import unpack
 
