@@ -1,5 +1,6 @@
 """The console script: exit codes, messages, lightness, and every check of `doctor` in both of its states."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 import timm_fractal
-from timm_fractal import Fractal1, cli, preview
+from timm_fractal import Fractal1, cli, doctor, preview, weights
 
 NAME = 'fractal1/classes=6,size=64,points=3000'
 
@@ -36,7 +37,7 @@ assert not heavy, heavy
     assert "unknown data set 'fractl1'; did you mean 'fractal1'" in done.stderr
 
 
-@pytest.mark.parametrize('command', ['preview', 'export', 'doctor'])
+@pytest.mark.parametrize('command', ['preview', 'export', 'export-weights', 'convert', 'publish', 'doctor'])
 def test_every_command_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as info:
         cli.main([command, '--help'])
@@ -197,47 +198,50 @@ def test_doctor_finds_nothing_wrong_here(capsys: pytest.CaptureFixture[str]) -> 
         'posterize takes 0 bits',
         'ms per image and core (512 x 512, 100,000 points)',
         'shared memory',
+        'pre-trained weights: ',
     ):
         assert sum(words in line for line in lines) == 1, (words, lines)
 
 
-def check(function: Any) -> list[cli.Check]:
+def check(function: Any) -> list[doctor.Check]:
     return list(function())
 
 
 def test_doctor_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def good() -> Any:
-        yield cli.Check('ok', 'good')
+        yield doctor.Check('ok', 'good')
 
     def odd() -> Any:
-        yield cli.Check('warn', 'odd', 'look')
+        yield doctor.Check('warn', 'odd', 'look')
 
     def broken() -> Any:
         raise RuntimeError('operator\nmissing')
 
-    monkeypatch.setattr(cli, '_CHECKS', (good, odd))
+    monkeypatch.setattr(doctor, 'CHECKS', (good, odd))
     assert cli.main(['doctor']) == 0
     assert capsys.readouterr().out == 'ok    good\nwarn  odd -> look\n'
-    monkeypatch.setattr(cli, '_CHECKS', (lambda: iter([cli.Check('FAIL', 'bad', 'mend'), cli.Check('ok', 'good')]),))
+    monkeypatch.setattr(
+        doctor, 'CHECKS', (lambda: iter([doctor.Check('FAIL', 'bad', 'mend'), doctor.Check('ok', 'good')]),)
+    )
     assert cli.main(['doctor']) == 1
     assert capsys.readouterr().out == 'FAIL  bad -> mend\nok    good\n'
     # A check that crashes is a failed check, and the others are still made.
-    monkeypatch.setattr(cli, '_CHECKS', (broken, good))
+    monkeypatch.setattr(doctor, 'CHECKS', (broken, good))
     assert cli.main(['doctor']) == 1
     assert capsys.readouterr().out == 'FAIL  broken: RuntimeError: operator missing\nok    good\n'
 
 
 def test_doctor_versions(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert cli._oldest_versions()['timm'] == '1.0.12'
-    assert 'matplotlib' not in cli._oldest_versions()
+    assert doctor._oldest_versions()['timm'] == '1.0.12'
+    assert 'matplotlib' not in doctor._oldest_versions()
 
     def import_module(name: str) -> None:
         if name in ('numba', 'torchvision'):
             raise RuntimeError('operator torchvision::nms does not exist')
 
-    monkeypatch.setattr(cli, 'import_module', import_module)
-    monkeypatch.setattr(cli, '_oldest_versions', lambda: {'timm': '99.1'})
-    found = {line.text.split()[0]: line for line in check(cli._versions)}
+    monkeypatch.setattr(doctor, 'import_module', import_module)
+    monkeypatch.setattr(doctor, '_oldest_versions', lambda: {'timm': '99.1'})
+    found = {line.text.split()[0]: line for line in check(doctor._versions)}
     assert found['torch'].status == found['pillow'].status == 'ok'
     # There is another renderer, and no other torchvision.
     assert found['numba'].status == 'warn' and found['torchvision'].status == 'FAIL'
@@ -250,59 +254,59 @@ def test_doctor_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     'old, new', [('1.0.9', '1.0.12'), ('2.4', '2.5'), ('12.9.1', '13.0.0'), ('2.4.1+cu128', '2.5')]
 )
 def test_versions_are_compared_as_numbers(old: str, new: str) -> None:
-    assert cli._numbers(old) < cli._numbers(new)
+    assert doctor._numbers(old) < doctor._numbers(new)
 
 
 def test_doctor_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [line.status for line in check(cli._torchvision)] == ['ok']
+    assert [line.status for line in check(doctor._torchvision)] == ['ok']
     monkeypatch.setitem(sys.modules, 'torchvision.ops', None)
-    (line,) = check(cli._torchvision)
+    (line,) = check(doctor._torchvision)
     assert line.status == 'FAIL' and 'torchvision does not match torch' in line.text and 'together' in line.advice
 
 
 def test_doctor_autoload(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv('TORCH_DEVICE_BACKEND_AUTOLOAD', raising=False)
-    assert [line.status for line in check(cli._autoload)] == ['ok']
+    assert [line.status for line in check(doctor._autoload)] == ['ok']
     monkeypatch.setattr(metadata, 'version', lambda name: '2.4.1')
-    assert [(line.status, line.text) for line in check(cli._autoload)] == [
+    assert [(line.status, line.text) for line in check(doctor._autoload)] == [
         ('warn', 'autoload is off: torch is older than 2.5')
     ]
     monkeypatch.setattr(metadata, 'entry_points', lambda group: [])
-    assert 'the entry point is not installed' in check(cli._autoload)[0].text
+    assert 'the entry point is not installed' in check(doctor._autoload)[0].text
 
 
 def test_doctor_without_autoload(monkeypatch: pytest.MonkeyPatch) -> None:
     # torch takes any value but 1 for no.
     monkeypatch.setenv('TORCH_DEVICE_BACKEND_AUTOLOAD', 'false')
-    (line,) = check(cli._autoload)
+    (line,) = check(doctor._autoload)
     assert line.status == 'warn' and 'TORCH_DEVICE_BACKEND_AUTOLOAD=false' in line.text and 'import' in line.advice
-    monkeypatch.setattr(cli, '_FRESH', 'raise SystemExit(1)')
-    (line,) = check(cli._fresh_process)
+    monkeypatch.setattr(doctor, '_FRESH', 'raise SystemExit(1)')
+    (line,) = check(doctor._fresh_process)
     assert line.status == 'warn' and 'since autoload is off' in line.text
 
 
 def test_doctor_fresh_process_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv('TORCH_DEVICE_BACKEND_AUTOLOAD', raising=False)
-    monkeypatch.setattr(cli, '_FRESH', "raise SystemExit('no such data set')")
-    (line,) = check(cli._fresh_process)
+    monkeypatch.setattr(doctor, '_FRESH', "raise SystemExit('no such data set')")
+    (line,) = check(doctor._fresh_process)
     assert line.status == 'FAIL' and 'no such data set' in line.text
 
 
 def test_doctor_posterize(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [line.status for line in check(cli._posterize)] == ['ok']
+    assert [line.status for line in check(doctor._posterize)] == ['ok']
     from timm.data import auto_augment
 
     def refuse(image: Any, bits: int) -> None:
         raise ValueError('bits must be between 1 and 8')
 
     monkeypatch.setitem(auto_augment.NAME_TO_OP, 'PosterizeIncreasing', refuse)
-    assert [line.status for line in check(cli._posterize)] == ['FAIL']
+    assert [line.status for line in check(doctor._posterize)] == ['FAIL']
 
 
 def test_doctor_numba_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = pytest.importorskip('timm_fractal._kernel_numba')
     monkeypatch.setattr(kernel, 'draw', kernel.draw.py_func)
-    (line,) = check(cli._numba_cache)
+    (line,) = check(doctor._numba_cache)
     assert line.status == 'warn' and 'NUMBA_CACHE_DIR' in line.advice
 
 
@@ -311,5 +315,20 @@ def test_doctor_shared_memory(free: float, status: str, monkeypatch: pytest.Monk
     if not os.path.isdir('/dev/shm'):
         pytest.skip('no /dev/shm')
     monkeypatch.setattr(shutil, 'disk_usage', lambda folder: shutil._ntuple_diskusage(int(9e9), 0, int(free)))  # type: ignore[attr-defined]
-    (line,) = check(cli._shared_memory)
+    (line,) = check(doctor._shared_memory)
     assert line.status == status and f'{free / 1e6:,.0f} MB' in line.text
+
+
+def test_doctor_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(weights.SOURCE, '/mirror')
+    (line,) = check(doctor._weights)
+    assert line.status == 'ok' and line.text.endswith('undamaged; TIMM_FRACTAL_WEIGHTS=/mirror comes first')
+    (tmp_path / 'x').write_bytes(b'1234')
+    entry = weights.Weights('a.b', hashlib.sha256(b'1234').hexdigest(), 4, {}, 'mit', {}, file='any')
+    weights.add(entry, tmp_path / 'x', tmp_path / 'manifest.json')
+    monkeypatch.setattr(weights, 'MANIFEST', tmp_path / 'manifest.json')
+    assert 'pre-trained weights: 1, of them 1 installed' in check(doctor._weights)[0].text
+    (tmp_path / 'a.b.safetensors').write_bytes(b'1235')
+    monkeypatch.setattr(doctor, 'CHECKS', (doctor._weights,))
+    (line,) = doctor.run()
+    assert line.status == 'FAIL' and 'is damaged, or not the weights a.b' in line.text

@@ -4,6 +4,7 @@ They are not in timm's wheel: set TIMM_SOURCE to a checkout of huggingface/pytor
 """
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,11 @@ from pathlib import Path
 
 import pytest
 import sklearn.datasets
+import torch
+
+from tests import hub_server
+from timm_fractal import hub
+from timm_fractal.weights import manifest
 
 SOURCE = os.environ.get('TIMM_SOURCE', '')
 
@@ -62,6 +68,54 @@ def test_trains_resumes_and_validates(tmp_path):
     output = python(tmp_path, f'{SOURCE}/validate.py --dataset {DATASET} --num-classes 20', SMALL_VIT, checkpoint)
     top1 = float(output.split('"top1": ')[1].split(',')[0])
     assert top1 == pytest.approx(float(more[0]['eval_top1']), abs=1e-3)
+
+
+def test_weights_go_to_the_hub_and_back(tmp_path):
+    """Trained, exported, published, loaded bit for bit, and fine-tuned: by name and by file."""
+    recipe = f'--dataset {DATASET} --num-classes 20 --workers 1 {PAPER} --epochs 1'
+    train(tmp_path, 'first', recipe, '--model-ema')
+    checkpoint = tmp_path / 'out' / 'first' / 'last.pth.tar'
+    expected = torch.load(checkpoint, weights_only=False)['state_dict_ema']
+    folder = hub.export(checkpoint, tmp_path / 'exported')
+    with hub_server.serve() as server:
+        client = server.environment(tmp_path / 'hf', HF_TOKEN=hub_server.TOKEN)
+        program = 'import sys; from timm_fractal.cli import main; sys.exit(main())'
+        (tmp_path / 'program.py').write_text(program)
+        output = python(tmp_path, f'program.py publish {folder} --repo-id me/x', **client)
+        assert hub_server.TOKEN not in output
+        entry = json.loads(output[output.index('{') : output.rindex('}') + 1])
+        assert entry['test_vit.fractal1_20']['provenance']['samples'] == 160
+        (tmp_path / 'load.py').write_text(
+            'import timm, torch\n'
+            "torch.save(timm.create_model('hf-hub:me/x', pretrained=True).state_dict(), 'loaded.pt')\n"
+        )
+        python(tmp_path, 'load.py', **client)
+        loaded = torch.load(tmp_path / 'loaded.pt', weights_only=True)
+        assert loaded.keys() == expected.keys() and all(torch.equal(loaded[k], expected[k]) for k in expected)
+        finetune = f'{SOURCE}/train.py --output out {recipe} --img-size 64 --device cpu --pretrained'
+        # timm 1.0.20 and older do not know the Hub's newest client.
+        (tmp_path / 'knows.py').write_text('from timm.models._hub import has_hf_hub; print(has_hf_hub())')
+        path = os.pathsep.join(filter(None, (SOURCE, os.environ.get('PYTHONPATH'))))
+        if 'True' in python(tmp_path, 'knows.py', PYTHONPATH=path):
+            output = python(tmp_path, finetune, '--model hf-hub:me/x --experiment name', **client)
+            assert 'Loading pretrained weights from Hugging Face hub (me/x)' in output and 'Missing keys' not in output
+            assert (tmp_path / 'out' / 'name' / 'last.pth.tar').exists()
+    by_file = f'{SMALL_VIT} --pretrained-path {folder}/model.safetensors --experiment file'
+    output = python(tmp_path, finetune, by_file)
+    assert f'Loading pretrained weights from file ({folder}/model.safetensors)' in output
+    assert (tmp_path / 'out' / 'file' / 'last.pth.tar').exists()
+
+
+def test_fine_tunes_embedded_weights(tmp_path):
+    names = [name for name, entry in manifest().items() if entry.file]
+    if not names:
+        pytest.skip('this version has no embedded weights')
+    options = (
+        f'--model {names[0]} --pretrained --dataset {DATASET} --num-classes 20 --device cpu --workers 1 --epochs 1'
+    )
+    output = python(tmp_path, f'{SOURCE}/train.py --output out --experiment tag {options} {PAPER}')
+    assert f'{names[0]}: loaded from' in output
+    assert (tmp_path / 'out' / 'tag' / 'last.pth.tar').exists()
 
 
 PHOTOS = Path(sklearn.datasets.__file__).parent / 'images'

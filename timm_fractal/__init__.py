@@ -1,7 +1,7 @@
 """Synthetic pre-training for timm: data sets that are rendered from a few numbers.
 
-``import timm_fractal`` is cheap: it only makes timm know the data set names (see `timm_fractal.register`). Everything
-that needs numpy, torch or numba is imported on first use.
+``import timm_fractal`` is cheap: it only makes timm know the data sets and weights (see `timm_fractal.register`).
+Everything that needs numpy, torch or numba is imported on first use.
 
 Example:
     >>> import timm_fractal

@@ -1,18 +1,12 @@
 """The console script ``timm-fractal``: parses arguments and prints. Heavy imports wait until a command needs them."""
 
 import argparse
-import os
-import re
+import json
 import shlex
-import shutil
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from importlib import import_module, metadata
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import Any, Optional
 
 from . import __version__
 from .spec import parse_name
@@ -21,6 +15,8 @@ _EXAMPLES = """examples:
   timm-fractal preview fractal1/delta=0.05 -o fractals.png
   timm-fractal preview fractal1 --sweep delta -o delta.png
   timm-fractal export fractal1/classes=100 data/fractal100 --split all
+  timm-fractal export-weights output/train/fractal/last.pth.tar my_model
+  timm-fractal publish my_model --repo-id me/my_model
   timm-fractal doctor
 
 A data set name is a type, or type/option=value,option=value as in 'fractal1/delta=0.05,classes=21000,seed=3'.
@@ -41,11 +37,36 @@ _EXPORT_EXAMPLES = """examples:
 An interrupted export is continued by the same command.
 """
 
+_EXPORT_WEIGHTS_EXAMPLES = """examples:
+  timm-fractal export-weights output/train/fractal/last.pth.tar my_model --tag fractal1_1k
+  timm-fractal export-weights output/train/fractal/last.pth.tar my_model --no-ema --no-head --result cifar100=84.2
+  timm-fractal export-weights last.pth.tar my_model --tag fractal1_1k --manifest my_weights/manifest.json
+
+timm.create_model('local-dir:my_model', pretrained=True) loads it.
+"""
+
+_CONVERT_EXAMPLES = """example:
+  timm-fractal convert vit_tiny_with_1p-frac.pth my_model --tag 1pfrac_1k
+
+The file is read as data; one that holds code is refused.
+"""
+
+_PUBLISH_EXAMPLES = """examples:
+  timm-fractal publish my_model --repo-id me/my_model --dry-run
+  timm-fractal publish my_model --repo-id me/my_model --private
+
+The token is that of `hf auth login`, or HF_TOKEN. An interrupted upload is completed by the same command.
+"""
+
 _DOCTOR_EXAMPLES = """example:
   timm-fractal doctor
 
 The exit code is 1 if a line says FAIL, else 0.
 """
+
+
+#: Commands that go on where they were interrupted.
+_CONTINUES = ('export', 'publish')
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -74,7 +95,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         print(f'timm-fractal {args.command}: {_message(error)}', file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
     except KeyboardInterrupt:
-        words = 'interrupted; the same command continues' if args.command == 'export' else 'interrupted'
+        words = 'interrupted; the same command continues' if args.command in _CONTINUES else 'interrupted'
         print(f'\ntimm-fractal {args.command}: {words}', file=sys.stderr)
         return 130
 
@@ -88,13 +109,13 @@ def _message(error: Exception) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         'timm-fractal',
-        description='Synthetic pre-training for timm: look at the data sets, write them as files, check the set-up.',
+        description='Synthetic pre-training for timm: look at the data sets, write them as files, publish weights.',
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('--version', action='version', version=f'%(prog)s {__version__}')
     commands = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
-    for add in (_add_preview, _add_export, _add_doctor):
+    for add in (_add_preview, _add_export, _add_export_weights, _add_convert, _add_publish, _add_doctor):
         add(commands)
     return parser
 
@@ -182,12 +203,89 @@ def _export(args: Any) -> int:
     return 0
 
 
-class Check(NamedTuple):
-    """One line of ``timm-fractal doctor``."""
+def _add_weights(parser: Any, kind: str) -> None:
+    parser.add_argument('path', metavar=kind, help='file with the weights')
+    parser.add_argument('dest', metavar='DEST', nargs='?', help='folder (ARCHITECTURE.TAG)')
+    parser.add_argument('--tag', help='name of the weights, what follows ARCHITECTURE.')
+    head = parser.add_mutually_exclusive_group()
+    head.add_argument('--head', action='store_true', default=True, help='keep the head (so by default)')
+    head.add_argument('--no-head', dest='head', action='store_false', help='drop the head')
+    parser.add_argument('--license', metavar='SPDX', help='licence of the weights, e.g. apache-2.0')
+    parser.add_argument(
+        '--result', metavar='NAME=VALUE', action='append', default=[], help='a measurement, for the card; repeatable'
+    )
+    parser.add_argument('--manifest', metavar='FILE.json', help='add the weights to this manifest, and beside it')
 
-    status: str
-    text: str
-    advice: str = ''
+
+def _options(args: Any, *names: str) -> dict[str, Any]:
+    options = {name: getattr(args, name) for name in ('head', 'tag', *names)}
+    return options | {'results': args.result} | ({'license': args.license} if args.license else {})
+
+
+def _finish_weights(args: Any, folder: Path) -> int:
+    from . import hub, weights
+
+    print(f"{folder}: load with timm.create_model('local-dir:{folder}', pretrained=True)")
+    if args.manifest:
+        entry = hub.entry_of(folder, file=weights.HUB_FILE)
+        entry = weights.add(entry, folder / weights.HUB_FILE, args.manifest)
+        print(f'{args.manifest}: {entry.name}, {entry.size:,} bytes, sha256 {entry.sha256}')
+    return 0
+
+
+def _add_export_weights(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        'export-weights',
+        _export_weights,
+        'make a folder that timm loads of a checkpoint of train.py',
+        _EXPORT_WEIGHTS_EXAMPLES,
+    )
+    _add_weights(parser, 'CHECKPOINT')
+    ema = parser.add_mutually_exclusive_group()
+    ema.add_argument('--use-ema', action='store_true', default=None, help='take the moving average (if there is one)')
+    ema.add_argument('--no-ema', dest='use_ema', action='store_false', help='take the weights themselves')
+    parser.add_argument('--recipe', metavar='TEXT', help='recipe of the training, for the card')
+    parser.add_argument('--hardware', metavar='TEXT', help='what it ran on, for the card')
+
+
+def _export_weights(args: Any) -> int:
+    from . import hub
+
+    return _finish_weights(args, hub.export(args.path, args.dest, **_options(args, 'use_ema', 'recipe', 'hardware')))
+
+
+def _add_convert(commands: Any) -> None:
+    summary = "make such a folder of a .pth file of the method's authors"
+    _add_weights(_add_command(commands, 'convert', _convert, summary, _CONVERT_EXAMPLES), 'FILE')
+
+
+def _convert(args: Any) -> int:
+    from . import hub
+
+    return _finish_weights(args, hub.convert(args.path, args.dest, **_options(args)))
+
+
+def _add_publish(commands: Any) -> None:
+    parser = _add_command(commands, 'publish', _publish, 'upload such a folder to the Hub', _PUBLISH_EXAMPLES)
+    parser.add_argument('folder', metavar='DIR', help='folder that export-weights or convert has written')
+    parser.add_argument('--repo-id', metavar='OWNER/NAME', required=True, help='repository; created if need be')
+    parser.add_argument('--private', action='store_true', help='create it as a private one')
+    parser.add_argument('--create-pr', action='store_true', help='open a pull request in place of a commit')
+    parser.add_argument('--revision', metavar='BRANCH', help='branch to commit to (main); created if need be')
+    parser.add_argument('--dry-run', action='store_true', help='check everything, upload nothing')
+
+
+def _publish(args: Any) -> int:
+    from . import hub
+
+    options = {name: getattr(args, name) for name in ('private', 'create_pr', 'revision', 'dry_run')}
+    done = hub.publish(args.folder, args.repo_id, **options)
+    print(f'{args.folder}: uploaded and checked, {done.url}' if done.url else f'{args.folder}: checked, not uploaded')
+    if done.entry:
+        print('entry for a manifest:')
+        print(json.dumps(done.entry, indent=2))
+    return 0
 
 
 def _add_doctor(commands: Any) -> None:
@@ -195,203 +293,10 @@ def _add_doctor(commands: Any) -> None:
 
 
 def _doctor(args: Any) -> int:
+    from . import doctor
+
     failed = False
-    for examine in _CHECKS:
-        try:
-            for check in examine():
-                print(f'{check.status:<5} {check.text}' + (f' -> {check.advice}' if check.advice else ''), flush=True)
-                failed |= check.status == 'FAIL'
-        except Exception as error:
-            print(f'FAIL  {examine.__name__.strip("_").replace("_", " ")}: {_one_line(error)}', flush=True)
-            failed = True
+    for check in doctor.run():
+        print(f'{check.status:<5} {check.text}' + (f' -> {check.advice}' if check.advice else ''), flush=True)
+        failed |= check.status == 'FAIL'
     return int(failed)
-
-
-def _one_line(error: BaseException) -> str:
-    return ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
-
-
-#: What is imported, by the name of its distribution.
-_MODULES = {
-    'torch': 'torch',
-    'torchvision': 'torchvision',
-    'timm': 'timm',
-    'numpy': 'numpy',
-    'numba': 'numba',
-    'pillow': 'PIL',
-}
-
-
-def _versions() -> Iterator[Check]:
-    yield Check('ok', f'timm-fractal {__version__}, python {sys.version.split()[0]}')
-    oldest = _oldest_versions()
-    for name, module in _MODULES.items():
-        # Without numba the renderer falls back to torch.
-        status = 'warn' if name == 'numba' else 'FAIL'
-        try:
-            import_module(module)
-            version = metadata.version(name)
-        except Exception as error:
-            yield Check(status, f'{name} cannot be imported ({_one_line(error)})', f'pip install --upgrade {name}')
-            continue
-        wanted = oldest.get(name, '0')
-        if _numbers(version) < _numbers(wanted):
-            yield Check('FAIL', f'{name} {version} is older than {wanted}', f"pip install '{name}>={wanted}'")
-        else:
-            yield Check('ok', f'{name} {version}')
-
-
-def _oldest_versions() -> dict[str, str]:
-    """The versions that this package's own metadata ask for."""
-    try:
-        requirements = metadata.requires('timm-fractal') or []
-    except metadata.PackageNotFoundError:
-        return {}
-    found = (re.match(r'([\w.-]+)\s*>=\s*([\d.]+)', text) for text in requirements if 'extra' not in text)
-    return {match[1].lower(): match[2] for match in found if match}
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r'\d+', version.split('+')[0])[:3])
-
-
-def _torchvision() -> Iterator[Check]:
-    advice = 'install torch and torchvision together, from the same index: pip install --upgrade torch torchvision'
-    try:
-        import torch
-        from torchvision.ops import nms
-
-        nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1), 0.5)
-    except Exception as error:
-        yield Check('FAIL', f'torchvision does not match torch ({_one_line(error)})', advice)
-    else:
-        yield Check('ok', 'torchvision matches torch')
-
-
-_OTHER_DOOR = 'import timm_fractal in the script, or train.py --device-modules timm_fractal --dataset torch/fractal1'
-
-
-def _autoload_obstacle() -> tuple[str, str]:
-    """Why ``import torch`` does not load this package, and what to do; empty if it does."""
-    if not any(point.name == 'timm_fractal' for point in metadata.entry_points(group='torch.backends')):
-        return 'the entry point is not installed', 'pip install timm-fractal'
-    switch = os.environ.get('TORCH_DEVICE_BACKEND_AUTOLOAD', '1')
-    if switch != '1':
-        return f'TORCH_DEVICE_BACKEND_AUTOLOAD={switch}', f'unset it, or {_OTHER_DOOR}'
-    if _numbers(metadata.version('torch')) < (2, 5):
-        return 'torch is older than 2.5', _OTHER_DOOR
-    return '', ''
-
-
-def _autoload() -> Iterator[Check]:
-    obstacle, advice = _autoload_obstacle()
-    if obstacle:
-        yield Check('warn', f'autoload is off: {obstacle}', advice)
-    else:
-        yield Check('ok', 'autoload is on: unedited scripts know the data sets')
-
-
-_FRESH = (
-    'from timm.data import create_dataset; '
-    "print(len(create_dataset('fractal1/classes=2,size=32,points=500', split='train')))"
-)
-
-
-def _fresh_process() -> Iterator[Check]:
-    # Away from the current folder, in which there may be another timm.
-    with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run([sys.executable, '-c', _FRESH], cwd=folder, capture_output=True, text=True, timeout=300)
-    if done.returncode == 0 and done.stdout.split()[-1:] == ['2']:
-        yield Check('ok', 'timm knows fractal1 in a script that does not import timm_fractal')
-        return
-    last = done.stderr.strip().splitlines()[-1:] or ['no message']
-    if _autoload_obstacle()[0]:
-        yield Check('warn', 'timm does not know fractal1 by itself, since autoload is off', _OTHER_DOOR)
-    else:
-        yield Check('FAIL', f'timm does not know fractal1 in a fresh process ({last[0][:200]})', _OTHER_DOOR)
-
-
-def _posterize() -> Iterator[Check]:
-    from PIL import Image, ImageOps
-    from timm.data.auto_augment import NAME_TO_OP
-
-    image = Image.new('RGB', (2, 2), 'white')
-    try:
-        ImageOps.posterize(image, 0)
-        reason = 'this Pillow needs no repair'
-    except ValueError:
-        reason = 'repaired for this Pillow'
-    operations: dict[str, Any] = {name: op for name, op in NAME_TO_OP.items() if name.startswith('Posterize')}
-    try:
-        for operation in operations.values():
-            operation(image, 0)
-    except ValueError as error:
-        yield Check('FAIL', f"RandAugment's posterize fails with 0 bits ({error})", "pip install 'pillow<13'")
-    else:
-        yield Check('ok', f"RandAugment's posterize takes 0 bits: {reason}")
-
-
-def _numba_cache() -> Iterator[Check]:
-    try:
-        from ._kernel_numba import draw
-    except ImportError:
-        return  # Reported with the versions.
-    folder = getattr(getattr(draw, 'stats', None), 'cache_path', None)
-    if folder is None:
-        advice = 'set NUMBA_CACHE_DIR to a folder that can be written to'
-        yield Check('warn', 'no place for compiled code: every process compiles for some seconds', advice)
-    else:
-        yield Check('ok', f'compiled code is kept in {folder}')
-
-
-def _speed() -> Iterator[Check]:
-    import numpy as np
-
-    from . import ifs
-    from .datasets import Fractal1
-    from .render import LANES, render
-
-    # The first use compiles.
-    dataset: Any = Fractal1(f'fractal1/classes={LANES},cache=none')
-    family, spec = dataset.family, dataset.spec
-    path = ifs.addresses(ifs.probabilities(family.bases[0]), spec.points)
-    keys = np.zeros((LANES, 2), np.uint32)
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        render(family.systems, path, keys, spec.size, threads=1)
-        times.append(1e3 * (time.perf_counter() - start) / LANES)
-    each = sorted(times)[len(times) // 2]
-    text = f'rendering takes {each:.1f} ms per image and core ({spec.size} x {spec.size}, {spec.points:,} points)'
-    if each > 20:
-        yield Check('warn', text, 'is numba installed, and is a core free?')
-    else:
-        yield Check('ok', text)
-
-
-def _shared_memory() -> Iterator[Check]:
-    folder = Path('/dev/shm')
-    if not folder.is_dir():
-        yield Check('ok', 'shared memory is not limited by /dev/shm')
-        return
-    free = shutil.disk_usage(folder).free / 1e6
-    text = f'{free:,.0f} MB of shared memory free; a split of 1,000 classes takes 33 MB, of 21,000 690 MB, per rank'
-    advice = 'docker run --shm-size=8g, or cache=none in the name of the data set'
-    if free < 33:
-        yield Check('FAIL', text, advice)
-    elif free < 690:
-        yield Check('warn', text, advice)
-    else:
-        yield Check('ok', text)
-
-
-_CHECKS: tuple[Callable[[], Iterator[Check]], ...] = (
-    _versions,
-    _torchvision,
-    _autoload,
-    _fresh_process,
-    _posterize,
-    _numba_cache,
-    _speed,
-    _shared_memory,
-)

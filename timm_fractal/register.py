@@ -1,4 +1,4 @@
-"""Makes timm know our data sets. The only module that touches timm's internals.
+"""Makes timm know our data sets and weights. The only module that touches timm's internals.
 
 What is touched, and why (checked with timm 1.0.12, 1.0.20 and 1.0.31):
 
@@ -13,10 +13,21 @@ What is touched, and why (checked with timm 1.0.12, 1.0.20 and 1.0.31):
   ``timm.data.auto_augment.rand_augment_choices`` is wrapped so that ``--aa rand-m9-tshape`` can name them.
 * ``timm.data.auto_augment.NAME_TO_OP``: where Pillow refuses ``ImageOps.posterize(image, 0)`` (13 and later), the
   posterize operations get the old meaning of zero bits back, a black image; timm draws 0 bits at magnitude 10.
+* ``timm.models._registry``: ``_model_pretrained_cfgs``, ``_model_has_pretrained`` and ``_model_with_tags`` get the tags
+  of the manifest, of the architectures that this timm has. timm has no public call that adds a tag to an architecture.
+  The default tag of an architecture is not touched.
+* ``timm.models._builder.load_pretrained`` and ``timm.models.load_pretrained`` are wrapped: for our tags alone, unless
+  the user names another source, the tensors are found and checked by `timm_fractal.weights`; fitting them into the
+  model is timm's.
+* ``timm.models._builder.get_pretrained_cfg`` is wrapped: what it says about an unknown tag of ours (``fractal`` in
+  it, or a data set type before it) gets the nearest valid ones.
+* ``timm.models._hub.save_config_for_hf`` is called by `save_config`: `timm.models.save_for_hf` is not there in 1.0.12,
+  and in 1.0.20 it refuses to work beside a huggingface_hub that is newer than it knows.
 
-Nothing here imports timm: it is armed before timm is, and acts when ``timm.data`` has been imported.
+Nothing here imports timm: it is armed before timm is, and acts when ``timm.data`` or ``timm.models`` has been imported.
 """
 
+import dataclasses
 import difflib
 import functools
 import importlib.abc
@@ -28,25 +39,37 @@ from typing import TYPE_CHECKING, Any, Optional
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
+    from pathlib import Path
     from types import ModuleType
 
     from torch.utils.data import Dataset
 
-_logger = logging.getLogger('timm_fractal')
+    from .weights import Weights
 
-_HOST = 'timm.data'
+_logger = logging.getLogger('timm_fractal')
 
 #: Magnitude of a warp, see `timm_fractal.shape`, at level 10 of RandAugment; the largest of timm's shears is the same.
 MAX_OPERATION_MAGNITUDE = 0.3
 
-_undo: list[Callable[[], None]] = []
+Undo = list[Callable[[], None]]
 
 
-class _Finder(importlib.abc.MetaPathFinder):
-    """Runs `_apply` right after ``timm.data`` has been imported, whoever imports it."""
+class _Hook(importlib.abc.MetaPathFinder):
+    """Patches one module of timm, right after it has been imported, whoever imports it.
+
+    Args:
+        host: Name of the module.
+        landmark: An attribute that it has when its import is over.
+        patch: What patches it; it appends to a list how to undo each change.
+        what: What is not available if that fails.
+    """
+
+    def __init__(self, host: str, landmark: str, patch: Callable[[Any, Undo], None], what: str) -> None:
+        self.host, self.landmark, self.patch, self.what = host, landmark, patch, what
+        self.undo: Undo = []
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> 'Optional[ModuleSpec]':
-        if fullname != _HOST:
+        if fullname != self.host:
             return None
         others = (finder for finder in sys.meta_path if finder is not self)
         specs = (finder.find_spec(fullname, path, target) for finder in others)
@@ -57,79 +80,88 @@ class _Finder(importlib.abc.MetaPathFinder):
             def exec_module(module: 'ModuleType') -> None:
                 execute(module)
                 sys.meta_path.remove(self)
-                _apply(module)
+                self.apply(module)
 
             # An attribute of this one loader object: its class, and so every other import, stays untouched.
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
+    def arm(self) -> None:
+        if self.undo or self in sys.meta_path:
+            return
+        host = sys.modules.get(self.host)
+        if hasattr(host, self.landmark):
+            self.apply(host)
+        else:
+            sys.meta_path.insert(0, self)
 
-_finder = _Finder()
+    def disarm(self) -> None:
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+        while self.undo:
+            self.undo.pop()()
+
+    def apply(self, host: Any) -> None:
+        """Patch. A timm that has changed its shape is reported, never broken."""
+        try:
+            self.patch(host, self.undo)
+        except Exception:
+            self.disarm()
+            _logger.warning(
+                'timm_fractal does not fit this version of timm, its %s are not available', self.what, exc_info=True
+            )
 
 
 def register() -> None:
-    """Make timm know the data sets of this package, now or as soon as ``timm.data`` is imported.
+    """Make timm know the data sets and weights of this package, now or as soon as timm is imported.
 
     ``import timm_fractal`` calls it; it can be called any number of times.
     """
-    if _undo or _finder in sys.meta_path:
-        return
-    host = sys.modules.get(_HOST)
-    if hasattr(host, 'create_dataset'):
-        _apply(host)
-    else:
-        sys.meta_path.insert(0, _finder)
+    for hook in _HOOKS:
+        hook.arm()
 
 
 def unregister() -> None:
     """Undo `register`: timm is left as it was found."""
-    if _finder in sys.meta_path:
-        sys.meta_path.remove(_finder)
-    while _undo:
-        _undo.pop()()
+    for hook in _HOOKS:
+        hook.disarm()
 
 
-def _apply(host: Any) -> None:
-    """Patch ``timm.data``. A timm that has changed its shape is reported, never broken."""
-    try:
-        auto_augment, dataset_factory, loader = host.auto_augment, host.dataset_factory, host.loader
-        # One wrapper for both places where timm keeps each function.
-        create_dataset = _wrap_create_dataset(host.create_dataset)
-        create_loader = _wrap_create_loader(host.create_loader)
-        for module in (host, dataset_factory):
-            _set(module, 'create_dataset', create_dataset)
-        for module in (host, loader):
-            _set(module, 'create_loader', create_loader)
-        for name in _types():
-            _set_item(dataset_factory._TORCH_BASIC_DS, name, functools.partial(_torch_dataset, name))
-        for name, warp in _operations().items():
-            _set_item(auto_augment.NAME_TO_OP, name, functools.partial(_shape_operation, warp=warp))
-            _set_item(auto_augment.LEVEL_TO_ARG, name, _level_to_magnitude)
-        _set(auto_augment, 'rand_augment_choices', _wrap_rand_augment_choices(auto_augment.rand_augment_choices))
-        if _pillow_refuses_zero_bits():
-            for name, operation in list(auto_augment.NAME_TO_OP.items()):
-                if operation is auto_augment.posterize:
-                    _set_item(auto_augment.NAME_TO_OP, name, _posterize)
-    except Exception:
-        unregister()
-        _logger.warning(
-            'timm_fractal does not fit this version of timm, its data sets are not available', exc_info=True
-        )
-
-
-def _set(owner: Any, name: str, value: Any) -> None:
+def _set(undo: Undo, owner: Any, name: str, value: Any) -> None:
     old = getattr(owner, name)
     setattr(owner, name, value)
-    _undo.append(lambda: setattr(owner, name, old))
+    undo.append(lambda: setattr(owner, name, old))
 
 
-def _set_item(table: dict[str, Any], name: str, value: Any) -> None:
+def _set_item(undo: Undo, table: dict[str, Any], name: str, value: Any) -> None:
     if name in table:
         old = table[name]
-        _undo.append(lambda: table.__setitem__(name, old))
+        undo.append(lambda: table.__setitem__(name, old))
     else:
-        _undo.append(lambda: table.pop(name, None))
+        undo.append(lambda: table.pop(name, None))
     table[name] = value
+
+
+def _patch_data(host: Any, undo: Undo) -> None:
+    auto_augment, dataset_factory, loader = host.auto_augment, host.dataset_factory, host.loader
+    # One wrapper for both places where timm keeps each function.
+    create_dataset = _wrap_create_dataset(host.create_dataset)
+    create_loader = _wrap_create_loader(host.create_loader)
+    for module in (host, dataset_factory):
+        _set(undo, module, 'create_dataset', create_dataset)
+    for module in (host, loader):
+        _set(undo, module, 'create_loader', create_loader)
+    for name in _types():
+        _set_item(undo, dataset_factory._TORCH_BASIC_DS, name, functools.partial(_torch_dataset, name))
+    for name, warp in _operations().items():
+        _set_item(undo, auto_augment.NAME_TO_OP, name, functools.partial(_shape_operation, warp=warp))
+        _set_item(undo, auto_augment.LEVEL_TO_ARG, name, _level_to_magnitude)
+    choices = _wrap_rand_augment_choices(auto_augment.rand_augment_choices)
+    _set(undo, auto_augment, 'rand_augment_choices', choices)
+    if _pillow_refuses_zero_bits():
+        for name, operation in list(auto_augment.NAME_TO_OP.items()):
+            if operation is auto_augment.posterize:
+                _set_item(undo, auto_augment.NAME_TO_OP, name, _posterize)
 
 
 def _types() -> list[str]:
@@ -289,3 +321,102 @@ def _posterize(image: Any, bits_to_keep: int, **kwargs: Any) -> Any:
     if bits_to_keep < 1:
         return image.point([0] * 256 * len(image.getbands()))
     return posterize(image, bits_to_keep, **kwargs)  # type: ignore[no-untyped-call]
+
+
+# Where timm may take weights from; a user who sets one of them wants those and not ours.
+_SOURCES = ('url', 'file', 'state_dict', 'hf_hub_id', 'hf_hub_filename', 'source')
+
+
+def _patch_models(host: Any, undo: Undo) -> None:
+    from . import weights
+
+    builder, registry = host._builder, host._registry
+    ours: dict[str, weights.Weights] = {}
+    for name, entry in weights.manifest().items():
+        # An older timm may lack the architecture, a newer one may have the tag.
+        if entry.architecture in registry._model_default_cfgs and name not in registry._model_pretrained_cfgs:
+            ours[name] = entry
+            _add_tag(undo, registry, entry, _pretrained_cfg(host.PretrainedCfg, entry))
+    load_pretrained = _wrap_load_pretrained(host.load_pretrained, registry, ours)
+    for module in (host, builder):
+        _set(undo, module, 'load_pretrained', load_pretrained)
+    _set(undo, builder, 'get_pretrained_cfg', _wrap_get_pretrained_cfg(builder.get_pretrained_cfg, ours))
+
+
+def _pretrained_cfg(kind: Any, entry: 'Weights') -> Any:
+    """The entry in timm's terms. Without our loader it would still name the right file."""
+    from .weights import MANIFEST
+
+    known = {field.name for field in dataclasses.fields(kind)}
+    options = {key: value for key, value in entry.pretrained_cfg.items() if key in known}
+    # JSON has no tuples.
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    options['architecture'], options['tag'], options['license'] = entry.architecture, entry.tag, entry.license
+    if entry.file is not None:
+        options['file'] = str(MANIFEST.parent / entry.file)
+    if entry.hf_hub_id is not None:
+        options['hf_hub_id'] = '@'.join(filter(None, (entry.hf_hub_id, entry.revision)))
+    return kind(**options)
+
+
+def _add_tag(undo: Undo, registry: Any, entry: 'Weights', cfg: Any) -> None:
+    _set_item(undo, registry._model_pretrained_cfgs, entry.name, cfg)
+    registry._model_has_pretrained.add(entry.name)
+    undo.append(lambda: registry._model_has_pretrained.discard(entry.name))
+    tags = registry._model_with_tags[entry.architecture]
+    tags.append(entry.name)
+    undo.append(lambda: tags.remove(entry.name))
+
+
+def _wrap_load_pretrained(original: Callable[..., Any], registry: Any, ours: 'dict[str, Weights]') -> Any:
+    @functools.wraps(original)
+    def load_pretrained(model: Any, pretrained_cfg: Any = None, *args: Any, **kwargs: Any) -> Any:
+        cfg: Any = pretrained_cfg or getattr(model, 'pretrained_cfg', None)
+        name = f'{cfg.get("architecture")}.{cfg.get("tag")}' if isinstance(cfg, dict) else ''
+        if name in ours:
+            registered = registry._model_pretrained_cfgs[name]
+            if all(cfg.get(key) == getattr(registered, key) for key in _SOURCES):
+                from .weights import load
+
+                pretrained_cfg = {**cfg, 'state_dict': load(ours[name], kwargs.get('cache_dir'))}
+        return original(model, pretrained_cfg, *args, **kwargs)
+
+    return load_pretrained
+
+
+def _wrap_get_pretrained_cfg(original: Callable[..., Any], ours: 'dict[str, Weights]') -> Any:
+    @functools.wraps(original)
+    def get_pretrained_cfg(model_name: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(model_name, *args, **kwargs)
+        except RuntimeError as error:
+            tag = model_name.partition('.')[2]
+            if 'fractal' not in tag and not tag.startswith(tuple(_types())):
+                raise
+            from .spec import nearest
+
+            words = nearest(model_name, ours) if ours else 'this version of timm-fractal has none'
+            raise RuntimeError(f'unknown weights {model_name!r}; {words}') from error
+
+    return get_pretrained_cfg
+
+
+def save_config(model: Any, path: 'Path', model_args: dict[str, Any], **more: Any) -> None:
+    """Write ``config.json`` as timm does for the Hub, from which it builds the same model again.
+
+    Args:
+        model: Its ``pretrained_cfg`` says what is known about the weights.
+        path: The file.
+        model_args: What the architecture is given to be this model.
+        more: Other entries of the file.
+    """
+    from timm.models._hub import save_config_for_hf
+
+    # It opens the path, so a word would not do.
+    save_config_for_hf(model, path, model_config=more, model_args=model_args)  # type: ignore[arg-type]
+
+
+_HOOKS = (
+    _Hook('timm.data', 'create_dataset', _patch_data, 'data sets'),
+    _Hook('timm.models', 'create_model', _patch_models, 'weights'),
+)

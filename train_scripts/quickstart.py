@@ -132,6 +132,16 @@ def plot(losses: list[float], scores: dict[str, list[float]], path: Path) -> Non
     figure.savefig(path, dpi=120)
 
 
+def train_args(dataset: Any) -> dict[str, Any]:
+    """The pre-training in the words of train.py, for timm-fractal export-weights."""
+    kwargs = {key: value for key, value in MODEL.items() if key not in ('model_name', 'in_chans')}
+    arguments = dict(model=MODEL['model_name'], model_kwargs=kwargs, input_size=(1, 32, 32), mean=[0.25], std=[0.25])
+    arguments |= dict(
+        interpolation='bilinear', crop_pct=1.0, dataset=str(dataset.spec), num_classes=dataset.num_classes
+    )
+    return arguments | dict(train_num_samples=len(dataset), batch_size=PRETRAIN['batch_size'], opt='adamw', lr=2e-3)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or '').split('\n')[0])
     parser.add_argument('--output', type=Path, default=Path('demo-output'), help='folder for the results')
@@ -158,7 +168,8 @@ def main() -> None:
 
     weights = args.output / 'model.safetensors'
     unfinished = weights.with_suffix('.unfinished')
-    save_file(model.state_dict(), unfinished, metadata={'format': 'pt', 'dataset': str(dataset.spec)})
+    metadata = {'format': 'pt', 'dataset': str(dataset.spec), 'train_args': json.dumps(train_args(dataset))}
+    save_file(model.state_dict(), unfinished, metadata=metadata)
     unfinished.replace(weights)  # A file has its name only when it is complete.
     overlay = dict(file=str(weights), num_classes=dataset.num_classes, input_size=(1, 32, 32))
     pretrained = dict(pretrained=True, pretrained_cfg_overlay=overlay)

@@ -1,0 +1,188 @@
+"""Reading checkpoints: what is in them, and that nothing in them runs."""
+
+import argparse
+import json
+import pickle
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+import yaml
+
+from timm_fractal import checkpoint
+
+DATASET = 'fractal1/classes=20,points=5000,size=64'
+ARGS = dict(
+    model='test_vit',
+    dataset=DATASET,
+    num_classes=20,
+    img_size=64,
+    model_kwargs={'img_size': 64},
+    mean=[0.5, 0.5, 0.5],
+    std=[0.5, 0.5, 0.5],
+    epoch_repeats=8.0,
+    batch_size=16,
+    world_size=1,
+    output='/home/somebody/output',
+    device='cpu',
+)
+
+
+def tensors(seed, **options):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return timm.create_model('test_vit', **(dict(img_size=64, num_classes=20) | options)).state_dict()
+
+
+def write(path, **changes):
+    """A checkpoint as train.py writes it."""
+    content = dict(
+        epoch=1,
+        arch='test_vit',
+        state_dict=tensors(0),
+        state_dict_ema=tensors(1),
+        optimizer={'state': {0: {'exp_avg': torch.zeros(3)}}, 'param_groups': [{'lr': 1e-3}]},
+        version=2,
+        args=argparse.Namespace(**ARGS),
+        metric=12.5,
+    )
+    content.update(changes)
+    torch.save({key: value for key, value in content.items() if value is not None}, path)
+    return path
+
+
+class Code:
+    """Unpickled, it would write a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), 'w')
+
+
+def test_what_train_py_writes(tmp_path):
+    path = write(tmp_path / 'last.pth.tar')
+    (tmp_path / 'summary.csv').write_text('epoch,train_loss,eval_top1\n0,3.0,5\n1,2.5,6\n2,2.0,7\n')
+    found = checkpoint.read(path)
+    assert found.ema and found.epochs == 2 and found.loss == 2.5
+    # 160 images an epoch, in 10 batches.
+    assert found.samples == 320
+    assert torch.equal(found.tensors['cls_token'], tensors(1)['cls_token'])
+    assert found.args['dataset'] == DATASET and found.args['model_kwargs'] == {'img_size': 64}
+    assert found.args['output'] == 'output'
+
+
+@pytest.mark.parametrize('use_ema, seed', [(True, 1), (False, 0)])
+def test_the_moving_average_is_a_choice(tmp_path, use_ema, seed):
+    found = checkpoint.read(write(tmp_path / 'x.pth.tar'), use_ema)
+    assert found.ema == use_ema and torch.equal(found.tensors['cls_token'], tensors(seed)['cls_token'])
+
+
+def test_there_may_be_no_moving_average(tmp_path):
+    path = write(tmp_path / 'x.pth.tar', state_dict_ema=None)
+    assert not checkpoint.read(path).ema
+    with pytest.raises(ValueError, match="no 'state_dict_ema' in this checkpoint, it has: epoch, arch, state_dict"):
+        checkpoint.read(path, use_ema=True)
+
+
+def test_samples_are_counted_in_whole_batches(tmp_path):
+    args = ARGS | dict(batch_size=9, world_size=2, epoch_repeats=0)
+    assert checkpoint.read(write(tmp_path / 'x.pth.tar', args=argparse.Namespace(**args))).samples == 2 * 18
+    args = ARGS | dict(dataset='imagenet')
+    assert checkpoint.read(write(tmp_path / 'x.pth.tar', args=argparse.Namespace(**args))).samples is None
+
+
+def test_wrappers_leave_no_trace(tmp_path):
+    wrapped = {f'module.{name}': value for name, value in tensors(0).items()}
+    found = checkpoint.read(write(tmp_path / 'x.pth.tar', state_dict=wrapped), use_ema=False)
+    assert found.tensors.keys() == tensors(0).keys()
+
+
+def test_safetensors_with_arguments(tmp_path):
+    safetensors.torch.save_file(tensors(0), tmp_path / 'x.safetensors')
+    assert checkpoint.read(tmp_path / 'x.safetensors').args == {}
+    (tmp_path / 'args.yaml').write_text(yaml.safe_dump(ARGS))
+    assert checkpoint.read(tmp_path / 'x.safetensors').args['dataset'] == DATASET
+    safetensors.torch.save_file(tensors(0), tmp_path / 'y.safetensors', {'train_args': json.dumps({'model': 'y'})})
+    assert checkpoint.read(tmp_path / 'y.safetensors').args == {'model': 'y'}
+    safetensors.torch.save_file(tensors(0), tmp_path / 'z.safetensors', {'train_args': '[1]'})
+    with pytest.raises(ValueError, match="z.safetensors: the metadata 'train_args' must be a JSON object"):
+        checkpoint.read(tmp_path / 'z.safetensors')
+    with pytest.raises(ValueError, match='--use-ema has no meaning for a safetensors file'):
+        checkpoint.read(tmp_path / 'x.safetensors', use_ema=True)
+
+
+def test_code_is_refused_and_not_run(tmp_path):
+    path = write(tmp_path / 'x.pth.tar', optimizer=Code(tmp_path / 'ran'))
+    with pytest.raises(
+        ValueError, match=r'is refused: it wants to call .*open.*Only tensors and plain values are read'
+    ):
+        checkpoint.read(path)
+    (tmp_path / 'plain.pth').write_bytes(pickle.dumps({'state_dict': Code(tmp_path / 'ran')}, protocol=2))
+    with pytest.raises(ValueError, match='is refused'):
+        checkpoint.read(tmp_path / 'plain.pth')
+    assert not (tmp_path / 'ran').exists()
+
+
+def test_damaged_files(tmp_path):
+    path = write(tmp_path / 'x.pth.tar')
+    path.write_bytes(path.read_bytes()[:-5000])
+    with pytest.raises(ValueError, match='x.pth.tar is (damaged|refused)'):
+        checkpoint.read(path)
+    (tmp_path / 'text.pth').write_text('nothing of the kind')
+    with pytest.raises(ValueError, match='text.pth is (damaged|refused)'):
+        checkpoint.read(tmp_path / 'text.pth')
+    (tmp_path / 'empty.pth').write_bytes(b'')
+    with pytest.raises(ValueError, match='empty.pth is damaged'):
+        checkpoint.read(tmp_path / 'empty.pth')
+    torch.save([1, 2], tmp_path / 'list.pth')
+    with pytest.raises(ValueError, match='must be a dict, got list'):
+        checkpoint.read(tmp_path / 'list.pth')
+    with pytest.raises(ValueError, match='must be a dict of tensors'):
+        checkpoint.read(write(tmp_path / 'x.pth.tar', state_dict={'x': 1}), use_ema=False)
+    with pytest.raises(FileNotFoundError, match='absent.pth: no such file'):
+        checkpoint.read(tmp_path / 'absent.pth')
+
+
+def test_truncated_safetensors(tmp_path):
+    path = tmp_path / 'x.safetensors'
+    safetensors.torch.save_file(tensors(0), path)
+    path.write_bytes(path.read_bytes()[:-100])
+    for read in (checkpoint.read, checkpoint.shapes):
+        with pytest.raises(ValueError, match='is truncated, or no safetensors file'):
+            read(path)
+
+
+@pytest.mark.parametrize('text', ['[1, 2]', '{x: ', '!!python/object/apply:os.getcwd []'])
+def test_arguments_are_plain_yaml(tmp_path, text):
+    safetensors.torch.save_file(tensors(0), tmp_path / 'x.safetensors')
+    (tmp_path / 'args.yaml').write_text(text)
+    with pytest.raises(ValueError, match='args.yaml'):
+        checkpoint.read(tmp_path / 'x.safetensors')
+
+
+@pytest.mark.parametrize('name', ['vit_tiny_patch16_224', 'vit_base_patch16_224', 'swin_tiny_patch4_window7_224'])
+@pytest.mark.parametrize('classes', [0, 1000])
+def test_architectures_are_recognised(tmp_path, name, classes):
+    found = checkpoint.on_meta(timm.create_model, name, num_classes=classes).state_dict()
+    assert checkpoint.recognise(tmp_path, found) == (name, classes)
+
+
+def test_others_are_not(tmp_path):
+    found = checkpoint.on_meta(timm.create_model, 'vit_tiny_patch16_224', depth=11, num_classes=10).state_dict()
+    with pytest.raises(
+        ValueError, match=r'none of the architectures .* nearest is vit_tiny_patch16_224, but blocks.11'
+    ):
+        checkpoint.recognise(tmp_path, found)
+
+
+def test_unknown_architecture():
+    with pytest.raises(ValueError, match="unknown architecture 'test_vitt'; did you mean 'test_vit"):
+        checkpoint.build({'model': 'test_vitt.x'})
+
+
+def test_arguments_that_the_architecture_does_not_take():
+    with pytest.raises(ValueError, match="timm cannot build test_vit with .*colour='red'.* unexpected keyword"):
+        checkpoint.build({'model': 'test_vit', 'model_kwargs': {'colour': 'red'}})

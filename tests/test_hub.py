@@ -1,0 +1,635 @@
+"""Export, conversion and publishing, with the real client of the Hub talking HTTP to a small Hub on this machine.
+
+The client reads its environment when it is imported, so it lives in a process of its own, which all tests share.
+"""
+
+import argparse
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+import yaml
+
+import timm_fractal
+from tests import hub_server
+from tests.hub_server import TOKEN, Repo
+from tests.test_checkpoint import ARGS, DATASET, tensors, write
+from timm_fractal import Fractal1, checkpoint, cli, hub, weights
+from timm_fractal.ifs import Family
+from timm_fractal.weights import Weights
+
+needs_local_dir = pytest.mark.skipif(
+    not hasattr(timm.models._hub, 'load_model_config_from_path'), reason='this timm loads no local folders'
+)
+
+# Export.
+
+
+@pytest.fixture(scope='module')
+def exported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('exported')
+    return hub.export(write(folder / 'last.pth.tar'), folder / 'model', hardware='a machine', results=['digits=93.1'])
+
+
+def copy(folder, dest):
+    dest.mkdir()
+    for path in folder.iterdir():
+        (dest / path.name).write_bytes(path.read_bytes())
+    return dest
+
+
+def same(model, expected):
+    found = model.state_dict()
+    return found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_export(exported):
+    assert sorted(path.name for path in exported.iterdir()) == sorted(hub.FILES)
+    config = json.loads((exported / 'config.json').read_text())
+    assert config['architecture'] == 'test_vit' and config['num_classes'] == 20
+    assert config['pretrained_cfg']['tag'] == 'fractal1_20' and config['pretrained_cfg']['input_size'] == [3, 64, 64]
+    assert config['pretrained_cfg']['mean'] == config['pretrained_cfg']['std'] == [0.5, 0.5, 0.5]
+    provenance = config['provenance']
+    assert provenance['dataset'] == DATASET and provenance['samples'] == 320 and provenance['epochs'] == 2
+    assert provenance['weights'] == 'moving average' and provenance['results'] == {'digits': '93.1'}
+    assert provenance['base'] == Fractal1(DATASET).family.bases[0].tolist()
+    family = Family.load(exported / 'ifs.json')
+    assert family.systems.tolist() == Fractal1(DATASET).family.systems.tolist()
+    args = yaml.safe_load((exported / 'train_args.yaml').read_text())
+    assert args['dataset'] == DATASET and args['output'] == 'output'
+
+
+@needs_local_dir
+def test_timm_loads_the_folder(exported):
+    model = timm.create_model(f'local-dir:{exported}', pretrained=True)
+    assert same(model, tensors(1))
+    config = timm.data.resolve_model_data_config(model)
+    assert list(config['mean']) == list(config['std']) == [0.5] * 3 and list(config['input_size']) == [3, 64, 64]
+    assert timm.create_model(f'local-dir:{exported}', pretrained=True, num_classes=3).num_classes == 3
+
+
+def test_the_card_is_complete(exported):
+    text = (exported / 'README.md').read_text()
+    front = yaml.safe_load(text.split('---')[1])
+    assert front == {
+        'library_name': 'timm',
+        'pipeline_tag': 'image-classification',
+        'license': 'apache-2.0',
+        'datasets': ['fractal1'],
+        'tags': ['timm', 'timm-fractal', 'synthetic-data'],
+    }
+    for words in (
+        DATASET,
+        'Samples seen: 320',
+        'a machine',
+        '| digits | 93.1 |',
+        "'hf-hub:OWNER/NAME'",
+        '@inproceedings',
+    ):
+        assert words in text
+
+
+@needs_local_dir
+def test_without_head(tmp_path):
+    path = write(tmp_path / 'last.pth.tar')
+    folder = hub.export(path, tmp_path / 'x', head=False, use_ema=False, tag='bare')
+    found = checkpoint.shapes(folder / 'model.safetensors')
+    assert tensors(0).keys() - found.keys() == {'head.weight', 'head.bias'}
+    model = timm.create_model(f'local-dir:{folder}', pretrained=True)
+    assert model.num_classes == 0 and torch.equal(model.state_dict()['cls_token'], tensors(0)['cls_token'])
+    assert 'pipeline_tag: image-feature-extraction' in (folder / 'README.md').read_text()
+    assert hub.entry_of(folder, file='x').pretrained_cfg['num_classes'] == 0
+
+
+@needs_local_dir
+def test_a_safetensors_file_with_arguments(tmp_path):
+    safetensors.torch.save_file(tensors(0), tmp_path / 'model.safetensors')
+    with pytest.raises(ValueError, match='does not say how it was trained: put the args.yaml'):
+        hub.export(tmp_path / 'model.safetensors', tmp_path / 'x')
+    (tmp_path / 'args.yaml').write_text(yaml.safe_dump(ARGS))
+    assert same(
+        timm.create_model(f'local-dir:{hub.export(tmp_path / "model.safetensors", tmp_path / "x")}', True), tensors(0)
+    )
+
+
+def test_other_data_sets_have_no_fractals(tmp_path):
+    path = write(tmp_path / 'x.pth.tar', args=argparse.Namespace(**ARGS | dict(dataset='folder')))
+    with pytest.raises(ValueError, match="tag must be given: the data set 'folder' suggests none"):
+        hub.export(path, tmp_path / 'x')
+    folder = hub.export(path, tmp_path / 'x', tag='photos')
+    assert not (folder / 'ifs.json').exists()
+    assert 'base' not in json.loads((folder / 'config.json').read_text())['provenance']
+
+
+@pytest.mark.parametrize('dataset', ['image1', 'noise1/classes=20,size=64', 'fractal1/classes=20,fractals=2,size=64'])
+def test_provenance_of_all_data_sets(dataset):
+    """One base IFS is told; several are in ifs.json, and an image is not here."""
+    args = ARGS | dict(dataset=dataset, data_dir='photos' if dataset == 'image1' else None)
+    said, family = hub._provenance(checkpoint.Checkpoint('x', {}, args))
+    assert said['dataset'].startswith(dataset.partition('/')[0]) and 'base' not in said
+    assert (family is not None) == dataset.startswith('fractal1')
+
+
+@pytest.mark.parametrize('classes, tag', [(1000, 'fractal1_1k'), (21000, 'fractal1_21k'), (1500, 'fractal1_1500')])
+def test_tags_follow_the_data_set(tmp_path, classes, tag):
+    found = checkpoint.Checkpoint(tmp_path, {}, {'dataset': f'torch/fractal1/classes={classes}'})
+    assert hub._default_tag(found) == tag
+
+
+def test_what_does_not_fit_is_refused(tmp_path):
+    path = write(tmp_path / 'x.pth.tar', args=argparse.Namespace(**ARGS | dict(model='test_vit2')))
+    with pytest.raises(ValueError, match='x.pth.tar does not fit test_vit2: .* and [0-9]+ more'):
+        hub.export(path, tmp_path / 'x')
+    path = write(tmp_path / 'x.pth.tar')
+    with pytest.raises(ValueError, match="tag must be letters, digits, .* got 'a.b'"):
+        hub.export(path, tmp_path / 'x', tag='a.b')
+    with pytest.raises(ValueError, match="a result must be name=value, got 'digits'"):
+        hub.export(path, tmp_path / 'x', results=['digits'])
+    assert not (tmp_path / 'x').exists()
+
+
+def test_nothing_else_is_overwritten(tmp_path):
+    path = write(tmp_path / 'last.pth.tar')
+    with pytest.raises(FileExistsError, match="holds 'last.pth.tar', which no export writes: choose another"):
+        hub.export(path, tmp_path)
+    with pytest.raises(FileExistsError, match='is a file: the destination must be a folder'):
+        hub.export(path, path)
+    folder = hub.export(path, tmp_path / 'x', hardware='one')
+    # What a killed process leaves is no obstacle.
+    (folder / '.export-killed').mkdir()
+    hub.export(path, tmp_path / 'x', hardware='two')
+    assert 'two' in (folder / 'README.md').read_text() and set(os.listdir(folder)) >= set(hub.FILES)
+
+
+# Conversion.
+
+
+def authors_file(path, architecture='vit_tiny_patch16_224', prefix='', **more):
+    """The layout of the files that the authors of 1p-frac, OFDB and FractalDB have released; not their tensors."""
+    torch.manual_seed(3)
+    state = timm.create_model(architecture, num_classes=1000).state_dict()
+    torch.save({'model': {prefix + name: value for name, value in state.items()}} | more, path)
+    return state
+
+
+@needs_local_dir
+@pytest.mark.parametrize('prefix', ['', 'module.'])
+def test_convert(tmp_path, prefix):
+    state = authors_file(tmp_path / 'ViT-T 1p-frac.pth', prefix=prefix, epoch=3, args=argparse.Namespace(lr=1e-3))
+    folder = hub.convert(tmp_path / 'ViT-T 1p-frac.pth', tmp_path / 'x')
+    model = timm.create_model(f'local-dir:{folder}', pretrained=True)
+    assert same(model, state) and model.pretrained_cfg['tag'] == 'vit_t_1p_frac'
+    config = json.loads((folder / 'config.json').read_text())
+    assert config['architecture'] == 'vit_tiny_patch16_224' and config['pretrained_cfg']['mean'] == [0.5] * 3
+    assert config['provenance']['converted_from'] == 'ViT-T 1p-frac.pth'
+    text = (folder / 'README.md').read_text()
+    assert 'converted from a file of others' in text and 'license: unknown' in text
+    assert sorted(os.listdir(folder)) == ['README.md', 'config.json', 'model.safetensors']
+
+
+def test_convert_refuses(tmp_path):
+    path = write(tmp_path / 'x.pth.tar')
+    with pytest.raises(ValueError, match="no 'model' in this file, it has: epoch, arch"):
+        hub.convert(path)
+    torch.save({'model': tensors(0)}, tmp_path / 'small.pth')
+    with pytest.raises(ValueError, match='none of the architectures vit_tiny_patch16_224'):
+        hub.convert(tmp_path / 'small.pth', tmp_path / 'x')
+    with pytest.raises(FileNotFoundError, match='absent.pth: no such file'):
+        hub.convert(tmp_path / 'absent.pth')
+
+
+# Manifest entries.
+
+
+def test_an_entry_is_enough_to_build_the_model(exported):
+    entry = hub.entry_of(exported, file='x')
+    content = (exported / 'model.safetensors').read_bytes()
+    assert (entry.name, entry.size, entry.license) == ('test_vit.fractal1_20', len(content), 'apache-2.0')
+    assert entry.sha256 == hashlib.sha256(content).hexdigest()
+    assert len(set(entry.provenance['reference_output'])) > 4
+    assert entry.pretrained_cfg['fixed_input_size'] and entry.pretrained_cfg['input_size'] == [3, 64, 64]
+
+
+@needs_local_dir
+def test_an_unusual_model_has_no_tag(tmp_path):
+    args = ARGS | dict(model_kwargs={'img_size': 64, 'depth': 2})
+    path = write(tmp_path / 'x.pth.tar', args=argparse.Namespace(**args), state_dict_ema=tensors(1, depth=2))
+    folder = hub.export(path, tmp_path / 'x')
+    assert same(timm.create_model(f'local-dir:{folder}', pretrained=True), tensors(1, depth=2))
+    with pytest.raises(ValueError, match='and this one has other depth: load it as hf-hub: or local-dir:'):
+        hub.entry_of(folder, file='x')
+
+
+def test_from_checkpoint_to_tag_in_one_command(tmp_path, capsys, monkeypatch):
+    path = write(tmp_path / 'last.pth.tar')
+    manifest = tmp_path / 'weights' / 'manifest.json'
+    command = ['export-weights', str(path), str(tmp_path / 'model'), '--tag', 'fractal1_x', '--manifest', str(manifest)]
+    assert cli.main([*command, '--no-ema', '--result', 'digits=1', '--license', 'mit']) == 0
+    output = capsys.readouterr().out
+    (entry,) = weights.manifest(manifest).values()
+    assert f"timm.create_model('local-dir:{tmp_path / 'model'}', pretrained=True)" in output and entry.sha256 in output
+    assert entry.license == 'mit'
+    timm_fractal.unregister()
+    monkeypatch.setattr(weights, 'MANIFEST', manifest)
+    timm_fractal.register()
+    try:
+        assert timm.list_pretrained('*fractal*') == ['test_vit.fractal1_x']
+        model = timm.create_model('test_vit.fractal1_x', pretrained=True)
+        assert same(model, tensors(0)) and hub.reference_output(model) == entry.provenance['reference_output']
+    finally:
+        timm_fractal.unregister()
+        monkeypatch.undo()
+        timm_fractal.register()
+
+
+# Publishing: what is refused before anything is uploaded.
+
+
+def other_architecture(folder, name):
+    path = folder / 'config.json'
+    path.write_text(path.read_text().replace('"test_vit"', f'"{name}"'))
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (lambda folder: (folder / 'model.pth').write_bytes(b''), "holds 'model.pth': only safetensors are published"),
+        (lambda folder: (folder / 'config.json').unlink(), 'is no exported folder, it lacks config.json'),
+        (lambda folder: (folder / 'config.json').write_text('{}'), 'config.json is no configuration of timm'),
+        (
+            lambda folder: (folder / 'README.md').write_text('---\ntags: [timm]\n---\n'),
+            'lacks library_name, pipeline_tag',
+        ),
+        (lambda folder: (folder / 'README.md').write_text('nothing'), 'the front matter lacks library_name'),
+        (lambda folder: os.truncate(folder / 'model.safetensors', 10_000), 'is truncated, or no safetensors file'),
+        (lambda folder: other_architecture(folder, 'test_vit2'), '(timm cannot build|does not fit) .?test_vit2'),
+        (
+            lambda folder: other_architecture(folder, 'vit_tiny_patch16_224'),
+            'does not fit vit_tiny_patch16_224: cls_tok',
+        ),
+    ],
+)
+def test_what_is_not_published(exported, tmp_path, change, message):
+    folder = copy(exported, tmp_path / 'x')
+    change(folder)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        hub.publish(folder, 'me/x', dry_run=True)
+
+
+def test_arguments_of_publish(exported):
+    with pytest.raises(ValueError, match="repo_id must be owner/name, got 'model'"):
+        hub.publish(exported, 'model', dry_run=True)
+    with pytest.raises(ValueError, match='leave out --create-pr or --revision dev'):
+        hub.publish(exported, 'me/x', create_pr=True, revision='dev', dry_run=True)
+
+
+def test_dry_run(exported, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr('huggingface_hub.HfApi', lambda **options: pytest.fail('talks to the Hub'))
+    folder = copy(exported, tmp_path / 'x')
+    assert cli.main(['publish', str(folder), '--repo-id', 'me/my_model', '--dry-run']) == 0
+    output = capsys.readouterr().out
+    assert f'{folder}: checked, not uploaded' in output and '"test_vit.fractal1_20": {' in output
+    assert "create_model('hf-hub:me/my_model'" in (folder / 'README.md').read_text()
+
+
+# Publishing and loading over HTTP. Functions that run in the process of the client have no fixtures.
+
+
+def start_client(environment):
+    """Wait as short as possible, but keep count of it."""
+    os.environ.update(environment)
+    sleep = time.sleep
+    time.sleep = lambda seconds: sleep(min(seconds, 0.01))
+
+
+@pytest.fixture(scope='module')
+def server():
+    with hub_server.serve() as server:
+        yield server
+
+
+@pytest.fixture(scope='module')
+def process(server, tmp_path_factory):
+    environment = server.environment(tmp_path_factory.mktemp('hf'), HF_TOKEN=TOKEN, HF_HUB_ETAG_TIMEOUT='5')
+    with pytest.MonkeyPatch.context() as patch:
+        # Before any module of the process is imported.
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        context = multiprocessing.get_context('spawn')
+        with concurrent.futures.ProcessPoolExecutor(1, context, start_client, (environment,)) as pool:
+            pool.submit(os.getpid).result()
+            yield pool
+
+
+@pytest.fixture
+def client(server, process):
+    """Call a function in the process of the client, against a Hub without faults."""
+    server.faults.clear()
+    server.cut = server.damage = None
+    server.requests.clear()
+    return lambda function, *args, **kwargs: process.submit(function, *args, **kwargs).result(timeout=120)
+
+
+def load_from_hub(name):
+    return {key: value.numpy() for key, value in timm.create_model(name, pretrained=True).state_dict().items()}
+
+
+def load_tag(manifest, name, **environment):
+    """Load through a tag of another manifest."""
+    old = weights.MANIFEST
+    timm_fractal.unregister()
+    os.environ.update(environment)
+    try:
+        weights.MANIFEST = manifest
+        timm_fractal.register()
+        assert timm.list_pretrained('*fractal*') == [name]
+        return load_from_hub(name)
+    finally:
+        for variable in environment:
+            del os.environ[variable]
+        timm_fractal.unregister()
+        weights.MANIFEST = old
+        timm_fractal.register()
+
+
+def equal(found, expected):
+    return found.keys() == expected.keys() and all((found[key] == expected[key].numpy()).all() for key in expected)
+
+
+def write_manifest(path, entries):
+    path.write_text(
+        json.dumps({name: {k: v for k, v in entry.items() if k != 'file'} for name, entry in entries.items()})
+    )
+    return path
+
+
+def test_publish_and_load(client, server, exported, tmp_path):
+    folder = copy(exported, tmp_path / 'x')
+    done = client(hub.publish, folder, 'me/model')
+    commit = server.repos['me/model'].refs['main']
+    assert done.url == f'{server.url}/me/model/commit/{commit}'
+    files = server.repos['me/model'].commits[commit]
+    assert files.keys() - {'.gitattributes'} == set(hub.FILES)
+    assert all(files[name] == (folder / name).read_bytes() for name in hub.FILES)
+    assert "'hf-hub:me/model'" in files['README.md'].decode()
+    (name, entry), *_ = done.entry.items()
+    assert entry['hf_hub_id'] == 'me/model' and entry['revision'] == commit
+    assert equal(client(load_from_hub, 'hf-hub:me/model'), tensors(1))
+    manifest = write_manifest(tmp_path / 'manifest.json', done.entry)
+    assert equal(client(load_tag, manifest, name), tensors(1))
+    # Done again, it changes nothing.
+    assert client(hub.publish, folder, 'me/model').entry == done.entry
+    assert len(server.repos['me/model'].commits) == 2
+    # The revision of the manifest is kept when the repository moves on.
+    server.repos['me/model'].commit('main', {'model.safetensors': b'something else'})
+    assert equal(client(load_tag, manifest, name), tensors(1))
+
+
+def test_private_branch_and_pull_request(client, server, exported, tmp_path):
+    folder = copy(exported, tmp_path / 'x')
+    client(hub.publish, folder, 'me/hidden', private=True, revision='dev')
+    repo = server.repos['me/hidden']
+    assert repo.private and 'model.safetensors' in repo.commits[repo.refs['dev']]
+    assert 'model.safetensors' not in repo.commits[repo.refs['main']]
+    server.repos['others/model'] = theirs = Repo()
+    theirs.commit('main', {'README.md': b'theirs'})
+    done = client(hub.publish, copy(exported, tmp_path / 'y'), 'others/model', create_pr=True)
+    assert done.url == f'{server.url}/others/model/discussions/1'
+    assert 'model.safetensors' in theirs.commits[theirs.refs['refs/pr/1']]
+    assert theirs.commits[theirs.refs['main']] == {'README.md': b'theirs'}
+
+
+def test_an_interrupted_upload_is_completed(client, server, exported, tmp_path):
+    """The process is killed when half of the weights are at the Hub."""
+    safetensors.torch.save_file(tensors(7), tmp_path / 'model.safetensors')
+    (tmp_path / 'args.yaml').write_text(yaml.safe_dump(ARGS))
+    folder = hub.export(tmp_path / 'model.safetensors', tmp_path / 'x')
+    server.cut = '^PUT /lfs/'
+    command = [sys.executable, '-c', 'import sys; from timm_fractal.cli import main; sys.exit(main())']
+    command += ['publish', str(folder), '--repo-id', 'me/half']
+    environment = os.environ | server.environment(tmp_path / 'hf', HF_TOKEN=TOKEN)
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        while process.poll() is None and not server.count('^PUT /lfs/'):
+            time.sleep(0.02)
+        process.kill()
+    repo = server.repos['me/half']
+    assert server.count('^PUT /lfs/') and 'model.safetensors' not in repo.commits[repo.refs['main']]
+    server.cut = None
+    client(hub.publish, folder, 'me/half')
+    files = repo.commits[repo.refs['main']]
+    assert all(files[path.name] == path.read_bytes() for path in folder.iterdir())
+
+
+@pytest.mark.parametrize('request_', ['^POST /api/models/me/cut/preupload', '^PUT /lfs/'])
+def test_a_cut_connection_is_tried_again_with_limits(client, server, tmp_path, request_):
+    """With weights that no other test has uploaded."""
+    safetensors.torch.save_file(tensors(8), tmp_path / 'model.safetensors')
+    (tmp_path / 'args.yaml').write_text(yaml.safe_dump(ARGS))
+    folder = hub.export(tmp_path / 'model.safetensors', tmp_path / 'x')
+    server.cut = request_
+    with pytest.raises(ConnectionError, match='publishing to me/cut: .* cannot be reached'):
+        client(hub.publish, folder, 'me/cut')
+    assert 1 <= server.count(request_) <= 20
+    server.cut = None
+    server.faults[request_] = [500] * 50
+    with pytest.raises(ConnectionError, match=r'publishing to me/cut: .* fails \(500\)'):
+        client(hub.publish, folder, 'me/cut')
+    assert server.count(request_) <= 40
+
+
+def test_a_busy_hub_is_asked_again(client, server, exported, tmp_path):
+    server.faults['POST /api/repos/create'] = [429, 500]
+    server.faults['preupload'] = [503]
+    server.faults['commit/main'] = [500]
+    server.faults['GET .*model.safetensors'] = [500]
+    client(hub.publish, copy(exported, tmp_path / 'x'), 'me/busy')
+    assert 'model.safetensors' in server.repos['me/busy'].commits[server.repos['me/busy'].refs['main']]
+    assert server.count('POST /api/repos/create') == 3 and server.count('commit/main') == 2
+
+
+@pytest.mark.parametrize(
+    'status, message',
+    [(429, r'has had too many requests \(429\): wait some minutes'), (500, r'fails \(500\): do the same again later')],
+)
+def test_not_for_ever(client, server, exported, tmp_path, status, message):
+    server.faults['commit/main'] = [status] * 50
+    with pytest.raises(ConnectionError, match=f'publishing to me/fails: .* {message}'):
+        client(hub.publish, copy(exported, tmp_path / 'x'), 'me/fails')
+    assert server.count('commit/main') == 3
+
+
+def publish_as(token, *args):
+    old = os.environ.pop('HF_TOKEN')
+    try:
+        if token is not None:
+            os.environ['HF_TOKEN'] = token
+        return hub.publish(*args)
+    finally:
+        os.environ['HF_TOKEN'] = old
+
+
+def test_tokens(client, server, exported, tmp_path):
+    folder = copy(exported, tmp_path / 'x')
+    with pytest.raises(PermissionError, match='no token for the Hub: `hf auth login`, or set HF_TOKEN') as info:
+        client(publish_as, None, folder, 'me/x')
+    assert server.requests == []
+    with pytest.raises(PermissionError, match='publishing to me/x: .*the token is not valid') as info:
+        client(publish_as, 'hf_wrong', folder, 'me/x')
+    assert 'hf_wrong' not in str(info.value)
+    with pytest.raises(
+        PermissionError, match=r'publishing to others/x: your token may not do that there \(403\)'
+    ) as info:
+        client(hub.publish, folder, 'others/x')
+    assert TOKEN not in str(info.value)
+
+
+def test_what_came_back_is_compared(client, server, exported, tmp_path):
+    server.damage = 'model.safetensors'
+    with pytest.raises(OSError, match='me/damaged: model.safetensors came back from the Hub with another sha256'):
+        client(hub.publish, copy(exported, tmp_path / 'x'), 'me/damaged')
+
+
+@pytest.fixture
+def published(client, server, exported, tmp_path):
+    """Weights on the Hub that no cache has yet, and a manifest of them."""
+
+    def published(name):
+        server.repos[name] = repo = Repo()
+        commit = repo.commit('main', {'model.safetensors': (exported / 'model.safetensors').read_bytes()})
+        entry = hub.entry_of(exported, hf_hub_id=name, revision=commit)
+        # Another content at the same address would come from the cache.
+        return entry.name, write_manifest(tmp_path / 'manifest.json', {entry.name: entry.to_json()})
+
+    return published
+
+
+def test_a_byte_that_changed_on_the_way(client, server, published):
+    name, manifest = published('me/bad_line')
+    server.damage = 'model.safetensors'
+    with pytest.raises(ValueError, match=f'is damaged, or not the weights {name}: its sha256 is .* delete it'):
+        client(load_tag, manifest, name)
+
+
+def test_a_busy_hub_and_a_broken_one(client, server, published):
+    name, manifest = published('me/asked_often')
+    server.faults['HEAD .*me/asked_often'] = [500] * 1000
+    with pytest.raises(ConnectionError, match=rf'{name} \(me/asked_often\): .* fails \(500\): do the same again later'):
+        client(load_tag, manifest, name)
+    assert server.count('HEAD') < 50
+    server.faults.clear()
+    server.faults['HEAD .*me/asked_often'] = [429, 500]
+    server.faults['GET .*me/asked_often'] = [429, 503]
+    assert equal(client(load_tag, manifest, name), tensors(1))
+
+
+def publish_offline(*args):
+    from huggingface_hub import constants
+
+    constants.HF_HUB_OFFLINE = True
+    try:
+        return hub.publish(*args)
+    finally:
+        constants.HF_HUB_OFFLINE = False
+
+
+def test_publishing_offline(client, exported, tmp_path):
+    with pytest.raises(
+        ConnectionError, match='publishing to me/x: HF_HUB_OFFLINE is set, so .* is not asked: unset it'
+    ):
+        client(publish_offline, copy(exported, tmp_path / 'x'), 'me/x')
+
+
+def limited(bytes_, *args):
+    """A file system that cannot take more, as far as one process can have it: no file may grow over this size."""
+    import resource
+
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, old[1]))
+    try:
+        return load_tag(*args)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+
+def test_no_room_in_the_cache(client, published, tmp_path):
+    pytest.importorskip('resource')
+    cache = tmp_path / 'cache'
+    name, manifest = published('me/large')
+    with pytest.raises(OSError, match=rf'{name} \(me/large\): File too large: make room, or set HF_HOME'):
+        client(limited, 100_000, manifest, name)
+    assert not cache.exists()
+    assert equal(client(load_tag, manifest, name), tensors(1))
+
+
+def test_absent_weights(client, server, published):
+    name, manifest = published('me/gone')
+    del server.repos['me/gone']
+    with pytest.raises(OSError, match=rf'{name} \(me/gone\): (there is )?no such repository'):
+        client(load_tag, manifest, name)
+
+
+def test_a_mirror(client, server, exported, tmp_path, published):
+    """A plain web server with the files; what it lacks comes from elsewhere."""
+    name, manifest = published('me/mirrored')
+    content = (exported / 'model.safetensors').read_bytes()
+    server.repos['me/mirror'] = Repo()
+    server.repos['me/mirror'].commit('main', {'other': b''})
+    options = dict(TIMM_FRACTAL_WEIGHTS=f'{server.url}/me/mirror/resolve/main/', TORCH_HOME=str(tmp_path / 'torch'))
+    assert equal(client(load_tag, manifest, name, **options), tensors(1))
+    assert server.count(f'me/mirror/.*{name}.safetensors') == 1 and server.count('GET /me/mirrored') == 1
+    server.repos['me/mirror'].commit('main', {f'{name}.safetensors': content[:-1] + b'!'})
+    with pytest.raises(ValueError, match=f'{name}.safetensors is damaged, or not the weights {name}'):
+        client(load_tag, manifest, name, **options)
+    server.repos['me/mirror'].commit('main', {f'{name}.safetensors': content})
+    assert equal(client(load_tag, manifest, name, **options), tensors(1))
+    # From now on from the cache.
+    count = len(server.requests)
+    assert equal(client(load_tag, manifest, name, **options), tensors(1)) and len(server.requests) == count
+    options = dict(TIMM_FRACTAL_WEIGHTS='http://127.0.0.1:9', TORCH_HOME=str(tmp_path / 'torch2'))
+    with pytest.raises(ConnectionError, match='http://127.0.0.1:9/.* cannot be reached'):
+        client(load_tag, manifest, name, **options)
+
+
+def test_without_network(exported, tmp_path):
+    """Embedded weights load, and for others the message says what to set."""
+    entry = hub.entry_of(exported, file='x')
+    weights.add(entry, exported / 'model.safetensors', tmp_path / 'manifest.json')
+    other = dataclasses.replace(entry, name='test_vit.fractal1_remote', hf_hub_id='me/remote')
+    content = json.loads((tmp_path / 'manifest.json').read_text())
+    content[other.name] = {k: v for k, v in other.to_json().items() if k != 'file'}
+    (tmp_path / 'manifest.json').write_text(json.dumps(content))
+    code = f"""
+import pathlib, timm_fractal.weights as weights
+weights.MANIFEST = pathlib.Path({str(tmp_path)!r}) / 'manifest.json'
+import timm
+print(timm.create_model({entry.name!r}, pretrained=True).pretrained_cfg['tag'])
+try:
+    timm.create_model({other.name!r}, pretrained=True)
+except FileNotFoundError as error:
+    print(error)
+"""
+    environment = os.environ | {'HF_HUB_OFFLINE': '1', 'HF_HOME': str(tmp_path / 'hf')}
+    environment.pop(weights.SOURCE, None)
+    done = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True, check=True)
+    first, second = done.stdout.splitlines()
+    assert first == 'fractal1_20'
+    assert re.match(
+        r'test_vit.fractal1_remote \(me/remote\): it is not in the cache, and .* cannot be reached.', second
+    )
+    assert 'HF_HUB_OFFLINE' in second and 'TIMM_FRACTAL_WEIGHTS' in second
+
+
+def test_an_entry_knows_its_place():
+    entry = Weights('a.b', '0' * 64, 1, {}, 'mit', {}, hf_hub_id='me/x', revision='abc')
+    assert entry.to_json()['revision'] == 'abc' and 'file' not in entry.to_json()

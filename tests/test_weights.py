@@ -1,0 +1,272 @@
+"""Tags in timm's registry, where their files come from, and that nothing else is loaded."""
+
+import dataclasses
+import hashlib
+import json
+import subprocess
+import sys
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+from timm.models import _builder
+
+import timm_fractal
+from timm_fractal import hub, weights
+from timm_fractal.weights import Weights
+
+NAME = 'test_vit.fractal1_loopback'
+CFG = dict(
+    input_size=[3, 64, 64],
+    fixed_input_size=True,
+    interpolation='bicubic',
+    crop_pct=0.95,
+    mean=[0.5, 0.5, 0.5],
+    std=[0.5, 0.5, 0.5],
+    num_classes=5,
+    first_conv='patch_embed.proj',
+    classifier='head',
+    custom_load=False,
+)
+
+
+def make_weights(path, seed=0):
+    """A file of weights that were never trained, and what a manifest would say about it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        tensors = timm.create_model('test_vit', img_size=64, num_classes=5).state_dict()
+    safetensors.torch.save_file(tensors, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Weights(NAME, digest, path.stat().st_size, CFG, 'apache-2.0', {'dataset': 'fractal1'}, file='any')
+
+
+@pytest.fixture(scope='module')
+def shared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('weights')
+    entry = make_weights(folder / 'x.safetensors')
+    return weights.add(entry, folder / 'x.safetensors', folder / 'manifest.json'), folder
+
+
+@pytest.fixture
+def use(monkeypatch):
+    """Make timm know the tags of another manifest."""
+    monkeypatch.delenv(weights.SOURCE, raising=False)
+
+    def use(path):
+        timm_fractal.unregister()
+        monkeypatch.setattr(weights, 'MANIFEST', path)
+        timm_fractal.register()
+
+    yield use
+    timm_fractal.unregister()
+    monkeypatch.undo()
+    timm_fractal.register()
+
+
+@pytest.fixture
+def tag(shared, use):
+    entry, folder = shared
+    use(folder / 'manifest.json')
+    return entry
+
+
+def stored(folder):
+    return safetensors.torch.load_file(folder / f'{NAME}.safetensors')
+
+
+def test_the_module_is_not_hidden_by_the_folder_of_the_same_name():
+    assert weights.__file__.endswith('weights.py') and weights.MANIFEST.is_file()
+
+
+def test_timm_lists_exactly_the_manifest():
+    names = sorted(weights.manifest())
+    assert timm.list_pretrained('*fractal*') == timm.list_models('*fractal*', pretrained=True) == names
+
+
+def test_what_is_shipped():
+    """Every embedded weight loads, small and offline, and gives the features that its makers saw."""
+    entries = weights.manifest()
+    for name, entry in entries.items():
+        assert entry.size < 15e6 and entry.provenance['dataset']
+        if entry.file is not None:
+            model = timm.create_model(name, pretrained=True)
+            expected = torch.tensor(entry.provenance['reference_output'])
+            found = torch.tensor(hub.reference_output(model))
+            assert torch.allclose(found, expected, atol=2e-3)
+            assert not torch.allclose(torch.tensor(hub.reference_output(timm.create_model(name))), expected, atol=2e-2)
+    files = {path.name for path in weights.MANIFEST.parent.glob('*.safetensors')}
+    assert files == {entry.file for entry in entries.values() if entry.file}
+
+
+def test_a_tag_is_loaded(tag, shared):
+    assert timm.list_pretrained('*fractal*') == timm.list_models('*fractal*', pretrained=True) == [NAME]
+    assert timm.is_model_pretrained(NAME)
+    model = timm.create_model(NAME, pretrained=True)
+    tensors = stored(shared[1])
+    assert all(torch.equal(value, tensors[name]) for name, value in model.state_dict().items())
+    config = timm.data.resolve_model_data_config(model)
+    assert config['mean'] == config['std'] == (0.5, 0.5, 0.5) and config['input_size'] == (3, 64, 64)
+    assert model.pretrained_cfg['license'] == 'apache-2.0' and model.num_classes == 5
+
+
+def test_it_is_adapted_as_timm_does(tag, shared):
+    image = torch.zeros(1, 3, 64, 64)
+    tensors = stored(shared[1])
+    other_head = timm.create_model(NAME, pretrained=True, num_classes=7)
+    assert other_head(image).shape == (1, 7)
+    assert torch.equal(other_head.state_dict()['blocks.0.attn.qkv.weight'], tensors['blocks.0.attn.qkv.weight'])
+    assert timm.create_model(NAME, pretrained=True, num_classes=0)(image).shape == (1, 64)
+    features = timm.create_model(NAME, pretrained=True, features_only=True)(image)
+    assert [feature.shape for feature in features] == [(1, 64, 4, 4)] * 3
+    assert timm.create_model(NAME, pretrained=True, img_size=96)(torch.zeros(1, 3, 96, 96)).shape == (1, 5)
+    gray = timm.create_model(NAME, pretrained=True, in_chans=1)
+    kernel = tensors['patch_embed.proj.weight'].sum(1, keepdim=True)
+    assert torch.allclose(gray.state_dict()['patch_embed.proj.weight'], kernel, atol=1e-6)
+
+
+def test_the_default_tag_stays_timms(tag):
+    assert timm.get_pretrained_cfg('test_vit').tag == 'r160_in1k'
+    assert timm.create_model('test_vit').pretrained_cfg['tag'] == 'r160_in1k'
+
+
+def test_without_pretrained_nothing_is_read(tag, monkeypatch):
+    monkeypatch.setattr(weights, 'load', lambda *args: pytest.fail('loaded'))
+    assert timm.create_model(NAME).pretrained_cfg['tag'] == 'fractal1_loopback'
+
+
+def test_a_source_that_the_user_names_wins(tag, tmp_path, monkeypatch):
+    """As train.py --pretrained-path does it."""
+    make_weights(tmp_path / 'other.safetensors', seed=1)
+    monkeypatch.setattr(weights, 'load', lambda *args: pytest.fail('loaded'))
+    overlay = dict(file=str(tmp_path / 'other.safetensors'), num_classes=-1)
+    model = timm.create_model(NAME, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=5)
+    other = safetensors.torch.load_file(tmp_path / 'other.safetensors')
+    assert torch.equal(model.state_dict()['cls_token'], other['cls_token'])
+
+
+@pytest.mark.parametrize('name', ['test_vit.fractal1_lopback', 'test_vit2.fractal1_loopback', 'test_vit.fractal'])
+def test_unknown_tags_are_explained(tag, name):
+    with pytest.raises(RuntimeError, match=f"unknown weights '{name}'; did you mean '{NAME}'"):
+        timm.create_model(name, pretrained=True)
+
+
+def test_other_unknown_tags_are_timms(tag):
+    with pytest.raises(RuntimeError, match='Invalid pretrained tag'):
+        timm.create_model('test_vit.in1k', pretrained=True)
+
+
+def test_unregister_leaves_timm_as_it_was(tag):
+    registry = timm.models._registry
+    default, tags = registry._model_default_cfgs['test_vit'], list(registry._model_with_tags['test_vit'])
+    timm_fractal.unregister()
+    assert timm.list_pretrained('*fractal*') == [] and NAME not in registry._model_pretrained_cfgs
+    assert registry._model_with_tags['test_vit'] == [name for name in tags if name != NAME]
+    assert registry._model_default_cfgs['test_vit'] is default
+    for function in (timm.models.load_pretrained, _builder.load_pretrained, _builder.get_pretrained_cfg):
+        assert not hasattr(function, '__wrapped__')
+    timm_fractal.register()
+    timm_fractal.register()
+    assert registry._model_with_tags['test_vit'] == tags
+    assert not hasattr(_builder.load_pretrained.__wrapped__, '__wrapped__')
+
+
+def test_an_architecture_that_timm_lacks_is_left_out(shared, use, tmp_path):
+    content = json.loads((shared[1] / 'manifest.json').read_text())
+    content['vit_of_the_future.fractal1_1k'] = content[NAME]
+    (tmp_path / 'manifest.json').write_text(json.dumps(content))
+    use(tmp_path / 'manifest.json')
+    assert timm.list_pretrained('*fractal*') == [NAME]
+
+
+def test_a_damaged_manifest_is_reported_and_timm_works(use, tmp_path, caplog):
+    (tmp_path / 'manifest.json').write_text('{"test_vit.x": {"sha256"')
+    use(tmp_path / 'manifest.json')
+    assert 'its weights are not available' in caplog.text and 'is no manifest of weights' in caplog.text
+    assert timm.list_pretrained('*fractal*') == []
+    assert timm.create_model('test_vit').num_classes == 1000
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (dict(sha256='abc'), "sha256 must be 64 hexadecimal digits, got 'abc'"),
+        (dict(file=None), 'file or hf_hub_id must say where the weights are'),
+        (dict(file='../x'), "file must be a name beside the manifest, got '../x'"),
+        (dict(name='test_vit'), "name must be architecture.tag, got 'test_vit'"),
+    ],
+)
+def test_entries_are_checked(shared, change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(shared[0], **change)
+
+
+def test_a_manifest_is_extended(shared, tmp_path):
+    """A second entry leaves the first as it was; the same name replaces."""
+    entry, folder = shared
+    path = tmp_path / 'new' / 'manifest.json'
+    weights.add(entry, folder / 'x.safetensors', path)
+    other = dataclasses.replace(entry, name='test_vit2.x')
+    weights.add(other, folder / 'x.safetensors', path)
+    weights.add(dataclasses.replace(other, license='mit'), folder / 'x.safetensors', path)
+    found = weights.manifest(path)
+    assert list(found) == [NAME, 'test_vit2.x'] and found[NAME] == entry and found['test_vit2.x'].license == 'mit'
+    assert sorted(file.name for file in path.parent.iterdir()) == [
+        'manifest.json',
+        f'{NAME}.safetensors',
+        'test_vit2.x.safetensors',
+    ]
+
+
+@pytest.mark.parametrize('damage', ['byte', 'truncated', 'other'])
+def test_a_damaged_file_is_refused(tag, shared, tmp_path, monkeypatch, damage):
+    content = bytearray((shared[1] / f'{NAME}.safetensors').read_bytes())
+    if damage == 'byte':
+        content[-1] ^= 1
+    elif damage == 'truncated':
+        del content[-1000:]
+    else:
+        make_weights(tmp_path / 'other', seed=2)
+        content = (tmp_path / 'other').read_bytes()
+    (tmp_path / f'{NAME}.safetensors').write_bytes(content)
+    monkeypatch.setenv(weights.SOURCE, str(tmp_path))
+    monkeypatch.setattr('safetensors.torch.load', lambda content: pytest.fail('read before it was checked'))
+    expected = 'has 1,.* bytes and must have' if damage == 'truncated' else f'its sha256 is .* must be {tag.sha256}'
+    with pytest.raises(ValueError, match=f'is damaged, or not the weights {NAME}: .*{expected}.*delete it'):
+        timm.create_model(NAME, pretrained=True)
+
+
+def test_the_environment_names_the_first_source(shared, tmp_path, monkeypatch):
+    entry, folder = shared
+    hidden = dataclasses.replace(entry, file='not_in_this_wheel.safetensors')
+    monkeypatch.setattr(weights, 'MANIFEST', folder / 'manifest.json')
+    monkeypatch.delenv(weights.SOURCE, raising=False)
+    with pytest.raises(
+        FileNotFoundError, match=f'not_in_this_wheel.*install timm-fractal again, or set {weights.SOURCE}'
+    ):
+        weights.load(hidden)
+    monkeypatch.setenv(weights.SOURCE, str(folder))
+    assert weights.load(hidden).keys() == stored(folder).keys()
+    # What the folder does not have is looked for elsewhere.
+    monkeypatch.setenv(weights.SOURCE, str(tmp_path))
+    assert weights.load(entry).keys() == stored(folder).keys()
+    monkeypatch.setenv(weights.SOURCE, str(tmp_path / 'absent'))
+    with pytest.raises(NotADirectoryError, match=f'{weights.SOURCE} must be a folder, or start with http'):
+        weights.load(entry)
+
+
+def test_the_hook_works_late_too(shared):
+    """timm is imported before this package; and listing the tags has read no weights."""
+    code = (
+        'import sys, timm, pathlib\n'
+        'import timm_fractal.weights as weights\n'
+        'assert not timm.list_pretrained("*loopback")\n'
+        'timm_fractal = sys.modules["timm_fractal"]; timm_fractal.unregister()\n'
+        f'weights.MANIFEST = pathlib.Path({str(shared[1])!r}) / "manifest.json"\n'
+        'timm_fractal.register()\n'
+        f'assert timm.list_pretrained("*fractal*") == [{NAME!r}]\n'
+        f'assert timm.create_model({NAME!r}, pretrained=True).num_classes == 5\n'
+    )
+    environment = {'TORCH_DEVICE_BACKEND_AUTOLOAD': '0', 'HF_HUB_OFFLINE': '1'}
+    done = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

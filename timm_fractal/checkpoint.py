@@ -1,0 +1,296 @@
+"""Checkpoints of training scripts, read without running what may be in them, and the models that they fit."""
+
+import argparse
+import csv
+import dataclasses
+import json
+import pickle
+from collections.abc import Callable, Iterable
+from pathlib import Path, PureWindowsPath
+from typing import Any, Optional
+
+import timm
+import torch
+import yaml
+from safetensors import SafetensorError, safe_open
+from timm.models import clean_state_dict
+
+Tensors = dict[str, torch.Tensor]
+Shapes = dict[str, tuple[int, ...]]
+
+#: Architectures that `recognise` knows: those that the authors of 1p-frac, OFDB and FractalDB have trained.
+KNOWN = tuple(
+    f'{name}_224'
+    for name in (
+        *(f'vit_{size}_patch{patch}' for size in ('tiny', 'small', 'base', 'large') for patch in (16, 32)),
+        *(f'deit_{size}_distilled_patch16' for size in ('tiny', 'small', 'base')),
+        *(f'swin_{size}_patch4_window7' for size in ('tiny', 'small', 'base')),
+    )
+    if name != 'vit_tiny_patch32'
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """What is in a checkpoint.
+
+    Attributes:
+        path: The file.
+        tensors: The weights, under timm's names.
+        args: train.py's arguments, or nothing if the file does not say.
+        epochs: Number of epochs that were trained, if the file says it.
+        ema: Whether the weights are the moving average.
+        loss: Mean training loss of the last of these epochs, if ``summary.csv`` lies beside the file.
+    """
+
+    path: Path
+    tensors: Tensors
+    args: dict[str, Any]
+    epochs: Optional[int] = None
+    ema: bool = False
+    loss: Optional[float] = None
+
+    @property
+    def samples(self) -> Optional[int]:
+        """Number of samples that were seen, as the arguments say: the last, incomplete batch of an epoch is dropped."""
+        from .spec import parse_name
+
+        try:
+            spec: Any = parse_name(self.args['dataset'])
+            rounds, length = self.args.get('epoch_repeats') or 0, self.args.get('train_num_samples')
+            length = int((length or spec.classes * getattr(spec, 'instances', 1)) * max(1.0, rounds))
+            batch = self.args['batch_size'] * (self.args.get('world_size') or 1)
+        except (KeyError, ValueError, AttributeError):
+            return None
+        return None if self.epochs is None else self.epochs * (length // batch * batch)
+
+
+def read(path: Path, use_ema: Optional[bool] = None) -> Checkpoint:
+    """Read a checkpoint of train.py, or a safetensors file.
+
+    Args:
+        path: ``*.pth.tar`` and the like, or ``*.safetensors``. The arguments of the training are taken from the
+            checkpoint, from the metadata ``train_args`` of the safetensors file, or from ``args.yaml`` beside it.
+        use_ema: Take the moving average of the weights; by default, if there is one.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is damaged, holds code, or has no weights of the kind asked for.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f'{path}: no such file')
+    if path.suffix == '.safetensors':
+        if use_ema:
+            raise ValueError(f'{path}: --use-ema has no meaning for a safetensors file, which holds one set of weights')
+        tensors, metadata = _read_safetensors(path)
+        return Checkpoint(path, tensors, _args_within(path, metadata) or _args_beside(path))
+    content = unpickle(path)
+    key = 'state_dict_ema' if use_ema or (use_ema is None and content.get('state_dict_ema')) else 'state_dict'
+    tensors = content.get(key) or {}
+    if not tensors:
+        valid = ', '.join(str(name) for name in content)
+        raise ValueError(f'{path}: no {key!r} in this checkpoint, it has: {valid or "nothing"}')
+    args = content.get('args')
+    args = _plain(vars(args)) if isinstance(args, argparse.Namespace) else _args_beside(path)
+    epochs = content['epoch'] + (content.get('version', 1) > 1) if isinstance(content.get('epoch'), int) else None
+    loss = _loss_beside(path, epochs)
+    return Checkpoint(path, check_tensors(path, tensors), args, epochs, key == 'state_dict_ema', loss)
+
+
+def unpickle(path: Path) -> dict[str, Any]:
+    """Load what torch has saved, as data only: a file with code in it is refused, and nothing of it is run."""
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location='cpu', weights_only=True)
+    except pickle.UnpicklingError as error:
+        names = _foreign(path)
+        words = f'it wants to call {", ".join(names)}' if names else 'it is no file of torch, or damaged'
+        raise ValueError(f'{path} is refused: {words}. Only tensors and plain values are read') from error
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        # Whatever else the reader stumbles over.
+        raise ValueError(f'{path} is damaged, or no checkpoint ({_first_line(error)})') from error
+    if not isinstance(content, dict):
+        raise ValueError(f'{path}: a checkpoint must be a dict, got {type(content).__name__}')
+    return content
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _foreign(path: Path) -> list[str]:
+    try:
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except Exception:
+        # Not the format of torch: what it would call cannot be listed.
+        return []
+
+
+def check_tensors(path: Path, tensors: Any) -> Tensors:
+    """Take off the prefixes of wrappers; all values must be tensors."""
+    if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+        raise ValueError(f'{path}: the weights must be a dict of tensors, got {type(tensors).__name__}')
+    cleaned: Tensors = clean_state_dict(tensors)
+    return cleaned
+
+
+def _read_safetensors(path: Path) -> tuple[Tensors, dict[str, str]]:
+    try:
+        with safe_open(path, framework='pt') as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f'{path} is truncated, or no safetensors file ({error})') from error
+
+
+def shapes(path: Path) -> Shapes:
+    """Names and shapes of the tensors of a safetensors file, which must be complete."""
+    try:
+        with safe_open(path, framework='pt') as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f'{path} is truncated, or no safetensors file ({error})') from error
+
+
+def _args_within(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    try:
+        return _plain(json.loads(metadata.get('train_args', '{}')))
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path}: the metadata 'train_args' must be a JSON object ({error})") from error
+
+
+def _args_beside(path: Path) -> dict[str, Any]:
+    file = path.with_name('args.yaml')
+    if not file.is_file():
+        return {}
+    try:
+        content = yaml.safe_load(file.read_text(encoding='utf-8'))
+    except yaml.YAMLError as error:
+        raise ValueError(f'{file} is no YAML file of plain values ({_first_line(error)})') from error
+    if not isinstance(content, dict):
+        raise ValueError(f'{file} must hold the arguments of train.py, got {type(content).__name__}')
+    return _plain(content)
+
+
+def _loss_beside(path: Path, epochs: Optional[int]) -> Optional[float]:
+    file = path.with_name('summary.csv')
+    if epochs is None or not file.is_file():
+        return None
+    rows = csv.DictReader(file.read_text(encoding='utf-8').splitlines())
+    losses = [row['train_loss'] for row in rows if row.get('epoch') == str(epochs - 1) and row.get('train_loss')]
+    return float(losses[-1]) if losses else None
+
+
+def _plain(args: dict[str, Any]) -> dict[str, Any]:
+    return {str(key): _plain_value(value) for key, value in args.items()}
+
+
+def _plain_value(value: Any) -> Any:
+    """For YAML and JSON. A path says where on one machine something was: its last part is enough for others."""
+    if isinstance(value, dict):
+        return _plain(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain_value(item) for item in value]
+    if isinstance(value, (bool, int, float)) or value is None:
+        return value
+    text = str(value)
+    path = PureWindowsPath(text)
+    return path.name if path.drive or path.root or text.startswith('~') else text
+
+
+def build(args: dict[str, Any], num_classes: Optional[int] = None, **options: Any) -> Any:
+    """The untrained model that train.py makes from its arguments.
+
+    Args:
+        args: At least ``model``.
+        num_classes: In place of that of the arguments.
+        options: More for the architecture.
+
+    Raises:
+        ValueError: There is no such architecture, or it does not take these arguments.
+
+    Example:
+        >>> build({'model': 'test_vit', 'num_classes': 7, 'model_kwargs': {'img_size': 64}}).num_classes
+        7
+    """
+    name = str(args['model'])
+    # The tag of the weights that the training began with says nothing about the architecture.
+    name = name if ':' in name else name.partition('.')[0]
+    if ':' not in name and not timm.is_model(name):
+        from .spec import nearest
+
+        raise ValueError(f'unknown architecture {name!r}; {nearest(name, timm.list_models())[:200]} ...')
+    size = args.get('input_size') or (args.get('in_chans') or 3,)
+    options = dict(args.get('model_kwargs') or {}, in_chans=size[0], global_pool=args.get('gp'), **options)
+    options['num_classes'] = args.get('num_classes') if num_classes is None else num_classes
+    try:
+        return timm.create_model(name, **options)
+    except (AssertionError, RuntimeError, TypeError) as error:
+        words = ', '.join(f'{key}={value!r}' for key, value in options.items() if value is not None)
+        raise ValueError(f'timm cannot build {name} with {words} ({error})') from error
+
+
+def on_meta(make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Make a model that has shapes and no memory.
+
+    timm 1.0.20 and older ask tensors for their values while they build: there it is a model with memory.
+    """
+    try:
+        with torch.device('meta'):
+            return make(*args, **kwargs)
+    except RuntimeError:
+        return make(*args, **kwargs)
+
+
+def model_shapes(model: Any) -> Shapes:
+    """Names and shapes of what a model's ``state_dict`` holds."""
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def differences(expected: Shapes, found: Shapes) -> list[str]:
+    """In words, where two sets of tensors differ.
+
+    Example:
+        >>> differences({'a': (2,), 'b': (1,)}, {'a': (3,)})
+        ['a has shape (3,) and must have (2,)', 'b is missing']
+    """
+    words = [
+        f'{name} has shape {found[name]} and must have {shape}'
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
+    ]
+    words += [f'{name} is missing' for name in expected if name not in found]
+    return words + [f'{name} is too many' for name in found if name not in expected]
+
+
+def refuse_differences(path: Path, architecture: str, expected: Shapes, found: Shapes) -> None:
+    """Raise a ValueError if tensors do not fit."""
+    words = differences(expected, found)
+    if words:
+        more = f' and {len(words) - 3} more' if len(words) > 3 else ''
+        raise ValueError(f'{path} does not fit {architecture}: {"; ".join(words[:3])}{more}')
+
+
+def recognise(path: Path, tensors: Tensors, known: Iterable[str] = KNOWN) -> tuple[str, int]:
+    """Find the architecture of weights from their names and shapes.
+
+    Returns:
+        timm's name of it, and the number of classes of the head, 0 if there is none.
+
+    Raises:
+        ValueError: It is none of those that are known; the message names the nearest.
+    """
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    classes = next((found[name][0] for name in ('head.weight', 'head.fc.weight') if name in found), 0)
+    nearest: dict[str, list[str]] = {}
+    for name in known:
+        if timm.is_model(name):
+            nearest[name] = differences(model_shapes(on_meta(timm.create_model, name, num_classes=classes)), found)
+            if not nearest[name]:
+                return name, classes
+    best = min(nearest, key=lambda name: len(nearest[name]))
+    raise ValueError(
+        f'{path} is none of the architectures {", ".join(nearest)}. The nearest is {best}, but '
+        f'{"; ".join(nearest[best][:3])}'
+    )

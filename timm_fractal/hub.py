@@ -1,0 +1,436 @@
+"""Weights that somebody has trained: from a checkpoint to a folder that timm loads, and from there to the Hub."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple, Optional, Union
+
+import timm
+import timm.data
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from . import __version__, checkpoint
+from ._ask import ask
+from ._card import FIELDS, REPOSITORY, card
+from ._files import whole_file
+from .checkpoint import Checkpoint
+from .datasets import create
+from .register import save_config
+from .spec import parse_name
+from .weights import HUB_FILE, Weights
+
+#: The files of an exported folder. The last two are there if the training is known.
+FILES = (HUB_FILE, 'config.json', 'README.md', 'train_args.yaml', 'ifs.json')
+
+LICENSE = 'apache-2.0'
+
+# Arguments of an architecture that every timm model has or can be given: a tag can stand for all others only if there
+# are none.
+_ORDINARY = {'num_classes', 'in_chans', 'img_size', 'global_pool'}
+
+# Files that hold tensors in a form that can hold code too.
+_UNSAFE = ('.bin', '.ckpt', '.pickle', '.pkl', '.pt', '.pth', '.tar')
+
+# A folder within the destination that a killed process leaves behind.
+_UNFINISHED = '.export-'
+
+
+class Published(NamedTuple):
+    """What `publish` has done.
+
+    Attributes:
+        url: Where the weights are now; empty after a dry run.
+        entry: What a manifest says about them; without a place after a dry run.
+    """
+
+    url: str
+    entry: dict[str, Any]
+
+
+def export(
+    path: Union[str, Path],
+    dest: Union[str, Path, None] = None,
+    *,
+    use_ema: Optional[bool] = None,
+    head: bool = True,
+    tag: Optional[str] = None,
+    license: str = LICENSE,
+    recipe: Optional[str] = None,
+    hardware: Optional[str] = None,
+    results: Iterable[str] = (),
+) -> Path:
+    """Turn a checkpoint of train.py into a folder that timm loads with ``local-dir:``, and from the Hub.
+
+    Args:
+        path: ``last.pth.tar`` and the like, or a safetensors file with ``args.yaml`` beside it.
+        dest: The folder, by default ``<architecture>.<tag>`` here.
+        use_ema: Take the moving average of the weights; by default, if there is one.
+        head: Keep the head for the classes of the training.
+        tag: What the weights are called, by default after the data set: ``fractal1_1k``.
+        license: SPDX identifier.
+        recipe: The recipe of the training, for the model card.
+        hardware: What it ran on, for the model card.
+        results: What was measured, each as ``'name=value'``, for the model card.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: The checkpoint is damaged, refused, or does not fit its architecture.
+        FileExistsError: The folder holds something else.
+        OSError: It cannot be read or written.
+    """
+    found = checkpoint.read(Path(path), use_ema)
+    if 'model' not in found.args:
+        raise ValueError(
+            f'{path} does not say how it was trained: put the args.yaml of the training beside it, or use convert'
+        )
+    provenance, family = _provenance(found)
+    provenance |= {'recipe': recipe, 'hardware': hardware, 'results': _results(results)}
+    tag = tag or _default_tag(found)
+    return _write(found, dest, tag, license, provenance, family, head)
+
+
+def convert(
+    path: Union[str, Path],
+    dest: Union[str, Path, None] = None,
+    *,
+    head: bool = True,
+    tag: Optional[str] = None,
+    license: str = 'unknown',
+    results: Iterable[str] = (),
+) -> Path:
+    """Turn a ``.pth`` file as the authors of 1p-frac, OFDB and FractalDB release them into the same kind of folder.
+
+    The file holds the tensors under the key ``model``, under timm's names. The architecture is found from their shapes;
+    mean and standard deviation of the input are 0.5, as in all pre-training of these authors.
+
+    Args:
+        path: The file.
+        dest: The folder, by default ``<architecture>.<tag>`` here.
+        head: Keep the head for the classes of the training.
+        tag: What the weights are called, by default as the file is.
+        license: SPDX identifier of the file's licence, in lower case.
+        results: What was measured, each as ``'name=value'``, for the model card.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: The file is damaged, refused, or of an architecture that is not known.
+        OSError: It cannot be read or written.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'{path}: no such file')
+    content = checkpoint.unpickle(path)
+    if 'model' not in content:
+        raise ValueError(f"{path}: no 'model' in this file, it has: {', '.join(map(str, content)) or 'nothing'}")
+    tensors = checkpoint.check_tensors(path, content['model'])
+    architecture, classes = checkpoint.recognise(path, tensors)
+    args = {'model': architecture, 'num_classes': classes, 'mean': [0.5] * 3, 'std': [0.5] * 3}
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    provenance = {'converted_from': path.name, 'sha256_of_original': digest, 'results': _results(results)}
+    tag = tag or re.sub(r'[^a-z0-9]+', '_', path.name.partition('.')[0].lower()).strip('_')
+    return _write(Checkpoint(path, tensors, args), dest, tag, license, provenance, None, head, with_args=False)
+
+
+def _results(texts: Iterable[str]) -> dict[str, str]:
+    pairs = [text.partition('=') for text in texts]
+    for name, equals, value in pairs:
+        if not (name and equals and value):
+            raise ValueError(f'a result must be name=value, got {name + equals + value!r}')
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _dataset(args: dict[str, Any]) -> Any:
+    """The specification of the data set of a training; None if it is not one of ours."""
+    try:
+        return parse_name(str(args.get('dataset')).lower().removeprefix('torch/'))
+    except ValueError:
+        return None
+
+
+def _default_tag(found: Checkpoint) -> str:
+    spec = _dataset(found.args)
+    if spec is None:
+        raise ValueError(f'tag must be given: the data set {found.args.get("dataset")!r} suggests none')
+    classes = f'{spec.classes // 1000}k' if spec.classes % 1000 == 0 else str(spec.classes)
+    return f'{spec.type}_{classes}'
+
+
+def _provenance(found: Checkpoint) -> tuple[dict[str, Any], Any]:
+    """What a checkpoint says about its training, and the parameters of the data set if it has some."""
+    spec = _dataset(found.args)
+    packages = ('timm', 'torch', 'timm-fractal')
+    said: dict[str, Any] = {
+        'dataset': str(found.args.get('dataset')) if spec is None else str(spec),
+        'samples': found.samples,
+        'epochs': found.epochs,
+        'loss': found.loss,
+        'weights': 'moving average' if found.ema else 'as trained',
+        'exported_with': {name: metadata.version(name) for name in packages[:2]} | {packages[2]: __version__},
+    }
+    source = str(found.args.get('data_dir') or found.args.get('data') or '')
+    # Made from a file, which is not here, the data set is not what its name alone says. Fractals ignore folders.
+    if spec is None or spec.type == 'image1' or Path(source).suffix:
+        return said, None
+    if any(field.name == 'cache' for field in dataclasses.fields(spec)):
+        spec = dataclasses.replace(spec, cache='none')
+    family = getattr(create(spec.name()), 'family', None)
+    if family is not None and len(family.bases) == 1:
+        said['base'] = family.bases[0].tolist()
+    return said, family
+
+
+def _write(
+    found: Checkpoint,
+    dest: Union[str, Path, None],
+    tag: str,
+    license: str,
+    provenance: dict[str, Any],
+    family: Any,
+    head: bool,
+    with_args: bool = True,
+) -> Path:
+    if not re.fullmatch(r'[A-Za-z0-9_-]+', tag):
+        raise ValueError(f'tag must be letters, digits, "_" and "-", got {tag!r}')
+    model = checkpoint.build(found.args)
+    architecture = str(model.pretrained_cfg['architecture'])
+    tensors = {name: tuple(tensor.shape) for name, tensor in found.tensors.items()}
+    checkpoint.refuse_differences(found.path, architecture, checkpoint.model_shapes(model), tensors)
+    config = timm.data.resolve_data_config(found.args, model=model)  # type: ignore[attr-defined,no-untyped-call]
+    if not head:
+        model = checkpoint.build(found.args, num_classes=0)
+    model.load_state_dict({name: found.tensors[name] for name in model.state_dict()})
+    of_architecture = ('fixed_input_size', 'pool_size', 'first_conv', 'classifier')
+    cfg = {key: model.pretrained_cfg[key] for key in of_architecture if key in model.pretrained_cfg}
+    cfg |= dict(config, num_classes=model.num_classes, license=license, architecture=architecture, tag=tag)
+    model.pretrained_cfg = cfg
+    name = f'{architecture}.{tag}'
+    dest = Path(name if dest is None else dest)
+    _refuse_other(dest)
+    dest.mkdir(parents=True, exist_ok=True)
+    provenance = {key: value for key, value in provenance.items() if value not in (None, {})}
+    # On the same disk, so that every file appears at once and whole.
+    with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=dest) as folder:
+        temporary = Path(folder)
+        save_config(model, temporary / 'config.json', dict(found.args.get('model_kwargs') or {}), provenance=provenance)
+        save_file(model.state_dict(), temporary / HUB_FILE, {'format': 'pt'})
+        # safetensors makes files that nobody else can read.
+        shutil.copymode(temporary / 'config.json', temporary / HUB_FILE)
+        (temporary / 'README.md').write_text(card(name, cfg, provenance), encoding='utf-8')
+        if with_args:
+            (temporary / 'train_args.yaml').write_text(yaml.safe_dump(found.args), encoding='utf-8')
+        if family is not None:
+            family.save(temporary / 'ifs.json')
+        for file in FILES:
+            if (temporary / file).exists():
+                os.replace(temporary / file, dest / file)
+            else:
+                (dest / file).unlink(missing_ok=True)
+    return dest
+
+
+def _refuse_other(dest: Path) -> None:
+    """Raise if there is anything at the destination that is no export."""
+    if dest.exists() and not dest.is_dir():
+        raise FileExistsError(f'{dest} is a file: the destination must be a folder')
+    names = {path.name for path in dest.glob('*') if not path.name.startswith(_UNFINISHED)}
+    others = sorted(names - set(FILES))
+    if others:
+        raise FileExistsError(f'{dest} holds {others[0]!r}, which no export writes: choose another destination')
+
+
+def entry_of(folder: Union[str, Path], **place: Any) -> Weights:
+    """What a manifest says about an exported folder.
+
+    Args:
+        folder: Written by `export` or `convert`.
+        place: Where the weights are: ``file``, or ``hf_hub_id`` and ``revision``.
+
+    Raises:
+        ValueError: The folder is damaged, or its model cannot be named by architecture and tag alone.
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    architecture, cfg = config['architecture'], dict(config['pretrained_cfg'])
+    cfg['num_classes'] = config['num_classes']
+    tag, license = cfg.pop('tag'), cfg.pop('license', 'unknown')
+    model_args = config.get('model_args') or {}
+    extra = sorted(model_args.keys() - _ORDINARY)
+    # What the file says of this model may be that it takes other sizes too; what counts is how timm builds a tag.
+    cfg['fixed_input_size'] = getattr(timm.get_pretrained_cfg(architecture), 'fixed_input_size', False)
+    size = {'img_size': tuple(cfg['input_size'][-2:])} if cfg['fixed_input_size'] else {}
+    plain = dict(num_classes=cfg['num_classes'], in_chans=cfg['input_size'][0], **size)
+    model = checkpoint.on_meta(timm.create_model, architecture, **plain)
+    pool = getattr(model, 'global_pool', None)
+    if 'global_pool' in model_args and isinstance(pool, str) and pool != model_args['global_pool']:
+        extra.append('global_pool')
+    if extra:
+        raise ValueError(
+            f'{folder}: a tag stands for an architecture as timm has it, and this one has other {", ".join(extra)}: '
+            f'load it as hf-hub: or local-dir:'
+        )
+    weights = folder / HUB_FILE
+    checkpoint.refuse_differences(weights, architecture, checkpoint.model_shapes(model), checkpoint.shapes(weights))
+    content = weights.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    model = timm.create_model(architecture, pretrained=True, pretrained_cfg={**cfg, 'file': str(weights)}, **plain)
+    provenance = {**config.get('provenance', {}), 'reference_output': reference_output(model)}
+    return Weights(f'{architecture}.{tag}', digest, len(content), cfg, license, provenance, **place)
+
+
+def reference_output(model: Any) -> list[float]:
+    """First features that a model gives for an image that needs no file: a ramp from -1 to 1.
+
+    A manifest keeps them, so that every machine can see that it has loaded the same weights.
+    """
+    size = model.pretrained_cfg['input_size']
+    image = torch.linspace(-1, 1, math.prod(size)).reshape(1, *size)
+    with torch.inference_mode():
+        model = model.eval()
+        features = model.forward_head(model.forward_features(image), pre_logits=True)
+    return [round(float(value), 4) for value in features.flatten()[:8]]
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / 'config.json'
+    missing = [name for name in FILES[:3] if not (folder / name).is_file()]
+    if missing:
+        raise FileNotFoundError(f'{folder} is no exported folder, it lacks {", ".join(missing)}: see export-weights')
+    try:
+        config: dict[str, Any] = json.loads(path.read_bytes())
+        if not (config['architecture'] and config['pretrained_cfg']['tag'] and config['pretrained_cfg']['input_size']):
+            raise ValueError('an empty value')
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f'{path} is no configuration of timm, or damaged ({type(error).__name__}: {error})') from error
+    return config
+
+
+def check(folder: Union[str, Path]) -> None:
+    """Refuse a folder that should not be published.
+
+    Raises:
+        FileNotFoundError: There is no such folder, or it is no export.
+        ValueError: A file is damaged or does not fit the others, the card is incomplete, or there are weights in a form
+            that can hold code.
+    """
+    from huggingface_hub import ModelCard
+
+    folder = Path(folder)
+    unsafe = sorted(path.name for path in folder.glob('*') if path.suffix in _UNSAFE)
+    if unsafe:
+        raise ValueError(f'{folder} holds {unsafe[0]!r}: only safetensors are published, remove it')
+    config = _read_config(folder)
+    args = {key: tuple(v) if isinstance(v, list) else v for key, v in (config.get('model_args') or {}).items()}
+    args = dict({'num_classes': config['num_classes']}, **args)
+    try:
+        model = checkpoint.on_meta(timm.create_model, config['architecture'], **args)
+    except Exception as error:
+        # The arguments go to the constructor of any model, which may raise anything.
+        raise ValueError(f'{folder / "config.json"}: timm cannot build {config["architecture"]!r} ({error})') from error
+    weights = folder / HUB_FILE
+    expected, found = checkpoint.model_shapes(model), checkpoint.shapes(weights)
+    checkpoint.refuse_differences(weights, config['architecture'], expected, found)
+    data = ModelCard((folder / 'README.md').read_text(encoding='utf-8'), ignore_metadata_errors=True).data
+    missing = [field for field in FIELDS if not getattr(data, field, None)]
+    if missing:
+        raise ValueError(f'{folder / "README.md"}: the front matter lacks {", ".join(missing)}')
+
+
+def publish(
+    folder: Union[str, Path],
+    repo_id: str,
+    *,
+    private: bool = False,
+    create_pr: bool = False,
+    revision: Optional[str] = None,
+    dry_run: bool = False,
+) -> Published:
+    """Upload an exported folder to the Hub, download it again, and compare.
+
+    Done again, it completes an upload that was interrupted, and changes nothing where nothing has changed. The token is
+    the one of the Hub's client: HF_TOKEN, or what ``hf auth login`` has stored.
+
+    Args:
+        folder: Written by `export` or `convert`. The name of the repository is filled in in its model card.
+        repo_id: ``'owner/name'``; it is created if need be.
+        private: Create it as a private one.
+        create_pr: Open a pull request, in place of a commit.
+        revision: Branch to commit to; it is created if need be.
+        dry_run: Check everything, upload nothing.
+
+    Returns:
+        Where it is, and the entry for a manifest.
+
+    Raises:
+        ValueError: The folder should not be published, see `check`, or an argument is wrong.
+        OSError: The Hub refuses or cannot be reached; the message says what to do.
+    """
+    from huggingface_hub import HfApi, get_token, hf_hub_download
+
+    folder = Path(folder)
+    if not re.fullmatch(r'[\w.-]+/[\w.-]+', repo_id):
+        raise ValueError(f'repo_id must be owner/name, got {repo_id!r}')
+    if create_pr and revision is not None:
+        raise ValueError(
+            f'a pull request is always for the main branch: leave out --create-pr or --revision {revision}'
+        )
+    check(folder)
+    text = (folder / 'README.md').read_text(encoding='utf-8')
+    if REPOSITORY in text:
+        with whole_file(folder / 'README.md') as temporary:
+            temporary.write_text(text.replace(REPOSITORY, repo_id), encoding='utf-8')
+    if dry_run:
+        return Published('', _entry(folder))
+    if get_token() is None:
+        raise PermissionError('no token for the Hub: `hf auth login`, or set HF_TOKEN to one that may write')
+    api = HfApi(library_name='timm-fractal', library_version=__version__)
+    what = f'publishing to {repo_id}'
+    if not create_pr:
+        # Whoever asks for changes in the repository of others does not create it.
+        ask(what, api.create_repo, repo_id, private=private or None, exist_ok=True)
+    if revision is not None:
+        ask(what, api.create_branch, repo_id, branch=revision, exist_ok=True)
+    info = ask(
+        what,
+        api.upload_folder,
+        repo_id=repo_id,
+        folder_path=folder,
+        allow_patterns=list(FILES),
+        commit_message=f'Weights, exported by timm-fractal {__version__}',
+        create_pr=create_pr,
+        revision=revision,
+    )
+    with tempfile.TemporaryDirectory() as cache:
+        for file in FILES:
+            if (folder / file).is_file():
+                options = dict(revision=info.oid, cache_dir=cache)
+                uploaded = Path(ask(f'checking {file} in {repo_id}', hf_hub_download, repo_id, file, **options))
+                if _sha256(uploaded) != _sha256(folder / file):
+                    raise OSError(f'{repo_id}: {file} came back from the Hub with another sha256: publish it again')
+    return Published(info.pr_url or info.commit_url, _entry(folder, hf_hub_id=repo_id, revision=info.oid))
+
+
+def _entry(folder: Path, **place: Any) -> dict[str, Any]:
+    """An entry for a manifest; nothing where the model cannot be named by a tag."""
+    try:
+        entry = entry_of(folder, **(place or {'file': HUB_FILE}))
+    except ValueError:
+        return {}
+    return {entry.name: {k: v for k, v in entry.to_json().items() if place or k != 'file'}}
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
