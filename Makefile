@@ -35,6 +35,7 @@ bench: $(VENV)/installed
 	$(BIN)/python -m tests.benchmarks.bench_loader
 	$(BIN)/python -m tests.benchmarks.bench_memory
 	$(BIN)/python -m tests.benchmarks.bench_shape
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.bench_augment
 
 dist: $(VENV)/installed
 	$(BIN)/python -m build --outdir dist .

@@ -19,6 +19,7 @@ def test_plain_name_is_the_papers_data_set():
         seed=15,
         instances=1,
         cache='auto',
+        loader='auto',
     )
 
 

@@ -140,11 +140,30 @@ def test_every_data_set(tmp_path, name, options):
     assert len(rows) == 1 and 2 < float(rows[0]['train_loss']) < 4
 
 
-def test_two_processes(tmp_path):
+def test_batches_of_the_device(tmp_path):
+    """Trains, resumes with the same batches, validates."""
+    options = f'--dataset {DATASET},loader=device --num-classes 20 {PAPER}'
+    _, whole = train(tmp_path, 'whole', options, '--epochs 2 --sched step --decay-epochs 99')
+    train(tmp_path, 'first', options, '--epochs 1 --sched step --decay-epochs 99')
+    _, more = train(
+        tmp_path, 'more', options, '--epochs 2 --sched step --decay-epochs 99 --resume out/first/last.pth.tar'
+    )
+    assert [row['epoch'] for row in whole] == ['0', '1'] and [row['epoch'] for row in more] == ['1']
+    assert float(more[0]['train_loss']) == pytest.approx(float(whole[1]['train_loss']), abs=1e-4)
+    checkpoint = '--checkpoint out/more/last.pth.tar'
+    tops = []
+    for name in (f'{DATASET},loader=device', DATASET):
+        output = python(tmp_path, f'{SOURCE}/validate.py --dataset {name} --num-classes 20', SMALL_VIT, checkpoint)
+        tops.append(float(output.split('"top1": ')[1].split(',')[0]))
+    assert tops[0] == pytest.approx(float(more[0]['eval_top1']), abs=1e-3) and tops[0] == pytest.approx(tops[1], abs=6)
+
+
+@pytest.mark.parametrize('loader', ['auto', 'device'])
+def test_two_processes(tmp_path, loader):
     (tmp_path / 'on_cpu.py').write_text(ON_CPU)
     launcher = '-m torch.distributed.run --standalone --nproc-per-node 2 on_cpu.py'
     script = f'{SOURCE}/train.py --experiment two --output out'
-    options = f'--dataset {DATASET} --num-classes 20 --workers 1 --epochs 1'
+    options = f'--dataset {DATASET},loader={loader} --num-classes 20 --workers 1 --epochs 1'
     output = python(tmp_path, launcher, script, SMALL_VIT, options, PAPER)
     assert 'Process 1, total 2' in output
     assert output.count('train split: 160 samples') == 1

@@ -244,7 +244,7 @@ class _Fractals(SyntheticDataset):
     def _fill(self) -> None:
         """Find the systems, if they are not known, and fill the table."""
         table = None if self._table is None else self._table.numpy()
-        images = dataclasses.replace(self.spec, cache='auto')
+        images = dataclasses.replace(self.spec, **type(self.spec)().aside())
         family = self._loaded or _families.get(images)
         drawn = 0
         if family is None:
@@ -279,14 +279,14 @@ def _load(root: Union[str, Path], spec: FractalSpec) -> tuple[Family, FractalSpe
     """Read a parameter file and the specification it was drawn from, which must not contradict the one asked for."""
     family = Family.load(root)
     saved = parse_name(family.name)
-    if dataclasses.replace(spec, cache='auto') not in (type(spec)(), saved):
+    if dataclasses.replace(spec, **type(spec)().aside()) not in (type(spec)(), saved):
         raise ValueError(f'{root} holds {family.name!r}, not {str(spec)!r}: name the data set {spec.type!r} alone')
     if not isinstance(saved, type(spec)) or (len(family.bases), len(family.systems)) != (saved.fractals, saved.classes):
         shapes = f'{family.bases.shape} and {family.systems.shape}'
         raise ValueError(
             f'{root} is damaged or no {spec.type}: {family.name!r} has bases and systems of shape {shapes}'
         )
-    return family, dataclasses.replace(saved, cache=spec.cache)
+    return family, dataclasses.replace(saved, **spec.aside())
 
 
 class Fractal1(_Fractals):

@@ -5,7 +5,8 @@ What is touched, and why (checked with timm 1.0.12, 1.0.20 and 1.0.31):
 * ``timm.data.create_dataset`` and ``timm.data.dataset_factory.create_dataset`` are wrapped: a name whose type is ours
   gives our data set, any other name goes to timm unseen.
 * ``timm.data.create_loader`` and ``timm.data.loader.create_loader`` are wrapped: for our data sets alone, mixup's
-  ``num_classes`` is compared with the data set's classes, and ``num_workers=0`` is made to work.
+  ``num_classes`` is compared with the data set's classes, ``num_workers=0`` is made to work, and with ``loader=device``
+  in the data set's name our loader is made of the arguments.
 * ``timm.data.dataset_factory._TORCH_BASIC_DS`` gets our types, so that ``--device-modules timm_fractal --dataset
   torch/fractal1`` works in a script that bound ``create_dataset`` before this package was imported.
 * ``timm.data.auto_augment.NAME_TO_OP`` and ``LEVEL_TO_ARG`` get the warps of `timm_fractal.shape` as operations, and
@@ -240,6 +241,10 @@ def _wrap_create_loader(original: Callable[..., Any]) -> Callable[..., Any]:
                 f'--num-classes must be at least the number of classes of {str(dataset.spec)!r}: '
                 f'got {outputs}, use --num-classes {dataset.num_classes}'
             )
+        if getattr(dataset.spec, 'loader', 'auto') == 'device':
+            from .device_loader import create_device_loader
+
+            return create_device_loader(**bound.arguments)
         if bound.arguments['num_workers'] == 0:
             # timm asks for persistent workers whatever their number, and torch refuses that without any.
             bound.arguments['persistent_workers'] = False

@@ -108,6 +108,12 @@ class Spec:
         """The canonical name: it and the files in ``--data-dir``, if any, make the images, and nothing else does."""
         return self.name(lambda field: bool(field.metadata['images']))
 
+    def aside(self) -> dict[str, Any]:
+        """The options on which the images do not depend, with their values."""
+        return {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(self) if not field.metadata['images']
+        }
+
     def name(self, keep: Callable[['dataclasses.Field[Any]'], bool] = lambda field: True) -> str:
         """The data set name that stands for this specification: what differs from the defaults, in a fixed order."""
         options = [
@@ -179,6 +185,9 @@ class Fractal1Spec(Spec):
     seed: int = _seed(15, 'which fractal')
     instances: int = option(1, 'images per class: same shape, other noise', low=1, high=1_000_000)
     cache: str = _cache()
+    loader: str = option(
+        'auto', 'batches are made by timm, or on the device of the model', choices=('auto', 'device'), images=False
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,0 +1,123 @@
+"""Time per image of the paper's augmentation: in batches on a device against timm's transforms on PIL images.
+
+    OMP_NUM_THREADS=1 python -m tests.benchmarks.bench_augment
+
+Both start from the same rendered images in memory and end with what a model gets: augmented, normalised, erased. On the
+CPU with one thread, in turn, in the same run. Where there is a GPU, the batches are also made there, and the device
+loader is measured with mixup and cutmix.
+"""
+
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from timm.data import FastCollateMixup, create_dataset, create_loader, create_transform
+from timm.data.loader import PrefetchLoader, fast_collate
+
+from timm_fractal.augment import Erase, create_augment, normalize
+from timm_fractal.datasets import Fractal1
+
+IMAGES, AT_ONCE, ROUNDS, SIZE = 128, 32, 5, 224
+# As in tests.benchmarks.bench_loader; random erasing has its own place.
+PAPER = dict(
+    is_training=True,
+    scale=(0.08, 1.0),
+    ratio=(3 / 4, 4 / 3),
+    hflip=0.5,
+    vflip=0.5,
+    color_jitter=0.4,
+    auto_augment='rand-m9-mstd0.5-inc1',
+    interpolation='bicubic',
+    mean=(0.5,) * 3,
+)
+HALF = (0.5,) * 3
+
+
+def milliseconds(make: Callable[[], Any], count: int, synchronize: Callable[[], Any] = lambda: None) -> float:
+    """Time per image."""
+    start = time.perf_counter()
+    make()
+    synchronize()
+    return (time.perf_counter() - start) / count * 1e3
+
+
+def on_device(table: torch.Tensor, at_once: int, generator: torch.Generator) -> Callable[[], Any]:
+    """What augments a table of images, so many at once."""
+    augment, erase = create_augment(SIZE, **PAPER), Erase(0.5, 'pixel')
+
+    def make_part(part: torch.Tensor) -> torch.Tensor:
+        count, _, height, width = part.shape
+        images = augment.apply(part, augment.make_params(count, height, width, generator))
+        return erase.apply(normalize(images, HALF, HALF), erase.make_params(count, SIZE, SIZE, generator))
+
+    return lambda: [make_part(part) for part in table.split(at_once)]
+
+
+def with_timm(images: list[Any]) -> Callable[[], Any]:
+    """The same with timm: transforms, collation, and what its prefetcher does."""
+    transform = create_transform(SIZE, use_prefetcher=True, re_prob=0.5, re_mode='pixel', **PAPER)
+
+    def make() -> Any:
+        batch = fast_collate([(transform(image), 0) for image in images])
+        loader = PrefetchLoader([batch], HALF, HALF, device=torch.device('cpu'), re_prob=0.5, re_mode='pixel')
+        return next(iter(loader))[0]
+
+    return make
+
+
+def main() -> None:
+    warnings.simplefilter('ignore')
+    torch.set_num_threads(1)
+    dataset = Fractal1(f'fractal1/classes={IMAGES}')
+    images = [dataset[k][0] for k in range(IMAGES)]
+    gray = torch.from_numpy(np.stack([np.asarray(image)[..., 0] for image in images]))[:, None]
+    generator = torch.Generator().manual_seed(0)
+    ways: dict[str, Callable[[], Any]] = {
+        'timm, PIL images': with_timm(images),
+        'batch, gray': on_device(gray, AT_ONCE, generator),
+        'batch, RGB': on_device(gray.repeat(1, 3, 1, 1), AT_ONCE, generator),
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(ROUNDS + 1):
+        for name, make in ways.items():
+            took = milliseconds(make, IMAGES)
+            if turn:
+                times[name].append(took)
+    print(
+        f"The paper's augmentation, 512 to {SIZE} pixels, {IMAGES} images, one CPU thread, medians of {ROUNDS} rounds"
+    )
+    for name, took_all in times.items():
+        ratio = statistics.median(other / own for other, own in zip(times['timm, PIL images'], took_all))
+        print(f"{name:17} {statistics.median(took_all):6.2f} ms an image, {ratio:.2f} times as fast as timm's")
+    if not torch.cuda.is_available():
+        print('no GPU here')
+        return
+    for count in (256, 1024, 4096):
+        make = on_device(gray.to('cuda').repeat(count // IMAGES, 1, 1, 1), count, generator)
+        took_all = [milliseconds(make, count, torch.cuda.synchronize) for _ in range(ROUNDS + 2)][2:]
+        print(f'GPU, {count:4} at once {1e3 / statistics.median(took_all):9.0f} images/s')
+    print(f'GPU, device loader {device_loader_rate():9.0f} images/s')
+
+
+def device_loader_rate() -> float:
+    """Images a second of the whole loader, batches of 256, mixup and cutmix included."""
+    dataset = create_dataset('fractal1/loader=device', split='train', repeats=256)
+    mixup = FastCollateMixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=1000)
+    options = dict(std=HALF, re_prob=0.5, re_mode='pixel', collate_fn=mixup, device=torch.device('cuda'), **PAPER)
+    loader = create_loader(dataset, (3, SIZE, SIZE), 256, **options)
+    rates = []
+    for _ in range(3):
+        start = time.perf_counter()
+        for _ in loader:
+            pass
+        torch.cuda.synchronize()
+        rates.append(256 * len(loader) / (time.perf_counter() - start))
+    return statistics.median(rates)
+
+
+if __name__ == '__main__':
+    main()

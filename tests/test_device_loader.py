@@ -1,0 +1,336 @@
+"""The device loader against timm's own loader over the same data set, on the CPU."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import timm.data
+import torch
+from timm.data import FastCollateMixup
+from torch.utils.data import DistributedSampler
+
+from timm_fractal import Fractal1
+from timm_fractal.device_loader import DeviceLoader, ShuffleSampler, create_device_loader
+
+SMALL = 'fractal1/classes=12,points=3000,size=64'
+HALF = dict(mean=(0.5,) * 3, std=(0.5,) * 3)
+PAPER = dict(
+    is_training=True,
+    vflip=0.5,
+    color_jitter=0.4,
+    auto_augment='rand-m9-mstd0.5-inc1',
+    re_prob=0.5,
+    re_mode='pixel',
+    interpolation='bicubic',
+    **HALF,
+)
+
+
+def create(name=f'{SMALL},loader=device', batch_size=4, split='train', repeats=0, num_samples=None, **options):
+    dataset = timm.data.create_dataset(name, split=split, repeats=repeats, num_samples=num_samples)
+    return timm.data.create_loader(
+        dataset, (3, 32, 32), batch_size, num_workers=0, device=torch.device('cpu'), **{**HALF, **options}
+    )
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(42)
+
+
+@pytest.fixture
+def ranks(monkeypatch):
+    """Makes this process one of several."""
+
+    def choose(rank, count):
+        monkeypatch.setattr('torch.distributed.is_available', lambda: True)
+        monkeypatch.setattr('torch.distributed.get_world_size', lambda *_: count)
+        monkeypatch.setattr('torch.distributed.get_rank', lambda *_: rank)
+        torch.manual_seed(42 + rank)
+
+    return choose
+
+
+def numbers(loader):
+    """Numbers of the samples of an epoch, in their order."""
+    return [index for batch in loader.batch_sampler for index in batch]
+
+
+def test_timm_gives_our_loader_when_the_name_says_so():
+    loader = create(**PAPER)
+    assert isinstance(loader, DeviceLoader) and isinstance(loader.dataset, Fractal1)
+    assert not isinstance(create(SMALL, **PAPER), DeviceLoader)
+    assert repr(loader).startswith('DeviceLoader(Fractal1(') and "device='cpu'" in repr(loader)
+
+
+def test_the_loader_is_no_part_of_what_identifies_the_images():
+    assert str(create().dataset.spec) == str(create(SMALL).dataset.spec) == SMALL
+    assert create().dataset.family.systems is create(SMALL).dataset.family.systems
+
+
+@pytest.mark.parametrize('split', ['train', 'validation'])
+@pytest.mark.parametrize('options', [{}, dict(interpolation='bicubic', crop_pct=0.95), dict(num_samples=7)])
+def test_evaluation_is_that_of_timm(split, options):
+    ours, theirs = (create(name, 5, split, **options) for name in (f'{SMALL},loader=device', SMALL))
+    assert len(ours) == len(theirs) and not hasattr(ours.sampler, 'set_epoch')
+    pairs = list(zip(ours, theirs, strict=True))
+    assert len(pairs) == len(ours)
+    for (images, labels), (expected, targets) in pairs:
+        assert images.dtype == expected.dtype and images.shape == expected.shape
+        # One level of 255, of a range of 2.
+        assert (images - expected).abs().max() < 1.01 * 2 / 255 and (images != expected).float().mean() < 0.01
+        assert torch.equal(labels, targets)
+
+
+def test_training_without_augmentation_gives_every_image_to_its_label():
+    loader = create(batch_size=3, is_training=True, no_aug=True, re_prob=1.0)
+    plain = {label: image for image, label in create(batch_size=1, crop_pct=1.0)}
+    plain = {label.item(): image[0] for label, image in plain.items()}
+    seen = []
+    for images, labels in loader:
+        for image, label in zip(images, labels.tolist()):
+            assert torch.equal(image, plain[label])
+            seen.append(label)
+    assert sorted(seen) == list(range(12)) and seen != sorted(seen)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_a_batch_of_the_papers_training(dtype):
+    collate = FastCollateMixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=12)
+    loader = create(collate_fn=collate, img_dtype=dtype, repeats=8, **PAPER)
+    batches = list(loader)
+    assert len(batches) == len(loader) == 24
+    for images, targets in batches:
+        assert images.shape == (4, 3, 32, 32) and images.dtype == dtype and images.is_contiguous()
+        assert targets.shape == (4, 12) and torch.allclose(targets.sum(1), torch.ones(4), atol=1e-5)
+    together = torch.cat([images for images, _ in batches]).float()
+    # Erased with noise, mixed, warped: no image is another one, and channels differ where there is noise alone.
+    assert len({image.numpy().tobytes() for image in together}) == len(together)
+    differ = (together[:, 0] != together[:, 1]).flatten(1).any(1).float().mean()
+    assert 0.35 < differ < 0.65 and -1 < together.mean() < 0 and together.std() > 0.3
+
+
+def test_last_batch_and_length():
+    for batch_size, training, length in ((5, True, 2), (5, False, 3), (12, True, 1), (13, True, 0), (13, False, 1)):
+        loader = create(batch_size=batch_size, is_training=training)
+        sizes = [len(labels) for _, labels in loader]
+        assert len(loader) == len(sizes) == length
+        assert sum(sizes) == (12 // batch_size * batch_size if training else 12)
+
+
+def test_an_epoch_has_every_sample_once_per_repeat():
+    labels = torch.cat([labels for _, labels in create(repeats=3, batch_size=6, is_training=True)])
+    assert torch.bincount(labels).tolist() == [3] * 12
+
+
+def test_several_batches_are_made_at_once(monkeypatch):
+    """How many changes nothing but the numbers that are drawn."""
+    options = {**PAPER, 'auto_augment': None, 'color_jitter': None, 'scale': (1, 1), 'ratio': (1, 1), 're_prob': 0}
+    batches = {}
+    for count in (1, 8, 1000):
+        monkeypatch.setattr('timm_fractal.device_loader._AT_ONCE', {'cpu': count})
+        loader = create(repeats=3, hflip=0, **{**options, 'vflip': 0})
+        calls = []
+        (augment,) = loader.augments
+        original = augment.apply
+        augment.apply = lambda images, params, calls=calls, original=original: (
+            calls.append(len(images)) or original(images, params)
+        )
+        batches[count] = list(loader)
+        assert calls == {1: [4] * 9, 8: [8, 8, 8, 8, 4], 1000: [36]}[count]
+    for other in (8, 1000):
+        for (images, labels), (expected, targets) in zip(batches[1], batches[other], strict=True):
+            assert torch.equal(images, expected) and torch.equal(labels, targets)
+
+
+@pytest.mark.parametrize('schedule', ['constant', 'progressive'])
+def test_batches_of_several_sizes(schedule):
+    pytest.importorskip('timm.data.scheduled_sampler')
+    options = dict(
+        input_size_choices=[16, (3, 24, 24), (32, 40)],
+        batch_size_choices=[8, 6, 4],
+        batch_choice_schedule=schedule,
+        batch_schedule_epochs=3,
+        repeats=20,
+        is_training=True,
+    )
+    ours, theirs = (create(name, **options) for name in (f'{SMALL},loader=device', SMALL))
+    assert len(ours) == len(theirs)
+    for epoch in range(3):
+        shapes = []
+        for loader in (ours, theirs):
+            loader.batch_sampler.set_epoch(epoch)
+            shapes.append([images.shape for images, _ in loader])
+        assert shapes[0] == shapes[1] and len(set(shapes[0])) > 1
+    with pytest.raises(ValueError, match=r'input_size_choices=.* is not available on the device.*only for training'):
+        create(**{**options, 'is_training': False})
+    assert ours.batch_sampler.average_batch_size == theirs.batch_sampler.average_batch_size
+    # The samples of an epoch are those that the batch sampler names, whatever the grouping.
+    [first, again] = [[labels.tolist() for _, labels in ours] for _ in range(2)]
+    assert first == again == [[index % 12 for index, _ in batch] for batch in ours.batch_sampler]
+
+
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('count', [2, 3])
+def test_ranks_share_the_samples(ranks, count, training):
+    orders, images = [], []
+    for rank in range(count):
+        ranks(rank, count)
+        loader = create(batch_size=2, distributed=True, **{**PAPER, 'is_training': training})
+        if training:
+            assert isinstance(loader.sampler, DistributedSampler)
+            loader.sampler.set_epoch(3)
+        orders.append(numbers(loader))
+        images.append(torch.cat([batch for batch, _ in loader]))
+    assert sorted(sum(orders, [])) == list(range(12))
+    assert not torch.equal(images[0], images[1])
+
+
+def test_repeated_augmentation(ranks):
+    counts = []
+    for rank in range(2):
+        ranks(rank, 2)
+        loader = create(repeats=64, distributed=True, num_aug_repeats=2, is_training=True)
+        counts.append(len(numbers(loader)))
+        # Neighbours are the same sample: one for this rank, one for the other.
+        assert len(set(numbers(loader)[:100])) == 100
+    assert counts == [384, 384]
+    with pytest.raises(ValueError, match='num_aug_repeats=2 is not available on the device.*distributed'):
+        create(num_aug_repeats=2, is_training=True)
+
+
+@pytest.mark.parametrize('distributed', [False, True])
+def test_a_resumed_run_sees_what_an_uninterrupted_one_sees(ranks, distributed):
+    ranks(0, 2 if distributed else 1)
+    collate = FastCollateMixup(mixup_alpha=0.8, cutmix_alpha=1.0, num_classes=12)
+
+    def epochs(*which):
+        torch.manual_seed(42)
+        loader = create(collate_fn=collate, distributed=distributed, batch_size=2, **PAPER)
+        result = []
+        for epoch in which:
+            # Anything may use up random numbers between epochs.
+            torch.rand(3), np.random.rand(5)
+            loader.sampler.set_epoch(epoch)
+            result.append(list(loader))
+        return result
+
+    def same(first, second):
+        return all(torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(first, second, strict=True))
+
+    whole, resumed = epochs(0, 1, 2, 3), epochs(2, 3)
+    assert same(whole[2], resumed[0]) and same(whole[3], resumed[1])
+    assert not same(whole[0], whole[1])
+
+
+def test_epochs_that_nobody_sets_differ():
+    loader = create(batch_size=12, **PAPER)
+    [(first, _)], [(second, _)] = loader, loader
+    assert not torch.equal(first, second)
+    torch.manual_seed(43)
+    [(other, _)] = create(batch_size=12, **PAPER)
+    torch.manual_seed(42)
+    [(again, _)] = create(batch_size=12, **PAPER)
+    assert not torch.equal(first, other) and torch.equal(first, again)
+
+
+def test_the_seed_of_the_run_decides_what_is_drawn():
+    first, second = create(**PAPER), create(**PAPER)
+    assert first.seed == second.seed == first.sampler.seed == 42
+    second.seed = 43
+    for (images, labels), (others, targets) in zip(first, second, strict=True):
+        assert torch.equal(labels, targets) and not torch.equal(images, others)
+
+
+def test_shuffling():
+    sampler = ShuffleSampler(range(1000), seed=3)
+    first, again = list(sampler), list(sampler)
+    sampler.set_epoch(7)
+    assert first == again != list(sampler) and sorted(sampler) == sorted(first) == list(range(1000))
+    assert abs(np.corrcoef(first, range(1000))[0, 1]) < 0.1 and len(sampler) == 1000
+
+
+def test_global_generators_are_left_alone():
+    loader = create(**PAPER)
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    assert len(list(loader)) == 3
+    assert torch.equal(before[0], torch.get_rng_state()) and before[1] == np.random.get_state()[1].tolist()
+
+
+def test_mixup_can_be_switched_off():
+    collate = FastCollateMixup(mixup_alpha=1.0, label_smoothing=0.1, num_classes=12)
+    loader = create(collate_fn=collate, is_training=True)
+    assert loader.mixup_enabled
+    loader.mixup_enabled = False
+    assert not loader.mixup_enabled and not collate.mixup_enabled
+    values = np.unique(torch.cat([targets for _, targets in loader]).numpy().round(5))
+    np.testing.assert_allclose(values, [0.1 / 12, 0.9 + 0.1 / 12], atol=1e-4)
+    without = create(is_training=True)
+    without.mixup_enabled = True
+    assert not without.mixup_enabled
+
+
+@pytest.mark.parametrize('classes', [12, 3])
+def test_other_options_of_the_data_set(classes):
+    name = f'fractal1/classes={classes},instances=2,points=3000,size=72,cache=none,loader=device'
+    labels = torch.cat([labels for _, labels in create(name, batch_size=2)])
+    assert labels.tolist() == [*range(classes)] * 2
+    ours = torch.cat([images for images, _ in create(name, batch_size=5)])
+    theirs = torch.cat([images for images, _ in create(name.replace(',loader=device', ''), batch_size=5)])
+    assert (ours - theirs).abs().max() < 1.01 * 2 / 255
+
+
+def test_channels():
+    dataset = Fractal1(f'{SMALL},loader=device')
+    for input_size, mean, channels in (
+        ((1, 32, 32), (0.5,), 1),
+        ((3, 32, 40), (0.4, 0.5, 0.6), 3),
+        (32, (0.5,) * 3, 3),
+    ):
+        loader = timm.data.create_loader(
+            dataset, input_size, 4, mean=mean, std=mean, device=torch.device('cpu'), is_training=True
+        )
+        images, _ = next(iter(loader))
+        assert images.shape[:2] == (4, channels)
+        assert images.shape[2:] == ((32, 32) if isinstance(input_size, int) else input_size[1:])
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(auto_augment='augmix-m5-w3'), "auto_augment='augmix-m5-w3'"),
+        (dict(collate_fn=FastCollateMixup(mode='elem', num_classes=12)), "mixup_mode='elem'"),
+        (dict(collate_fn=len), 'collate_fn=<built-in function len>'),
+        (dict(re_split=True), 're_split=True'),
+        (dict(num_aug_splits=3), 'num_aug_splits=3'),
+        (dict(tf_preprocessing=True), 'tf_preprocessing=True'),
+        (dict(train_crop_mode='rkrr'), "train_crop_mode='rkrr'"),
+    ],
+)
+def test_what_it_cannot_do_is_refused_by_name(options, message):
+    with pytest.raises(ValueError, match=f'{message}.* is not available on the device.*use the ordinary loader'):
+        create(**{'is_training': True, **options})
+    with pytest.raises(ValueError, match='use --num-classes 12'):
+        create(is_training=True, collate_fn=FastCollateMixup(num_classes=3))
+
+
+def test_options_of_a_newer_timm_are_refused_if_they_ask_for_something():
+    dataset = Fractal1(SMALL)
+    for training in (True, False):
+        loader = create_device_loader(dataset, 32, 4, is_training=training, device='cpu', novelty=None)
+        assert len(loader) == 3
+        with pytest.raises(ValueError, match='novelty=3 is not available on the device'):
+            create_device_loader(dataset, 32, 4, is_training=training, device='cpu', novelty=3)
+
+
+def test_target_transforms_are_refused():
+    dataset = Fractal1(f'{SMALL},loader=device', target_transform=float)
+    with pytest.raises(ValueError, match='target_transform='):
+        timm.data.create_loader(dataset, 32, 4, device=torch.device('cpu'))
+
+
+def test_parameter_files_keep_the_loader(tmp_path):
+    path = tmp_path / 'family.json'
+    Fractal1(SMALL).family.save(path)
+    spec = Fractal1('fractal1/loader=device', root=path).spec
+    assert spec.loader == 'device' and dataclasses.replace(spec, loader='auto') == Fractal1(SMALL).spec

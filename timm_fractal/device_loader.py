@@ -1,0 +1,338 @@
+"""Batches that are born on the device: cropped, augmented, mixed and normalised there, behind timm's loader interface.
+
+The table of bit-packed images lies on the device (33 MB for 1,000 classes), and a batch starts as a list of numbers: no
+worker processes, no PIL image, nothing to copy but parameters. Several batches are augmented at once, since a device
+takes hardly longer for them than for one.
+"""
+
+import inspect
+import logging
+from collections.abc import Iterator, Sequence, Sized
+from typing import Any, Optional, Union
+
+import numpy as np
+import torch
+from timm.data.distributed_sampler import OrderedDistributedSampler, RepeatAugSampler
+from timm.data.loader import adapt_to_chs
+from timm.data.mixup import Mixup
+from torch import Tensor
+from torch.utils.data import BatchSampler, DistributedSampler, Sampler, SequentialSampler
+
+from ._randaugment import refuse
+from .augment import Erase, Evaluate, Mix, Train, create_augment, normalize
+from .datasets import Fractal1
+from .render import unpack
+
+_logger = logging.getLogger(__name__)
+
+# Images that are augmented at once, in whole batches, at least one. On the CPU they should fit into the cache.
+_AT_ONCE = {'cpu': 32}
+_AT_ONCE_ELSEWHERE = 2048
+
+# Arguments of timm's factory that say how processes work on PIL images.
+_WITHOUT_MEANING = frozenset(
+    {'num_workers', 'pin_memory', 'persistent_workers', 'worker_seeding', 'use_prefetcher', 'use_multi_epochs_loader'}
+)
+# Arguments about a choice of sizes, and what timm's sampler calls them.
+_OF_CHOICES = {
+    'batch_size_choices': 'batch_sizes',
+    'batch_choice_weights': 'choice_weights',
+    'batch_choice_seed': 'seed',
+    'batch_choice_schedule': 'choice_schedule',
+    'batch_schedule_epochs': 'schedule_epochs',
+    'batch_schedule_spread': 'schedule_spread',
+    'batch_schedule_random_mix': 'schedule_random_mix',
+    'num_batches': 'num_batches',
+}
+
+
+class ShuffleSampler(Sampler[int]):
+    """All samples in an order that depends on the seed and the epoch alone, so that a resumed run sees the same one.
+
+    Args:
+        dataset: What has as many samples.
+        seed: The seed of the run.
+
+    Example:
+        >>> sampler = ShuffleSampler(range(5), seed=1)
+        >>> first = list(sampler)
+        >>> sampler.set_epoch(1)
+        >>> sorted(sampler) == sorted(first), list(sampler) == first
+        (True, False)
+    """
+
+    def __init__(self, dataset: Sized, seed: int) -> None:
+        self.dataset = dataset
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        order: list[int] = torch.randperm(len(self.dataset), generator=_generator(self.seed, self.epoch)).tolist()
+        return iter(order)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+
+def _generator(*key: int) -> torch.Generator:
+    seed = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(seed & np.uint64(2**63 - 1)))
+
+
+class DeviceLoader:
+    """What timm's ``create_loader`` gives for a data set of which ``loader=device`` is said.
+
+    To a training script it is timm's ``PrefetchLoader``: it has a length, ``dataset``, ``sampler``, ``batch_sampler``
+    and ``mixup_enabled``, and yields images (B, channels, H, W), normalised, and labels (B,) or mixed targets
+    (B, classes), all on the device.
+
+    What is drawn depends on ``seed``, on the epoch and on how often that epoch has been gone through. The epoch is the
+    sampler's, see ``set_epoch``; one that is never set counts the passes.
+
+    Args:
+        dataset: The images; all of them are copied to the device.
+        augments: The transform; or several, of which the batch sampler chooses one for each batch.
+        batch_sampler: Which samples make a batch: numbers, or pairs of a number and the place of the transform.
+        mean: For `normalize`, as many as channels.
+        std: For `normalize`.
+        device: Where the images lie and the work is done.
+        img_dtype: Floating point, of the images.
+        mix: Mixup and cutmix, or None.
+        erase: Random erasing, or None.
+        seed: The seed of the run.
+
+    Raises:
+        ValueError: The data set transforms its labels.
+
+    Example:
+        >>> dataset = Fractal1('fractal1/classes=10,size=64,points=5000')
+        >>> loader = create_device_loader(dataset, 32, batch_size=4, is_training=True, device='cpu')
+        >>> images, labels = next(iter(loader))
+        >>> len(loader), images.shape, labels.dtype
+        (2, torch.Size([4, 3, 32, 32]), torch.int64)
+    """
+
+    def __init__(
+        self,
+        dataset: Fractal1,
+        augments: Sequence[Union[Train, Evaluate]],
+        batch_sampler: Any,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: torch.device,
+        img_dtype: torch.dtype = torch.float32,
+        mix: Optional[Mix] = None,
+        erase: Optional[Erase] = None,
+        seed: int = 0,
+    ) -> None:
+        if dataset.target_transform is not None:
+            refuse('target_transform', dataset.target_transform, 'only None is')
+        self.dataset = dataset
+        self.augments = tuple(augments)
+        self.batch_sampler = batch_sampler
+        self.mean, self.std = mean, std
+        self.device = device
+        self.img_dtype = img_dtype
+        self.mix = mix
+        self.erase = erase
+        self.seed = seed
+        self._table = _table(dataset, device)
+        self._levels = torch.from_numpy(unpack(np.arange(256, dtype=np.uint8)[:, None], 8)).to(device)
+        #: The epoch that was last gone through, and how often.
+        self._passed = -1, 0
+
+    @property
+    def sampler(self) -> Any:
+        """What decides the order; it has ``set_epoch`` in training."""
+        return self.batch_sampler.sampler
+
+    @property
+    def mixup_enabled(self) -> bool:
+        """Whether batches are mixed; can be set, but to no avail if there is no mixup."""
+        return self.mix is not None and bool(self.mix.collate.mixup_enabled)
+
+    @mixup_enabled.setter
+    def mixup_enabled(self, enabled: bool) -> None:
+        if self.mix is not None:
+            self.mix.collate.mixup_enabled = enabled
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        epoch = getattr(self.sampler, 'epoch', 0)
+        self._passed = epoch, self._passed[1] + 1 if self._passed[0] == epoch else 0
+        generator = _generator(self.seed, *self._passed)
+        for choice, group in self._groups():
+            numbers = torch.tensor([index for batch in group for index in batch]) % len(self._table)
+            labels = (numbers % self.dataset.num_classes).to(self.device)
+            images = self._augment(self.augments[choice], numbers, generator)
+            sizes = [len(batch) for batch in group]
+            for part, target in zip(torch.split(images, sizes), torch.split(labels, sizes)):
+                yield self._finish(part, target, generator)
+
+    def _groups(self) -> Iterator[tuple[int, list[list[int]]]]:
+        """Batches that are made at once, with the place of their transform."""
+        room = _AT_ONCE.get(self.device.type, _AT_ONCE_ELSEWHERE)
+        group: list[list[int]] = []
+        last, count = 0, 0
+        for batch in self.batch_sampler:
+            choice = 0
+            if isinstance(batch[0], tuple):
+                choice, batch = batch[0][1], [index for index, _ in batch]
+            if group and (choice != last or count + len(batch) > room):
+                yield last, group
+                group, count = [], 0
+            group.append(batch)
+            last, count = choice, count + len(batch)
+        if group:
+            yield last, group
+
+    def _augment(self, augment: Union[Train, Evaluate], numbers: Tensor, generator: torch.Generator) -> Tensor:
+        size = self.dataset.spec.size
+        bits = self._table.index_select(0, numbers.to(self.device))
+        images = self._levels.index_select(0, bits.flatten().int()).view(len(bits), 1, size, -1)[..., :size]
+        if isinstance(augment, Evaluate):
+            return augment.apply(images)
+        return augment.apply(images, augment.make_params(len(images), size, size, generator))
+
+    def _finish(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        count, _, height, width = images.shape
+        if self.mix is not None:
+            images, labels = self.mix.apply(images, labels, self.mix.make_params(height, width, generator))
+        images = normalize(images, self.mean, self.std, self.img_dtype)
+        if self.erase is not None:
+            images = self.erase.apply(images, self.erase.make_params(count, height, width, generator))
+        return images, labels
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}({self.dataset!r}, batches={len(self)}, device={str(self.device)!r})'
+
+
+def _table(dataset: Fractal1, device: torch.device) -> Tensor:
+    """All images of a data set, bit-packed, on the device."""
+    count = dataset.spec.classes * dataset.spec.instances
+    first = torch.from_numpy(dataset.stored(0))
+    table = torch.empty((count, *first.shape), dtype=torch.uint8, device=device)
+    for start in range(0, count, 1024):
+        bits = np.stack([dataset.stored(k) for k in range(start, min(start + 1024, count))])
+        table[start : start + len(bits)] = torch.from_numpy(bits)
+    _logger.info('%s: %d images, %.0f MB on %s', dataset.spec, count, table.numel() / 2**20, device)
+    return table
+
+
+def create_device_loader(
+    dataset: Fractal1,
+    input_size: Union[int, Sequence[int]],
+    batch_size: int,
+    is_training: bool = False,
+    no_aug: bool = False,
+    re_prob: float = 0.0,
+    re_mode: str = 'const',
+    re_count: int = 1,
+    num_aug_repeats: int = 0,
+    input_size_choices: Optional[Sequence[Union[int, Sequence[int]]]] = None,
+    mean: Sequence[float] = (0.485, 0.456, 0.406),
+    std: Sequence[float] = (0.229, 0.224, 0.225),
+    distributed: bool = False,
+    collate_fn: Any = None,
+    fp16: bool = False,
+    img_dtype: Optional[torch.dtype] = None,
+    device: Any = 'cuda',
+    **options: Any,
+) -> DeviceLoader:
+    """The loader that ``timm.data.create_loader`` would make of these arguments, on a device.
+
+    Args:
+        dataset: The images.
+        input_size: Height and width, or channels, height and width.
+        batch_size: Samples in a batch.
+        is_training: Whether to shuffle, to augment and to drop a last batch that is not full.
+        no_aug: See `create_augment`.
+        re_prob: Probability of random erasing.
+        re_mode: See `Erase`.
+        re_count: See `Erase`.
+        num_aug_repeats: How often a sample occurs among all processes; with ``distributed`` only.
+        input_size_choices: Sizes of which each batch gets one, as timm schedules them; in training.
+        mean: Of the images, from 0 to 1.
+        std: Of the images.
+        distributed: Whether this process gets a part of the samples, that of its rank.
+        collate_fn: timm's ``FastCollateMixup``, or None.
+        fp16: Old name of ``img_dtype=torch.float16``.
+        img_dtype: Floating point, of the images.
+        device: A torch device.
+        options: Arguments of `create_augment`; timm's about the choice of sizes, which are its
+            ``ScheduledBatchSampler``'s; and those about worker processes, which have no meaning here.
+
+    Raises:
+        ValueError: An option that is not available here; the message says which one, and what is.
+    """
+    for name in ('re_split', 'num_aug_splits', 'tf_preprocessing'):
+        if value := options.pop(name, None):
+            refuse(name, value, 'it has to be left out')
+    schedule = {_OF_CHOICES[name]: options.pop(name) for name in _OF_CHOICES.keys() & options.keys()}
+    options = {name: value for name, value in options.items() if name not in _WITHOUT_MEANING}
+    known = {*inspect.signature(create_augment).parameters, *inspect.signature(Train).parameters}
+    for name in options.keys() - known:
+        # An option of a newer timm, which may ask for anything; most often it asks for nothing.
+        if value := options.pop(name):
+            refuse(name, value, 'it has to be left out')
+    if collate_fn is not None and not isinstance(collate_fn, Mixup):
+        refuse('collate_fn', collate_fn, "only timm's FastCollateMixup is")
+    if num_aug_repeats and not (distributed and is_training):
+        refuse('num_aug_repeats', num_aug_repeats, 'only for training with distributed=True')
+    channels = input_size[0] if not isinstance(input_size, int) and len(input_size) == 3 else len(mean)
+    # Every rank has a seed of its own in timm's train.py.
+    seed = torch.initial_seed() % 2**63
+    sampler: Any
+    if not is_training:
+        # In both cases in order; the ranks take turns.
+        ordered: Any = OrderedDistributedSampler
+        sampler = ordered(dataset) if distributed else SequentialSampler(dataset)
+    elif not distributed:
+        sampler = ShuffleSampler(dataset, seed)
+    elif num_aug_repeats:
+        sampler = RepeatAugSampler(dataset, num_repeats=num_aug_repeats)  # type: ignore[no-untyped-call]
+    else:
+        sampler = DistributedSampler(dataset)
+    adapt: Any = adapt_to_chs
+    mean, std = (adapt(tuple(values), channels) for values in (mean, std))
+    sizes, batch_sampler = [input_size], BatchSampler(sampler, batch_size, drop_last=is_training)
+    if input_size_choices is not None:
+        if not is_training:
+            refuse('input_size_choices', input_size_choices, 'only for training')
+        sizes = list(input_size_choices)
+        batch_sampler = _scheduled(sampler, [batch_size] * len(sizes), schedule)
+    return DeviceLoader(
+        dataset,
+        [
+            create_augment(
+                size if isinstance(size, int) else tuple(size[-2:]),
+                is_training=is_training,
+                no_aug=no_aug,
+                mean=mean,
+                **options,
+            )
+            for size in sizes
+        ],
+        batch_sampler,
+        mean,
+        std,
+        torch.device(device),
+        torch.float16 if fp16 else img_dtype or torch.float32,
+        None if collate_fn is None else Mix(collate_fn),
+        Erase(re_prob, re_mode, re_count) if re_prob and is_training and not no_aug else None,
+        seed,
+    )
+
+
+def _scheduled(sampler: Any, batch_sizes: list[int], schedule: dict[str, Any]) -> Any:
+    """timm's sampler for batches of different sizes, which older versions do not have."""
+    from timm.data.scheduled_sampler import ScheduledBatchSampler
+
+    schedule['batch_sizes'] = schedule.get('batch_sizes') or batch_sizes
+    return ScheduledBatchSampler(sampler, drop_last=True, **schedule)
