@@ -1,9 +1,11 @@
 """The device loader against timm's own loader over the same data set, on the CPU."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
+import sklearn.datasets
 import timm.data
 import torch
 from timm.data import FastCollateMixup
@@ -26,8 +28,12 @@ PAPER = dict(
 )
 
 
+PHOTOS = Path(sklearn.datasets.__file__).parent / 'images'
+
+
 def create(name=f'{SMALL},loader=device', batch_size=4, split='train', repeats=0, num_samples=None, **options):
-    dataset = timm.data.create_dataset(name, split=split, repeats=repeats, num_samples=num_samples)
+    root = PHOTOS if name.startswith('image1') else None
+    dataset = timm.data.create_dataset(name, root=root, split=split, repeats=repeats, num_samples=num_samples)
     return timm.data.create_loader(
         dataset, (3, 32, 32), batch_size, num_workers=0, device=torch.device('cpu'), **{**HALF, **options}
     )
@@ -80,6 +86,28 @@ def test_evaluation_is_that_of_timm(split, options):
         # One level of 255, of a range of 2.
         assert (images - expected).abs().max() < 1.01 * 2 / 255 and (images != expected).float().mean() < 0.01
         assert torch.equal(labels, targets)
+
+
+@pytest.mark.parametrize('cache', ['auto', 'none'])
+@pytest.mark.parametrize(
+    'name',
+    [
+        'fractal1/classes=6,fractals=2,points=3000,size=64',
+        'ofdb/classes=6,points=3000,size=72',
+        'fractaldb/classes=3,instances=4,points=3000,size=64',
+        'noise1/classes=6,size=64',
+        'image1/classes=6,size=64',
+        'image1/classes=6,size=64,view=rgb,warp=elastic',
+    ],
+)
+def test_every_data_set(name, cache):
+    ours, theirs = (create(f'{name},cache={cache}{loader}', 5, 'validation') for loader in (',loader=device', ''))
+    assert isinstance(ours, DeviceLoader)
+    for (images, labels), (expected, targets) in zip(ours, theirs, strict=True):
+        assert torch.equal(labels, targets)
+        assert (images - expected).abs().max() < 2.01 / 255
+    images, targets = next(iter(create(f'{name},loader=device', 3, **PAPER)))
+    assert images.shape == (3, 3, 32, 32) and images.isfinite().all() and images.std() > 0.1
 
 
 def test_training_without_augmentation_gives_every_image_to_its_label():

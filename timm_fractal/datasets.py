@@ -5,7 +5,7 @@ import logging
 import operator
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar, Optional, Union
@@ -20,7 +20,7 @@ from . import fractals
 from .fractals import FractalSpec
 from .ifs import Family
 from .images import Pixels, jitter, list_images, noise_image, perturb_pixels, read_image
-from .render import LANES, Bits, cpu_count, row_bytes, unpack
+from .render import LANES, cpu_count, row_bytes, unpack
 from .spec import Fractal1Spec, FractalDBSpec, Image1Spec, Noise1Spec, OFDBSpec, Spec, nearest, parse_name
 
 _logger = logging.getLogger(__name__)
@@ -67,6 +67,8 @@ class SyntheticDataset(Dataset[tuple[Any, Any]]):
     #: The specification of this type; its defaults are those of the name alone.
     spec_type: ClassVar[type[Spec]]
     spec: Any
+    #: Whether images are stored as bits.
+    packed: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -96,8 +98,9 @@ class SyntheticDataset(Dataset[tuple[Any, Any]]):
         self.target_transform = target_transform
         self.input_img_mode = input_img_mode
         self._open(root)
-        self._images: int = self.spec.classes * self._instances()
-        self._length: int = int((num_samples or self._images) * max(1.0, repeats))
+        #: Number of different images; there may be more samples, or fewer.
+        self.num_images: int = self.spec.classes * self._instances()
+        self._length: int = int((num_samples or self.num_images) * max(1.0, repeats))
         self._table = self._allocate()
         self._fill()
         if _is_primary():
@@ -123,8 +126,8 @@ class SyntheticDataset(Dataset[tuple[Any, Any]]):
         """Make the images, into the table if there is one."""
 
     @abstractmethod
-    def _make(self, number: int) -> Pixels:
-        """Make one image, as it is stored."""
+    def _make(self, numbers: Sequence[int], out: Optional[Pixels] = None) -> Pixels:
+        """Make images as they are stored, shape (B, ...), into ``out`` if it is given."""
 
     @abstractmethod
     def _to_pil(self, stored: Pixels) -> Image.Image:
@@ -138,7 +141,7 @@ class SyntheticDataset(Dataset[tuple[Any, Any]]):
 
     def _allocate(self) -> Optional[torch.Tensor]:
         """Memory that worker processes share, however they are started; None to make images on access."""
-        shape = (self._images, *self._shape())
+        shape = (self.num_images, *self._shape())
         size = int(np.prod(shape, dtype=np.int64))
         if self.spec.cache == 'none' or (self.spec.cache == 'auto' and size > _CACHE_BYTES[self.split]):
             return None
@@ -170,7 +173,7 @@ class SyntheticDataset(Dataset[tuple[Any, Any]]):
         number = operator.index(index)
         if not -len(self) <= number < len(self):
             raise IndexError(f'index {index} is out of range for {len(self)} samples')
-        return number % len(self) % self._images
+        return number % len(self) % self.num_images
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         number = self._number(index)
@@ -189,7 +192,13 @@ class SyntheticDataset(Dataset[tuple[Any, Any]]):
             Fractals as bits, shape (size, row bytes), see `render`; others as pixels, shape (size, size) or
             (size, size, 3).
         """
-        return self._make(number) if self._table is None else self._table[number].numpy()
+        return self._make([number])[0] if self._table is None else self._table[number].numpy()
+
+    def stored_range(self, numbers: range) -> Pixels:
+        """Images one after the other as `stored` gives them, shape (B, ...)."""
+        if self._table is None:
+            return self._make(numbers)
+        return self._table[numbers.start : numbers.stop].numpy()
 
     def filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
         """Where `timm-fractal export` puts a sample, relative to its folder; timm's inference.py lists these names."""
@@ -220,6 +229,7 @@ class _Fractals(SyntheticDataset):
     """Data sets of fractals: bit-packed, two gray levels."""
 
     spec: FractalSpec
+    packed = True
 
     #: The systems of the data set; `Family.save` writes them to a file that ``root`` takes.
     family: Family
@@ -256,11 +266,10 @@ class _Fractals(SyntheticDataset):
         if table is not None and drawn < len(table):
             for chunk in self._progress(len(table) - drawn):
                 start, stop = chunk.start + drawn, chunk.stop + drawn
-                fractals.draw(self.spec, self.split, family, range(start, stop), out=table[start:stop])
+                self._make(range(start, stop), table[start:stop])
 
-    def _make(self, number: int) -> Pixels:
-        image: Bits = fractals.draw(self.spec, self.split, self.family, [number]).bits[0]
-        return image
+    def _make(self, numbers: Sequence[int], out: Optional[Pixels] = None) -> Pixels:
+        return fractals.draw(self.spec, self.split, self.family, numbers, out).bits
 
     def _to_pil(self, stored: Pixels) -> Image.Image:
         if self.input_img_mode == 'L':
@@ -340,13 +349,24 @@ class _Pixels(SyntheticDataset):
         return self.spec.size, self.spec.size
 
     def _fill(self) -> None:
-        if self._table is None:
-            return
-        table = self._table.numpy()
-        with ThreadPoolExecutor(cpu_count()) as pool, _bar(f'rendering {self.spec}', len(table)) as bar:
-            for number, image in enumerate(pool.map(self._make, range(len(table)))):
-                table[number] = image
-                bar.update()
+        if self._table is not None:
+            table = self._table.numpy()
+            for chunk in self._progress(len(table), step=64):
+                self._make(chunk, table[chunk.start : chunk.stop])
+
+    def _make(self, numbers: Sequence[int], out: Optional[Pixels] = None) -> Pixels:
+        images = np.empty((len(numbers), *self._shape()), np.uint8) if out is None else out
+        if len(numbers) == 1:
+            images[0] = self._make_one(numbers[0])
+        else:
+            with ThreadPoolExecutor(cpu_count()) as pool:
+                for image, made in zip(images, pool.map(self._make_one, numbers)):
+                    image[:] = made
+        return images
+
+    @abstractmethod
+    def _make_one(self, number: int) -> Pixels:
+        """Make one image."""
 
     def _jitter(self, number: int, pixels: Pixels) -> Pixels:
         """The noise of the validation split."""
@@ -419,7 +439,7 @@ class Image1(_Pixels):
     def _shape(self) -> tuple[int, ...]:
         return (*super()._shape(), 3) if self.spec.view == 'rgb' else super()._shape()
 
-    def _make(self, number: int) -> Pixels:
+    def _make_one(self, number: int) -> Pixels:
         from .shape import WARPS
 
         which = number % len(self._paths)
@@ -448,7 +468,7 @@ class Noise1(_Pixels):
             _logger.info('%s is rendered, nothing is read from %s', self.spec, root)
         self._base = noise_image(self.spec.noise, self.spec.size, _rng(self.spec.seed, _IMAGE))
 
-    def _make(self, number: int) -> Pixels:
+    def _make_one(self, number: int) -> Pixels:
         rng = _rng(self.spec.seed, _CLASS, number)
         return self._jitter(number, perturb_pixels(self._base, self.spec.delta, rng))
 

@@ -1,8 +1,8 @@
 """Batches that are born on the device: cropped, augmented, mixed and normalised there, behind timm's loader interface.
 
-The table of bit-packed images lies on the device (33 MB for 1,000 classes), and a batch starts as a list of numbers: no
-worker processes, no PIL image, nothing to copy but parameters. Several batches are augmented at once, since a device
-takes hardly longer for them than for one.
+All images lie on the device as they are stored, fractals bit-packed (33 MB for 1,000 classes), and a batch starts as a
+list of numbers: no worker processes, no PIL image, nothing to copy but parameters. Several batches are augmented at
+once, since a device takes hardly longer for them than for one.
 """
 
 import inspect
@@ -20,7 +20,7 @@ from torch.utils.data import BatchSampler, DistributedSampler, Sampler, Sequenti
 
 from ._randaugment import refuse
 from .augment import Erase, Evaluate, Mix, Train, create_augment, normalize
-from .datasets import Fractal1
+from .datasets import SyntheticDataset
 from .render import unpack
 
 _logger = logging.getLogger(__name__)
@@ -109,6 +109,7 @@ class DeviceLoader:
         ValueError: The data set transforms its labels.
 
     Example:
+        >>> from timm_fractal import Fractal1
         >>> dataset = Fractal1('fractal1/classes=10,size=64,points=5000')
         >>> loader = create_device_loader(dataset, 32, batch_size=4, is_training=True, device='cpu')
         >>> images, labels = next(iter(loader))
@@ -118,7 +119,7 @@ class DeviceLoader:
 
     def __init__(
         self,
-        dataset: Fractal1,
+        dataset: SyntheticDataset,
         augments: Sequence[Union[Train, Evaluate]],
         batch_sampler: Any,
         mean: Sequence[float],
@@ -194,8 +195,11 @@ class DeviceLoader:
 
     def _augment(self, augment: Union[Train, Evaluate], numbers: Tensor, generator: torch.Generator) -> Tensor:
         size = self.dataset.spec.size
-        bits = self._table.index_select(0, numbers.to(self.device))
-        images = self._levels.index_select(0, bits.flatten().int()).view(len(bits), 1, size, -1)[..., :size]
+        stored = self._table.index_select(0, numbers.to(self.device))
+        if self.dataset.packed:
+            images = self._levels.index_select(0, stored.flatten().int()).view(len(stored), 1, size, -1)[..., :size]
+        else:
+            images = stored[:, None] if stored.ndim == 3 else stored.permute(0, 3, 1, 2)
         if isinstance(augment, Evaluate):
             return augment.apply(images)
         return augment.apply(images, augment.make_params(len(images), size, size, generator))
@@ -213,20 +217,20 @@ class DeviceLoader:
         return f'{type(self).__name__}({self.dataset!r}, batches={len(self)}, device={str(self.device)!r})'
 
 
-def _table(dataset: Fractal1, device: torch.device) -> Tensor:
-    """All images of a data set, bit-packed, on the device."""
-    count = dataset.spec.classes * dataset.spec.instances
-    first = torch.from_numpy(dataset.stored(0))
+def _table(dataset: SyntheticDataset, device: torch.device) -> Tensor:
+    """All images of a data set as they are stored, on the device."""
+    count = dataset.num_images
+    first = dataset.stored(0)
     table = torch.empty((count, *first.shape), dtype=torch.uint8, device=device)
     for start in range(0, count, 1024):
-        bits = np.stack([dataset.stored(k) for k in range(start, min(start + 1024, count))])
-        table[start : start + len(bits)] = torch.from_numpy(bits)
+        part = dataset.stored_range(range(start, min(start + 1024, count)))
+        table[start : start + len(part)] = torch.from_numpy(part)
     _logger.info('%s: %d images, %.0f MB on %s', dataset.spec, count, table.numel() / 2**20, device)
     return table
 
 
 def create_device_loader(
-    dataset: Fractal1,
+    dataset: SyntheticDataset,
     input_size: Union[int, Sequence[int]],
     batch_size: int,
     is_training: bool = False,

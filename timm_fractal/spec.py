@@ -147,6 +147,13 @@ _cache = functools.partial(
     choices=('auto', 'shared', 'none'),
     images=False,
 )
+_loader = functools.partial(
+    option,
+    'auto',
+    'batches are made by timm, or on the device of the model',
+    choices=('auto', 'device'),
+    images=False,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,9 +192,7 @@ class Fractal1Spec(Spec):
     seed: int = _seed(15, 'which fractal')
     instances: int = option(1, 'images per class: same shape, other noise', low=1, high=1_000_000)
     cache: str = _cache()
-    loader: str = option(
-        'auto', 'batches are made by timm, or on the device of the model', choices=('auto', 'device'), images=False
-    )
+    loader: str = _loader()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -224,6 +229,7 @@ class OFDBSpec(Spec):
     patch: str = _patch()
     seed: int = _seed(0, 'which categories')
     cache: str = _cache()
+    loader: str = _loader()
 
     @property
     def fractals(self) -> int:
@@ -259,6 +265,7 @@ class FractalDBSpec(Spec):
     patch: str = _patch()
     seed: int = _seed(0, 'which categories')
     cache: str = _cache()
+    loader: str = _loader()
 
     @property
     def fractals(self) -> int:
@@ -290,6 +297,7 @@ class Image1Spec(Spec):
     size: int = _size()
     seed: int = _seed(0, 'which warps')
     cache: str = _cache()
+    loader: str = _loader()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -312,6 +320,7 @@ class Noise1Spec(Spec):
     size: int = _size()
     seed: int = _seed(0, 'which noise')
     cache: str = _cache()
+    loader: str = _loader()
 
 
 SPECS: dict[str, type[Spec]] = {
