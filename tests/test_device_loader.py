@@ -362,3 +362,43 @@ def test_parameter_files_keep_the_loader(tmp_path):
     Fractal1(SMALL).family.save(path)
     spec = Fractal1('fractal1/loader=device', root=path).spec
     assert spec.loader == 'device' and dataclasses.replace(spec, loader='auto') == Fractal1(SMALL).spec
+
+
+def test_redrawn_samples_have_noise_of_their_own():
+    name = f'{SMALL},loader=device,redraw=true'
+    loader = create(name, 12, is_training=True, no_aug=True, repeats=3)
+    table = create(f'{SMALL},loader=device', 12, num_samples=12)
+    (stored, labels), *_ = table
+    seen: dict[int, list[torch.Tensor]] = {}
+    for images, targets in loader:
+        for image, target in zip(images, targets.tolist()):
+            seen.setdefault(target, []).append(image)
+    assert {k: len(images) for k, images in seen.items()} == dict.fromkeys(range(12), 3)
+    for k, images in seen.items():
+        assert len({image.numpy().tobytes() for image in [*images, stored[k]]}) == 4
+        # The same shape: of all classes its own is the nearest.
+        distance = [torch.stack([(image - other).abs().mean() for image in images]).mean() for other in stored]
+        assert labels[int(np.argmin(distance))] == k
+
+
+def test_a_resumed_run_sees_the_same_redrawn_samples():
+    runs = []
+    for start in (0, 1):
+        torch.manual_seed(42)
+        loader = create(f'{SMALL},loader=device,redraw=true', 6, **PAPER)
+        for epoch in range(start, 2):
+            loader.sampler.set_epoch(epoch)
+            images = torch.cat([images for images, _ in loader])
+        runs.append(images)
+    assert torch.equal(*runs)
+
+
+def test_validation_is_not_redrawn():
+    pairs = zip(create(f'{SMALL},loader=device,redraw=true', 5, 'validation'), create(SMALL, 5, 'validation'))
+    assert all((ours - theirs).abs().max() < 2.01 / 255 for (ours, _), (theirs, _) in pairs)
+
+
+@pytest.mark.parametrize('name', ['fractal1/redraw=true', 'fractal1/redraw=true,loader=device,fractals=2'])
+def test_redraw_needs_the_device_and_one_fractal(name):
+    with pytest.raises(ValueError, match='redraw=true needs loader=device and fractals=1'):
+        timm.data.create_dataset(name, split='train')

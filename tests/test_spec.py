@@ -20,6 +20,7 @@ def test_plain_name_is_the_papers_data_set():
         instances=1,
         cache='auto',
         loader='auto',
+        redraw='false',
     )
 
 

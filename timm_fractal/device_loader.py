@@ -18,10 +18,11 @@ from timm.data.mixup import Mixup
 from torch import Tensor
 from torch.utils.data import BatchSampler, DistributedSampler, Sampler, SequentialSampler
 
+from . import ifs
 from ._randaugment import refuse
 from .augment import Erase, Evaluate, Mix, Train, create_augment, normalize
 from .datasets import SyntheticDataset
-from .render import unpack
+from .render import PATCHES, render_on, unpack
 
 _logger = logging.getLogger(__name__)
 
@@ -141,7 +142,10 @@ class DeviceLoader:
         self.mix = mix
         self.erase = erase
         self.seed = seed
-        self._table = _table(dataset, device)
+        # With fresh noise for every sample there is no image to keep.
+        training = all(isinstance(augment, Train) for augment in self.augments)
+        redraw = training and getattr(dataset.spec, 'redraw', 'false') == 'true'
+        self._table = None if redraw else _table(dataset, device)
         self._levels = torch.from_numpy(unpack(np.arange(256, dtype=np.uint8)[:, None], 8)).to(device)
         #: The epoch that was last gone through, and how often.
         self._passed = -1, 0
@@ -169,7 +173,7 @@ class DeviceLoader:
         self._passed = epoch, self._passed[1] + 1 if self._passed[0] == epoch else 0
         generator = _generator(self.seed, *self._passed)
         for choice, group in self._groups():
-            numbers = torch.tensor([index for batch in group for index in batch]) % len(self._table)
+            numbers = torch.tensor([index for batch in group for index in batch]) % self.dataset.num_images
             labels = (numbers % self.dataset.num_classes).to(self.device)
             images = self._augment(self.augments[choice], numbers, generator)
             sizes = [len(batch) for batch in group]
@@ -195,7 +199,10 @@ class DeviceLoader:
 
     def _augment(self, augment: Union[Train, Evaluate], numbers: Tensor, generator: torch.Generator) -> Tensor:
         size = self.dataset.spec.size
-        stored = self._table.index_select(0, numbers.to(self.device))
+        if self._table is None:
+            stored = self._draw(numbers % self.dataset.num_classes, generator)
+        else:
+            stored = self._table.index_select(0, numbers.to(self.device))
         if self.dataset.packed:
             images = self._levels.index_select(0, stored.flatten().int()).view(len(stored), 1, size, -1)[..., :size]
         else:
@@ -203,6 +210,15 @@ class DeviceLoader:
         if isinstance(augment, Evaluate):
             return augment.apply(images)
         return augment.apply(images, augment.make_params(len(images), size, size, generator))
+
+    def _draw(self, classes: Tensor, generator: torch.Generator) -> Tensor:
+        """Images as bits, with patches and a sequence of maps that no other batch has."""
+        spec, family = self.dataset.spec, self.dataset.family  # type: ignore[attr-defined]
+        draws = torch.randint(2**32, (2 * len(classes) + 1,), generator=generator).numpy().astype(np.uint32)
+        path = ifs.addresses(ifs.probabilities(family.bases[0]), spec.points, int(draws[-1]))
+        keys = draws[:-1].reshape(-1, 2)
+        bits: Tensor = render_on(self.device, family.systems[classes], path, keys, spec.size, PATCHES[spec.patch])[0]
+        return bits
 
     def _finish(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         count, _, height, width = images.shape

@@ -28,7 +28,7 @@ PADDING = 6
 #: Images drawn side by side by one thread: enough SIMD lanes to hide the latency of the recurrence.
 LANES = 32
 
-_PATCHES = {'random': 0, 'fill': 1, 'point': 2}
+PATCHES = {'random': 0, 'fill': 1, 'point': 2}
 
 
 class Rendered(NamedTuple):
@@ -126,8 +126,8 @@ def render(
         raise ValueError(f'keys must have the shape {(count, 2)}, got {keys.shape}')
     if not 16 <= size <= 4096:
         raise ValueError(f'size must be from 16 to 4096, got {size}')
-    if patch not in _PATCHES:
-        raise ValueError(f'patch must be one of {", ".join(_PATCHES)}, got {patch!r}')
+    if patch not in PATCHES:
+        raise ValueError(f'patch must be one of {", ".join(PATCHES)}, got {patch!r}')
     if backend not in ('auto', 'numba', 'torch'):
         raise ValueError(f"backend must be 'auto', 'numba' or 'torch', got {backend!r}")
     shape = (count, size, row_bytes(size))
@@ -139,7 +139,7 @@ def render(
     if backend == 'auto':
         backend = 'torch' if device is not None or not _has_numba() else 'numba'
     diverged = np.zeros(count, np.bool_)
-    arguments = (np.ascontiguousarray(addresses, np.uint8), np.asarray(keys, np.uint32), size, _PATCHES[patch])
+    arguments = (np.ascontiguousarray(addresses, np.uint8), np.asarray(keys, np.uint32), size, PATCHES[patch])
     if backend == 'torch':
         _render_torch(systems, *arguments, out, diverged, device)
     else:
@@ -191,19 +191,45 @@ def _render_torch(
     diverged: npt.NDArray[np.bool_],
     device: Any,
 ) -> None:
+    bits, lost = render_on(device, systems, addresses, keys, size, patch)
+    out[:] = bits.cpu().numpy()
+    diverged[:] = lost.cpu().numpy()
+
+
+def render_on(
+    device: Any,
+    systems: Array,
+    addresses: npt.NDArray[np.uint8],
+    keys: npt.NDArray[np.uint32],
+    size: int,
+    patch: int,
+) -> tuple[Any, Any]:
+    """Draw images on a torch device and leave them there.
+
+    Args:
+        device: The torch device.
+        systems: As for `render`, and so are the others, but none of them is checked.
+        addresses: The sequence of maps.
+        keys: Where the random patches come from.
+        size: Width and height in pixels.
+        patch: A value of `PATCHES`.
+
+    Returns:
+        The images as bits, uint8 of shape (B, size, row bytes), and whether they diverged, bool of shape (B,).
+    """
     import torch
 
     from ._kernel_torch import draw
 
-    path = torch.from_numpy(addresses).long().to(device)
+    path = torch.from_numpy(np.ascontiguousarray(addresses)).to(device).long()
+    bits = torch.empty((len(systems), size, row_bytes(size)), dtype=torch.uint8, device=device)
+    lost = torch.empty(len(systems), dtype=torch.bool, device=device)
     for start in range(0, len(systems), LANES):
         part = slice(start, start + LANES)
-        bits = torch.empty(out[part].shape, dtype=torch.uint8, device=device)
-        lost = torch.empty(len(bits), dtype=torch.bool, device=device)
         maps = torch.from_numpy(_parameters(systems[part])).to(device)
-        draw(maps, path, torch.from_numpy(keys[part].astype(np.int64)).to(device), size, PADDING, patch, bits, lost)
-        out[part] = bits.cpu().numpy()
-        diverged[part] = lost.cpu().numpy()
+        seeds = torch.from_numpy(keys[part].astype(np.int64)).to(device)
+        draw(maps, path, seeds, size, PADDING, patch, bits[part], lost[part])
+    return bits, lost
 
 
 def cpu_count() -> int:

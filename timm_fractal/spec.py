@@ -193,6 +193,12 @@ class Fractal1Spec(Spec):
     instances: int = option(1, 'images per class: same shape, other noise', low=1, high=1_000_000)
     cache: str = _cache()
     loader: str = _loader()
+    redraw: str = option(
+        'false',
+        'every training sample gets noise of its own, with loader=device',
+        choices=('false', 'true'),
+        images=False,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -200,6 +206,11 @@ class Fractal1Spec(Spec):
             raise ValueError(
                 f'fractal1: fractals must be at most classes = {self.classes}, got {self.fractals}: '
                 f'every fractal needs a class'
+            )
+        if self.redraw == 'true' and (self.loader != 'device' or self.fractals > 1):
+            raise ValueError(
+                f'fractal1: redraw=true needs loader=device and fractals=1, '
+                f'got loader={self.loader} and fractals={self.fractals}'
             )
         if self.sigma >= 3 * self.maps:
             raise ValueError(
