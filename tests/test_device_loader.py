@@ -364,21 +364,31 @@ def test_parameter_files_keep_the_loader(tmp_path):
     assert spec.loader == 'device' and dataclasses.replace(spec, loader='auto') == Fractal1(SMALL).spec
 
 
+def redrawn(patch):
+    """By class: the images of an epoch without augmentation that goes over each class three times, and the kept one."""
+
+    def by_class(name, repeats):
+        seen = [[] for _ in range(12)]
+        for images, targets in create(name, 12, is_training=True, no_aug=True, repeats=repeats):
+            for image, target in zip(images, targets.tolist()):
+                seen[target].append(image)
+        return torch.stack([torch.stack(images) for images in seen])
+
+    name = f'fractal1/classes=12,points=20000,size=64,patch={patch},loader=device'
+    return by_class(f'{name},redraw=true', 3), by_class(name, 1)[:, 0]
+
+
 def test_redrawn_samples_have_noise_of_their_own():
-    name = f'{SMALL},loader=device,redraw=true'
-    loader = create(name, 12, is_training=True, no_aug=True, repeats=3)
-    table = create(f'{SMALL},loader=device', 12, num_samples=12)
-    (stored, labels), *_ = table
-    seen: dict[int, list[torch.Tensor]] = {}
-    for images, targets in loader:
-        for image, target in zip(images, targets.tolist()):
-            seen.setdefault(target, []).append(image)
-    assert {k: len(images) for k, images in seen.items()} == dict.fromkeys(range(12), 3)
-    for k, images in seen.items():
-        assert len({image.numpy().tobytes() for image in [*images, stored[k]]}) == 4
-        # The same shape: of all classes its own is the nearest.
-        distance = [torch.stack([(image - other).abs().mean() for image in images]).mean() for other in stored]
-        assert labels[int(np.argmin(distance))] == k
+    seen, stored = redrawn('random')
+    for images, kept in zip(seen, stored, strict=True):
+        assert len({image.numpy().tobytes() for image in [*images, kept]}) == 4
+
+
+def test_redrawn_samples_have_the_shape_of_their_class():
+    seen, stored = redrawn('fill')
+    for k, images in enumerate(seen):
+        distance = (images[:, None] - stored[None]).abs().mean((0, 2, 3, 4))
+        assert distance.argmin() == k and distance[k] > 0
 
 
 def test_a_resumed_run_sees_the_same_redrawn_samples():

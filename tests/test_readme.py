@@ -42,7 +42,7 @@ def test_python_snippets_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     snippets = re.findall(r'^```python\n(.*?)^```', README, re.MULTILINE | re.DOTALL)
-    assert len(snippets) == 3
+    assert len(snippets) == 4
     for snippet in snippets:
         exec(snippet, names)
     assert len(names['again']) == 100 and names['again'][7][0] == names['dataset'][7][0]

@@ -105,6 +105,7 @@ class DeviceLoader:
         mix: Mixup and cutmix, or None.
         erase: Random erasing, or None.
         seed: The seed of the run.
+        redraw: Whether every image is drawn anew, with other noise; `Fractal1` of one fractal only.
 
     Raises:
         ValueError: The data set transforms its labels.
@@ -130,6 +131,7 @@ class DeviceLoader:
         mix: Optional[Mix] = None,
         erase: Optional[Erase] = None,
         seed: int = 0,
+        redraw: bool = False,
     ) -> None:
         if dataset.target_transform is not None:
             refuse('target_transform', dataset.target_transform, 'only None is')
@@ -143,8 +145,6 @@ class DeviceLoader:
         self.erase = erase
         self.seed = seed
         # With fresh noise for every sample there is no image to keep.
-        training = all(isinstance(augment, Train) for augment in self.augments)
-        redraw = training and getattr(dataset.spec, 'redraw', 'false') == 'true'
         self._table = None if redraw else _table(dataset, device)
         self._levels = torch.from_numpy(unpack(np.arange(256, dtype=np.uint8)[:, None], 8)).to(device)
         #: The epoch that was last gone through, and how often.
@@ -347,6 +347,7 @@ def create_device_loader(
         None if collate_fn is None else Mix(collate_fn),
         Erase(re_prob, re_mode, re_count) if re_prob and is_training and not no_aug else None,
         seed,
+        is_training and getattr(dataset.spec, 'redraw', 'false') == 'true',
     )
 
 
