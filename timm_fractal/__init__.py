@@ -17,15 +17,38 @@ from typing import TYPE_CHECKING
 from .register import register, unregister
 
 if TYPE_CHECKING:
-    from .datasets import Fractal1
+    from .datasets import OFDB, Fractal1, FractalDB, Image1, Noise1
     from .ifs import Family
+    from .shape import RandomShape
     from .spec import Fractal1Spec, parse_name
 
 __version__ = '0.1.0'
 
-__all__ = ['Family', 'Fractal1', 'Fractal1Spec', 'parse_name', 'register', 'unregister']
+__all__ = [
+    'OFDB',
+    'Family',
+    'Fractal1',
+    'Fractal1Spec',
+    'FractalDB',
+    'Image1',
+    'Noise1',
+    'RandomShape',
+    'parse_name',
+    'register',
+    'unregister',
+]
 
-_HOME = {'Family': 'ifs', 'Fractal1': 'datasets', 'Fractal1Spec': 'spec', 'parse_name': 'spec'}
+_HOME = {
+    'Family': 'ifs',
+    'Fractal1': 'datasets',
+    'Fractal1Spec': 'spec',
+    'FractalDB': 'datasets',
+    'Image1': 'datasets',
+    'Noise1': 'datasets',
+    'OFDB': 'datasets',
+    'RandomShape': 'shape',
+    'parse_name': 'spec',
+}
 
 
 def __getattr__(name: str) -> object:
