@@ -251,6 +251,14 @@ def test_a_resumed_run_sees_what_an_uninterrupted_one_sees(ranks, distributed):
     assert not same(whole[0], whole[1])
 
 
+def test_the_data_set_hears_of_the_epoch_for_the_sampler():
+    loader = create(**PAPER)
+    loader.dataset.set_epoch(3)
+    assert loader.sampler.epoch == 3
+    assert not hasattr(create(split='validation').dataset, 'set_epoch')
+    assert not hasattr(create(SMALL, **PAPER).dataset, 'set_epoch')
+
+
 def test_epochs_that_nobody_sets_differ():
     loader = create(batch_size=12, **PAPER)
     [(first, _)], [(second, _)] = loader, loader

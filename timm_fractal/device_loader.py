@@ -149,6 +149,9 @@ class DeviceLoader:
         self._levels = torch.from_numpy(unpack(np.arange(256, dtype=np.uint8)[:, None], 8)).to(device)
         #: The epoch that was last gone through, and how often.
         self._passed = -1, 0
+        if hasattr(self.sampler, 'set_epoch'):
+            # What train.py of timm 1.0.20 and older tells the epoch to: the sampler of one process never hears of it.
+            dataset.set_epoch = self.sampler.set_epoch  # type: ignore[attr-defined]
 
     @property
     def sampler(self) -> Any:
