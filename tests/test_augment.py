@@ -700,7 +700,10 @@ def test_normalisation_is_that_of_timm(mean, std, dtype):
     'options, message',
     [
         (dict(auto_augment='augmix-m5'), "auto_augment='augmix-m5' is not available on the device"),
-        (dict(auto_augment='rand-m9-tshape'), "auto_augment='rand-m9-tshape'.*its operation 'Affine' is not"),
+        (
+            dict(auto_augment='rand-m9-tshape'),
+            "auto_augment='rand-m9-tshape'.*its operation 'Affine' has no batched version",
+        ),
         (dict(auto_augment='ran-m9'), "did you mean 'rand'"),
         (dict(auto_augment='rand-x5'), 'no configuration string of timm: Unknown RandAugment config section'),
         (dict(auto_augment='v0-m5'), 'no configuration string of timm: Unknown AutoAugment config section'),
@@ -723,7 +726,7 @@ def test_unknown_operations_are_refused(monkeypatch):
     monkeypatch.setattr(timm_augment, '_RAND_TRANSFORMS', ['Rotate', 'Sharpnes'])
     monkeypatch.setitem(timm_augment.NAME_TO_OP, 'Sharpnes', timm_augment.sharpness)
     monkeypatch.setitem(timm_augment.LEVEL_TO_ARG, 'Sharpnes', None)
-    with pytest.raises(ValueError, match="its operation 'Sharpnes' is not: did you mean 'Sharpness'"):
+    with pytest.raises(ValueError, match="its operation 'Sharpnes' has no batched version; did you mean 'Sharpness'"):
         Train(224, auto_augment='rand-m9')
 
 

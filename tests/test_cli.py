@@ -320,9 +320,12 @@ def test_doctor_shared_memory(free: float, status: str, monkeypatch: pytest.Monk
 
 
 def test_doctor_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv(weights.SOURCE, '/mirror')
+    monkeypatch.setenv(weights.SOURCE, 'https://mirror')
     (line,) = check(doctor._weights)
-    assert line.status == 'ok' and line.text.endswith('undamaged; TIMM_FRACTAL_WEIGHTS=/mirror comes first')
+    assert line.status == 'ok' and line.text.endswith('undamaged; TIMM_FRACTAL_WEIGHTS=https://mirror comes first')
+    monkeypatch.setenv(weights.SOURCE, '/no/mirror')
+    assert check(doctor._weights)[0].text == 'TIMM_FRACTAL_WEIGHTS=/no/mirror is no folder'
+    monkeypatch.delenv(weights.SOURCE)
     (tmp_path / 'x').write_bytes(b'1234')
     entry = weights.Weights('a.b', hashlib.sha256(b'1234').hexdigest(), 4, {}, 'mit', {}, file='any')
     weights.add(entry, tmp_path / 'x', tmp_path / 'manifest.json')

@@ -359,6 +359,14 @@ def test_options_of_a_newer_timm_are_refused_if_they_ask_for_something():
             create_device_loader(dataset, 32, 4, is_training=training, device='cpu', novelty=3)
 
 
+def test_augmentation_splits_are_refused():
+    """train.py puts timm's AugMixDataset around the data set."""
+    dataset = timm.data.create_dataset(f'{SMALL},loader=device', split='train')
+    wrapped = timm.data.AugMixDataset(dataset, num_splits=3)
+    with pytest.raises(ValueError, match='AugMixDataset around .* leave out --aug-splits'):
+        timm.data.create_loader(wrapped, (3, 32, 32), 4, is_training=True, num_aug_splits=3)
+
+
 def test_target_transforms_are_refused():
     dataset = Fractal1(f'{SMALL},loader=device', target_transform=float)
     with pytest.raises(ValueError, match='target_transform='):

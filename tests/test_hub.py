@@ -125,7 +125,7 @@ def test_a_safetensors_file_with_arguments(tmp_path):
 
 def test_other_data_sets_have_no_fractals(tmp_path):
     path = write(tmp_path / 'x.pth.tar', args=argparse.Namespace(**ARGS | dict(dataset='folder')))
-    with pytest.raises(ValueError, match="tag must be given: the data set 'folder' suggests none"):
+    with pytest.raises(ValueError, match='--tag must be given: .* the training was on folder'):
         hub.export(path, tmp_path / 'x')
     folder = hub.export(path, tmp_path / 'x', tag='photos')
     assert not (folder / 'ifs.json').exists()
@@ -157,6 +157,13 @@ def test_what_does_not_fit_is_refused(tmp_path):
     with pytest.raises(ValueError, match="a result must be name=value, got 'digits'"):
         hub.export(path, tmp_path / 'x', results=['digits'])
     assert not (tmp_path / 'x').exists()
+
+
+def test_folders_of_the_machine_are_not_told(tmp_path):
+    args = argparse.Namespace(**ARGS | dict(data_dir='/home/me/private/photos', output='/scratch/me/out'))
+    folder = hub.export(write(tmp_path / 'last.pth.tar', args=args), tmp_path / 'x')
+    told = yaml.safe_load((folder / 'train_args.yaml').read_text())
+    assert (told['data_dir'], told['output']) == ('photos', 'out') and told['model'] == ARGS['model']
 
 
 def test_nothing_else_is_overwritten(tmp_path):
@@ -299,7 +306,7 @@ def test_dry_run(exported, tmp_path, capsys, monkeypatch):
     folder = copy(exported, tmp_path / 'x')
     assert cli.main(['publish', str(folder), '--repo-id', 'me/my_model', '--dry-run']) == 0
     output = capsys.readouterr().out
-    assert f'{folder}: checked, not uploaded' in output and '"test_vit.fractal1_20": {' in output
+    assert f'{folder}: ready for me/my_model, not uploaded' in output and '"test_vit.fractal1_20": {' in output
     assert "create_model('hf-hub:me/my_model'" in (folder / 'README.md').read_text()
 
 

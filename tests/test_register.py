@@ -211,6 +211,9 @@ def test_warps_are_operations_of_timms_strings():
     # timm's own strings are timm's.
     assert operations('rand-m9-tRotate') == operations('rand-m9') == auto_augment._RAND_TRANSFORMS
     assert operations('rand-m9-t3a') == auto_augment._RAND_3A
+    for typo, hint in (('tshapes', 'shape'), ('tElastc', 'Elastic'), ('tdefault+shpe', 'shape')):
+        with pytest.raises(ValueError, match=f"unknown RandAugment set '{typo[1:].replace('+', '.')}'.*{hint}"):
+            operations(f'rand-m9-{typo}')
     with pytest.raises(ValueError, match=r"unknown operation 'Rotat' in .* 'shape\+Rotat'; did you mean 'Rotate'\?"):
         operations('rand-m9-tshape+Rotat')
 

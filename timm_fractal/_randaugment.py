@@ -34,7 +34,10 @@ class Layer(NamedTuple):
 
 def refuse(option: str, value: Any, available: str) -> NoReturn:
     """Say that an option of timm cannot be honoured on a device."""
-    raise ValueError(f'{option}={value!r} is not available on the device ({available}): use the ordinary loader for it')
+    raise ValueError(
+        f'{option}={value!r} is not available on the device ({available}): use the ordinary loader for it, '
+        f'without loader=device in the name of the data set'
+    )
 
 
 class Policy:
@@ -109,7 +112,7 @@ class _Operation:
         self.name = {'Desaturate': 'Color', 'GaussianBlurRand': 'GaussianBlur'}.get(op.name, op.name)
         self.name = self.name.removesuffix('Increasing').removesuffix('Original')
         if self.name not in NAMES:
-            refuse('auto_augment', text, f'its operation {op.name!r} is not: {nearest(op.name, NAMES)}')
+            refuse('auto_augment', text, f'its operation {op.name!r} has no batched version; {nearest(op.name, NAMES)}')
         self.prob: float = op.prob
         self._timm_name = op.name
         self._magnitude, self._std = op.magnitude, op.magnitude_std

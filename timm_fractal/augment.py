@@ -317,10 +317,10 @@ def create_augment(
         ValueError: An option that is not available here; the message says which one, and what is.
 
     Example:
-        >>> create_augment(224, is_training=True, gaussian_blur_prob=0.1)
+        >>> create_augment(224, is_training=True, gaussian_blur_prob=0.1)  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        ValueError: gaussian_blur_prob=0.1 is not available on the device (only 0 is): use the ordinary loader for it
+        ValueError: gaussian_blur_prob=0.1 is not available on the device (only 0 is): use the ordinary loader ...
     """
     if not is_training:
         if crop_border_pixels:

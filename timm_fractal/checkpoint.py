@@ -78,7 +78,8 @@ def read(path: Path, use_ema: Optional[bool] = None) -> Checkpoint:
         ValueError: It is damaged, holds code, or has no weights of the kind asked for.
     """
     if not path.is_file():
-        raise FileNotFoundError(f'{path}: no such file')
+        words = 'is a folder: name a file in it, such as last.pth.tar' if path.is_dir() else 'no such file'
+        raise FileNotFoundError(f'{path}: {words}')
     if path.suffix == '.safetensors':
         if use_ema:
             raise ValueError(f'{path}: --use-ema has no meaning for a safetensors file, which holds one set of weights')

@@ -91,7 +91,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             parse_name(args.name)
         code: int = args.run(args)
         return code
-    except (ValueError, OSError, MemoryError) as error:
+    except (ValueError, ImportError, OSError, MemoryError) as error:
         print(f'timm-fractal {args.command}: {_message(error)}', file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
     except KeyboardInterrupt:
@@ -150,7 +150,9 @@ def _add_preview(commands: Any) -> None:
     parser.add_argument('--split', default='train', choices=('train', 'validation'), help='split (%(default)s)')
     parser.add_argument('--tile', type=int, metavar='PX', default=128, help='size of an image (%(default)s)')
     parser.add_argument('--sweep', metavar='OPTION', help='one row per value of this option, e.g. delta or sigma')
-    parser.add_argument('--values', metavar='V,V,...', help='values of the sweep; delta and sigma have defaults')
+    parser.add_argument(
+        '--values', metavar='V,V,...', help='values of the sweep; delta, sigma and options that are words have defaults'
+    )
 
 
 def _preview(args: Any) -> int:
@@ -164,6 +166,8 @@ def _preview(args: Any) -> int:
     options: dict[str, Any] = dict(split=args.split, tile=args.tile, data_dir=args.data_dir)
     if args.sweep:
         values = [value.strip() for value in args.values.split(',')] if args.values else None
+        if values and not all(values):
+            args.parser.error(f'--values must be separated by one comma each, got {args.values!r}')
         sheet = preview.sweep(
             args.name, args.sweep, values, columns=8 if args.columns is None else args.columns, **options
         )
@@ -267,7 +271,13 @@ def _convert(args: Any) -> int:
 
 
 def _add_publish(commands: Any) -> None:
-    parser = _add_command(commands, 'publish', _publish, 'upload such a folder to the Hub', _PUBLISH_EXAMPLES)
+    parser = _add_command(
+        commands,
+        'publish',
+        _publish,
+        'upload a folder that export-weights or convert has written to the Hub',
+        _PUBLISH_EXAMPLES,
+    )
     parser.add_argument('folder', metavar='DIR', help='folder that export-weights or convert has written')
     parser.add_argument('--repo-id', metavar='OWNER/NAME', required=True, help='repository; created if need be')
     parser.add_argument('--private', action='store_true', help='create it as a private one')
@@ -281,9 +291,13 @@ def _publish(args: Any) -> int:
 
     options = {name: getattr(args, name) for name in ('private', 'create_pr', 'revision', 'dry_run')}
     done = hub.publish(args.folder, args.repo_id, **options)
-    print(f'{args.folder}: uploaded and checked, {done.url}' if done.url else f'{args.folder}: checked, not uploaded')
+    print(
+        f'{args.folder}: uploaded and checked, {done.url}'
+        if done.url
+        else f'{args.folder}: ready for {args.repo_id}, not uploaded'
+    )
     if done.entry:
-        print('entry for a manifest:')
+        print('what a manifest of weights, such as that of timm-fractal, would say:')
         print(json.dumps(done.entry, indent=2))
     return 0
 

@@ -409,7 +409,7 @@ class Image1(_Pixels):
 
     def _open(self, root: Union[str, Path, None]) -> None:
         if root is None:
-            raise ValueError(f'{self.spec} needs an image: --data-dir photo.jpg, or a folder of images')
+            raise ValueError('image1 needs an image: --data-dir photo.jpg, or a folder of images (root= in Python)')
         self._paths = list_images(root)
         if len(self._paths) > self.num_classes:
             raise ValueError(
@@ -417,6 +417,8 @@ class Image1(_Pixels):
                 f'got {self.num_classes} classes and {len(self._paths)} images: use classes={len(self._paths)} or more'
             )
         shape = (len(self._paths), *self._shape())
+        if _is_primary():
+            _logger.info('%s, %s split: %d images from %s', self.spec, self.split, len(self._paths), root)
         few = np.prod(shape, dtype=np.int64) <= _PHOTO_BYTES
         self._photos = self._share(shape) if few else None
         with ThreadPoolExecutor(cpu_count()) as pool, _bar(f'reading {root}', len(self._paths)) as bar:

@@ -224,6 +224,8 @@ def _weights() -> Iterator[Check]:
         weights.checked_bytes(weights.MANIFEST.parent / str(entry.file), entry)
     text = f'pre-trained weights: {len(entries)}, of them {len(embedded)} installed with the package and undamaged'
     source = os.environ.get(weights.SOURCE)
+    if source and not source.startswith(('http://', 'https://')) and not Path(source).expanduser().is_dir():
+        yield Check('FAIL', f'{weights.SOURCE}={source} is no folder', f'unset {weights.SOURCE}, or correct it')
     yield Check('ok', text + (f'; {weights.SOURCE}={source} comes first' if source else ''))
 
 

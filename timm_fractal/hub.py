@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple, Optional, Union
 
 import timm
@@ -40,6 +40,9 @@ _ORDINARY = {'num_classes', 'in_chans', 'img_size', 'global_pool'}
 
 # Files that hold tensors in a form that can hold code too.
 _UNSAFE = ('.bin', '.ckpt', '.pickle', '.pkl', '.pt', '.pth', '.tar')
+
+# Arguments of train.py that are files or folders.
+_PATHS = {'config', 'data', 'data_dir', 'initial_checkpoint', 'output', 'pretrained_path', 'resume'}
 
 # A folder within the destination that a killed process leaves behind.
 _UNFINISHED = '.export-'
@@ -135,7 +138,8 @@ def convert(
         raise FileNotFoundError(f'{path}: no such file')
     content = checkpoint.unpickle(path)
     if 'model' not in content:
-        raise ValueError(f"{path}: no 'model' in this file, it has: {', '.join(map(str, content)) or 'nothing'}")
+        hint = ': a checkpoint of train.py, use export-weights' if 'state_dict' in content else ''
+        raise ValueError(f"{path}: no 'model' in this file, it has: {', '.join(map(str, content)) or 'nothing'}{hint}")
     tensors = checkpoint.check_tensors(path, content['model'])
     architecture, classes = checkpoint.recognise(path, tensors)
     args = {'model': architecture, 'num_classes': classes, 'mean': [0.5] * 3, 'std': [0.5] * 3}
@@ -161,10 +165,18 @@ def _dataset(args: dict[str, Any]) -> Any:
         return None
 
 
+def _dataset_name(args: dict[str, Any]) -> str:
+    """The data set of a training that is not ours, without where it lies."""
+    return str(args.get('dataset') or 'images in a folder')
+
+
 def _default_tag(found: Checkpoint) -> str:
     spec = _dataset(found.args)
     if spec is None:
-        raise ValueError(f'tag must be given: the data set {found.args.get("dataset")!r} suggests none')
+        raise ValueError(
+            f'--tag must be given: it is named after data sets of timm-fractal, and the training was on '
+            f'{_dataset_name(found.args)}'
+        )
     classes = f'{spec.classes // 1000}k' if spec.classes % 1000 == 0 else str(spec.classes)
     return f'{spec.type}_{classes}'
 
@@ -174,7 +186,7 @@ def _provenance(found: Checkpoint) -> tuple[dict[str, Any], Any]:
     spec = _dataset(found.args)
     packages = ('timm', 'torch', 'timm-fractal')
     said: dict[str, Any] = {
-        'dataset': str(found.args.get('dataset')) if spec is None else str(spec),
+        'dataset': _dataset_name(found.args) if spec is None else str(spec),
         'samples': found.samples,
         'epochs': found.epochs,
         'loss': found.loss,
@@ -231,7 +243,7 @@ def _write(
         shutil.copymode(temporary / 'config.json', temporary / HUB_FILE)
         (temporary / 'README.md').write_text(card(name, cfg, provenance), encoding='utf-8')
         if with_args:
-            (temporary / 'train_args.yaml').write_text(yaml.safe_dump(found.args), encoding='utf-8')
+            (temporary / 'train_args.yaml').write_text(yaml.safe_dump(_without_paths(found.args)), encoding='utf-8')
         if family is not None:
             family.save(temporary / 'ifs.json')
         for file in FILES:
@@ -240,6 +252,11 @@ def _write(
             else:
                 (dest / file).unlink(missing_ok=True)
     return dest
+
+
+def _without_paths(args: dict[str, Any]) -> dict[str, Any]:
+    """Arguments without the folders of the machine that trained: files and folders are left with their last names."""
+    return {k: PurePath(v).name if k in _PATHS and isinstance(v, str) else v for k, v in args.items()}
 
 
 def _refuse_other(dest: Path) -> None:

@@ -242,8 +242,9 @@ class Family:
                 systems=np.asarray(content['systems'], dtype=np.float64),
             )
         except (ValueError, KeyError, TypeError) as error:
+            reason = 'no text' if isinstance(error, UnicodeDecodeError) else f'{type(error).__name__}: {error}'
             raise ValueError(
-                f'{path} is no parameter file of timm-fractal, or damaged ({type(error).__name__}: {error})'
+                f'{path} is no parameter file of timm-fractal, or damaged ({reason}); a photograph is for image1'
             ) from error
         maps = family.bases.shape[1:2]
         for key in ('bases', 'systems'):

@@ -101,7 +101,9 @@ def sweep(
     choices = {field.name: field.metadata['choices'] for field in dataclasses.fields(spec)}
     values = values or SWEEPS.get(option) or choices[option]
     if not values:
-        raise ValueError(f'values must be given for the option {option!r}: only {" and ".join(SWEEPS)} have defaults')
+        raise ValueError(
+            f'values must be given for the option {option!r}: only {", ".join(SWEEPS)} and words have defaults'
+        )
     specs = [_with(spec, option, value) for value in values]
     if data_dir is None:
         specs = [_fewer(spec, columns) for spec in specs]

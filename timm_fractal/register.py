@@ -232,6 +232,12 @@ def _wrap_create_loader(original: Callable[..., Any]) -> Callable[..., Any]:
     def create_loader(*args: Any, **kwargs: Any) -> Any:
         dataset: Any = args[0] if args else kwargs.get('dataset')
         if not _is_our_dataset(dataset):
+            inner: Any = getattr(dataset, 'dataset', None)
+            if _is_our_dataset(inner) and inner.spec.loader == 'device':
+                raise ValueError(
+                    f'{type(dataset).__name__} around {inner.spec.name()!r}: loader=device gives batches of the data '
+                    f'set itself, leave out --aug-splits (or loader=device)'
+                )
             return original(*args, **kwargs)
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
@@ -241,7 +247,7 @@ def _wrap_create_loader(original: Callable[..., Any]) -> Callable[..., Any]:
                 f'--num-classes must be at least the number of classes of {str(dataset.spec)!r}: '
                 f'got {outputs}, use --num-classes {dataset.num_classes}'
             )
-        if getattr(dataset.spec, 'loader', 'auto') == 'device':
+        if dataset.spec.loader == 'device':
             from .device_loader import create_device_loader
 
             return create_device_loader(**bound.arguments)
@@ -287,6 +293,10 @@ def _wrap_rand_augment_choices(original: Callable[..., Any]) -> Callable[..., An
         ours = _operations()
         parts = name.split('+')
         if not any(part == 'shape' or part in ours for part in parts):
+            # timm takes its default set for any name that it does not know: a typo would go unnoticed.
+            if len(parts) > 1 or difflib.get_close_matches(name, ['shape', *ours], n=1, cutoff=0.75):
+                valid = nearest(name, ['shape', *ours])
+                raise ValueError(f"unknown RandAugment set {name!r}; {valid}, or several of these and of timm's with +")
             return original(name, increasing=increasing)
         names: list[str] = []
         for part in parts:
