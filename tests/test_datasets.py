@@ -63,7 +63,7 @@ def test_default_seed_is_the_first_rich_one():
     def is_rich(seed):
         train = Fractal1(f'fractal1/classes=32,seed={seed}')
         base, systems = train.family.bases[0], train.family.systems
-        first = [ifs.perturb(base, 0.1, fractals._rng(seed, 1, k, 0)) for k in range(32)]
+        first = [ifs.perturb(base, 0.1, fractals.stream(seed, 1, k, 0)) for k in range(32)]
         if not np.array_equal(first, systems) or (unpack(_stack(train), 512) > 0).mean() <= 0.15:
             return False
         validation = Fractal1(train.spec, 'validation')
@@ -250,7 +250,7 @@ def test_empty_classes_are_redrawn_in_their_place():
     base, systems = dataset.family.bases[0], dataset.family.systems
     draws = []
     for k in range(300):
-        attempts = (ifs.perturb(base, 0.4, datasets._rng(15, 1, k, draw)) for draw in range(100))
+        attempts = (ifs.perturb(base, 0.4, fractals.stream(15, 1, k, draw)) for draw in range(100))
         draws.append(next(draw for draw, system in enumerate(attempts) if np.array_equal(system, systems[k])))
     assert 100 < np.count_nonzero(draws) < 200
     fresh = Fractal1(f'{name},cache=none')

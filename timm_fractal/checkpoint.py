@@ -30,6 +30,10 @@ KNOWN = tuple(
 )
 
 
+# Arguments of train.py that are files or folders, even where they do not look so.
+_PATHS = ('config', 'data', 'data_dir', 'initial_checkpoint', 'output', 'pretrained_path', 'resume')
+
+
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
     """What is in a checkpoint.
@@ -184,7 +188,10 @@ def _loss_beside(path: Path, epochs: Optional[int]) -> Optional[float]:
 
 
 def _plain(args: dict[str, Any]) -> dict[str, Any]:
-    return {str(key): _plain_value(value) for key, value in args.items()}
+    return {
+        str(key): PureWindowsPath(value).name if key in _PATHS and isinstance(value, str) else _plain_value(value)
+        for key, value in args.items()
+    }
 
 
 def _plain_value(value: Any) -> Any:

@@ -258,7 +258,7 @@ class _Fractals(SyntheticDataset):
         family = self._loaded or _families.get(images)
         drawn = 0
         if family is None:
-            by_product = table if self.split == 'train' else None
+            by_product = table if self.split == 'train' and isinstance(self.spec, Fractal1Spec) else None
             family = fractals.find(self.spec, self._progress, by_product)
             _families[images] = family
             drawn = 0 if by_product is None else self.num_classes
@@ -372,7 +372,7 @@ class _Pixels(SyntheticDataset):
         """The noise of the validation split."""
         if self.split == 'train':
             return pixels
-        draws = _rng(self.spec.seed, _JITTER, number).random(5)
+        draws = fractals.stream(self.spec.seed, _JITTER, number).random(5)
         return np.asarray(jitter(Image.fromarray(pixels), draws.tolist()))
 
     def _to_pil(self, stored: Pixels) -> Image.Image:
@@ -381,10 +381,6 @@ class _Pixels(SyntheticDataset):
 
 # What a stream of random numbers is for; the seed, this and the class make the stream.
 _IMAGE, _CLASS, _JITTER = range(10, 13)
-
-
-def _rng(*key: int) -> np.random.Generator:
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
 
 
 class Image1(_Pixels):
@@ -447,7 +443,7 @@ class Image1(_Pixels):
         which = number % len(self._paths)
         photo = self._read(self._paths[which]) if self._photos is None else self._photos[which].numpy()
         warp = WARPS[self.spec.warp]
-        params = warp.make_params(_rng(self.spec.seed, _CLASS, number), self.spec.delta)
+        params = warp.make_params(fractals.stream(self.spec.seed, _CLASS, number), self.spec.delta)
         return self._jitter(number, np.asarray(warp.apply(Image.fromarray(photo), params)))
 
 
@@ -468,10 +464,10 @@ class Noise1(_Pixels):
     def _open(self, root: Union[str, Path, None]) -> None:
         if root is not None:
             _logger.info('%s is rendered, nothing is read from %s', self.spec, root)
-        self._base = noise_image(self.spec.noise, self.spec.size, _rng(self.spec.seed, _IMAGE))
+        self._base = noise_image(self.spec.noise, self.spec.size, fractals.stream(self.spec.seed, _IMAGE))
 
     def _make_one(self, number: int) -> Pixels:
-        rng = _rng(self.spec.seed, _CLASS, number)
+        rng = fractals.stream(self.spec.seed, _CLASS, number)
         return self._jitter(number, perturb_pixels(self._base, self.spec.delta, rng))
 
 

@@ -60,7 +60,8 @@ _LOOKS = ((4_000, 64, 0.24), (100_000, 512, MIN_SEARCH_FILL))
 _FOUND = 'search.npy'
 
 
-def _rng(*key: int) -> np.random.Generator:
+def stream(*key: int) -> np.random.Generator:
+    """A stream of random numbers of its own for every key: the seed, what it is for, and indices."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
 
 
@@ -151,18 +152,15 @@ def find(spec: FractalSpec, progress: Progress, table: Optional[Bits] = None) ->
     Args:
         spec: The data set.
         progress: Called once, with the number of classes.
-        table: Takes the training images of instance 0, which are drawn anyway; shape (classes, size, row bytes).
+        table: Takes the training images of instance 0 of `Fractal1Spec`, which are drawn anyway; shape (classes, size,
+            row bytes).
 
     Raises:
         ValueError: A base fractal or a class cannot be drawn.
     """
     if not isinstance(spec, Fractal1Spec):
-        systems = np.stack([_search(spec.seed, k) for k in range(spec.classes)])
-        family = Family(str(spec), systems, systems)
-        if table is not None:
-            for chunk in progress(spec.classes):
-                draw(spec, 'train', family, chunk, out=table[chunk.start : chunk.stop])
-        return family
+        systems = np.stack([_search(spec.seed, k) for chunk in progress(spec.classes) for k in chunk])
+        return Family(str(spec), systems, systems)
     with ThreadPoolExecutor(cpu_count()) as pool:
         bases = np.stack(list(pool.map(functools.partial(_find_base, spec), range(spec.fractals))))
     family = Family(str(spec), bases, np.empty((spec.classes, *bases.shape[1:])))
@@ -175,7 +173,7 @@ def _find_base(spec: Fractal1Spec, number: int) -> Array:
     """The first system drawn from the seed whose own image is not too empty."""
     for attempt in range(MAX_DRAWS):
         # Sines and matrix products differ in the last bit between machines; nine decimals are the same everywhere.
-        base = ifs.sample(spec.maps, spec.sigma, _rng(spec.seed, _BASE, attempt, number)).round(9)
+        base = ifs.sample(spec.maps, spec.sigma, stream(spec.seed, _BASE, attempt, number)).round(9)
         alone = Family('', base[None], base[None])
         if _draw(spec, 'train', alone, base[None], np.array([0]), np.array([0])).fill[0] > MIN_FILL:
             return base
@@ -191,7 +189,7 @@ def _find_classes(spec: Fractal1Spec, family: Family, chunk: range, table: Optio
     pending = np.array(chunk)
     for attempt in range(MAX_DRAWS):
         for k in pending:
-            rng = _rng(spec.seed, _PERTURBATION, int(k), attempt)
+            rng = stream(spec.seed, _PERTURBATION, int(k), attempt)
             base = family.bases[k % spec.fractals]
             family.systems[k] = ifs.perturb(base, spec.delta, rng, spec.perturb)  # type: ignore[arg-type]
         # At first all classes of the chunk, straight into the table; then the few that came out empty.
@@ -211,7 +209,7 @@ def _search(seed: int, category: int) -> Array:
     """The first system of a category that fills enough of the image (FractalDB's random search)."""
     found = _found() if seed == 0 else ()
     attempt = int(found[category]) if category < len(found) else search(seed, category)
-    return ifs.sample_uniform(_rng(seed, _SEARCH, category, attempt))
+    return ifs.sample_uniform(stream(seed, _SEARCH, category, attempt))
 
 
 def search(seed: int, category: int) -> int:
@@ -223,7 +221,7 @@ def search(seed: int, category: int) -> int:
     """
     key = np.zeros((1, 2), np.uint32)
     for attempt in itertools.count():
-        system = ifs.sample_uniform(_rng(seed, _SEARCH, category, attempt))
+        system = ifs.sample_uniform(stream(seed, _SEARCH, category, attempt))
         probs = ifs.probabilities(system)
         for points, size, least in _LOOKS:
             images = render(system[None], ifs.addresses(probs, points), key, size, 'point', threads=1)

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable
 from importlib import metadata
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, NamedTuple, Optional, Union
 
 import timm
@@ -40,9 +40,6 @@ _ORDINARY = {'num_classes', 'in_chans', 'img_size', 'global_pool'}
 
 # Files that hold tensors in a form that can hold code too.
 _UNSAFE = ('.bin', '.ckpt', '.pickle', '.pkl', '.pt', '.pth', '.tar')
-
-# Arguments of train.py that are files or folders.
-_PATHS = {'config', 'data', 'data_dir', 'initial_checkpoint', 'output', 'pretrained_path', 'resume'}
 
 # A folder within the destination that a killed process leaves behind.
 _UNFINISHED = '.export-'
@@ -197,9 +194,7 @@ def _provenance(found: Checkpoint) -> tuple[dict[str, Any], Any]:
     # Made from a file, which is not here, the data set is not what its name alone says. Fractals ignore folders.
     if spec is None or spec.type == 'image1' or Path(source).suffix:
         return said, None
-    if any(field.name == 'cache' for field in dataclasses.fields(spec)):
-        spec = dataclasses.replace(spec, cache='none')
-    family = getattr(create(spec.name()), 'family', None)
+    family = getattr(create(dataclasses.replace(spec, cache='none').name()), 'family', None)
     if family is not None and len(family.bases) == 1:
         said['base'] = family.bases[0].tolist()
     return said, family
@@ -243,7 +238,7 @@ def _write(
         shutil.copymode(temporary / 'config.json', temporary / HUB_FILE)
         (temporary / 'README.md').write_text(card(name, cfg, provenance), encoding='utf-8')
         if with_args:
-            (temporary / 'train_args.yaml').write_text(yaml.safe_dump(_without_paths(found.args)), encoding='utf-8')
+            (temporary / 'train_args.yaml').write_text(yaml.safe_dump(found.args), encoding='utf-8')
         if family is not None:
             family.save(temporary / 'ifs.json')
         for file in FILES:
@@ -252,11 +247,6 @@ def _write(
             else:
                 (dest / file).unlink(missing_ok=True)
     return dest
-
-
-def _without_paths(args: dict[str, Any]) -> dict[str, Any]:
-    """Arguments without the folders of the machine that trained: files and folders are left with their last names."""
-    return {k: PurePath(v).name if k in _PATHS and isinstance(v, str) else v for k, v in args.items()}
 
 
 def _refuse_other(dest: Path) -> None:

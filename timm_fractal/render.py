@@ -141,7 +141,8 @@ def render(
     diverged = np.zeros(count, np.bool_)
     arguments = (np.ascontiguousarray(addresses, np.uint8), np.asarray(keys, np.uint32), size, PATCHES[patch])
     if backend == 'torch':
-        _render_torch(systems, *arguments, out, diverged, device)
+        bits, lost = render_on(device, systems, *arguments)
+        out[:], diverged[:] = bits.cpu().numpy(), lost.cpu().numpy()
     else:
         _render_numba(systems, *arguments, out, diverged, threads or cpu_count())
     return Rendered(out, np.bitwise_count(out.view(np.uint64)).sum((1, 2), dtype=np.int64) / size**2, diverged)
@@ -179,21 +180,6 @@ def _render_numba(
     else:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(block, starts))
-
-
-def _render_torch(
-    systems: Array,
-    addresses: npt.NDArray[np.uint8],
-    keys: npt.NDArray[np.uint32],
-    size: int,
-    patch: int,
-    out: Bits,
-    diverged: npt.NDArray[np.bool_],
-    device: Any,
-) -> None:
-    bits, lost = render_on(device, systems, addresses, keys, size, patch)
-    out[:] = bits.cpu().numpy()
-    diverged[:] = lost.cpu().numpy()
 
 
 def render_on(
