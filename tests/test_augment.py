@@ -10,7 +10,6 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from sklearn.datasets import load_sample_image
 from timm.data import FastCollateMixup, create_transform
 from timm.data import auto_augment as timm_augment
 from timm.data.loader import PrefetchLoader
@@ -24,19 +23,10 @@ from timm_fractal._resample import Crop, resample
 from timm_fractal.augment import Erase, Evaluate, Mix, MixParams, Train, create_augment, normalize
 from timm_fractal.datasets import Fractal1
 
-PAPER = dict(
-    scale=(0.08, 1.0),
-    ratio=(3 / 4, 4 / 3),
-    hflip=0.5,
-    vflip=0.5,
-    color_jitter=0.4,
-    auto_augment='rand-m9-mstd0.5-inc1',
-    interpolation='bicubic',
-    mean=(0.5,) * 3,
-)
+from .paper import AUGMENTATION, HALF
+
 FILTERS = {True: Image.Resampling.BICUBIC, False: Image.Resampling.BILINEAR}
 OLD = tuple(int(part) for part in timm.__version__.split('.')[:3]) < (1, 0, 31)
-HALF = (0.5,) * 3
 IMAGENET = (0.485, 0.456, 0.406)
 
 
@@ -50,24 +40,8 @@ def one_thread():
 
 
 @pytest.fixture(scope='module')
-def photo():
-    return Image.fromarray(load_sample_image('china.jpg'))
-
-
-@pytest.fixture(scope='module')
-def flower():
-    return Image.fromarray(load_sample_image('flower.jpg'))
-
-
-@pytest.fixture(scope='module')
 def fractal():
     return Fractal1('fractal1/classes=2,size=256,points=50000', input_img_mode='L')[0][0]
-
-
-@pytest.fixture(params=('photo', 'gray photo', 'flower', 'fractal'))
-def image(request):
-    image = request.getfixturevalue(request.param.split()[-1])
-    return image.convert('L') if 'gray' in request.param else image
 
 
 @pytest.fixture(scope='module')
@@ -505,7 +479,7 @@ def test_the_whole_transform_is_that_of_timm(image, auto_augment, mean):
     It is not 1 level for all, since Equalize and AutoContrast enlarge what comes before them.
     """
     count, size = 48, (80, 96)
-    options = {**PAPER, 'auto_augment': auto_augment, 'mean': mean, 'interpolation': 'random'}
+    options = {**AUGMENTATION, 'auto_augment': auto_augment, 'mean': mean, 'interpolation': 'random'}
     train = Train(size, **options)
     params = train.make_params(count, image.height, image.width, generator(4))
     result = train.apply(to_batch(image, count), params)
@@ -534,9 +508,9 @@ def test_statistics_of_the_whole_pipeline_are_those_of_timm(fractals):
     images, batch = fractals
     rounds, size = 8, 64
     seed_timm(3)
-    theirs = create_transform(size, is_training=True, use_prefetcher=True, **PAPER)
+    theirs = create_transform(size, is_training=True, use_prefetcher=True, **AUGMENTATION)
     expected = np.stack([np.asarray(theirs(image))[0] for _ in range(rounds) for image in images]).astype(float)
-    ours, source = create_augment(size, is_training=True, **PAPER), generator(3)
+    ours, source = create_augment(size, is_training=True, **AUGMENTATION), generator(3)
     got = np.concatenate(
         [ours.apply(batch, ours.make_params(len(batch), 256, 256, source))[:, 0].numpy() for _ in range(rounds)]
     ).astype(float)
@@ -554,19 +528,19 @@ def test_statistics_of_the_whole_pipeline_are_those_of_timm(fractals):
 
 def test_gray_images_are_treated_as_colour_images_of_equal_channels(fractals):
     _, batch = fractals
-    train = Train(64, **PAPER)
+    train = Train(64, **AUGMENTATION)
     params = train.make_params(len(batch), 256, 256, generator())
     gray, colour = train.apply(batch, params), train.apply(batch.repeat(1, 3, 1, 1), params)
     assert gray.shape[1] == 1 and torch.equal(gray.expand(-1, 3, -1, -1), colour)
     # A coloured fill needs three channels.
-    tinted = Train(64, **{**PAPER, 'mean': IMAGENET}).apply(batch, params)
+    tinted = Train(64, **{**AUGMENTATION, 'mean': IMAGENET}).apply(batch, params)
     assert tinted.shape[1] == 3 and not torch.equal(tinted[:, 0], tinted[:, 2])
 
 
 def test_the_generator_decides_and_nothing_else(fractals):
     _, batch = fractals
     collate = FastCollateMixup(mixup_alpha=1, cutmix_alpha=1, num_classes=64)
-    train, mix, erase = Train(32, **PAPER, color_jitter_prob=0.5), Mix(collate), Erase(0.5, 'pixel', 2)
+    train, mix, erase = Train(32, **AUGMENTATION, color_jitter_prob=0.5), Mix(collate), Erase(0.5, 'pixel', 2)
 
     def run(seed):
         source = generator(seed)

@@ -14,18 +14,10 @@ from torch.utils.data import DistributedSampler
 from timm_fractal import Fractal1
 from timm_fractal.device_loader import DeviceLoader, ShuffleSampler, create_device_loader
 
+from . import paper
+
 SMALL = 'fractal1/classes=12,points=3000,size=64'
-HALF = dict(mean=(0.5,) * 3, std=(0.5,) * 3)
-PAPER = dict(
-    is_training=True,
-    vflip=0.5,
-    color_jitter=0.4,
-    auto_augment='rand-m9-mstd0.5-inc1',
-    re_prob=0.5,
-    re_mode='pixel',
-    interpolation='bicubic',
-    **HALF,
-)
+HALF = dict(mean=paper.HALF, std=paper.HALF)
 
 
 PHOTOS = Path(sklearn.datasets.__file__).parent / 'images'
@@ -63,9 +55,9 @@ def numbers(loader):
 
 
 def test_timm_gives_our_loader_when_the_name_says_so():
-    loader = create(**PAPER)
+    loader = create(**paper.LOADER)
     assert isinstance(loader, DeviceLoader) and isinstance(loader.dataset, Fractal1)
-    assert not isinstance(create(SMALL, **PAPER), DeviceLoader)
+    assert not isinstance(create(SMALL, **paper.LOADER), DeviceLoader)
     assert repr(loader).startswith('DeviceLoader(Fractal1(') and "device='cpu'" in repr(loader)
 
 
@@ -106,7 +98,7 @@ def test_every_data_set(name, cache):
     for (images, labels), (expected, targets) in zip(ours, theirs, strict=True):
         assert torch.equal(labels, targets)
         assert (images - expected).abs().max() < 2.01 / 255
-    images, targets = next(iter(create(f'{name},loader=device', 3, **PAPER)))
+    images, targets = next(iter(create(f'{name},loader=device', 3, **paper.LOADER)))
     assert images.shape == (3, 3, 32, 32) and images.isfinite().all() and images.std() > 0.1
 
 
@@ -125,7 +117,7 @@ def test_training_without_augmentation_gives_every_image_to_its_label():
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 def test_a_batch_of_the_papers_training(dtype):
     collate = FastCollateMixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=12)
-    loader = create(collate_fn=collate, img_dtype=dtype, repeats=8, **PAPER)
+    loader = create(collate_fn=collate, img_dtype=dtype, repeats=8, **paper.LOADER)
     batches = list(loader)
     assert len(batches) == len(loader) == 24
     for images, targets in batches:
@@ -153,11 +145,18 @@ def test_an_epoch_has_every_sample_once_per_repeat():
 
 def test_several_batches_are_made_at_once(monkeypatch):
     """How many changes nothing but the numbers that are drawn."""
-    options = {**PAPER, 'auto_augment': None, 'color_jitter': None, 'scale': (1, 1), 'ratio': (1, 1), 're_prob': 0}
+    options = {
+        **paper.LOADER,
+        'auto_augment': None,
+        'color_jitter': None,
+        'scale': (1, 1),
+        'ratio': (1, 1),
+        're_prob': 0,
+    }
     batches = {}
     for count in (1, 8, 1000):
         monkeypatch.setattr('timm_fractal.device_loader._AT_ONCE', {'cpu': count})
-        loader = create(repeats=3, hflip=0, **{**options, 'vflip': 0})
+        loader = create(repeats=3, **{**options, 'hflip': 0, 'vflip': 0})
         calls = []
         (augment,) = loader.augments
         original = augment.apply
@@ -204,7 +203,7 @@ def test_ranks_share_the_samples(ranks, count, training):
     orders, images = [], []
     for rank in range(count):
         ranks(rank, count)
-        loader = create(batch_size=2, distributed=True, **{**PAPER, 'is_training': training})
+        loader = create(batch_size=2, distributed=True, **{**paper.LOADER, 'is_training': training})
         if training:
             assert isinstance(loader.sampler, DistributedSampler)
             loader.sampler.set_epoch(3)
@@ -234,7 +233,7 @@ def test_a_resumed_run_sees_what_an_uninterrupted_one_sees(ranks, distributed):
 
     def epochs(*which):
         torch.manual_seed(42)
-        loader = create(collate_fn=collate, distributed=distributed, batch_size=2, **PAPER)
+        loader = create(collate_fn=collate, distributed=distributed, batch_size=2, **paper.LOADER)
         result = []
         for epoch in which:
             # Anything may use up random numbers between epochs.
@@ -252,26 +251,26 @@ def test_a_resumed_run_sees_what_an_uninterrupted_one_sees(ranks, distributed):
 
 
 def test_the_data_set_hears_of_the_epoch_for_the_sampler():
-    loader = create(**PAPER)
+    loader = create(**paper.LOADER)
     loader.dataset.set_epoch(3)
     assert loader.sampler.epoch == 3
     assert not hasattr(create(split='validation').dataset, 'set_epoch')
-    assert not hasattr(create(SMALL, **PAPER).dataset, 'set_epoch')
+    assert not hasattr(create(SMALL, **paper.LOADER).dataset, 'set_epoch')
 
 
 def test_epochs_that_nobody_sets_differ():
-    loader = create(batch_size=12, **PAPER)
+    loader = create(batch_size=12, **paper.LOADER)
     [(first, _)], [(second, _)] = loader, loader
     assert not torch.equal(first, second)
     torch.manual_seed(43)
-    [(other, _)] = create(batch_size=12, **PAPER)
+    [(other, _)] = create(batch_size=12, **paper.LOADER)
     torch.manual_seed(42)
-    [(again, _)] = create(batch_size=12, **PAPER)
+    [(again, _)] = create(batch_size=12, **paper.LOADER)
     assert not torch.equal(first, other) and torch.equal(first, again)
 
 
 def test_the_seed_of_the_run_decides_what_is_drawn():
-    first, second = create(**PAPER), create(**PAPER)
+    first, second = create(**paper.LOADER), create(**paper.LOADER)
     assert first.seed == second.seed == first.sampler.seed == 42
     second.seed = 43
     for (images, labels), (others, targets) in zip(first, second, strict=True):
@@ -287,7 +286,7 @@ def test_shuffling():
 
 
 def test_global_generators_are_left_alone():
-    loader = create(**PAPER)
+    loader = create(**paper.LOADER)
     before = torch.get_rng_state(), np.random.get_state()[1].tolist()
     assert len(list(loader)) == 3
     assert torch.equal(before[0], torch.get_rng_state()) and before[1] == np.random.get_state()[1].tolist()
@@ -411,7 +410,7 @@ def test_a_resumed_run_sees_the_same_redrawn_samples():
     runs = []
     for start in (0, 1):
         torch.manual_seed(42)
-        loader = create(f'{SMALL},loader=device,redraw=true', 6, **PAPER)
+        loader = create(f'{SMALL},loader=device,redraw=true', 6, **paper.LOADER)
         for epoch in range(start, 2):
             loader.sampler.set_epoch(epoch)
             images = torch.cat([images for images, _ in loader])

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.datasets import load_sample_image
 from timm.data.auto_augment import AugmentOp, RandAugment
 from torchvision import transforms as v1
 from torchvision import tv_tensors
@@ -27,24 +26,8 @@ SIZES = ((61, 80), (64, 64), (33, 57), (1, 1), (200, 7))
 
 
 @pytest.fixture(scope='module')
-def photo():
-    return Image.fromarray(load_sample_image('china.jpg'))
-
-
-@pytest.fixture(scope='module')
-def flower():
-    return Image.fromarray(load_sample_image('flower.jpg'))
-
-
-@pytest.fixture(scope='module')
 def fractal():
     return Fractal1('fractal1/classes=2,size=128,points=20000', input_img_mode='L')[0][0]
-
-
-@pytest.fixture(params=('photo', 'gray photo', 'flower', 'fractal'))
-def image(request):
-    image = request.getfixturevalue(request.param.split()[-1])
-    return image.convert('L') if 'gray' in request.param else image
 
 
 def draw(name, magnitude=0.3, seed=0):

@@ -18,23 +18,13 @@ import torch
 from timm.data import FastCollateMixup, create_dataset, create_loader, create_transform
 from timm.data.loader import PrefetchLoader, fast_collate
 
+from tests.paper import AUGMENTATION, HALF, LOADER
 from timm_fractal.augment import Erase, create_augment, normalize
 from timm_fractal.datasets import Fractal1
 
 IMAGES, AT_ONCE, ROUNDS, SIZE = 128, 32, 5, 224
-# As in tests.benchmarks.bench_loader; random erasing has its own place.
-PAPER = dict(
-    is_training=True,
-    scale=(0.08, 1.0),
-    ratio=(3 / 4, 4 / 3),
-    hflip=0.5,
-    vflip=0.5,
-    color_jitter=0.4,
-    auto_augment='rand-m9-mstd0.5-inc1',
-    interpolation='bicubic',
-    mean=(0.5,) * 3,
-)
-HALF = (0.5,) * 3
+# Random erasing has its own place.
+PAPER = dict(is_training=True, **AUGMENTATION)
 
 
 def milliseconds(make: Callable[[], Any], count: int, synchronize: Callable[[], Any] = lambda: None) -> float:
@@ -107,7 +97,7 @@ def device_loader_rate() -> float:
     """Images a second of the whole loader, batches of 256, mixup and cutmix included."""
     dataset = create_dataset('fractal1/loader=device', split='train', repeats=256)
     mixup = FastCollateMixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=1000)
-    options = dict(std=HALF, re_prob=0.5, re_mode='pixel', collate_fn=mixup, device=torch.device('cuda'), **PAPER)
+    options = dict(**LOADER, collate_fn=mixup, device=torch.device('cuda'))
     loader = create_loader(dataset, (3, SIZE, SIZE), 256, **options)
     rates = []
     for _ in range(3):

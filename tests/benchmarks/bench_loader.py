@@ -16,27 +16,16 @@ from typing import Any
 import torch
 from timm.data import create_dataset, create_loader
 
-CLASSES, BATCH, ROUNDS = 256, 32, 7
+from tests import paper
 
-PAPER = dict(
-    is_training=True,
-    scale=(0.08, 1.0),
-    ratio=(3 / 4, 4 / 3),
-    hflip=0.5,
-    vflip=0.5,
-    color_jitter=0.4,
-    auto_augment='rand-m9-mstd0.5-inc1',
-    re_prob=0.5,
-    re_mode='pixel',
-    interpolation='bicubic',
-    mean=(0.5,) * 3,
-    std=(0.5,) * 3,
-)
+CLASSES, BATCH, ROUNDS = 256, 32, 7
 
 
 def loader(dataset: Any) -> Any:
     """What the worker does: the prefetcher around it normalises and erases on the device, a GPU as a rule."""
-    return create_loader(dataset, (3, 224, 224), BATCH, num_workers=1, device=torch.device('cpu'), **PAPER).loader
+    return create_loader(
+        dataset, (3, 224, 224), BATCH, num_workers=1, device=torch.device('cpu'), **paper.LOADER
+    ).loader
 
 
 def seconds(batches: Any) -> float:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from tests.benchmarks.bench_augment import PAPER
+from tests.paper import AUGMENTATION
 from tests.test_augment import generator, pil_train, to_array, to_arrays, to_batch
 from timm_fractal.augment import Train
 from timm_fractal.datasets import Fractal1
@@ -23,7 +23,7 @@ COLUMNS, SIZE, GAP = 9, 80, 4
 
 def rows(images: list[Image.Image], seed: int) -> list[np.ndarray]:
     """timm's, the device's and the difference, each (COLUMNS, SIZE, SIZE, 3)."""
-    train = Train(SIZE, **{name: value for name, value in PAPER.items() if name != 'is_training'})
+    train = Train(SIZE, **AUGMENTATION)
     params = train.make_params(len(images), images[0].height, images[0].width, generator(seed))
     ours = to_arrays(train.apply(torch.cat([to_batch(image) for image in images]), params))
     colour = [image.convert('RGB') for image in images]

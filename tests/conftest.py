@@ -1,0 +1,21 @@
+"""Images that several modules look at. `image` also takes the module's own `fractal`."""
+
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_image
+
+
+@pytest.fixture(scope='module')
+def photo():
+    return Image.fromarray(load_sample_image('china.jpg'))
+
+
+@pytest.fixture(scope='module')
+def flower():
+    return Image.fromarray(load_sample_image('flower.jpg'))
+
+
+@pytest.fixture(params=('photo', 'gray photo', 'flower', 'fractal'))
+def image(request):
+    image = request.getfixturevalue(request.param.split()[-1])
+    return image.convert('L') if 'gray' in request.param else image
