@@ -1,8 +1,15 @@
 """Images that several modules look at. `image` also takes the module's own `fractal`."""
 
+import os
+
 import pytest
+import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
+
+if not torch.cuda.is_available():
+    # Triton's kernels are interpreted then; it reads this when it is imported.
+    os.environ['TRITON_INTERPRET'] = '1'
 
 
 @pytest.fixture(scope='module')

@@ -15,6 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ._device import fused, upload
+
 Numbers = npt.NDArray[np.float64]
 #: Arguments (b,) and histograms (b, C, 256) -> tables of levels that broadcast to (b, C, 256).
 Table = Callable[[Tensor, Tensor], Tensor]
@@ -96,26 +98,27 @@ def _luma(images: Tensor) -> Tensor:
     return ((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16).to(torch.uint8)[:, None]
 
 
-def _color(images: Tensor, argument: Tensor) -> Tensor:
+def _color(images: Tensor, argument: Numbers) -> Tensor:
     if images.shape[1] == 1:
         return images
-    return _to_levels(_blend(_luma(images).float(), images.float(), argument[:, None, None, None]))
+    factor = upload(argument, images.device)[:, None, None, None]
+    return _to_levels(_blend(_luma(images).float(), images.float(), factor))
 
 
-def _sharpness(images: Tensor, argument: Tensor) -> Tensor:
+def _sharpness(images: Tensor, argument: Numbers) -> Tensor:
     levels = images.float()
     smooth = levels.clone()
     columns = levels[..., :-2] + levels[..., 1:-1] + levels[..., 2:]
     around = columns[..., :-2, :] + columns[..., 1:-1, :] + columns[..., 2:, :]
     # The edge stays. No sum of whole numbers over 13 lies half between two of them.
     smooth[..., 1:-1, 1:-1] = ((around + 4 * levels[..., 1:-1, 1:-1]) / 13).round_()
-    return _to_levels(_blend(smooth, levels, argument[:, None, None, None]))
+    return _to_levels(_blend(smooth, levels, upload(argument, images.device)[:, None, None, None]))
 
 
-def _gaussian_blur(images: Tensor, argument: Tensor) -> Tensor:
+def _gaussian_blur(images: Tensor, argument: Numbers) -> Tensor:
     """Three box blurs of fractional width along rows, then along columns, in 24 bits of fixed point."""
     single = np.float32
-    sigma = argument.cpu().numpy().astype(single)
+    sigma = argument.astype(single)
     third = sigma * sigma / single(3)
     whole = np.floor((np.sqrt(12.0 * third + 1.0).astype(single) - 1.0) / 2.0).astype(single)
     part = (2 * whole + 1) * (whole * (whole + 1) - 3 * third) / (6 * (third - (whole + 1) * (whole + 1)))
@@ -127,7 +130,7 @@ def _gaussian_blur(images: Tensor, argument: Tensor) -> Tensor:
     offset = np.abs(np.arange(-span, span + 1))
     # (taps, b, 1, 1, 1)
     weights = np.where(offset[:, None] <= reach, full, np.where(offset[:, None] == reach + 1, edge, 0))
-    taps = torch.from_numpy(weights).to(images.device)[..., None, None, None]
+    taps = upload(weights, images.device)[..., None, None, None]
     blurred = images.long()
     for _ in range(2):
         width = blurred.shape[-1]
@@ -205,7 +208,7 @@ def _transform(images: Tensor, data: Numbers, cubic: bool, fill: Tensor) -> Tens
             return _slide(images.mT, data[:, 3], data[:, 5], fill).mT
     height, width = images.shape[-2:]
     x, y = _middles(width, images.device), _middles(height, images.device)[:, None]
-    a, b, c, d, e, f = torch.from_numpy(data).to(images.device).T[..., None, None]
+    a, b, c, d, e, f = upload(data, images.device).T[..., None, None]
     across, down = a * x + b * y + c, d * x + e * y + f
     inside = (across >= 0) & (across < width) & (down >= 0) & (down < height)
     across, down = across - 0.5, down - 0.5
@@ -229,7 +232,7 @@ def _slide(images: Tensor, slope: Numbers, shift: Numbers, fill: Tensor) -> Tens
     """A cubic map that moves each row by itself, by ``slope * y + shift``: one place and one fraction for a row."""
     height, width = images.shape[-2:]
     moves = slope[:, None] * (np.arange(height) + 0.5) + shift[:, None]
-    move = torch.from_numpy(moves).to(images.device)
+    move = upload(moves, images.device)
     across = _middles(width, images.device) + move[..., None]
     inside = (across >= 0) & (across < width)
     whole = move.floor()
@@ -278,7 +281,7 @@ TABLES: dict[str, Table] = {
     'Brightness': _brightness,
     'Contrast': _contrast,
 }
-PIXELS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+PIXELS: dict[str, Callable[[Tensor, Numbers], Tensor]] = {
     'Color': _color,
     'Sharpness': _sharpness,
     'GaussianBlur': _gaussian_blur,
@@ -307,7 +310,7 @@ class Canvas:
 
     def __init__(self, images: Tensor, fill: Sequence[int]) -> None:
         self._images = images
-        self._fill = torch.tensor(fill, dtype=torch.uint8, device=images.device)
+        self._fill = upload(np.array(fill, np.uint8), images.device)
         identity = torch.arange(256, dtype=torch.uint8, device=images.device)
         self._tables = identity.repeat(*images.shape[:2], 1)
         self._pending = np.zeros(len(images), np.bool_)
@@ -342,14 +345,13 @@ class Canvas:
         return self._images
 
     def _level(self, name: str, chosen: npt.NDArray[np.int64], argument: Numbers) -> None:
-        arguments = torch.from_numpy(argument).to(self._images.device)
         if name in PIXELS:
             # On gray images the operation on saturation does nothing.
             if name == 'Color' and self._images.shape[1] == 1:
                 return
             self._flush(chosen)
             index = self._index(chosen)
-            self._images[index] = PIXELS[name](self._images[index], arguments)
+            self._images[index] = PIXELS[name](self._images[index], argument)
             return
         index = self._index(chosen)
         if name == 'Contrast' and self._images.shape[1] == 3:
@@ -360,7 +362,7 @@ class Canvas:
             histogram = torch.zeros_like(histogram).scatter_add_(2, self._tables[index].long(), histogram)
         else:
             histogram = self._tables[index]  # Any tensor on the device: the table does not depend on it.
-        table = TABLES[name](arguments, histogram).clamp(0, 255).to(torch.uint8)
+        table = TABLES[name](upload(argument, histogram.device), histogram).clamp(0, 255).to(torch.uint8)
         before = self._tables[index]
         self._tables[index] = table.expand_as(before).gather(2, before.long())
         self._pending[chosen] = True
@@ -369,7 +371,11 @@ class Canvas:
         self._flush(chosen)
         index = self._index(chosen)
         data = MATRICES[name](argument, *self._images.shape[-2:])
-        self._images[index] = _transform(self._images[index], data, cubic, self._fill)
+        if kernels := fused(self._images.device):
+            mapped = kernels.transform(self._images, index, upload(data, index.device), cubic, self._fill)
+        else:
+            mapped = _transform(self._images[index], data, cubic, self._fill)
+        self._images[index] = mapped
 
     def _flush(self, chosen: npt.NDArray[np.int64]) -> None:
         """Apply the pending tables of some images."""
@@ -377,15 +383,18 @@ class Canvas:
         if not len(chosen):
             return
         index = self._index(chosen)
-        images, tables = self._images[index], self._tables[index].flatten()
-        start = 256 * torch.arange(images.shape[0] * images.shape[1], dtype=torch.int32, device=images.device)
-        entry = images.flatten(0, 1).int() + start[:, None, None]
-        self._images[index] = tables.index_select(0, entry.flatten()).view_as(images)
-        self._tables[index] = torch.arange(256, dtype=torch.uint8, device=images.device)
+        if kernels := fused(self._images.device):
+            kernels.look_up(self._images, index, self._tables)
+        else:
+            images, tables = self._images[index], self._tables[index].flatten()
+            start = 256 * torch.arange(images.shape[0] * images.shape[1], dtype=torch.int32, device=images.device)
+            entry = images.flatten(0, 1).int() + start[:, None, None]
+            self._images[index] = tables.index_select(0, entry.flatten()).view_as(images)
+        self._tables[index] = torch.arange(256, dtype=torch.uint8, device=index.device)
         self._pending[chosen] = False
 
     def _index(self, chosen: npt.NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(chosen).to(self._images.device, non_blocking=True)
+        return upload(chosen, self._images.device)
 
 
 def _histogram(images: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple, Optional
 import torch
 from torch import Tensor
 
+from ._device import fused, upload
+
 # Pillow keeps weights in fixed point, with as many bits as leave room for a sum of bytes in 32 bits.
 _ONE = 2.0**22
 # Lines of the result that share one window of the image: wider, and the band is mostly zeros; narrower, and most of the
@@ -20,6 +22,7 @@ _BLOCK = 32
 # Images per step. On the CPU what a step needs should fit into the cache, elsewhere many images fill the device.
 _CHUNK = {'cpu': 8}
 _CHUNK_ELSEWHERE = 512
+_CHUNK_FUSED = 2048
 
 
 class Crop(NamedTuple):
@@ -76,12 +79,14 @@ def resample(
     Returns:
         uint8 of shape (B, C, *size), on the device of ``images``.
     """
+    if kernels := fused(images.device):
+        return _resample_fused(kernels, images, crop, resized, size, offset)
     result = images.new_empty(*images.shape[:2], *size)
-    for part, down_first in _parts(crop, resized, images.device):
+    for part, down_first in _parts(crop, resized, _CHUNK.get(images.device.type, _CHUNK_ELSEWHERE)):
         few = Crop(*(values[part] for values in crop))
         rows = _bands(few.height, resized[0], size[0], offset[0], few.cubic, few.vflip, images.device)
         columns = _bands(few.width, resized[1], size[1], offset[1], few.cubic, few.hflip, images.device)
-        index = part.to(images.device)
+        index = upload(part, images.device)
         if down_first:
             turned = images[index].mT.contiguous()
             result[index] = _apply(_rows(turned, None, few.left, few.width), few.top, columns, rows).mT
@@ -90,8 +95,49 @@ def resample(
     return result
 
 
-def _parts(crop: Crop, resized: tuple[int, int], device: torch.device) -> Iterator[tuple[Tensor, bool]]:
-    """Numbers of images that are worked on together, and whether the product across the rows comes first.
+class _Axis(NamedTuple):
+    """One axis of a resize: what differs between the images, on the device and on the host, and what does not."""
+
+    start: Tensor
+    length: Tensor
+    flip: Tensor
+    lengths: Tensor
+    resized: int
+    size: int
+    offset: int
+
+
+def _resample_fused(
+    kernels: Any, images: Tensor, crop: Crop, resized: tuple[int, int], size: tuple[int, int], offset: tuple[int, int]
+) -> Tensor:
+    """`resample` with one pass over the pixels for each axis, in whole numbers as Pillow."""
+    result = images.new_empty(*images.shape[:2], *size)
+    for part, down_first in _parts(crop, resized, _CHUNK_FUSED):
+        few = Crop(*(values[part] for values in crop))
+        numbers = torch.stack([*few, part, torch.arange(len(part)), torch.zeros_like(part)])
+        top, left, height, width, cubic, hflip, vflip, index, place, zero = upload(numbers, images.device)
+        lines = _Axis(top, height, vflip, few.height, resized[0], size[0], offset[0])
+        places = _Axis(left, width, hflip, few.width, resized[1], size[1], offset[1])
+        source, target = images, result
+        if down_first:
+            lines, places, source, target = places, lines, source.mT, target.mT
+        longest = int(lines.lengths.max())
+        middle = images.new_empty(len(part), images.shape[1], longest, places.size)
+
+        def along(axis: _Axis, *arguments: Any, few: Crop = few, cubic: Tensor = cubic) -> None:
+            taps = _most_taps(axis.lengths, few.cubic, axis.resized)
+            kernels.resize(*arguments, cubic, axis.flip, axis.resized, axis.offset, taps)
+
+        box = torch.stack([lines.start, lines.length, places.start, places.length], 1)
+        along(places, source, middle, index, place, box, longest)
+        # What was a place is a line now.
+        box = torch.stack([zero, zero + places.size, zero, lines.length], 1)
+        along(lines, middle.mT, target.mT, place, index, box, places.size)
+    return result
+
+
+def _parts(crop: Crop, resized: tuple[int, int], most: int) -> Iterator[tuple[Tensor, bool]]:
+    """Numbers of images that are worked on together, at most so many, and whether the product across the rows is first.
 
     Pillow 13 begins with the rows where the image loses more than twice as many rows as columns (observed, and tested).
     Older ones always begin with the columns, and where the two disagree, so do the images: by a few levels at sharp
@@ -103,7 +149,7 @@ def _parts(crop: Crop, resized: tuple[int, int], device: torch.device) -> Iterat
         chosen = (down_first == first).nonzero()[:, 0]
         # All images of a part get as many lines as the largest of it.
         order = (crop.width if first else crop.height)[chosen].argsort()
-        for part in torch.split(chosen[order], _CHUNK.get(device.type, _CHUNK_ELSEWHERE)):
+        for part in torch.split(chosen[order], most):
             if len(part):
                 yield part, first
 
@@ -112,7 +158,7 @@ def _rows(images: Tensor, index: Optional[Tensor], top: Tensor, length: Tensor) 
     """The rows of the boxes, (B, C, longest, W); behind a shorter box come rows that nobody reads."""
     channels, height = images.shape[1:3]
     index = torch.arange(len(images), device=images.device) if index is None else index
-    rows = (top[:, None] + torch.arange(int(length.max()))).clamp_(max=height - 1).to(images.device)
+    rows = upload((top[:, None] + torch.arange(int(length.max()))).clamp_(max=height - 1), images.device)
     plane = index[:, None] * channels + torch.arange(channels, device=images.device)
     return _select(images, plane[..., None] * height + rows[:, None])
 
@@ -127,7 +173,7 @@ def _apply(pixels: Tensor, left: Tensor, rows: _Bands, columns: _Bands) -> Tenso
     count, channels, height, width = pixels.shape
     blocks = columns.windows.shape[1]
     # All channels have the same weights: here they are more rows, and below more columns.
-    index = (left.to(pixels.device)[:, None, None] + columns.windows).clamp_(max=width - 1)[:, :, None]
+    index = (upload(left, pixels.device)[:, None, None] + columns.windows).clamp_(max=width - 1)[:, :, None]
     windows = pixels.flatten(1, 2)[:, None].expand(-1, blocks, -1, -1)
     windows = windows.gather(3, index.expand(-1, -1, channels * height, -1)).float()
     # (B, blocks, C * rows, window) x (B, blocks, window, lines)
@@ -155,11 +201,11 @@ def _bands(
     stretch = scale.clamp(min=1)
     support = torch.where(cubic, 2.0, 1.0) * stretch
     # Known without looking at the device: how many taps a line has at most, and how far a block reaches.
-    taps = 2 * int(support.max().ceil()) + 1
+    taps = _most_taps(length, cubic, resized)
     window = taps + int((scale.max() * (lines - 1)).ceil()) + 1
 
-    line, length, cubic = line.to(device), length.to(device)[:, None], cubic.to(device)[:, None, None]
-    scale, stretch, support = (values.to(device)[:, None] for values in (scale, stretch, support))
+    line, length, cubic = upload(line, device), upload(length, device)[:, None], upload(cubic, device)[:, None, None]
+    scale, stretch, support = (upload(values, device)[:, None] for values in (scale, stretch, support))
     centre = (line + 0.5) * scale
     first = (centre - support + 0.5).long().clamp_(min=0)
     stop = torch.minimum((centre + support + 0.5).long(), length)
@@ -177,6 +223,12 @@ def _bands(
     return _Bands(
         start + torch.arange(window, device=device), _split(banded) if device.type == 'cuda' else [banded], size
     )
+
+
+def _most_taps(length: Tensor, cubic: Tensor, resized: int) -> int:
+    """Lines of a box, at most, that count for one line of the result; all of it on the host."""
+    support = torch.where(cubic, 2.0, 1.0) * (length.double() / resized).clamp(min=1)
+    return 2 * int(support.max().ceil()) + 1
 
 
 def _cubic(distance: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from timm.data import mixup as timm_mixup
 from torch import Tensor
 from torchvision.transforms import ColorJitter
 
+from ._device import upload
 from ._operations import NAMES, Canvas, Numbers
 from ._randaugment import Layer, Policy, refuse, rescoped
 from ._resample import Crop, resample
@@ -501,7 +502,7 @@ class Erase:
         row = torch.arange(height, device=images.device)[:, None]
         column = torch.arange(width, device=images.device)
         for block in range(params.box.shape[1]):
-            box = torch.from_numpy(params.box[:, block]).to(images.device)
+            box = upload(params.box[:, block], images.device)
             top, left, high, wide = box.T[..., None, None, None]
             inside = ((row >= top) & (row < top + high) & (column >= left) & (column < left + wide)).expand_as(images)
             if self.mode == 'pixel':
@@ -510,8 +511,8 @@ class Erase:
                 pixels = torch.empty(count, dtype=images.dtype, device=images.device).normal_(generator=noise)
                 images.masked_scatter_(inside, pixels)
             elif self.mode == 'rand':
-                colour = torch.from_numpy(params.colour[:, block, :channels, None, None])
-                images.copy_(torch.where(inside, colour.to(images), images))
+                colour = upload(params.colour[:, block, :channels, None, None], images.device).to(images.dtype)
+                images.copy_(torch.where(inside, colour, images))
             else:
                 images.masked_fill_(inside, 0)
         return images
@@ -536,7 +537,7 @@ def normalize(
         tensor([1., 1., 1.])
     """
     centre, width = (
-        torch.tensor([255 * value for value in values], dtype=dtype, device=images.device)[:, None, None]
+        upload(torch.tensor([255 * value for value in values], dtype=dtype), images.device)[:, None, None]
         for values in (mean, std)
     )
     if images.shape[1] == 1 and len({*mean}) == len({*std}) == 1:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DistributedSampler, Sampler, SequentialSampler
 
 from . import ifs
+from ._device import Batch, ahead, upload
 from ._randaugment import refuse
 from .augment import Erase, Evaluate, Mix, Train, create_augment, normalize
 from .datasets import SyntheticDataset
@@ -171,13 +172,16 @@ class DeviceLoader:
     def __len__(self) -> int:
         return len(self.batch_sampler)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[Batch]:
         epoch = getattr(self.sampler, 'epoch', 0)
         self._passed = epoch, self._passed[1] + 1 if self._passed[0] == epoch else 0
-        generator = _generator(self.seed, *self._passed)
+        batches = self._batches(_generator(self.seed, *self._passed))
+        yield from batches if self.device.type == 'cpu' else ahead(batches, self.device)
+
+    def _batches(self, generator: torch.Generator) -> Iterator[Batch]:
         for choice, group in self._groups():
             numbers = torch.tensor([index for batch in group for index in batch]) % self.dataset.num_images
-            labels = (numbers % self.dataset.num_classes).to(self.device)
+            labels = upload(numbers % self.dataset.num_classes, self.device)
             images = self._augment(self.augments[choice], numbers, generator)
             sizes = [len(batch) for batch in group]
             for part, target in zip(torch.split(images, sizes), torch.split(labels, sizes)):
@@ -205,7 +209,7 @@ class DeviceLoader:
         if self._table is None:
             stored = self._draw(numbers % self.dataset.num_classes, generator)
         else:
-            stored = self._table.index_select(0, numbers.to(self.device))
+            stored = self._table.index_select(0, upload(numbers, self.device))
         if self.dataset.packed:
             images = self._levels.index_select(0, stored.flatten().int()).view(len(stored), 1, size, -1)[..., :size]
         else:
@@ -223,7 +227,7 @@ class DeviceLoader:
         bits: Tensor = render_on(self.device, family.systems[classes], path, keys, spec.size, PATCHES[spec.patch])[0]
         return bits
 
-    def _finish(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _finish(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> Batch:
         count, _, height, width = images.shape
         if self.mix is not None:
             images, labels = self.mix.apply(images, labels, self.mix.make_params(height, width, generator))

@@ -1,0 +1,115 @@
+"""A GPU that is not there: tensors that say they are on it, and a check of what a real one would refuse.
+
+The arithmetic is done on the CPU. A tensor of the host among those of the device is an error, as on a GPU. What makes
+the host wait is counted: a number read from the device, or a copy from memory that is not pinned.
+"""
+
+import contextlib
+from collections import Counter
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+DEVICE = torch.device('cuda', 0)
+# What has to know how many numbers are not zero, and what reads numbers.
+WAITING = {'_local_scalar_dense', 'nonzero', 'masked_select', 'unique', 'equal', 'is_nonzero'}
+
+
+class OnDevice(torch.Tensor):
+    """A tensor that says that it is on the device; ``inner`` is where it really is."""
+
+    @staticmethod
+    def __new__(cls, inner):
+        return torch.Tensor._make_wrapper_subclass(
+            cls,
+            inner.shape,
+            strides=inner.stride(),
+            storage_offset=inner.storage_offset(),
+            dtype=inner.dtype,
+            device=DEVICE,
+        )
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        raise AssertionError(f'{function} after the device has gone')
+
+    def record_stream(self, stream):
+        assert stream == 'current'
+
+
+class Device(TorchDispatchMode):
+    """Computes for tensors of the device.
+
+    Attributes:
+        calls: What ran on the device, and how often.
+        waits: What the host waited for.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.calls = Counter()
+        self.waits = Counter()
+        self.pinned = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        name = function.overloadpacket.__name__
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        ours = [tensor for tensor in tensors if isinstance(tensor, OnDevice)]
+        asked = kwargs.get('device')
+        if asked is not None:
+            kwargs['device'] = torch.device('cpu')
+        to_device = bool(ours) if asked is None else torch.device(asked).type == 'cuda'
+        hosts = [tensor for tensor in tensors if not isinstance(tensor, OnDevice)]
+        if name in ('_to_copy', 'copy_'):
+            between = bool(hosts) and to_device or bool(ours) and not to_device
+            queued = kwargs.get('non_blocking') and hosts and id(hosts[0]) in self.pinned
+            waits = between and not queued
+        else:
+            waits = name in WAITING and bool(ours)
+            mixed = ours and any(tensor.ndim for tensor in hosts)
+            assert not mixed, f'{name} mixes the host and the device'
+        if waits:
+            self.waits[name] += 1
+        if to_device and not function.is_view:
+            self.calls[name] += 1
+
+        real = {id(tensor.inner): tensor for tensor in ours}
+        result = function(*tree_map(inner, args), **tree_map(inner, kwargs))
+        if not to_device:
+            return result
+        return tree_map(lambda one: real[id(one)] if id(one) in real else outer(one), result)
+
+
+def inner(value):
+    return value.inner if isinstance(value, OnDevice) else value
+
+
+def outer(value):
+    return OnDevice(value) if isinstance(value, torch.Tensor) else value
+
+
+@contextlib.contextmanager
+def device(monkeypatch):
+    """The device, as long as this lasts."""
+    mode = Device()
+
+    def pin(tensor):
+        assert not isinstance(tensor, OnDevice)
+        copy = tensor.clone()
+        mode.pinned.add(id(copy))
+        return copy
+
+    generator = torch.Generator
+    monkeypatch.setattr(torch, 'Generator', lambda device='cpu': generator())
+    monkeypatch.setattr(torch.cuda, '_lazy_init', lambda: None)
+    monkeypatch.setattr(torch.Tensor, 'pin_memory', pin)
+    torch._C._ensureCUDADeviceGuardSet()
+    with mode:
+        yield mode

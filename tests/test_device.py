@@ -1,0 +1,151 @@
+"""What keeps a GPU busy: tried on a pretended one, and with threads on the CPU."""
+
+import threading
+import time
+
+import pytest
+import timm.data
+import torch
+from timm.data import FastCollateMixup
+
+from timm_fractal import _device, _operations, _resample, device_loader
+
+from . import paper, pretend
+
+NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason='there is a real one')
+CPU = torch.device('cpu')
+NAMES = {
+    'gray': 'fractal1/classes=12,points=3000,size=64,loader=device',
+    'colour': 'noise1/classes=12,size=64,loader=device',
+}
+
+
+def batches(count):
+    for k in range(count):
+        yield torch.tensor([k]), torch.tensor([-k])
+
+
+def test_batches_that_are_made_ahead_are_the_same():
+    got = list(_device.ahead(batches(7), CPU))
+    assert [(images.item(), labels.item()) for images, labels in got] == [(k, -k) for k in range(7)]
+    assert list(_device.ahead(batches(0), CPU)) == []
+
+
+def test_batches_are_made_while_others_are_in_use():
+    made = []
+
+    def slow():
+        for batch in batches(6):
+            made.append(threading.get_ident())
+            yield batch
+
+    ahead = _device.ahead(slow(), CPU)
+    next(ahead)
+    deadline = time.monotonic() + 10
+    while len(made) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    # The first is in use, two lie ready, and no more than these.
+    time.sleep(0.1)
+    assert len(made) == 3 and {*made} != {threading.get_ident()} and len({*made}) == 1
+
+
+def test_an_error_in_the_thread_reaches_the_training_loop():
+    def broken():
+        yield from batches(2)
+        raise ValueError('no third batch')
+
+    ahead = _device.ahead(broken(), CPU)
+    assert [next(ahead)[0].item() for _ in range(2)] == [0, 1]
+    with pytest.raises(ValueError, match='no third batch'):
+        next(ahead)
+
+
+def test_an_epoch_that_is_left_early_leaves_no_thread():
+    before = threading.active_count()
+    ahead = _device.ahead(batches(100), CPU)
+    next(ahead)
+    assert threading.active_count() == before + 1
+    ahead.close()
+    assert threading.active_count() == before
+
+
+def test_the_copy_of_an_array_on_the_cpu():
+    array = torch.arange(3).numpy()
+    assert torch.equal(_device.upload(array, CPU), torch.arange(3)) and _device.fused(CPU) is None
+
+
+def with_inner(function):
+    """A kernel for tensors of the pretended device."""
+
+    def call(*arguments):
+        result = function(*(pretend.inner(one) for one in arguments))
+        return pretend.outer(result)
+
+    return call
+
+
+@pytest.fixture(params=['torch', 'triton'])
+def kernels(request, monkeypatch):
+    """What works on the pretended device: torch's operations, or Triton's kernels, interpreted."""
+
+    class Kernels:
+        pass
+
+    found = Kernels if request.param == 'triton' else None
+    if request.param == 'triton':
+        module = pytest.importorskip('timm_fractal._kernel_triton', reason='there is no Triton for this machine')
+        for name in ('resize', 'transform', 'look_up'):
+            setattr(Kernels, name, staticmethod(with_inner(getattr(module, name))))
+    for module in (_resample, _operations):
+        monkeypatch.setattr(module, 'fused', lambda device: found if device.type == 'cuda' else None)
+    return request.param
+
+
+def epoch(name, device, split='train', **options):
+    torch.manual_seed(5)
+    dataset = timm.data.create_dataset(name, split=split)
+    options = dict(mean=paper.HALF, std=paper.HALF) | options
+    return timm.data.create_loader(dataset, (3, 32, 32), 4, device=device, **options)
+
+
+TRAINING = {
+    'paper': dict(paper.LOADER),
+    '3-augment': dict(is_training=True, auto_augment='3a', color_jitter=0.3, re_prob=1.0, re_mode='rand', re_count=2),
+    'plain': dict(is_training=True, re_prob=0.5, re_mode='const', interpolation='random'),
+}
+
+
+@NO_GPU
+def test_the_pretended_device_notices_mistakes(monkeypatch):
+    with pretend.device(monkeypatch) as mode:
+        row = torch.arange(3, device=pretend.DEVICE)
+        assert (row + 1).device == pretend.DEVICE and _device.upload(torch.ones(3), pretend.DEVICE).shape == (3,)
+        assert not mode.waits and mode.calls['add'] == 1
+        with pytest.raises(AssertionError, match='add mixes the host and the device'):
+            row + torch.arange(3)
+        torch.ones(3).to(pretend.DEVICE)
+        assert row.max().item() == 2 and row.cpu().tolist() == [0, 1, 2]
+        row[:2] = torch.zeros(2)
+        assert mode.waits == {'_to_copy': 2, '_local_scalar_dense': 1, 'copy_': 1}
+
+
+@NO_GPU
+@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('case', [*TRAINING, 'evaluation'])
+def test_a_gpu_gets_what_the_cpu_gets_and_nothing_waits_for_it(name, case, kernels, monkeypatch):
+    """Levels differ by 1 here and there, which later operations may stretch."""
+    monkeypatch.setattr(device_loader, 'ahead', lambda batches, device: batches)
+    collate = FastCollateMixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=12)
+    options = dict(split='validation') if case == 'evaluation' else dict(collate_fn=collate, **TRAINING[case])
+    expected = list(epoch(NAMES[name], CPU, **options))
+    with pretend.device(monkeypatch) as mode:
+        loader = epoch(NAMES[name], pretend.DEVICE, **options)
+        mode.waits.clear()
+        got = list(loader)
+        assert not mode.waits
+    assert len(got) == len(expected) == 3
+    for (images, labels), (other, targets) in zip(got, expected):
+        assert images.device == labels.device == pretend.DEVICE
+        assert torch.equal(labels.inner, targets)
+        difference = (images.inner - other).abs()
+        assert difference.max() < 8 * 2 / 255 and (difference > 0).float().mean() < 0.02

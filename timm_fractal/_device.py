@@ -1,0 +1,88 @@
+"""What keeps a device busy: the host copies to it without waiting, and makes batches while others are in use."""
+
+import contextlib
+import functools
+import logging
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import ModuleType
+from typing import Any, Optional, Union
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+_logger = logging.getLogger(__name__)
+
+Batch = tuple[Tensor, Tensor]
+
+# Batches that lie ready: while they are in use, those after them are drawn and augmented.
+_READY = 2
+
+
+def upload(values: Union[Tensor, npt.NDArray[Any]], device: torch.device) -> Tensor:
+    """Copy from the host to a device, behind the work that is queued there already.
+
+    From memory that is not pinned the host would wait for all of that work, once for each copy.
+    """
+    tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
+    if device.type == 'cuda':
+        # torch keeps pinned memory until the copy is through.
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def fused(device: torch.device) -> Optional[ModuleType]:
+    """`timm_fractal._kernel_triton`, if its kernels run on this device and are right there."""
+    return _fused(device) if device.type == 'cuda' else None
+
+
+@functools.cache
+def _fused(device: torch.device) -> Optional[ModuleType]:
+    try:
+        from . import _kernel_triton
+
+        with torch.cuda.device(device):
+            _kernel_triton.check(device)
+    except Exception as error:
+        # No Triton for this machine, no compiler for it, a GPU that is too old, ...: there is another way for all.
+        _logger.warning('the Triton kernels do not run on %s, torch does their work in more time: %r', device, error)
+        return None
+    return _kernel_triton
+
+
+def ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """The same batches, made by a thread and, on a GPU, on a stream of its own, while the last ones are in use.
+
+    A training loop waits for its loss in every step, and in that time neither the host nor all of the GPU is busy.
+    """
+    stream: Any = None
+    if device.type == 'cuda':
+        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        # The images may be on their way to the device still.
+        stream.wait_stream(torch.cuda.current_stream(device))
+
+    def make() -> tuple[Optional[Batch], Any]:
+        with torch.cuda.stream(stream) if stream else contextlib.nullcontext():
+            batch = next(batches, None)
+            return batch, stream and stream.record_event()
+
+    with ThreadPoolExecutor(1, 'timm-fractal') as pool:
+        pending: deque[Future[tuple[Optional[Batch], Any]]] = deque(pool.submit(make) for _ in range(_READY))
+        try:
+            while True:
+                batch, made = pending.popleft().result()
+                if batch is None:
+                    return
+                pending.append(pool.submit(make))
+                if made is not None:
+                    current = torch.cuda.current_stream(device)
+                    current.wait_event(made)
+                    for tensor in batch:
+                        # Its memory is not to be had for the next batch before the current stream is done with it.
+                        tensor.record_stream(current)
+                yield batch
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
