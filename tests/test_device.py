@@ -3,20 +3,25 @@
 import threading
 import time
 
+import numpy as np
 import pytest
 import timm.data
 import torch
 from timm.data import FastCollateMixup
 
-from timm_fractal import _device, _operations, _resample, device_loader
+from timm_fractal import Fractal1, _device, _operations, _resample, device_loader, ifs
+from timm_fractal.render import PATCHES, render
+from timm_fractal.shape import WARPS
 
 from . import paper, pretend
 
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no GPU here')
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason='there is a real one')
 CPU = torch.device('cpu')
 NAMES = {
     'gray': 'fractal1/classes=12,points=3000,size=64,loader=device',
     'colour': 'noise1/classes=12,size=64,loader=device',
+    'redrawn': 'fractal1/classes=12,points=3000,size=64,loader=device,redraw=true',
 }
 
 
@@ -149,3 +154,56 @@ def test_a_gpu_gets_what_the_cpu_gets_and_nothing_waits_for_it(name, case, kerne
         assert torch.equal(labels.inner, targets)
         difference = (images.inner - other).abs()
         assert difference.max() < 8 * 2 / 255 and (difference > 0).float().mean() < 0.02
+
+
+# On a real GPU.
+
+
+@GPU
+@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('case', [*TRAINING, 'evaluation'])
+def test_a_real_gpu_gets_what_the_cpu_gets_and_nothing_waits_for_it(name, case):
+    """Noise of erasing is drawn where it is needed, so here there is none."""
+    collate = FastCollateMixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=12)
+    options = dict(split='validation') if case == 'evaluation' else dict(collate_fn=collate, **TRAINING[case])
+    options['re_prob'] = 0.0
+    expected = list(epoch(NAMES[name], CPU, **options))
+    loader = epoch(NAMES[name], torch.device('cuda'), **options)
+    # The first epoch compiles.
+    list(loader)
+    loader._passed = -1, 0
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode('error')
+    try:
+        got = list(loader)
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
+    for (images, labels), (other, targets) in zip(got, expected, strict=True):
+        assert images.is_cuda and torch.equal(labels.cpu(), targets)
+        difference = (images.cpu() - other).abs()
+        assert difference.max() < 8 * 2 / 255 and (difference > 0).float().mean() < 0.02
+
+
+@GPU
+def test_the_kernels_run_on_this_gpu(caplog):
+    _device._fused.cache_clear()
+    assert _device.fused(torch.device('cuda', 0)) is not None, caplog.text
+
+
+@GPU
+@pytest.mark.parametrize('patch', PATCHES)
+def test_a_gpu_draws_the_same_fractals(patch):
+    family = Fractal1('fractal1/classes=40').family
+    path = ifs.addresses(ifs.probabilities(family.bases[0]), 100_000, 1)
+    keys = np.random.default_rng(0).integers(2**32, size=(40, 2), dtype=np.uint32)
+    host, device = (render(family.systems, path, keys, patch=patch, device=name) for name in (None, 'cuda'))
+    assert np.array_equal(host.bits, device.bits)
+
+
+@GPU
+@pytest.mark.parametrize('name', WARPS)
+def test_a_gpu_warps_to_the_same_bytes(name, photo):
+    params = WARPS[name].make_params(np.random.default_rng(0), 0.3)
+    image = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None]
+    for size in (None, 224, (100, 60)):
+        assert torch.equal(WARPS[name].apply(image.cuda(), params, size).cpu(), WARPS[name].apply(image, params, size))

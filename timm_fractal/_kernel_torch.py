@@ -39,7 +39,7 @@ def _trajectory(maps: Tensor, addresses: Tensor) -> Tensor:
     chunk = max(1, math.isqrt(steps))
     chunks = -(-steps // chunk)
     # Map N is the identity: it fills the first warm-up and the end of the last chunk.
-    identity = torch.tensor([1.0, 0.0, 0.0, 0.0, 1.0, 0.0], dtype=maps.dtype, device=maps.device)
+    identity = torch.eye(2, 3, dtype=maps.dtype, device=maps.device).flatten()
     maps = torch.cat([maps, identity[None, :, None].expand(1, 6, images)])
     padded = addresses.new_full((_WARM_UP + chunks * chunk,), len(maps) - 1)
     padded[_WARM_UP : _WARM_UP + len(addresses)] = addresses

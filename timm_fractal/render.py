@@ -27,6 +27,8 @@ GRAY = 127
 PADDING = 6
 #: Images drawn side by side by one thread: enough SIMD lanes to hide the latency of the recurrence.
 LANES = 32
+#: Images drawn at once on a GPU: each takes some 8 MB on the way, and thousands of steps take the time of one.
+LANES_ELSEWHERE = 256
 
 PATCHES = {'random': 0, 'fill': 1, 'point': 2}
 
@@ -205,15 +207,18 @@ def render_on(
     """
     import torch
 
+    from ._device import upload
     from ._kernel_torch import draw
 
-    path = torch.from_numpy(np.ascontiguousarray(addresses)).to(device).long()
+    device = torch.device(device or 'cpu')
+    lanes = LANES if device.type == 'cpu' else LANES_ELSEWHERE
+    path = upload(np.ascontiguousarray(addresses), device).long()
     bits = torch.empty((len(systems), size, row_bytes(size)), dtype=torch.uint8, device=device)
     lost = torch.empty(len(systems), dtype=torch.bool, device=device)
-    for start in range(0, len(systems), LANES):
-        part = slice(start, start + LANES)
-        maps = torch.from_numpy(_parameters(systems[part])).to(device)
-        seeds = torch.from_numpy(keys[part].astype(np.int64)).to(device)
+    for start in range(0, len(systems), lanes):
+        part = slice(start, start + lanes)
+        maps = upload(_parameters(systems[part]), device)
+        seeds = upload(keys[part].astype(np.int64), device)
         draw(maps, path, seeds, size, PADDING, patch, bits[part], lost[part])
     return bits, lost
 

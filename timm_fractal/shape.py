@@ -33,6 +33,8 @@ from torch.nn import functional
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from ._device import upload
+
 Array = npt.NDArray[np.float64]
 #: What `Warp.make_params` draws: the name of the warp and its numbers, ready for JSON.
 Params = dict[str, list[float]]
@@ -201,7 +203,7 @@ class Warp(ABC):
         warped = self._sample(pixels, values, height, width, fill)
         if same.any():
             # Sampling in the middle of a pixel gives its value but for the last bit.
-            index = torch.from_numpy(same.nonzero()[0]).to(batch.device)
+            index = upload(same.nonzero()[0], batch.device)
             warped = warped.index_copy(0, index, batch[index])
         return warped
 
@@ -215,7 +217,7 @@ class Warp(ABC):
         source = self._positions(values, height, width, have, where).to(device)
 
         def column(*numbers: float) -> torch.Tensor:
-            return torch.tensor(numbers, dtype=torch.float32, device=device)[:, None, None]
+            return upload(torch.tensor(numbers, dtype=torch.float32), device)[:, None, None]
 
         edges = column(*(_STEPS // 2 * n for n in have))
         # 1 inside and 0 outside: torch takes several times as long for booleans.
@@ -237,9 +239,8 @@ class Warp(ABC):
             padding_mode='border',
             align_corners=False,
         )
-        colour = torch.tensor(_fill(fill, pixels.shape[1], pixels.dtype == torch.uint8), dtype=precise, device=device)[
-            :, None, None
-        ]
+        filled = torch.tensor(_fill(fill, pixels.shape[1], pixels.dtype == torch.uint8), dtype=precise)
+        colour = upload(filled, device)[:, None, None]
         # With weights 0 and 1 this is one or the other, to the last bit.
         warped = torch.lerp(colour, warped, inside)
         return (warped if pixels.is_floating_point() else warped.round_()).to(pixels.dtype)
@@ -270,8 +271,8 @@ class Warp(ABC):
         if not np.isfinite(coefficients).all():
             raise ValueError(f'params must be finite and give a map, got {values.tolist()}')
         rows, columns = (_basis_of_pixels(type(self), n, str(device)) for n in (height, width))
-        lines = _keep_bits(rows @ _keep_bits(torch.from_numpy(coefficients).to(device), 24), _BITS)
-        scale = torch.tensor([_STEPS // 2 * n for n in have], dtype=torch.float64, device=device)
+        lines = _keep_bits(rows @ _keep_bits(upload(coefficients, device), 24), _BITS)
+        scale = upload(torch.tensor([_STEPS // 2 * n for n in have], dtype=torch.float64), device)
         return lines, columns, scale
 
     def _values(self, params: Union[Params, Sequence[Params]], batch: int) -> Array:
