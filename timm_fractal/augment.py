@@ -540,7 +540,7 @@ def normalize(
         upload(torch.tensor([255 * value for value in values], dtype=dtype), images.device)[:, None, None]
         for values in (mean, std)
     )
-    if images.shape[1] == 1 and len({*mean}) == len({*std}) == 1:
-        # The same number in every channel: computed once.
-        return (images.to(dtype) - centre[:1]).div_(width[:1]).expand(-1, len(mean), -1, -1).contiguous()
-    return (images.to(dtype) - centre).div_(width)
+    if len({*mean}) == 1:
+        # The same number in every channel: of gray images there is one channel until the division.
+        centre = centre[:1]
+    return (images - centre) / width

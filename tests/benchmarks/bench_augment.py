@@ -3,15 +3,17 @@
     OMP_NUM_THREADS=1 python -m tests.benchmarks.bench_augment
 
 Both start from the same rendered images in memory and end with what a model gets: augmented, normalised, erased. On the
-CPU with one thread, in turn, in the same run. Where there is a GPU, the batches are also made there, and the device
-loader is measured with mixup and cutmix.
+CPU with one thread, in turn, in the same run. Where there is a GPU, the batches are also made there, with Triton's
+kernels and with torch's own operations, and the device loader is measured with mixup and cutmix.
 """
 
+import functools
 import statistics
 import time
 import warnings
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -19,6 +21,8 @@ from timm.data import FastCollateMixup, create_dataset, create_loader, create_tr
 from timm.data.loader import PrefetchLoader, fast_collate
 
 from tests.paper import AUGMENTATION, HALF, LOADER
+from timm_fractal import _operations, _resample
+from timm_fractal._device import fused
 from timm_fractal.augment import Erase, create_augment, normalize
 from timm_fractal.datasets import Fractal1
 
@@ -86,19 +90,40 @@ def main() -> None:
     if not torch.cuda.is_available():
         print('no GPU here')
         return
+    on_gpu(gray, generator)
+
+
+def on_gpu(gray: torch.Tensor, generator: torch.Generator) -> None:
+    """Images a second, with Triton's kernels and without them, and what the device loader needs."""
+    gpu = torch.device('cuda', torch.cuda.current_device())
+    ways = {"Triton's kernels": fused(gpu), "torch's operations": None}
+    print(torch.cuda.get_device_name())
     for count in (256, 1024, 4096):
-        make = on_device(gray.to('cuda').repeat(count // IMAGES, 1, 1, 1), count, generator)
-        took_all = [milliseconds(make, count, torch.cuda.synchronize) for _ in range(ROUNDS + 2)][2:]
-        print(f'GPU, {count:4} at once {1e3 / statistics.median(took_all):9.0f} images/s')
-    print(f'GPU, device loader {device_loader_rate():9.0f} images/s')
+        make = on_device(gray.to(gpu).repeat(count // IMAGES, 1, 1, 1), count, generator)
+        took: dict[str, list[float]] = {name: [] for name in ways}
+        for turn in range(ROUNDS + 2):
+            for name, kernels in ways.items():
+                choose = functools.partial(lambda kernels, _: kernels, kernels)
+                with patch.object(_resample, 'fused', choose), patch.object(_operations, 'fused', choose):
+                    time_of_one = milliseconds(make, count, torch.cuda.synchronize)
+                if turn > 1:
+                    took[name].append(time_of_one)
+        for name, times in took.items():
+            print(f'{name:18} {count:5} at once {1e3 / statistics.median(times):9.0f} images/s')
+    for classes in (1000, 21_000):
+        rate, table = device_loader_rate(classes)
+        print(f'device loader, {classes} classes: {rate:9.0f} images/s; their images take {table / 1e6:.0f} MB')
 
 
-def device_loader_rate() -> float:
-    """Images a second of the whole loader, batches of 256, mixup and cutmix included."""
-    dataset = create_dataset('fractal1/loader=device', split='train', repeats=256)
-    mixup = FastCollateMixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=1000)
+def device_loader_rate(classes: int) -> tuple[float, int]:
+    """Images a second of the whole loader, batches of 256, mixup and cutmix included, and bytes of the data set."""
+    name = f'fractal1/classes={classes},loader=device'
+    dataset = create_dataset(name, split='train', num_samples=256_000)
+    mixup = FastCollateMixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=classes)
+    before = torch.cuda.memory_allocated()
     options = dict(**LOADER, collate_fn=mixup, device=torch.device('cuda'))
     loader = create_loader(dataset, (3, SIZE, SIZE), 256, **options)
+    table = torch.cuda.memory_allocated() - before
     rates = []
     for _ in range(3):
         start = time.perf_counter()
@@ -106,7 +131,7 @@ def device_loader_rate() -> float:
             pass
         torch.cuda.synchronize()
         rates.append(256 * len(loader) / (time.perf_counter() - start))
-    return statistics.median(rates)
+    return statistics.median(rates), table
 
 
 if __name__ == '__main__':

@@ -1,0 +1,115 @@
+"""What a GPU reads and writes for the paper's augmentation, counted without one.
+
+    python -m tests.benchmarks.count_traffic
+
+With torch's own operations each is a pass over its tensors; Triton's kernels read their images once and write them once.
+Counted are the bytes of every tensor that an operation takes or gives, from the images in memory to what a model gets,
+as if no cache helped, for 256 images of the default fractal. Memory of 4.8 TB/s (an H200's) sets the limit that is
+printed with them; what is reached of it, bench_augment measures.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from tests.paper import AUGMENTATION, HALF
+from timm_fractal import _operations, _resample
+from timm_fractal.augment import Erase, create_augment, normalize
+from timm_fractal.datasets import Fractal1
+
+IMAGES, SIZE, BANDWIDTH = 256, 224, 4.8e12
+# Nothing is read but the shape, or nothing is written but what is indexed.
+FREE = ('empty', 'new_empty', 'empty_like', 'lift_fresh')
+PARTS = ('index', 'index_select', 'gather')
+
+
+def size(tensor: Tensor) -> int:
+    """Bytes, repetitions that are not in memory left out."""
+    shape = [n for n, stride in zip(tensor.shape, tensor.stride()) if stride]
+    return int(np.prod(shape)) * tensor.element_size()
+
+
+class Traffic(TorchDispatchMode):
+    """Counts bytes and launches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = self.launches = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        name = function.overloadpacket.__name__
+        given, taken = (
+            [size(leaf) for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)] for tree in (result, (args, kwargs))
+        )
+        if function.is_view or name in FREE:
+            return result
+        self.launches += 1
+        if name in PARTS:
+            self.bytes += 2 * sum(given) + sum(taken[1:])
+        elif name == 'index_put_':
+            self.bytes += sum(taken[1:-1]) + 2 * taken[-1]
+        else:
+            self.bytes += sum(given) + sum(taken)
+        return result
+
+    # Triton's kernels, which do nothing here but count.
+
+    def resize(self, source: Tensor, target: Tensor, take: Any, put: Any, box: Tensor, *rest: Any) -> None:
+        lines, places = box[:, 1], box[:, 3]
+        weights = len(box) * target.shape[3] * rest[-1] * 4
+        pixels = lines * (places + target.shape[3])
+        self.add(2, int(pixels.sum()) * source.shape[1] + 2 * weights)
+
+    def transform(self, images: Tensor, index: Tensor, *rest: Any) -> Tensor:
+        target = images.new_empty(len(index), *images.shape[1:])
+        self.add(1, 2 * size(target))
+        return target
+
+    def look_up(self, images: Tensor, index: Tensor, tables: Tensor) -> None:
+        self.add(1, 2 * len(index) * size(images[0]))
+
+    def add(self, launches: int, count: int) -> None:
+        self.launches += launches
+        self.bytes += count
+
+
+@contextlib.contextmanager
+def counted(kernels: bool) -> Iterator[Traffic]:
+    traffic = Traffic()
+    found = traffic if kernels else None
+    with patch.object(_resample, 'fused', lambda _: found), patch.object(_operations, 'fused', lambda _: found):
+        # As on a GPU, where no cache has to hold what lies between two operations.
+        with patch.dict(_resample._CHUNK, cpu=_resample._CHUNK_ELSEWHERE), traffic:
+            yield traffic
+
+
+def main() -> None:
+    dataset = Fractal1(f'fractal1/classes={IMAGES}')
+    images = torch.from_numpy(np.stack([np.asarray(dataset[k][0])[..., 0] for k in range(IMAGES)]))[:, None]
+    augment, erase = create_augment(SIZE, is_training=True, **AUGMENTATION), Erase(0.5, 'pixel')
+    print(f"The paper's augmentation, 512 to {SIZE} pixels, gray, {IMAGES} images at once")
+    for name, kernels in (("torch's operations", False), ("Triton's kernels", True)):
+        generator = torch.Generator().manual_seed(0)
+        params = augment.make_params(IMAGES, 512, 512, generator)
+        with counted(kernels) as first:
+            augmented = augment.apply(images, params)
+        with counted(kernels) as last:
+            erase.apply(normalize(augmented, HALF, HALF), erase.make_params(IMAGES, SIZE, SIZE, generator))
+        augmenting, finishing = first.bytes / IMAGES / 1e6, last.bytes / IMAGES / 1e6
+        limit = BANDWIDTH / (augmenting + finishing) / 1e6
+        print(
+            f'{name:18} {augmenting:5.1f} MB an image in {first.launches:4} launches, {finishing:.1f} MB in '
+            f'{last.launches} more to normalise and erase: at most {limit:9,.0f} images/s at 4.8 TB/s'
+        )
+
+
+if __name__ == '__main__':
+    main()
