@@ -1,5 +1,6 @@
 """What keeps a GPU busy: tried on a pretended one, and with threads on the CPU."""
 
+import functools
 import threading
 import time
 
@@ -9,7 +10,7 @@ import timm.data
 import torch
 from timm.data import FastCollateMixup
 
-from timm_fractal import Fractal1, _device, _operations, _resample, device_loader, ifs
+from timm_fractal import Fractal1, _device, _operations, _resample, device_loader, ifs, shape
 from timm_fractal.render import PATCHES, render
 from timm_fractal.shape import WARPS
 
@@ -101,7 +102,7 @@ def kernels(request, monkeypatch):
         module = pytest.importorskip('timm_fractal._kernel_triton', reason='there is no Triton for this machine')
         for name in ('resize', 'transform', 'look_up'):
             setattr(Kernels, name, staticmethod(with_inner(getattr(module, name))))
-    for module in (_resample, _operations):
+    for module in (_resample, _operations, device_loader):
         monkeypatch.setattr(module, 'fused', lambda device: found if device.type == 'cuda' else None)
     return request.param
 
@@ -115,6 +116,7 @@ def epoch(name, device, split='train', **options):
 
 TRAINING = {
     'paper': dict(paper.LOADER),
+    'warps': dict(is_training=True, auto_augment='rand-m9-mstd0.5-n2-tshape+Invert'),
     '3-augment': dict(is_training=True, auto_augment='3a', color_jitter=0.3, re_prob=1.0, re_mode='rand', re_count=2),
     'plain': dict(is_training=True, re_prob=0.5, re_mode='const', interpolation='random'),
 }
@@ -143,8 +145,13 @@ def test_a_gpu_gets_what_the_cpu_gets_and_nothing_waits_for_it(name, case, kerne
     collate = FastCollateMixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=12)
     options = dict(split='validation') if case == 'evaluation' else dict(collate_fn=collate, **TRAINING[case])
     expected = list(epoch(NAMES[name], CPU, **options))
+    fresh = functools.cache(shape._basis_of_pixels.__wrapped__)
+    monkeypatch.setattr(shape, '_basis_of_pixels', fresh)
     with pretend.device(monkeypatch) as mode:
         loader = epoch(NAMES[name], pretend.DEVICE, **options)
+        # What stays on the device is copied for the first epoch.
+        list(loader)
+        loader._passed = -1, 0
         mode.waits.clear()
         got = list(loader)
         assert not mode.waits

@@ -427,3 +427,13 @@ def test_validation_is_not_redrawn():
 def test_redraw_needs_the_device_and_one_fractal(name):
     with pytest.raises(ValueError, match='redraw=true needs loader=device and fractals=1'):
         timm.data.create_dataset(name, split='train')
+
+
+@pytest.mark.parametrize('name, room', [(SMALL, 10), ('image1/classes=12,size=64,view=rgb', 3)])
+def test_as_many_images_at_once_as_there_is_room_for(name, room, monkeypatch):
+    name = f'{name},loader=device'
+    assert create(name)._room == 32
+    monkeypatch.setattr('timm_fractal.device_loader._BYTES_AT_ONCE', 10 * 64**2)
+    loader = create(name, batch_size=2, is_training=True)
+    groups = [len(group) for _, group in loader._groups()]
+    assert loader._room == room and sum(groups) == len(loader) == 6 and max(groups) == room // 2

@@ -126,6 +126,7 @@ PHOTOS = Path(sklearn.datasets.__file__).parent / 'images'
     [
         ('fractal1', ',points=3000,fractals=7'),
         ('fractal1', ',points=3000 --aa rand-m9-n2-tshape'),
+        ('fractal1', ',points=3000,loader=device --aa rand-m9-mstd0.5-inc1-tdefault+shape'),
         ('ofdb', ',points=3000'),
         ('fractaldb', ',points=3000,instances=3'),
         ('noise1', ',noise=uniform'),

@@ -8,7 +8,7 @@ computes in single precision is computed in single precision.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Union
+from typing import Any, Optional, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ._device import fused, upload
+from .shape import MAX_MAGNITUDE, WARPS, Warp
 
 Numbers = npt.NDArray[np.float64]
 #: Arguments (b,) and histograms (b, C, 256) -> tables of levels that broadcast to (b, C, 256).
@@ -295,8 +296,10 @@ MATRICES: dict[str, Matrix] = {
     'TranslateXRel': _translate_x_rel,
     'TranslateYRel': _translate_y_rel,
 }
+#: The operations of this package; their argument is a magnitude.
+SHAPES: dict[str, Warp] = {name.capitalize(): warp for name, warp in WARPS.items()}
 #: The operations by their names, timm's without a suffix: Desaturate is Color with another argument, and so on.
-NAMES = (*TABLES, *PIXELS, *MATRICES)
+NAMES = (*TABLES, *PIXELS, *MATRICES, *SHAPES)
 _NEED_HISTOGRAM = ('AutoContrast', 'Equalize', 'Contrast')
 
 
@@ -310,13 +313,18 @@ class Canvas:
 
     def __init__(self, images: Tensor, fill: Sequence[int]) -> None:
         self._images = images
+        self._colour = fill
         self._fill = upload(np.array(fill, np.uint8), images.device)
         identity = torch.arange(256, dtype=torch.uint8, device=images.device)
         self._tables = identity.repeat(*images.shape[:2], 1)
         self._pending = np.zeros(len(images), np.bool_)
 
     def apply(
-        self, operation: npt.NDArray[np.int64], argument: Numbers, cubic: Union[npt.NDArray[np.bool_], bool] = True
+        self,
+        operation: npt.NDArray[np.int64],
+        argument: Numbers,
+        cubic: Union[npt.NDArray[np.bool_], bool] = True,
+        seed: Optional[npt.NDArray[np.int64]] = None,
     ) -> None:
         """Apply one operation to each image.
 
@@ -324,6 +332,7 @@ class Canvas:
             operation: Place of the operation in `NAMES`, shape (B,); -1 for none.
             argument: Its argument, shape (B,): a factor, degrees, bits, a threshold, ... as timm's operation gets it.
             cubic: Whether it interpolates with a cubic (one for all or one for each image), for those that do.
+            seed: Where the parameters of each warp of `SHAPES` are drawn from, shape (B,); None if there are none.
         """
         cubic = np.broadcast_to(cubic, operation.shape)
         for number in np.unique(operation):
@@ -335,8 +344,12 @@ class Canvas:
                     chosen = ((operation == number) & (cubic == flag)).nonzero()[0]
                     if len(chosen):
                         self._map(name, chosen, argument[chosen], flag)
+                continue
+            chosen = (operation == number).nonzero()[0]
+            if name in SHAPES:
+                assert seed is not None
+                self._warp(name, chosen, argument[chosen], seed[chosen])
             else:
-                chosen = (operation == number).nonzero()[0]
                 self._level(name, chosen, argument[chosen])
 
     def finish(self) -> Tensor:
@@ -376,6 +389,16 @@ class Canvas:
         else:
             mapped = _transform(self._images[index], data, cubic, self._fill)
         self._images[index] = mapped
+
+    def _warp(self, name: str, chosen: npt.NDArray[np.int64], argument: Numbers, seed: npt.NDArray[np.int64]) -> None:
+        self._flush(chosen)
+        index = self._index(chosen)
+        draws = zip(seed.tolist(), argument.clip(max=MAX_MAGNITUDE).tolist())
+        params = [
+            SHAPES[name].make_params(np.random.Generator(np.random.PCG64(number)), magnitude)
+            for number, magnitude in draws
+        ]
+        self._images[index] = SHAPES[name].apply(self._images[index], params, fill=self._colour)
 
     def _flush(self, chosen: npt.NDArray[np.int64]) -> None:
         """Apply the pending tables of some images."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 from timm.data import auto_augment as timm_augment
 
-from ._operations import MATRICES, NAMES, Numbers
+from ._operations import MATRICES, NAMES, SHAPES, Numbers
 from .spec import nearest
 
 #: The automatic policies that timm's strings can begin with, AugMix apart.
@@ -25,11 +25,13 @@ class Layer(NamedTuple):
         operation: Place in `timm_fractal._operations.NAMES`, -1 for none.
         argument: What timm's operation gets: a factor, degrees, a threshold, ...
         cubic: Whether it interpolates bicubic, for those that interpolate; if not, bilinear.
+        seed: Where the parameters of a warp of `timm_fractal.shape` come from, int64; None where there is no such warp.
     """
 
     operation: npt.NDArray[np.int64]
     argument: Numbers
     cubic: npt.NDArray[np.bool_]
+    seed: Optional[npt.NDArray[np.int64]] = None
 
 
 def refuse(option: str, value: Any, available: str) -> NoReturn:
@@ -75,7 +77,8 @@ class Policy:
             rows = [[next(numbers) for _ in row] for row in policy.policy]
             self._table = np.array([row + [-1] * (self._layers - len(row)) for row in rows])
         self._draws = [_Operation(op, text) for op in self._ops]
-        warps = any(draw.name in MATRICES for draw in self._draws)
+        warps = any(draw.name in (*MATRICES, *SHAPES) for draw in self._draws)
+        self._seeds = any(draw.name in SHAPES for draw in self._draws)
         self.fill: tuple[int, ...] = level if warps and len(set(level)) > 1 else level[:1]
 
     def draw(self, count: int, rng: np.random.Generator) -> list[Layer]:
@@ -102,7 +105,7 @@ class Policy:
             operation[which] = NAMES.index(draw.name)
             argument[which] = draw.arguments(uniform[1, which], normal[which], uniform[2, which])
             cubic[which] = draw.cubic[(uniform[3, which] * len(draw.cubic)).astype(np.int64)]
-        return Layer(operation, argument, cubic)
+        return Layer(operation, argument, cubic, rng.integers(2**63 - 1, size=count) if self._seeds else None)
 
 
 class _Operation:
@@ -159,6 +162,9 @@ def _level_scope(sign: int) -> dict[str, Any]:
 def level_functions(function: Any) -> tuple[Level, Level]:
     """One of timm's functions from a magnitude to arguments twice, with the positive and with the negative sign."""
     partial = function if isinstance(function, functools.partial) else functools.partial(function)
+    if partial.func.__module__ != timm_augment.__name__:
+        # Of this package, which draws no sign.
+        return partial, partial
     plus, minus = (_level_scope(sign)[partial.func.__name__] for sign in (1, -1))
     return (
         functools.partial(plus, *partial.args, **partial.keywords),

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DistributedSampler, Sampler, SequentialSampler
 
 from . import ifs
-from ._device import Batch, ahead, upload
+from ._device import Batch, ahead, fused, upload
 from ._randaugment import refuse
 from .augment import Erase, Evaluate, Mix, Train, create_augment, normalize
 from .datasets import SyntheticDataset
@@ -27,9 +27,11 @@ from .render import PATCHES, render_on, unpack
 
 _logger = logging.getLogger(__name__)
 
-# Images that are augmented at once, in whole batches, at least one. On the CPU they should fit into the cache.
+# Images that are augmented at once, in whole batches, at least one. On the CPU they should fit into the cache;
+# elsewhere more of them hardly take longer, as long as there is room.
 _AT_ONCE = {'cpu': 32}
 _AT_ONCE_ELSEWHERE = 2048
+_BYTES_AT_ONCE = 2**29
 
 # Arguments of timm's factory that say how processes work on PIL images.
 _WITHOUT_MEANING = frozenset(
@@ -148,6 +150,12 @@ class DeviceLoader:
         # With fresh noise for every sample there is no image to keep.
         self._table = None if redraw else _table(dataset, device)
         self._levels = torch.from_numpy(unpack(np.arange(256, dtype=np.uint8)[:, None], 8)).to(device)
+        stored = dataset.stored(0)
+        channels = stored.shape[2] if stored.ndim == 3 else 1
+        most = _AT_ONCE.get(device.type, _AT_ONCE_ELSEWHERE)
+        self._room = min(most, _BYTES_AT_ONCE // (dataset.spec.size**2 * channels))
+        # If it has anything to say, then before the training.
+        fused(device)
         #: The epoch that was last gone through, and how often.
         self._passed = -1, 0
         if hasattr(self.sampler, 'set_epoch'):
@@ -189,14 +197,13 @@ class DeviceLoader:
 
     def _groups(self) -> Iterator[tuple[int, list[list[int]]]]:
         """Batches that are made at once, with the place of their transform."""
-        room = _AT_ONCE.get(self.device.type, _AT_ONCE_ELSEWHERE)
         group: list[list[int]] = []
         last, count = 0, 0
         for batch in self.batch_sampler:
             choice = 0
             if isinstance(batch[0], tuple):
                 choice, batch = batch[0][1], [index for index, _ in batch]
-            if group and (choice != last or count + len(batch) > room):
+            if group and (choice != last or count + len(batch) > self._room):
                 yield last, group
                 group, count = [], 0
             group.append(batch)

@@ -2,10 +2,10 @@
 
     python -m tests.benchmarks.count_traffic
 
-With torch's own operations each is a pass over its tensors; Triton's kernels read their images once and write them once.
+Each of torch's own operations is a pass over its tensors; Triton's kernels read their images once and write them once.
 Counted are the bytes of every tensor that an operation takes or gives, from the images in memory to what a model gets,
-as if no cache helped, for 256 images of the default fractal. Memory of 4.8 TB/s (an H200's) sets the limit that is
-printed with them; what is reached of it, bench_augment measures.
+as if no cache helped. Memory of 4.8 TB/s (an H200's) sets the limit that is printed with them; bench_augment measures
+what is reached of it.
 """
 
 import contextlib
