@@ -36,6 +36,7 @@ bench: $(VENV)/installed
 	$(BIN)/python -m tests.benchmarks.bench_memory
 	$(BIN)/python -m tests.benchmarks.bench_shape
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.bench_augment
+	$(BIN)/python -m tests.benchmarks.count_traffic
 
 dist: $(VENV)/installed
 	$(BIN)/python -m build --outdir dist .

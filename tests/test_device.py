@@ -22,7 +22,7 @@ CPU = torch.device('cpu')
 NAMES = {
     'gray': 'fractal1/classes=12,points=3000,size=64,loader=device',
     'colour': 'noise1/classes=12,size=64,loader=device',
-    'redrawn': 'fractal1/classes=12,points=3000,size=64,loader=device,redraw=true',
+    'redrawn': 'fractal1/classes=12,points=150,size=64,loader=device,redraw=true',
 }
 
 
@@ -99,11 +99,17 @@ def kernels(request, monkeypatch):
 
     found = Kernels if request.param == 'triton' else None
     if request.param == 'triton':
-        module = pytest.importorskip('timm_fractal._kernel_triton', reason='there is no Triton for this machine')
-        for name in ('resize', 'transform', 'look_up'):
-            setattr(Kernels, name, staticmethod(with_inner(getattr(module, name))))
-    for module in (_resample, _operations, device_loader):
-        monkeypatch.setattr(module, 'fused', lambda device: found if device.type == 'cuda' else None)
+        for kind, names in dict(augment=('resize', 'transform', 'look_up'), triton=('draw',)).items():
+            module = pytest.importorskip(f'timm_fractal._kernel_{kind}', reason='there is no Triton for this machine')
+            for name in names:
+                setattr(Kernels, name, staticmethod(with_inner(getattr(module, name))))
+
+    def fused(device, name='augment'):
+        return found if device.type == 'cuda' else None
+
+    # `render` looks it up when it is called.
+    for module in (_resample, _operations, device_loader, _device):
+        monkeypatch.setattr(module, 'fused', fused)
     return request.param
 
 
@@ -194,7 +200,8 @@ def test_a_real_gpu_gets_what_the_cpu_gets_and_nothing_waits_for_it(name, case):
 @GPU
 def test_the_kernels_run_on_this_gpu(caplog):
     _device._fused.cache_clear()
-    assert _device.fused(torch.device('cuda', 0)) is not None, caplog.text
+    for name in ('augment', 'triton'):
+        assert _device.fused(torch.device('cuda', 0), name) is not None, caplog.text
 
 
 @GPU

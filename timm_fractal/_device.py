@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib
 import logging
 from collections import deque
 from collections.abc import Iterator
@@ -34,23 +35,22 @@ def upload(values: Union[Tensor, npt.NDArray[Any]], device: torch.device) -> Ten
     return tensor.to(device)
 
 
-def fused(device: torch.device) -> Optional[ModuleType]:
-    """`timm_fractal._kernel_triton`, if its kernels run on this device and are right there."""
-    return _fused(device) if device.type == 'cuda' else None
+def fused(device: torch.device, name: str = 'augment') -> Optional[ModuleType]:
+    """Triton's kernels, the module ``_kernel_{name}``, if they run on this device and are right there."""
+    return _fused(device, name) if device.type == 'cuda' else None
 
 
 @functools.cache
-def _fused(device: torch.device) -> Optional[ModuleType]:
+def _fused(device: torch.device, name: str) -> Optional[ModuleType]:
     try:
-        from . import _kernel_triton
-
+        kernels = importlib.import_module(f'._kernel_{name}', __package__)
         with torch.cuda.device(device):
-            _kernel_triton.check(device)
+            kernels.check(device)
     except Exception as error:
         # No Triton for this machine, no compiler for it, a GPU that is too old, ...: there is another way for all.
         _logger.warning('the Triton kernels do not run on %s, torch does their work in more time: %r', device, error)
         return None
-    return _kernel_triton
+    return kernels
 
 
 def ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:

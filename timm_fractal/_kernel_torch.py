@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-_LIMIT = 1e9
+LIMIT = 1e9
 _ROUND_UP = 1 + 2.0**-40
 _WARM_UP = 64
 _MASK32 = 0xFFFFFFFF
@@ -71,6 +71,15 @@ def _trajectory(maps: Tensor, addresses: Tensor) -> Tensor:
     return points[: len(addresses) + 1]
 
 
+def frame(low: Tensor, high: Tensor, size: int, padding: int, diverged: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the canvas begins, and pixels per unit, float64 (2, B); writes which images ran away, bool (B,)."""
+    span = high - low
+    diverged.copy_(~((span < LIMIT).all(0)))
+    # What has no extent, and what ran away, stays in a corner.
+    scale = (size - 2 * padding) * _ROUND_UP / torch.where(diverged | (span == 0), torch.inf, span)
+    return torch.where(diverged, 0.0, low), scale
+
+
 def draw(
     maps: Tensor,
     addresses: Tensor,
@@ -78,6 +87,7 @@ def draw(
     size: int,
     padding: int,
     patch: int,
+    gray: int,
     canvas: Tensor,
     diverged: Tensor,
 ) -> None:
@@ -90,20 +100,16 @@ def draw(
         size: Width and height in pixels.
         padding: Pixels kept free on every side.
         patch: 0 random patches, 1 full patches, 2 single points.
-        canvas: (B, size, row bytes) uint8, written; bit c & 7 of byte c >> 3 of a row is column c.
+        gray: Level of a pixel that is drawn.
+        canvas: (B, size, size) uint8, written.
         diverged: (B,) bool, written.
     """
     points = _trajectory(maps, addresses)
-    low, high = points.amin(0), points.amax(0)
-    diverged.copy_(~(((high - low) < _LIMIT).all(0)))
-    # An image that ran away is drawn as nothing; its points all go to a corner.
-    span = torch.where(diverged | (high == low), torch.inf, high - low)
-    frame = torch.where(diverged, 0.0, low)
+    start, scale = frame(points.amin(0), points.amax(0), size, padding, diverged)
     points = torch.where(diverged, 0.0, points)
-    column, row = ((points - frame) * ((size - 2 * padding) * _ROUND_UP / span) + padding).long().unbind(1)
+    column, row = ((points - start) * scale + padding).long().unbind(1)
 
-    images = maps.shape[2]
-    flat = torch.full((images, size * size), -1, dtype=torch.int32, device=maps.device)
+    flat = torch.full((maps.shape[2], size * size), -1, dtype=torch.int32, device=maps.device)
     corner = ((size - 1 - row) * size + column).T
     if patch == 2:
         flat.scatter_(1, corner, 1)
@@ -116,7 +122,4 @@ def draw(
                 value = order + ((bits >> (3 * i + j)) & 1).int()
                 flat.scatter_reduce_(1, corner + (j + 1 - (i + 1) * size), value, 'amax')
     lit = (flat > 0) & (flat & 1 == 1) & ~diverged[:, None]
-    row_bits = torch.zeros(images, size, 8 * canvas.shape[2], dtype=torch.uint8, device=maps.device)
-    row_bits[:, :, :size] = lit.view(images, size, size)
-    weights = (1 << torch.arange(8, device=maps.device)).to(torch.uint8)
-    canvas.copy_((row_bits.view(*canvas.shape, 8) * weights).sum(-1, dtype=torch.uint8))
+    canvas.copy_(lit.view_as(canvas)).mul_(gray)

@@ -1,267 +1,140 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
-"""Kernels for a GPU: what `_resample` and `_operations` do in dozens of passes over the pixels, in one.
+"""Kernels for a GPU: the images of `_kernel_numba`, from the same arguments.
 
-Each stands for a function of those two modules, takes what it takes and gives what Pillow gives: resizing is in
-Pillow's fixed point, 22 bits, and equal to it; positions are in double precision, and nothing is contracted to
-multiply-add (``enable_fp_fusion``), which would round once where Pillow rounds twice.
+One lane draws one image, point after point, as the chaos game is defined: a GPU has lanes for thousands of images. It
+plays twice, for the bounding box and for the patches, which is less than to keep the points. Later patches overwrite
+earlier ones because a lane's writes arrive in their order. Nothing is contracted to multiply-add
+(``enable_fp_fusion``), so every point is the same to the last bit.
 """
-
-from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-# Edges of the tile of a program that resizes, and pixels of others: double precision needs registers.
-_TILE = 32
-_PIXELS_MAPPED = 256
-_PIXELS_LOOKED_UP = 1024
-_EXACT: dict[str, Any] = {'enable_fp_fusion': False}
+from . import _kernel_torch
+from ._kernel_torch import frame
 
-
-@triton.jit(do_not_specialize=['resized', 'size', 'offset'])
-def _weigh(box, cubic, flip, first, weights, resized, size, offset, TAPS: tl.constexpr, LINES: tl.constexpr):
-    """First tap and weights of each line of the result, int32 (B, size) and (B, TAPS, size)."""
-    image = tl.program_id(0)
-    line = tl.program_id(1) * LINES + tl.arange(0, LINES)
-    inside = line < size
-    line = tl.minimum(line, size - 1)
-    shown = tl.where(tl.load(flip + image) != 0, size - 1 - line, line) + offset
-    total = tl.load(box + 4 * image + 3)
-    is_cubic = tl.load(cubic + image) != 0
-    scale = total.to(tl.float64) / resized
-    stretch = tl.maximum(scale, 1.0)
-    support = tl.where(is_cubic, 2 * stretch, stretch)
-    centre = (shown.to(tl.float64) + 0.5) * scale
-    start = tl.maximum((centre - support + 0.5).to(tl.int32), 0)
-    stop = tl.minimum((centre + support + 0.5).to(tl.int32), total)
-    tap = start[None, :] + tl.arange(0, TAPS)[:, None]
-    t = tl.abs((tap.to(tl.float64) - centre[None, :] + 0.5) * (1 / stretch))
-    # Keys' kernel with a = -1/2, or a triangle.
-    near = (1.5 * t - 2.5) * t * t + 1
-    far = ((-0.5 * t + 2.5) * t - 4) * t + 2
-    weight = tl.where(is_cubic, tl.where(t < 1, near, tl.where(t < 2, far, 0.0)), tl.maximum(1 - t, 0.0))
-    weight = tl.where(tap < stop[None, :], weight, 0.0)
-    weight = weight / tl.sum(weight, 0)[None, :] * 4194304
-    whole = tl.where(weight < 0, weight - 0.5, weight + 0.5).to(tl.int32)
-    tl.store(first + image * size + line, start, mask=inside)
-    place = (image * TAPS + tl.arange(0, TAPS)[:, None]) * size + line[None, :]
-    tl.store(weights + place, whole, mask=inside[None, :] & (tap >= 0))
+_LANES = 32
 
 
 @triton.jit
-def _resize(
-    source,
-    source_image,
-    source_channel,
-    source_line,
-    source_place,
-    target,
-    target_image,
-    target_channel,
-    target_line,
-    target_place,
-    take,
-    put,
-    box,
-    first,
-    weights,
+def _step(maps, path, t, count, image, wanted, x, y):
+    place = maps + tl.load(path + t).to(tl.int64) * 6 * count + image
+    a = tl.load(place, mask=wanted, other=0)
+    b = tl.load(place + count, mask=wanted, other=0)
+    e = tl.load(place + 2 * count, mask=wanted, other=0)
+    c = tl.load(place + 3 * count, mask=wanted, other=0)
+    d = tl.load(place + 4 * count, mask=wanted, other=0)
+    f = tl.load(place + 5 * count, mask=wanted, other=0)
+    return a * x + b * y + e, c * x + d * y + f
+
+
+@triton.jit
+def _bounds(maps, path, steps, count, low, high, LANES: tl.constexpr):
+    """Least and greatest coordinates, float64 (2, images)."""
+    image = tl.program_id(0) * LANES + tl.arange(0, LANES)
+    wanted = image < count
+    x = tl.zeros((LANES,), tl.float64)
+    y = tl.zeros((LANES,), tl.float64)
+    left, right, bottom, top = x, x, y, y
+    for t in range(steps):
+        x, y = _step(maps, path, t, count, image, wanted, x, y)
+        left, right = tl.minimum(left, x), tl.maximum(right, x)
+        bottom, top = tl.minimum(bottom, y), tl.maximum(top, y)
+    tl.store(low + image, left, mask=wanted)
+    tl.store(low + count + image, bottom, mask=wanted)
+    tl.store(high + image, right, mask=wanted)
+    tl.store(high + count + image, top, mask=wanted)
+
+
+@triton.jit
+def _paste(
+    maps,
+    path,
+    steps,
+    count,
+    keys,
+    start,
+    scale,
+    diverged,
+    canvas,
     size,
-    taps,
-    TAPS: tl.constexpr,
-    LINES: tl.constexpr,
-    PLACES: tl.constexpr,
+    padding,
+    PATCH: tl.constexpr,
+    GRAY: tl.constexpr,
+    LANES: tl.constexpr,
 ):
-    """Resize along the places of each line: image ``take[n]`` of the source becomes image ``put[n]`` of the target.
-
-    ``box[n]``: first line, lines, first place, places.
-    """
-    n, channel, tile = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    across = tl.cdiv(size, PLACES)
-    line = tile // across * LINES + tl.arange(0, LINES)
-    place = tile % across * PLACES + tl.arange(0, PLACES)
-    lines = tl.load(box + 4 * n + 1)
-    origin = tl.load(box + 4 * n + 2)
-    last = origin + tl.load(box + 4 * n + 3) - 1
-    wanted = (line < lines)[:, None] & (place < size)[None, :]
-    start = origin + tl.load(first + n * size + place, mask=place < size, other=0)
-    pixels = source + tl.load(take + n) * source_image + channel * source_channel
-    pixels += (tl.load(box + 4 * n) + line)[:, None] * source_line
-    total = tl.full((LINES, PLACES), 2097152, tl.int32)
-    for tap in range(taps):
-        weight = tl.load(weights + (n * TAPS + tap) * size + place, mask=place < size, other=0)
-        column = tl.minimum(start + tap, last)
-        total += weight[None, :] * tl.load(pixels + column[None, :] * source_place, mask=wanted, other=0).to(tl.int32)
-    level = tl.minimum(tl.maximum(total >> 22, 0), 255)
-    result = target + tl.load(put + n) * target_image + channel * target_channel
-    result += line[:, None] * target_line + place[None, :] * target_place
-    tl.store(result, level.to(tl.uint8), mask=wanted)
-
-
-@triton.jit
-def _cubic(before, first, second, after, part):
-    straight = second - before
-    square = 2 * (before - first) + second - after
-    cube = first - before + after - second
-    return first + part * (straight + part * (square + part * cube))
-
-
-@triton.jit
-def _tap(plane, row, column, height, width, wanted):
-    row = tl.minimum(tl.maximum(row, 0), height - 1)
-    column = tl.minimum(tl.maximum(column, 0), width - 1)
-    return tl.load(plane + row * width + column, mask=wanted, other=0)
-
-
-@triton.jit
-def _line(plane, row, column, part, height, width, wanted):
-    return _cubic(
-        _tap(plane, row, column - 1, height, width, wanted).to(tl.float32),
-        _tap(plane, row, column, height, width, wanted).to(tl.float32),
-        _tap(plane, row, column + 1, height, width, wanted).to(tl.float32),
-        _tap(plane, row, column + 2, height, width, wanted).to(tl.float32),
-        part,
-    )
-
-
-@triton.jit
-def _map(
-    images,
-    index,
-    data,
-    fill,
-    target,
-    height,
-    width,
-    CHANNELS: tl.constexpr,
-    CUBIC: tl.constexpr,
-    PIXELS: tl.constexpr,
-):
-    """Image ``index[n]`` under the affine map ``data[n]`` becomes image n of the target."""
-    n = tl.program_id(0).to(tl.int64)
-    pixel = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
-    area = height * width
-    x, y = (pixel % width).to(tl.float64) + 0.5, (pixel // width).to(tl.float64) + 0.5
-    data += 6 * n
-    across = tl.load(data) * x + tl.load(data + 1) * y + tl.load(data + 2)
-    down = tl.load(data + 3) * x + tl.load(data + 4) * y + tl.load(data + 5)
-    wanted = pixel < area
-    inside = (across >= 0) & (across < width) & (down >= 0) & (down < height) & wanted
-    across, down = across - 0.5, down - 0.5
-    left, top = tl.floor(across), tl.floor(down)
-    right, below = across - left, down - top
-    column, row = left.to(tl.int32), top.to(tl.int32)
-    source = tl.load(index + n)
-    for channel in tl.static_range(CHANNELS):
-        plane = images + (source * CHANNELS + channel) * area
-        if CUBIC:
-            part = right.to(tl.float32)
-            value = _cubic(
-                _line(plane, row - 1, column, part, height, width, inside),
-                _line(plane, row, column, part, height, width, inside),
-                _line(plane, row + 1, column, part, height, width, inside),
-                _line(plane, row + 2, column, part, height, width, inside),
-                below.to(tl.float32),
-            )
-            value = tl.minimum(tl.maximum(value, 0.0), 255.0)
+    image = tl.program_id(0) * LANES + tl.arange(0, LANES)
+    wanted = image < count
+    wanted &= tl.load(diverged + image, mask=wanted, other=1) == 0
+    left, bottom = tl.load(start + image, mask=wanted, other=0), tl.load(start + count + image, mask=wanted, other=0)
+    wide, high = tl.load(scale + image, mask=wanted, other=0), tl.load(scale + count + image, mask=wanted, other=0)
+    first, second = tl.load(keys + 2 * image, mask=wanted, other=0), tl.load(keys + 2 * image + 1, mask=wanted, other=0)
+    first, second = first.to(tl.uint32), second.to(tl.uint32)
+    plane = canvas + image.to(tl.int64) * size * size
+    x = tl.zeros((LANES,), tl.float64)
+    y = tl.zeros((LANES,), tl.float64)
+    for t in range(steps + 1):
+        column = ((x - left) * wide + padding).to(tl.int32)
+        row = size - 1 - ((y - bottom) * high + padding).to(tl.int32)
+        corner = plane + row * size + column
+        if PATCH == 2:
+            tl.store(corner, tl.full((LANES,), GRAY, tl.uint8), mask=wanted)
         else:
-            # Half of these levels may be whole numbers, which must not be left to single precision.
-            first = _tap(plane, row, column, height, width, inside).to(tl.float64)
-            second = _tap(plane, row, column + 1, height, width, inside).to(tl.float64)
-            third = _tap(plane, row + 1, column, height, width, inside).to(tl.float64)
-            fourth = _tap(plane, row + 1, column + 1, height, width, inside).to(tl.float64)
-            upper, lower = first + (second - first) * right, third + (fourth - third) * right
-            value = upper + (lower - upper) * below
-        level = tl.where(inside, value.to(tl.int32), tl.load(fill + channel).to(tl.int32))
-        tl.store(target + (n * CHANNELS + channel) * area + pixel, level.to(tl.uint8), mask=wanted)
+            if PATCH == 0:
+                h = (first ^ (first >> 16)) * 0x7FEB352D
+                h = h ^ second
+                h = (h ^ (h >> 15)) * 0x846CA68B
+                h = h ^ (h >> 16)
+                bits = (1 + (((h >> 9) * 511) >> 23)).to(tl.int32)
+            else:
+                bits = tl.full((LANES,), 511, tl.int32)
+            for i in tl.static_range(3):
+                for j in tl.static_range(3):
+                    level = ((bits >> (3 * i + j)) & 1) * GRAY
+                    tl.store(corner + (j + 1 - (i + 1) * size), level.to(tl.uint8), mask=wanted)
+        first += 1
+        # Behind the last step there is one more address.
+        x, y = _step(maps, path, t, count, image, wanted, x, y)
 
 
-@triton.jit
-def _look_up(images, index, tables, area, CHANNELS: tl.constexpr, PIXELS: tl.constexpr):
-    n, channel = tl.program_id(0), tl.program_id(1)
-    pixel = tl.program_id(2) * PIXELS + tl.arange(0, PIXELS)
-    plane = tl.load(index + n) * CHANNELS + channel
-    wanted = pixel < area
-    place = images + plane * area + pixel
-    level = tl.load(place, mask=wanted, other=0).to(tl.int32)
-    tl.store(place, tl.load(tables + plane * 256 + level, mask=wanted, other=0), mask=wanted)
-
-
-def resize(
-    source: Tensor,
-    target: Tensor,
-    take: Tensor,
-    put: Tensor,
-    box: Tensor,
-    lines: int,
-    cubic: Tensor,
-    flip: Tensor,
-    resized: int,
-    offset: int,
-    taps: int,
+def draw(
+    maps: Tensor,
+    addresses: Tensor,
+    keys: Tensor,
+    size: int,
+    padding: int,
+    patch: int,
+    gray: int,
+    canvas: Tensor,
+    diverged: Tensor,
 ) -> None:
-    """One pass of a resize, along the last axis, into a target.
-
-    Args:
-        source: uint8 of shape (B, C, lines, places), with any strides.
-        target: uint8 of shape (B', C, lines, size), with any strides, written.
-        take: Numbers of the images in the source, int64 of shape (b,), on the device as all that follow.
-        put: Their numbers in the target.
-        box: First line, lines, first place, places of what is resized, int64 of shape (b, 4).
-        lines: The most lines that a box has.
-        cubic: Whether to resize bicubic, int64 of shape (b,).
-        flip: Whether to mirror the places, int64 of shape (b,).
-        resized: Places that every box is resized to.
-        offset: The first of them that the target shows.
-        taps: Places of a box, at most, that count for one of the result.
-    """
-    count, size, padded = len(take), target.shape[3], triton.next_power_of_2(taps)
-    first = torch.empty(count, size, dtype=torch.int32, device=source.device)
-    weights = torch.empty(count, padded, size, dtype=torch.int32, device=source.device)
-    blocks = triton.cdiv(size, _TILE)
-    _weigh[(count, blocks)](box, cubic, flip, first, weights, resized, size, offset, padded, _TILE, **_EXACT)
-    grid = count, source.shape[1], blocks * triton.cdiv(lines, _TILE)
-    _resize[grid](
-        source, *source.stride(), target, *target.stride(), take, put, box, first, weights, size, taps,
-        padded, _TILE, _TILE, **_EXACT,
+    """See `timm_fractal._kernel_torch.draw`."""
+    count = maps.shape[2]
+    path = torch.cat([addresses, addresses.new_zeros(1)])
+    low, high = (torch.empty(2, count, dtype=torch.float64, device=maps.device) for _ in range(2))
+    grid = (triton.cdiv(count, _LANES),)
+    options = dict(num_warps=1, enable_fp_fusion=False)
+    _bounds[grid](maps, path, len(addresses), count, low, high, _LANES, **options)
+    start, scale = frame(low, high, size, padding, diverged)
+    canvas.zero_()
+    _paste[grid](
+        maps, path, len(addresses), count, keys, start, scale, diverged.byte(), canvas, size, padding,
+        patch, gray, _LANES, **options,
     )  # fmt: skip
 
 
-def transform(images: Tensor, index: Tensor, data: Tensor, cubic: bool, fill: Tensor) -> Tensor:
-    """Images ``index`` (b,) under affine maps (b, 6) of double precision, see `timm_fractal._operations._transform`."""
-    channels, height, width = images.shape[1:]
-    target = images.new_empty(len(index), channels, height, width)
-    grid = len(index), triton.cdiv(height * width, _PIXELS_MAPPED)
-    _map[grid](images, index, data, fill, target, height, width, channels, cubic, _PIXELS_MAPPED, **_EXACT)
-    return target
-
-
-def look_up(images: Tensor, index: Tensor, tables: Tensor) -> None:
-    """Exchange, in place, each level of images ``index`` (b,) for its entry in their tables (B, C, 256)."""
-    channels, area = images.shape[1], images.shape[2] * images.shape[3]
-    grid = len(index), channels, triton.cdiv(area, _PIXELS_LOOKED_UP)
-    _look_up[grid](images, index, tables, area, channels, _PIXELS_LOOKED_UP)
-
-
 def check(device: torch.device) -> None:
-    """Try all kernels on a device; raises RuntimeError if one is wrong, and whatever Triton raises."""
-    # A slope, 4 levels a column and 1 a row.
-    row, column = torch.arange(40, device=device)[:, None], 4 * torch.arange(48, device=device)
-    image = (row + column).to(torch.uint8).repeat(2, 1, 1, 1)
-    index, zero = torch.arange(2, device=device), torch.zeros(2, dtype=torch.int64, device=device)
-    box = index[:, None] * 0 + torch.tensor([0, 40, 0, 48], device=device)
-    half, mirrored = torch.empty_like(image[..., :24]), torch.empty_like(image)
-    resize(image, half, index, index, box, 40, zero, zero, 24, 0, 5)
-    resize(image, mirrored, index, index, box, 40, zero + 1, zero + 1, 48, 0, 5)
-    shift = torch.tensor([1, 0, 0.5, 0, 1, 0], dtype=torch.float64, device=device).expand(2, -1).contiguous()
-    moved = torch.cat([transform(image, index, shift, cubic, image[0, 0, 0]) for cubic in (False, True)])
-    inverse = image.clone()
-    look_up(inverse, index, (255 - torch.arange(256, device=device)).to(torch.uint8).expand(2, 1, -1).contiguous())
-    results = {
-        'resize': torch.equal(half[..., 1:-1] - 2, image[..., 2:-2:2]) and torch.equal(mirrored, image.flip(3)),
-        'transform': torch.equal(moved[..., 1:-2] - 2, image.repeat(2, 1, 1, 1)[..., 1:-2]),
-        'look_up': torch.equal(inverse, 255 - image),
-    }
-    if not all(results.values()):
-        raise RuntimeError('wrong pixels: ' + ', '.join(name for name, right in results.items() if not right))
+    """Try the kernels on a device; raises RuntimeError if they are wrong, and whatever Triton raises."""
+    maps = torch.tensor([[0.5, 0.25, 0, -0.25, 0.5, 0.5], [0.25, -0.5, 0.5, 0.5, 0.375, 0]], dtype=torch.float64)
+    maps = (maps[..., None] * torch.tensor([1, 0.9, 8], dtype=torch.float64)).to(device)
+    path = (torch.arange(100, device=device) * 37 % 11 % 2).long()
+    keys = torch.arange(6, device=device).view(3, 2) * 715827882
+    for patch in range(3):
+        images = [torch.empty(3, 32, 32, dtype=torch.uint8, device=device) for _ in range(2)]
+        lost = [torch.empty(3, dtype=torch.bool, device=device) for _ in range(2)]
+        for kernel, image, away in zip((draw, _kernel_torch.draw), images, lost):
+            kernel(maps, path, keys, 32, 6, patch, 127, image, away)
+        if not torch.equal(*images) or not torch.equal(*lost):
+            raise RuntimeError('wrong pixels: draw')

@@ -23,7 +23,7 @@ from ._device import Batch, ahead, fused, upload
 from ._randaugment import refuse
 from .augment import Erase, Evaluate, Mix, Train, create_augment, normalize
 from .datasets import SyntheticDataset
-from .render import PATCHES, render_on, unpack
+from .render import render, render_on, unpack
 
 _logger = logging.getLogger(__name__)
 
@@ -212,27 +212,30 @@ class DeviceLoader:
             yield last, group
 
     def _augment(self, augment: Union[Train, Evaluate], numbers: Tensor, generator: torch.Generator) -> Tensor:
-        size = self.dataset.spec.size
-        if self._table is None:
-            stored = self._draw(numbers % self.dataset.num_classes, generator)
-        else:
-            stored = self._table.index_select(0, upload(numbers, self.device))
-        if self.dataset.packed:
-            images = self._levels.index_select(0, stored.flatten().int()).view(len(stored), 1, size, -1)[..., :size]
-        else:
-            images = stored[:, None] if stored.ndim == 3 else stored.permute(0, 3, 1, 2)
+        images = self._drawn(numbers, generator) if self._table is None else self._stored(self._table, numbers)
         if isinstance(augment, Evaluate):
             return augment.apply(images)
-        return augment.apply(images, augment.make_params(len(images), size, size, generator))
+        count, _, height, width = images.shape
+        return augment.apply(images, augment.make_params(count, height, width, generator))
 
-    def _draw(self, classes: Tensor, generator: torch.Generator) -> Tensor:
-        """Images as bits, with patches and a sequence of maps that no other batch has."""
+    def _stored(self, table: Tensor, numbers: Tensor) -> Tensor:
+        stored = table.index_select(0, upload(numbers, self.device))
+        if self.dataset.packed:
+            size = self.dataset.spec.size
+            return self._levels.index_select(0, stored.flatten().int()).view(len(stored), 1, size, -1)[..., :size]
+        return stored[:, None] if stored.ndim == 3 else stored.permute(0, 3, 1, 2)
+
+    def _drawn(self, numbers: Tensor, generator: torch.Generator) -> Tensor:
+        """Images with patches and a sequence of maps that no other batch has."""
         spec, family = self.dataset.spec, self.dataset.family  # type: ignore[attr-defined]
-        draws = torch.randint(2**32, (2 * len(classes) + 1,), generator=generator).numpy().astype(np.uint32)
+        draws = torch.randint(2**32, (2 * len(numbers) + 1,), generator=generator).numpy().astype(np.uint32)
         path = ifs.addresses(ifs.probabilities(family.bases[0]), spec.points, int(draws[-1]))
-        keys = draws[:-1].reshape(-1, 2)
-        bits: Tensor = render_on(self.device, family.systems[classes], path, keys, spec.size, PATCHES[spec.patch])[0]
-        return bits
+        systems, keys = family.systems[numbers % self.dataset.num_classes], draws[:-1].reshape(-1, 2)
+        if self.device.type == 'cpu':
+            images = torch.from_numpy(unpack(render(systems, path, keys, spec.size, spec.patch).bits, spec.size))
+        else:
+            images = render_on(self.device, systems, path, keys, spec.size, spec.patch)[0]
+        return images[:, None]
 
     def _finish(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> Batch:
         count, _, height, width = images.shape

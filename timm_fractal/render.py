@@ -27,7 +27,7 @@ GRAY = 127
 PADDING = 6
 #: Images drawn side by side by one thread: enough SIMD lanes to hide the latency of the recurrence.
 LANES = 32
-#: Images drawn at once on a GPU: each takes some 8 MB on the way, and thousands of steps take the time of one.
+#: Images drawn at once by torch on another device.
 LANES_ELSEWHERE = 256
 
 PATCHES = {'random': 0, 'fill': 1, 'point': 2}
@@ -143,8 +143,13 @@ def render(
     diverged = np.zeros(count, np.bool_)
     arguments = (np.ascontiguousarray(addresses, np.uint8), np.asarray(keys, np.uint32), size, PATCHES[patch])
     if backend == 'torch':
-        bits, lost = render_on(device, systems, *arguments)
-        out[:], diverged[:] = bits.cpu().numpy(), lost.cpu().numpy()
+        # Few at a time: on the device an image takes eight times as much.
+        for start in range(0, count, 16 * LANES):
+            part = slice(start, start + 16 * LANES)
+            pixels, lost = render_on(device, systems[part], addresses, keys[part], size, patch)
+            packed = np.packbits(pixels.cpu().numpy(), axis=2, bitorder='little')
+            out[part, :, : packed.shape[2]], out[part, :, packed.shape[2] :] = packed, 0
+            diverged[part] = lost.cpu().numpy()
     else:
         _render_numba(systems, *arguments, out, diverged, threads or cpu_count())
     return Rendered(out, np.bitwise_count(out.view(np.uint64)).sum((1, 2), dtype=np.int64) / size**2, diverged)
@@ -190,7 +195,7 @@ def render_on(
     addresses: npt.NDArray[np.uint8],
     keys: npt.NDArray[np.uint32],
     size: int,
-    patch: int,
+    patch: Patch,
 ) -> tuple[Any, Any]:
     """Draw images on a torch device and leave them there.
 
@@ -200,27 +205,30 @@ def render_on(
         addresses: The sequence of maps.
         keys: Where the random patches come from.
         size: Width and height in pixels.
-        patch: A value of `PATCHES`.
+        patch: As for `render`.
 
     Returns:
-        The images as bits, uint8 of shape (B, size, row bytes), and whether they diverged, bool of shape (B,).
+        The images, uint8 of shape (B, size, size), values 0 and `GRAY`, and whether they diverged, bool of shape (B,).
     """
     import torch
 
-    from ._device import upload
-    from ._kernel_torch import draw
+    from . import _kernel_torch
+    from ._device import fused, upload
 
     device = torch.device(device or 'cpu')
-    lanes = LANES if device.type == 'cpu' else LANES_ELSEWHERE
+    kernel: Any = fused(device, 'triton')
+    # Without it an image takes some 8 MB on the way.
+    lanes = len(systems) if kernel else LANES if device.type == 'cpu' else LANES_ELSEWHERE
     path = upload(np.ascontiguousarray(addresses), device).long()
-    bits = torch.empty((len(systems), size, row_bytes(size)), dtype=torch.uint8, device=device)
+    pixels = torch.empty((len(systems), size, size), dtype=torch.uint8, device=device)
     lost = torch.empty(len(systems), dtype=torch.bool, device=device)
     for start in range(0, len(systems), lanes):
         part = slice(start, start + lanes)
         maps = upload(_parameters(systems[part]), device)
         seeds = upload(keys[part].astype(np.int64), device)
-        draw(maps, path, seeds, size, PADDING, patch, bits[part], lost[part])
-    return bits, lost
+        arguments = maps, path, seeds, size, PADDING, PATCHES[patch], GRAY, pixels[part], lost[part]
+        (kernel or _kernel_torch).draw(*arguments)
+    return pixels, lost
 
 
 def cpu_count() -> int:

@@ -8,13 +8,17 @@ The plain Python oracle of the tests draws the same image in the same run. Media
 import statistics
 import time
 from collections.abc import Callable
+from unittest.mock import patch
 
 import numpy as np
+import numpy.typing as npt
+import torch
 from numba import njit
 
 from tests import oracle
-from timm_fractal import Fractal1, _kernel_numba, datasets, ifs
-from timm_fractal.render import LANES, cpu_count, render
+from timm_fractal import Fractal1, _device, _kernel_numba, datasets, ifs
+from timm_fractal.ifs import Array
+from timm_fractal.render import LANES, cpu_count, render, render_on
 
 BLOCK = _kernel_numba._BLOCK
 
@@ -77,6 +81,25 @@ def main() -> None:
     print(f'numba, a single image        {alone:10.3f} ms (cache=none)')
     print(f'torch on the CPU, all cores  {torch_cpu:10.3f} ms an image')
     print(f'1,000 classes ready          {statistics.median(thousand):10.3f} s (data set constructed, all cores)')
+    if torch.cuda.is_available():
+        on_gpu(systems, addresses, keys, all_cores)
+
+
+def on_gpu(systems: Array, addresses: npt.NDArray[np.uint8], keys: npt.NDArray[np.uint32], host: float) -> None:
+    """Images that stay on the GPU, with Triton's kernel and with torch's operations."""
+    gpu = torch.device('cuda', torch.cuda.current_device())
+    for kind, fused, count in (("Triton's kernel", _device.fused, 8192), ("torch's operations", lambda *_: None, 256)):
+        many, more = np.resize(systems, (count, *systems.shape[1:])), np.resize(keys, (count, 2))
+
+        def draw(many: Array = many, more: npt.NDArray[np.uint32] = more) -> None:
+            render_on(gpu, many, addresses, more, 512, 'random')
+            torch.cuda.synchronize()
+
+        with patch.object(_device, 'fused', fused):
+            took = median_ms(draw, repeats=3, images=count)
+        print(
+            f'{torch.cuda.get_device_name()}, {kind}, {count} at once: {took:.4f} ms an image, {host / took:.1f} times'
+        )
 
 
 if __name__ == '__main__':
