@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from timm_fractal.render import GRAY, PADDING, PATCHES, _parameters, render, unp
 
 kernel = pytest.importorskip('timm_fractal._kernel_triton', reason='there is no Triton for this machine')
 
+ROOT = Path(__file__).parents[1]
 DEVICE = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
 
 
@@ -41,38 +43,63 @@ def test_images_are_those_of_the_cpu(patch):
     assert diverged.tolist() == expected.diverged.tolist() and diverged[33] and diverged.sum() == 1
 
 
+# Everything that happens when a kernel is called, but for the call itself.
 COMPILE = """
-import importlib
+import sys
+import torch
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource, compile
+from triton.runtime import driver, jit
 
-BYTES = dict.fromkeys(('images', 'source', 'target', 'fill', 'tables', 'canvas', 'diverged'), 'u8')
-DOUBLES = dict.fromkeys(('data', 'maps', 'low', 'high', 'start', 'scale'), 'fp64')
-POINTERS = BYTES | DOUBLES | dict(first='i32', weights='i32')
-NUMBERS = ('size', 'taps', 'resized', 'offset', 'height', 'width', 'area', 'steps', 'count', 'padding')
-CONSTANTS = dict(TAPS=16, LINES=32, PLACES=32, CHANNELS=3, CUBIC=True, PIXELS=256, PATCH=0, GRAY=127, LANES=32)
-NAMES = dict(augment=('_weigh', '_resize', '_map', '_look_up'), triton=('_bounds', '_paste'))
-for module, names in NAMES.items():
-    for name in names:
-        kernel = getattr(importlib.import_module(f'timm_fractal._kernel_{module}'), name)
-        types, constants = {}, {}
-        for argument in kernel.arg_names:
-            if argument in CONSTANTS:
-                types[argument], constants[argument] = 'constexpr', CONSTANTS[argument]
-            elif argument in NUMBERS or argument.startswith(('source_', 'target_')):
-                types[argument] = 'i32'
-            else:
-                types[argument] = '*' + POINTERS.get(argument, 'i64')
-        for architecture in (80, 90):
-            source, target = ASTSource(kernel, types, constants), GPUTarget('cuda', architecture, 32)
-            binary = compile(source, target=target, options=dict(enable_fp_fusion=False)).asm
-            print(name, architecture, len(binary['cubin']) > 1000, 'fma.rn.f' in binary['ptx'])
+from tests.paper import AUGMENTATION
+from timm_fractal import _kernel_augment, _kernel_triton, _operations, _resample
+from timm_fractal.augment import create_augment
+
+
+class Driver:
+    def get_current_target(self):
+        return GPUTarget('cuda', int(sys.argv[1]), 32)
+
+    def get_current_device(self):
+        return 0
+
+    def get_current_stream(self, device):
+        return 0
+
+
+def run(self, *args, warmup, **options):
+    kernel = original(self, *args, warmup=True, **options)
+    compiled.setdefault(self.__name__, set()).add(kernel.asm['ptx'])
+    assert kernel.asm['cubin']
+
+
+compiled, original = {}, jit.JITFunction.run
+driver.set_active(Driver())
+jit.JITFunction.run = run
+_resample.fused = _operations.fused = lambda device: _kernel_augment
+for module in (_kernel_augment, _kernel_triton):
+    try:
+        module.check(torch.device('cpu'))
+    except RuntimeError as error:
+        assert 'wrong pixels' in str(error), error
+generator = torch.Generator().manual_seed(0)
+for channels, size, wanted in ((1, 512, 224), (3, 512, 224), (1, 100, 1), (3, 1, 7)):
+    images = torch.zeros(16, channels, size, size, dtype=torch.uint8)
+    augment = create_augment(wanted, is_training=True, **AUGMENTATION)
+    augment.apply(images, augment.make_params(16, size, size, generator))
+    create_augment(wanted).apply(images)
+print(*sorted(compiled))
+print(max(len(variants) for variants in compiled.values()), any('fma.rn.f' in p for v in compiled.values() for p in v))
 """
 
 
-def test_all_kernels_compile_for_gpus_and_keep_every_rounding():
+@pytest.mark.parametrize('capability', [80, 90])
+def test_all_kernels_compile_for_a_gpu_and_keep_every_rounding(capability):
     environment = {name: value for name, value in os.environ.items() if name != 'TRITON_INTERPRET'}
-    run = subprocess.run([sys.executable, '-c', COMPILE], capture_output=True, text=True, env=environment)
+    command = [sys.executable, '-W', 'error', '-c', COMPILE, str(capability)]
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    kernels = ('_weigh', '_resize', '_map', '_look_up', '_bounds', '_paste')
-    assert run.stdout.splitlines() == [f'{name} {arch} True False' for name in kernels for arch in (80, 90)]
+    kernels, variants = run.stdout.splitlines()
+    assert kernels == '_bounds _look_up _map _paste _resize _weigh'
+    # Few variants: a compilation takes a third of a second.
+    count, contracted = variants.split()
+    assert int(count) <= 12 and contracted == 'False'

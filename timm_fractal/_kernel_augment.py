@@ -50,7 +50,7 @@ def _weigh(box, cubic, flip, first, weights, resized, size, offset, TAPS: tl.con
     tl.store(weights + place, whole, mask=inside[None, :] & (tap >= 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=['source_image', 'source_channel', 'target_image', 'target_channel', 'size', 'taps'])
 def _resize(
     source,
     source_image,
@@ -241,7 +241,7 @@ def look_up(images: Tensor, index: Tensor, tables: Tensor) -> None:
     """Exchange, in place, each level of images ``index`` (b,) for its entry in their tables (B, C, 256)."""
     channels, area = images.shape[1], images.shape[2] * images.shape[3]
     grid = len(index), channels, triton.cdiv(area, _PIXELS_LOOKED_UP)
-    _look_up[grid](images, index, tables, area, channels, _PIXELS_LOOKED_UP)
+    _look_up[grid](images, index, tables, area, channels, _PIXELS_LOOKED_UP, **_EXACT)
 
 
 def check(device: torch.device) -> None:
