@@ -366,6 +366,11 @@ def test_augmentation_splits_are_refused():
         timm.data.create_loader(wrapped, (3, 32, 32), 4, is_training=True, num_aug_splits=3)
 
 
+def test_a_device_without_double_precision_is_refused():
+    with pytest.raises(ValueError, match="device='mps' is not available on the device.*cpu and cuda are"):
+        create_device_loader(Fractal1(SMALL), 32, 4, device='mps')
+
+
 def test_target_transforms_are_refused():
     dataset = Fractal1(f'{SMALL},loader=device', target_transform=float)
     with pytest.raises(ValueError, match='target_transform='):

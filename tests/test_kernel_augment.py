@@ -71,6 +71,15 @@ def test_both_orders_of_the_axes(images, in_use):
         assert np.array_equal(result[k], to_array(pil_crop(image, crop, k, size)))
 
 
+def test_what_shrinks_beyond_measure_is_left_to_torch(images, in_use, monkeypatch):
+    monkeypatch.setattr(kernels, 'resize', lambda *arguments: pytest.fail('a kernel of so many taps'))
+    image = images['gray'].resize((1300, 8))
+    crop = random_crop(np.random.default_rng(0), 1, image.height, image.width)
+    whole = Crop(*(torch.tensor([value]) for value in (0, 0, 8, 1300)), *crop[4:])
+    result = resample(to_batch(image).to(DEVICE), whole, (8, 20), (8, 20))
+    assert np.abs(to_arrays(result.cpu())[0] - to_array(pil_crop(image, whole, 0, (8, 20)))).max() <= 1
+
+
 def test_evaluation(images, in_use, monkeypatch):
     """A window of what is resized."""
     evaluate = Evaluate((24, 20), crop_pct=0.8, interpolation='bicubic')

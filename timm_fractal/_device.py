@@ -53,21 +53,26 @@ def _fused(device: torch.device, name: str) -> Optional[ModuleType]:
     return kernels
 
 
+@functools.cache
+def _side_stream(device: torch.device) -> Any:
+    """One for all loaders and epochs: memory that torch has used on one stream it does not use on another."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
 def ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
     """The same batches, made by a thread and, on a GPU, on a stream of its own, while the last ones are in use.
 
     A training loop waits for its loss in every step, and in that time neither the host nor all of the GPU is busy.
     """
-    stream: Any = None
-    if device.type == 'cuda':
-        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream = _side_stream(device) if device.type == 'cuda' else None
+    if stream is not None:
         # The images may be on their way to the device still.
         stream.wait_stream(torch.cuda.current_stream(device))
 
     def make() -> tuple[Optional[Batch], Any]:
-        with torch.cuda.stream(stream) if stream else contextlib.nullcontext():
+        with torch.cuda.stream(stream) if stream is not None else contextlib.nullcontext():
             batch = next(batches, None)
-            return batch, stream and stream.record_event()
+            return batch, None if stream is None else stream.record_event()
 
     with ThreadPoolExecutor(1, 'timm-fractal') as pool:
         pending: deque[Future[tuple[Optional[Batch], Any]]] = deque(pool.submit(make) for _ in range(_READY))

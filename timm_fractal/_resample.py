@@ -23,6 +23,8 @@ _BLOCK = 32
 _CHUNK = {'cpu': 8}
 _CHUNK_ELSEWHERE = 512
 _CHUNK_FUSED = 2048
+# A kernel keeps all weights of some lines in registers; what shrinks an image more than sixtyfold is not worth one.
+_MOST_TAPS_FUSED = 256
 
 
 class Crop(NamedTuple):
@@ -79,7 +81,9 @@ def resample(
     Returns:
         uint8 of shape (B, C, *size), on the device of ``images``.
     """
-    if kernels := fused(images.device):
+    kernels = fused(images.device)
+    taps = max(_most_taps(length, crop.cubic, wanted) for length, wanted in zip((crop.height, crop.width), resized))
+    if kernels and taps <= _MOST_TAPS_FUSED:
         return _resample_fused(kernels, images, crop, resized, size, offset)
     result = images.new_empty(*images.shape[:2], *size)
     for part, down_first in _parts(crop, resized, _CHUNK.get(images.device.type, _CHUNK_ELSEWHERE)):

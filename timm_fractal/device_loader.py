@@ -308,6 +308,8 @@ def create_device_loader(
     Raises:
         ValueError: An option that is not available here; the message says which one, and what is.
     """
+    if torch.device(device).type == 'mps':
+        refuse('device', 'mps', 'there is no double precision; cpu and cuda are')
     for name in ('re_split', 'num_aug_splits', 'tf_preprocessing'):
         if value := options.pop(name, None):
             refuse(name, value, 'it has to be left out')
