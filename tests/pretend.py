@@ -11,6 +11,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from timm_fractal import _device
+
 DEVICE = torch.device('cuda', 0)
 # What has to know how many numbers are not zero, and what reads numbers.
 WAITING = {'_local_scalar_dense', 'nonzero', 'masked_select', 'unique', 'equal', 'is_nonzero'}
@@ -40,7 +42,7 @@ class OnDevice(torch.Tensor):
         raise AssertionError(f'{function} after the device has gone')
 
     def record_stream(self, stream):
-        assert stream == 'current'
+        stream.log.append(('record', self.inner.data_ptr()))
 
 
 class Device(TorchDispatchMode):
@@ -95,10 +97,37 @@ def outer(value):
     return OnDevice(value) if isinstance(value, torch.Tensor) else value
 
 
+class Stream:
+    """A stream that writes down who waits for what."""
+
+    def __init__(self, device=DEVICE):
+        assert device == DEVICE
+        self.log = []
+
+    def wait_stream(self, other):
+        self.log.append(('wait', other))
+
+    def wait_event(self, event):
+        self.log.append(('wait', event))
+
+    def record_event(self):
+        event = object()
+        self.log.append(('event', event))
+        return event
+
+
 @contextlib.contextmanager
 def device(monkeypatch):
-    """The device, as long as this lasts."""
+    """The device, as long as this lasts; gives what it notices, with the streams ``side`` and ``current``."""
     mode = Device()
+    mode.side, mode.current = Stream(), Stream()
+
+    @contextlib.contextmanager
+    def on(stream):
+        # Each thread has modes of its own.
+        assert stream is mode.side
+        with mode:
+            yield
 
     def pin(tensor):
         assert not isinstance(tensor, OnDevice)
@@ -110,6 +139,9 @@ def device(monkeypatch):
     monkeypatch.setattr(torch, 'Generator', lambda device='cpu': generator())
     monkeypatch.setattr(torch.cuda, '_lazy_init', lambda: None)
     monkeypatch.setattr(torch.Tensor, 'pin_memory', pin)
+    monkeypatch.setattr(_device, '_side_stream', lambda device: mode.side)
+    monkeypatch.setattr(torch.cuda, 'current_stream', lambda device: mode.current)
+    monkeypatch.setattr(torch.cuda, 'stream', on)
     torch._C._ensureCUDADeviceGuardSet()
     with mode:
         yield mode

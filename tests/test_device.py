@@ -147,7 +147,6 @@ def test_the_pretended_device_notices_mistakes(monkeypatch):
 @pytest.mark.parametrize('case', [*TRAINING, 'evaluation'])
 def test_a_gpu_gets_what_the_cpu_gets_and_nothing_waits_for_it(name, case, kernels, monkeypatch):
     """Levels differ by 1 here and there, which later operations may stretch."""
-    monkeypatch.setattr(device_loader, 'ahead', lambda batches, device: batches)
     collate = FastCollateMixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=12)
     options = dict(split='validation') if case == 'evaluation' else dict(collate_fn=collate, **TRAINING[case])
     expected = list(epoch(NAMES[name], CPU, **options))
@@ -159,8 +158,16 @@ def test_a_gpu_gets_what_the_cpu_gets_and_nothing_waits_for_it(name, case, kerne
         list(loader)
         loader._passed = -1, 0
         mode.waits.clear()
+        mode.side.log.clear()
+        mode.current.log.clear()
         got = list(loader)
         assert not mode.waits
+        # The current stream waits for each batch and keeps its memory; the other one has to wait for the table only.
+        assert mode.side.log[0] == ('wait', mode.current) and {what for what, _ in mode.side.log[1:]} == {'event'}
+        made = [event for _, event in mode.side.log[1:]]
+        kept = [('record', tensor.inner.data_ptr()) for batch in got for tensor in batch]
+        expected_log = [[('wait', event), *kept[2 * k : 2 * k + 2]] for k, event in enumerate(made[: len(got)])]
+        assert mode.current.log == sum(expected_log, [])
     assert len(got) == len(expected) == 3
     for (images, labels), (other, targets) in zip(got, expected):
         assert images.device == labels.device == pretend.DEVICE
