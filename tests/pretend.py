@@ -138,6 +138,7 @@ def device(monkeypatch):
     generator = torch.Generator
     monkeypatch.setattr(torch, 'Generator', lambda device='cpu': generator())
     monkeypatch.setattr(torch.cuda, '_lazy_init', lambda: None)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.Tensor, 'pin_memory', pin)
     monkeypatch.setattr(_device, '_side_stream', lambda device: mode.side)
     monkeypatch.setattr(torch.cuda, 'current_stream', lambda device: mode.current)

@@ -722,7 +722,24 @@ def test_unknown_operations_are_refused(monkeypatch):
         Train(224, auto_augment='rand-m9')
 
 
+@pytest.mark.parametrize('training', [False, True])
+def test_options_that_there_are_not(training):
+    with pytest.raises(TypeError, match="unknown option 'auto_augmnt'; did you mean 'auto_augment'"):
+        create_augment(64, is_training=training, auto_augmnt='rand-m9')
+
+
 def test_bad_input():
+    train = Train(16)
+    for height, width in ((40, 60), (60, 40)):
+        params = train.make_params(50, 60, 60, generator())
+        with pytest.raises(ValueError, match=f'params must be those of images of {height} x {width} pixels'):
+            train.apply(torch.zeros(50, 1, height, width, dtype=torch.uint8), params)
+    for mean, std in (((0.5,), (0.5,)), (HALF, (0.5,)), ((0.5,) * 4, (0.5,) * 4)):
+        with pytest.raises(ValueError, match='mean and std must have one number for each of 3 channels'):
+            normalize(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), mean, std)
+    with pytest.raises(ValueError, match='images must be normalised before something is erased, got torch.uint8'):
+        erase = Erase()
+        erase.apply(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), erase.make_params(1, 4, 4, generator()))
     for mode in ('pair', 'elem', 'half'):
         with pytest.raises(ValueError, match=f"mixup_mode='{mode}' is not available on the device.*ordinary loader"):
             Mix(FastCollateMixup(mode=mode))

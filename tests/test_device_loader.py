@@ -222,7 +222,7 @@ def test_repeated_augmentation(ranks):
         # Neighbours are the same sample: one for this rank, one for the other.
         assert len(set(numbers(loader)[:100])) == 100
     assert counts == [384, 384]
-    with pytest.raises(ValueError, match='num_aug_repeats=2 is not available on the device.*distributed'):
+    with pytest.raises(ValueError, match=r'num_aug_repeats=2 \(--aug-repeats\) is for training in several processes'):
         create(num_aug_repeats=2, is_training=True)
 
 
@@ -336,15 +336,16 @@ def test_channels():
         (dict(auto_augment='augmix-m5-w3'), "auto_augment='augmix-m5-w3'"),
         (dict(collate_fn=FastCollateMixup(mode='elem', num_classes=12)), "mixup_mode='elem'"),
         (dict(collate_fn=len), 'collate_fn=<built-in function len>'),
-        (dict(re_split=True), 're_split=True'),
-        (dict(num_aug_splits=3), 'num_aug_splits=3'),
+        (dict(re_split=True), 're_split=True.*leave out --resplit'),
+        (dict(num_aug_splits=3), 'num_aug_splits=3.*leave out --aug-splits'),
         (dict(tf_preprocessing=True), 'tf_preprocessing=True'),
         (dict(train_crop_mode='rkrr'), "train_crop_mode='rkrr'"),
     ],
 )
 def test_what_it_cannot_do_is_refused_by_name(options, message):
-    with pytest.raises(ValueError, match=f'{message}.* is not available on the device.*use the ordinary loader'):
+    with pytest.raises(ValueError, match=message) as error:
         create(**{'is_training': True, **options})
+    assert 'is not available on the device' in str(error.value) and 'use the ordinary loader' in str(error.value)
     with pytest.raises(ValueError, match='use --num-classes 12'):
         create(is_training=True, collate_fn=FastCollateMixup(num_classes=3))
 
@@ -369,6 +370,22 @@ def test_augmentation_splits_are_refused():
 def test_a_device_without_double_precision_is_refused():
     with pytest.raises(ValueError, match="device='mps' is not available on the device.*cpu and cuda are"):
         create_device_loader(Fractal1(SMALL), 32, 4, device='mps')
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU here')
+def test_a_device_that_is_not_there_is_named():
+    with pytest.raises(
+        ValueError, match=r"device='cuda', timm's default, is not there: use device=torch.device\('cpu'\)"
+    ):
+        timm.data.create_loader(Fractal1(f'{SMALL},loader=device'), 32, 4)
+
+
+@pytest.mark.parametrize('redraw', [False, True])
+def test_the_log_tells_where_batches_come_from(redraw, caplog):
+    caplog.set_level('INFO', 'timm_fractal')
+    create(f'{SMALL},loader=device{",redraw=true" * redraw}', is_training=True)
+    what = 'every sample drawn anew' if redraw else '12 images there take 0 MB'
+    assert caplog.messages[-1] == f'{SMALL}, train split: batches are made on cpu, {what}'
 
 
 def test_target_transforms_are_refused():

@@ -48,6 +48,13 @@ def test_python_snippets_run(tmp_path, monkeypatch):
     assert len(names['again']) == 100 and names['again'][7][0] == names['dataset'][7][0]
 
 
+def test_the_snippet_of_the_recipes_runs():
+    names: dict[str, object] = {}
+    (snippet,) = re.findall(r'^```python\n(.*?)^```', PAGES[1].read_text(), re.MULTILINE | re.DOTALL)
+    exec(snippet, names)
+    assert names['batch'].shape == (8, 3, 224, 224) and abs(names['batch'].mean()) < 0.5
+
+
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.parent.name)
 def test_files_that_are_named_exist(page):
     text = page.read_text()

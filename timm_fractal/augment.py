@@ -10,6 +10,7 @@ All that is random comes from one seed, drawn from the generator that is passed 
 parameters on any device. Gray images stay one channel until `normalize`.
 """
 
+import inspect
 import math
 import types
 from collections.abc import Callable, Sequence
@@ -164,6 +165,10 @@ class Train:
         _check_images(images)
         if len(params.crop.top) != len(images):
             raise ValueError(f'params must be those of {len(images)} images, got {len(params.crop.top)}')
+        top, left, high, wide = params.crop[:4]
+        height, width = images.shape[2:]
+        if int((top + high).max()) > height or int((left + wide).max()) > width:
+            raise ValueError(f'params must be those of images of {height} x {width} pixels, got a box outside of them')
         images = resample(images, params.crop, self.size, self.size)
         if not params.layers:
             return images
@@ -316,6 +321,7 @@ def create_augment(
 
     Raises:
         ValueError: An option that is not available here; the message says which one, and what is.
+        TypeError: An option that there is not.
 
     Example:
         >>> create_augment(224, is_training=True, gaussian_blur_prob=0.1)  # doctest: +ELLIPSIS
@@ -323,6 +329,9 @@ def create_augment(
         ...
         ValueError: gaussian_blur_prob=0.1 is not available on the device (only 0 is): use the ordinary loader ...
     """
+    known = [name for name in inspect.signature(Train).parameters if name != 'input_size']
+    for name in options.keys() - {*known}:
+        raise TypeError(f'unknown option {name!r}; {nearest(name, known)}')
     if not is_training:
         if crop_border_pixels:
             refuse('crop_border_pixels', crop_border_pixels, 'only 0 is')
@@ -495,8 +504,11 @@ class Erase:
     def apply(self, images: Tensor, params: EraseParams) -> Tensor:
         """Erase, in place, from images (B, C, H, W) of floating point that have been normalised; they are returned.
 
-        The boxes and colours are the same on every device; noise is drawn on the device, from the seed.
+        The boxes and colours are the same on every device; noise is drawn on the device, from the seed. Raises
+        ValueError for images of whole numbers.
         """
+        if not images.is_floating_point():
+            raise ValueError(f'images must be normalised before something is erased, got {images.dtype}')
         noise = torch.Generator(images.device).manual_seed(params.seed)
         channels, height, width = images.shape[1:]
         row = torch.arange(height, device=images.device)[:, None]
@@ -532,10 +544,17 @@ def normalize(
     Returns:
         (images / 255 - mean) / std, shape (B, len(mean), H, W).
 
+    Raises:
+        ValueError: Another number of means or deviations than of channels.
+
     Example:
         >>> normalize(torch.full((1, 1, 1, 1), 255, dtype=torch.uint8), (0.5,) * 3, (0.5,) * 3).flatten()
         tensor([1., 1., 1.])
     """
+    if images.shape[1] not in (1, len(mean)) or len(std) != len(mean):
+        raise ValueError(
+            f'mean and std must have one number for each of {images.shape[1]} channels, got {len(mean)} and {len(std)}'
+        )
     centre, width = (
         upload(torch.tensor([255 * value for value in values], dtype=dtype), images.device)[:, None, None]
         for values in (mean, std)

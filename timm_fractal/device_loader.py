@@ -37,6 +37,8 @@ _BYTES_AT_ONCE = 2**29
 _WITHOUT_MEANING = frozenset(
     {'num_workers', 'pin_memory', 'persistent_workers', 'worker_seeding', 'use_prefetcher', 'use_multi_epochs_loader'}
 )
+# Arguments that ask for something that is not to be had here, and how train.py calls them.
+_REFUSED = {'re_split': '--resplit', 'num_aug_splits': '--aug-splits', 'tf_preprocessing': '--tf-preprocessing'}
 # Arguments about a choice of sizes, and what timm's sampler calls them.
 _OF_CHOICES = {
     'batch_size_choices': 'batch_sizes',
@@ -149,6 +151,14 @@ class DeviceLoader:
         self.seed = seed
         # With fresh noise for every sample there is no image to keep.
         self._table = None if redraw else _table(dataset, device)
+        room = 0 if self._table is None else self._table.numel()
+        _logger.info(
+            '%s, %s split: batches are made on %s, %s',
+            dataset.spec,
+            dataset.split,
+            device,
+            'every sample drawn anew' if redraw else f'{dataset.num_images} images there take {room / 2**20:.0f} MB',
+        )
         self._levels = torch.from_numpy(unpack(np.arange(256, dtype=np.uint8)[:, None], 8)).to(device)
         stored = dataset.stored(0)
         channels = stored.shape[2] if stored.ndim == 3 else 1
@@ -258,7 +268,6 @@ def _table(dataset: SyntheticDataset, device: torch.device) -> Tensor:
     for start in range(0, count, 1024):
         part = dataset.stored_range(range(start, min(start + 1024, count)))
         table[start : start + len(part)] = torch.from_numpy(part)
-    _logger.info('%s: %d images, %.0f MB on %s', dataset.spec, count, table.numel() / 2**20, device)
     return table
 
 
@@ -308,11 +317,14 @@ def create_device_loader(
     Raises:
         ValueError: An option that is not available here; the message says which one, and what is.
     """
-    if torch.device(device).type == 'mps':
+    device = torch.device(device)
+    if device.type == 'mps':
         refuse('device', 'mps', 'there is no double precision; cpu and cuda are')
-    for name in ('re_split', 'num_aug_splits', 'tf_preprocessing'):
+    if device.type == 'cuda' and not torch.cuda.is_available():
+        raise ValueError(f"device={str(device)!r}, timm's default, is not there: use device=torch.device('cpu')")
+    for name, flag in _REFUSED.items():
         if value := options.pop(name, None):
-            refuse(name, value, 'it has to be left out')
+            refuse(name, value, f'leave out {flag}')
     schedule = {_OF_CHOICES[name]: options.pop(name) for name in _OF_CHOICES.keys() & options.keys()}
     options = {name: value for name, value in options.items() if name not in _WITHOUT_MEANING}
     known = {*inspect.signature(create_augment).parameters, *inspect.signature(Train).parameters}
@@ -323,7 +335,10 @@ def create_device_loader(
     if collate_fn is not None and not isinstance(collate_fn, Mixup):
         refuse('collate_fn', collate_fn, "only timm's FastCollateMixup is")
     if num_aug_repeats and not (distributed and is_training):
-        refuse('num_aug_repeats', num_aug_repeats, 'only for training with distributed=True')
+        # So it is in timm.
+        raise ValueError(
+            f'num_aug_repeats={num_aug_repeats} (--aug-repeats) is for training in several processes only: leave it out'
+        )
     channels = input_size[0] if not isinstance(input_size, int) and len(input_size) == 3 else len(mean)
     # Every rank has a seed of its own in timm's train.py.
     seed = torch.initial_seed() % 2**63
@@ -361,7 +376,7 @@ def create_device_loader(
         batch_sampler,
         mean,
         std,
-        torch.device(device),
+        device,
         torch.float16 if fp16 else img_dtype or torch.float32,
         None if collate_fn is None else Mix(collate_fn),
         Erase(re_prob, re_mode, re_count) if re_prob and is_training and not no_aug else None,
