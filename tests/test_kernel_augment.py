@@ -138,8 +138,9 @@ def test_a_machine_without_kernels_is_told_once(monkeypatch, caplog):
     monkeypatch.setattr(kernels, 'check', broken)
     monkeypatch.setattr(torch.cuda, 'device', lambda device: torch.no_grad())
     _device._fused.cache_clear()
-    gpu = torch.device('cuda', 0)
-    assert _device.fused(gpu) is None and _device.fused(gpu) is None
+    monkeypatch.setattr(torch.cuda, 'current_device', lambda: 0)
+    gpu = torch.device('cuda')
+    assert _device.fused(torch.device('cuda', 0)) is None and _device.fused(gpu) is None
     assert [record.message for record in caplog.records] == [
         "the Triton kernels do not run on cuda:0, torch does their work in more time: RuntimeError('no compiler')"
     ]

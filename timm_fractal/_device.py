@@ -37,11 +37,14 @@ def upload(values: Union[Tensor, npt.NDArray[Any]], device: torch.device) -> Ten
 
 def fused(device: torch.device, name: str = 'augment') -> Optional[ModuleType]:
     """Triton's kernels, the module ``_kernel_{name}``, if they run on this device and are right there."""
-    return _fused(device, name) if device.type == 'cuda' else None
+    if device.type != 'cuda':
+        return None
+    return _fused(torch.cuda.current_device() if device.index is None else device.index, name)
 
 
 @functools.cache
-def _fused(device: torch.device, name: str) -> Optional[ModuleType]:
+def _fused(index: int, name: str) -> Optional[ModuleType]:
+    device = torch.device('cuda', index)
     try:
         kernels = importlib.import_module(f'._kernel_{name}', __package__)
         with torch.cuda.device(device):

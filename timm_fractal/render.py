@@ -141,7 +141,7 @@ def render(
     if backend == 'auto':
         backend = 'torch' if device is not None or not _has_numba() else 'numba'
     diverged = np.zeros(count, np.bool_)
-    arguments = (np.ascontiguousarray(addresses, np.uint8), np.asarray(keys, np.uint32), size, PATCHES[patch])
+    addresses, keys = np.ascontiguousarray(addresses, np.uint8), np.asarray(keys, np.uint32)
     if backend == 'torch':
         # Few at a time: on the device an image takes eight times as much.
         for start in range(0, count, 16 * LANES):
@@ -151,7 +151,7 @@ def render(
             out[part, :, : packed.shape[2]], out[part, :, packed.shape[2] :] = packed, 0
             diverged[part] = lost.cpu().numpy()
     else:
-        _render_numba(systems, *arguments, out, diverged, threads or cpu_count())
+        _render_numba(systems, addresses, keys, size, PATCHES[patch], out, diverged, threads or cpu_count())
     return Rendered(out, np.bitwise_count(out.view(np.uint64)).sum((1, 2), dtype=np.int64) / size**2, diverged)
 
 
@@ -219,7 +219,7 @@ def render_on(
     kernel: Any = fused(device, 'triton')
     # Without it an image takes some 8 MB on the way.
     lanes = len(systems) if kernel else LANES if device.type == 'cpu' else LANES_ELSEWHERE
-    path = upload(np.ascontiguousarray(addresses), device).long()
+    path = upload(addresses, device).long()
     pixels = torch.empty((len(systems), size, size), dtype=torch.uint8, device=device)
     lost = torch.empty(len(systems), dtype=torch.bool, device=device)
     for start in range(0, len(systems), lanes):
