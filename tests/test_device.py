@@ -10,7 +10,7 @@ import timm.data
 import torch
 from timm.data import FastCollateMixup
 
-from timm_fractal import Fractal1, _device, _operations, _resample, device_loader, ifs, shape
+from timm_fractal import Fractal1, _device, _operations, _resample, augment, device_loader, ifs, shape
 from timm_fractal.render import PATCHES, render
 from timm_fractal.shape import WARPS
 
@@ -99,7 +99,7 @@ def kernels(request, monkeypatch):
 
     found = Kernels if request.param == 'triton' else None
     if request.param == 'triton':
-        for kind, names in dict(augment=('resize', 'transform', 'look_up'), triton=('draw',)).items():
+        for kind, names in dict(augment=('resize', 'transform', 'look_up', 'mix'), triton=('draw',)).items():
             module = pytest.importorskip(f'timm_fractal._kernel_{kind}', reason='there is no Triton for this machine')
             for name in names:
                 setattr(Kernels, name, staticmethod(with_inner(getattr(module, name))))
@@ -108,7 +108,7 @@ def kernels(request, monkeypatch):
         return found if device.type == 'cuda' else None
 
     # `render` looks it up when it is called.
-    for module in (_resample, _operations, device_loader, _device):
+    for module in (_resample, _operations, augment, device_loader, _device):
         monkeypatch.setattr(module, 'fused', fused)
     return request.param
 

@@ -5,11 +5,12 @@ import PIL
 import pytest
 import torch
 from PIL import Image
+from timm.data import FastCollateMixup
 
 from timm_fractal import _device, _operations, _resample
 from timm_fractal._operations import MATRICES, NAMES, Canvas
 from timm_fractal._resample import Crop, resample
-from timm_fractal.augment import Evaluate, Train
+from timm_fractal.augment import Evaluate, Mix, MixParams, Train
 
 from .paper import AUGMENTATION
 from .test_augment import ARGUMENTS, columns_first, pil_crop, pil_operation, random_crop, to_array, to_arrays, to_batch
@@ -37,9 +38,9 @@ def test_the_kernels_are_right_here():
     kernels.check(DEVICE)
 
 
-@pytest.mark.parametrize('name', ['resize', 'transform', 'look_up'])
+@pytest.mark.parametrize('name', ['resize', 'transform', 'look_up', 'mix'])
 def test_a_wrong_kernel_is_noticed(name, monkeypatch):
-    if name == 'transform':
+    if name in ('transform', 'mix'):
         monkeypatch.setattr(kernels, name, lambda images, *arguments: images)
     else:
         monkeypatch.setattr(kernels, name, lambda *arguments: None)
@@ -103,6 +104,16 @@ def test_maps_are_those_of_pillow(images, name, cubic, in_use):
     expected = [to_array(pil_operation(picture, name, value, (fill * 3)[:3], cubic)) for value in arguments]
     difference = np.abs(got - np.stack(expected))
     assert difference.max() <= cubic and (difference > 0).mean() < 0.001
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+@pytest.mark.parametrize('share', [0.5, 0.3, 0.9371])
+def test_mixup_is_that_of_torch(channels, share):
+    """Tolerance: none; with a half there are numbers that lie half between two."""
+    images = torch.randint(0, 256, (6, channels, 23, 19), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    collate, labels = FastCollateMixup(num_classes=6), torch.arange(6)
+    expected, _ = Mix(collate).apply(images, labels, MixParams(share, None))
+    assert torch.equal(kernels.mix(images.to(DEVICE), share).cpu(), expected)
 
 
 @pytest.mark.parametrize('channels', [1, 3])

@@ -99,7 +99,7 @@ def test_all_kernels_compile_for_a_gpu_and_keep_every_rounding(capability):
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     kernels, variants = run.stdout.splitlines()
-    assert kernels == '_bounds _look_up _map _paste _resize _weigh'
+    assert kernels == '_bounds _look_up _map _mix _paste _resize _weigh'
     # Few variants: a compilation takes a third of a second.
     count, contracted = variants.split()
     assert int(count) <= 12 and contracted == 'False'

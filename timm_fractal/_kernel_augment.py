@@ -188,6 +188,19 @@ def _look_up(images, index, tables, area, CHANNELS: tl.constexpr, PIXELS: tl.con
     tl.store(place, tl.load(tables + plane * 256 + level, mask=wanted, other=0), mask=wanted)
 
 
+@triton.jit
+def _mix(images, target, share, rest, count, image, PIXELS: tl.constexpr):
+    """Each of ``count`` pixels, and that at the same place of the image which is as far from the end of the batch."""
+    pixel = tl.program_id(0).to(tl.int64) * PIXELS + tl.arange(0, PIXELS)
+    wanted = pixel < count
+    other = count - image - pixel // image * image + pixel % image
+    first = tl.load(images + pixel, mask=wanted, other=0).to(tl.float32) * share
+    value = first + tl.load(images + other, mask=wanted, other=0).to(tl.float32) * rest
+    # To the nearest whole number, half to even: there single precision has no more bits.
+    value = (value + 12582912.0) - 12582912.0
+    tl.store(target + pixel, value.to(tl.uint8), mask=wanted)
+
+
 def resize(
     source: Tensor,
     target: Tensor,
@@ -244,6 +257,15 @@ def look_up(images: Tensor, index: Tensor, tables: Tensor) -> None:
     _look_up[grid](images, index, tables, area, channels, _PIXELS_LOOKED_UP, **_EXACT)
 
 
+def mix(images: Tensor, share: float) -> Tensor:
+    """Mixup of a contiguous batch with itself in reverse order, see `timm_fractal.augment.Mix.apply`."""
+    target = torch.empty_like(images)
+    count = images.numel()
+    grid = (triton.cdiv(count, _PIXELS_LOOKED_UP),)
+    _mix[grid](images, target, share, 1 - share, count, images[0].numel(), _PIXELS_LOOKED_UP, **_EXACT)
+    return target
+
+
 def check(device: torch.device) -> None:
     """Try all kernels on a device; raises RuntimeError if one is wrong, and whatever Triton raises."""
     # A slope, 4 levels a column and 1 a row.
@@ -258,10 +280,12 @@ def check(device: torch.device) -> None:
     moved = torch.cat([transform(image, index, shift, cubic, image[0, 0, 0]) for cubic in (False, True)])
     inverse = image.clone()
     look_up(inverse, index, (255 - torch.arange(256, device=device)).to(torch.uint8).expand(2, 1, -1).contiguous())
+    pair = torch.cat([image[:1], inverse[:1]])
     results = {
         'resize': torch.equal(half[..., 1:-1] - 2, image[..., 2:-2:2]) and torch.equal(mirrored, image.flip(3)),
         'transform': torch.equal(moved[..., 1:-2] - 2, image.repeat(2, 1, 1, 1)[..., 1:-2]),
         'look_up': torch.equal(inverse, 255 - image),
+        'mix': torch.equal(mix(pair, 0.75), (pair * 0.75 + pair.flip(0) * 0.25).round().to(torch.uint8)),
     }
     if not all(results.values()):
         raise RuntimeError('wrong pixels: ' + ', '.join(name for name, right in results.items() if not right))

@@ -3,9 +3,9 @@
     python -m tests.benchmarks.count_traffic
 
 Each of torch's own operations is a pass over its tensors; Triton's kernels read their images once and write them once.
-Counted are the bytes of every tensor that an operation takes or gives, from the images in memory to what a model gets,
-as if no cache helped. Memory of 4.8 TB/s (an H200's) sets the limit that is printed with them; bench_augment measures
-what is reached of it.
+Counted are the bytes of every tensor that an operation takes or gives, from the bits of the data set to what a model
+gets, as if no cache helped. Memory of 4.8 TB/s (an H200's) sets the limit that is printed with them; bench_augment
+measures what is reached of it.
 """
 
 import contextlib
@@ -15,14 +15,15 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from timm.data import FastCollateMixup
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tests.paper import AUGMENTATION, HALF
-from timm_fractal import _operations, _resample
-from timm_fractal.augment import Erase, create_augment, normalize
+from tests.paper import LOADER
+from timm_fractal import _operations, _resample, augment
 from timm_fractal.datasets import Fractal1
+from timm_fractal.device_loader import create_device_loader
 
 IMAGES, SIZE, BANDWIDTH = 256, 224, 4.8e12
 # Nothing is read but the shape, or nothing is written but what is indexed.
@@ -76,6 +77,10 @@ class Traffic(TorchDispatchMode):
     def look_up(self, images: Tensor, index: Tensor, tables: Tensor) -> None:
         self.add(1, 2 * len(index) * size(images[0]))
 
+    def mix(self, images: Tensor, share: float) -> Tensor:
+        self.add(1, 3 * size(images))
+        return images.new_empty(images.shape)
+
     def add(self, launches: int, count: int) -> None:
         self.launches += launches
         self.bytes += count
@@ -84,30 +89,32 @@ class Traffic(TorchDispatchMode):
 @contextlib.contextmanager
 def counted(kernels: bool) -> Iterator[Traffic]:
     traffic = Traffic()
-    found = traffic if kernels else None
-    with patch.object(_resample, 'fused', lambda _: found), patch.object(_operations, 'fused', lambda _: found):
+
+    def choose(device: torch.device) -> Any:
+        return traffic if kernels else None
+
+    with contextlib.ExitStack() as stack:
+        for module in (_resample, _operations, augment):
+            stack.enter_context(patch.object(module, 'fused', choose))
         # As on a GPU, where no cache has to hold what lies between two operations.
-        with patch.dict(_resample._CHUNK, cpu=_resample._CHUNK_ELSEWHERE), traffic:
-            yield traffic
+        stack.enter_context(patch.dict(_resample._CHUNK, cpu=_resample._CHUNK_ELSEWHERE))
+        stack.enter_context(traffic)
+        yield traffic
 
 
 def main() -> None:
     dataset = Fractal1(f'fractal1/classes={IMAGES}')
-    images = torch.from_numpy(np.stack([np.asarray(dataset[k][0])[..., 0] for k in range(IMAGES)]))[:, None]
-    augment, erase = create_augment(SIZE, is_training=True, **AUGMENTATION), Erase(0.5, 'pixel')
-    print(f"The paper's augmentation, 512 to {SIZE} pixels, gray, {IMAGES} images at once")
+    mixup = FastCollateMixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=IMAGES)
+    loader = create_device_loader(dataset, SIZE, IMAGES, device='cpu', collate_fn=mixup, **LOADER)
+    loader._room = IMAGES
+    print(f"A batch of {IMAGES} images, the paper's augmentation, 512 to {SIZE} pixels, gray, mixup, random erasing")
     for name, kernels in (("torch's operations", False), ("Triton's kernels", True)):
-        generator = torch.Generator().manual_seed(0)
-        params = augment.make_params(IMAGES, 512, 512, generator)
-        with counted(kernels) as first:
-            augmented = augment.apply(images, params)
-        with counted(kernels) as last:
-            erase.apply(normalize(augmented, HALF, HALF), erase.make_params(IMAGES, SIZE, SIZE, generator))
-        augmenting, finishing = first.bytes / IMAGES / 1e6, last.bytes / IMAGES / 1e6
-        limit = BANDWIDTH / (augmenting + finishing) / 1e6
+        with counted(kernels) as traffic:
+            next(loader._batches(torch.Generator().manual_seed(0)))
+        each = traffic.bytes / IMAGES / 1e6
         print(
-            f'{name:18} {augmenting:5.1f} MB an image in {first.launches:4} launches, {finishing:.1f} MB in '
-            f'{last.launches} more to normalise and erase: at most {limit:9,.0f} images/s at 4.8 TB/s'
+            f'{name:18} {each:5.1f} MB an image, {traffic.launches:4} launches: '
+            f'at most {BANDWIDTH / each / 1e6:9,.0f} images/s at 4.8 TB/s'
         )
 
 
