@@ -101,7 +101,7 @@ class Stream:
     """A stream that writes down who waits for what."""
 
     def __init__(self, device=DEVICE):
-        assert device == DEVICE
+        self.device = device
         self.log = []
 
     def wait_stream(self, other):
@@ -118,9 +118,9 @@ class Stream:
 
 @contextlib.contextmanager
 def device(monkeypatch):
-    """The device, as long as this lasts; gives what it notices, with the streams ``side`` and ``current``."""
+    """The device, as long as this lasts; gives what it notices, with two streams and the devices threads chose."""
     mode = Device()
-    mode.side, mode.current = Stream(), Stream()
+    mode.side, mode.current, mode.chosen = Stream(), Stream(), []
 
     @contextlib.contextmanager
     def on(stream):
@@ -130,7 +130,8 @@ def device(monkeypatch):
             yield
 
     def pin(tensor):
-        assert not isinstance(tensor, OnDevice)
+        # What has gaps keeps them, and takes a way through memory that is not pinned.
+        assert not isinstance(tensor, OnDevice) and tensor.is_contiguous()
         copy = tensor.clone()
         mode.pinned.add(id(copy))
         return copy
@@ -143,6 +144,7 @@ def device(monkeypatch):
     monkeypatch.setattr(_device, '_side_stream', lambda device: mode.side)
     monkeypatch.setattr(torch.cuda, 'current_stream', lambda device: mode.current)
     monkeypatch.setattr(torch.cuda, 'stream', on)
+    monkeypatch.setattr(torch.cuda, 'set_device', mode.chosen.append)
     torch._C._ensureCUDADeviceGuardSet()
     with mode:
         yield mode

@@ -37,22 +37,25 @@ def test_batches_that_are_made_ahead_are_the_same():
     assert list(_device.ahead(batches(0), CPU)) == []
 
 
-def test_batches_are_made_while_others_are_in_use():
+@pytest.mark.parametrize('room, ready', [(1, 2), (8 * 5, 5), (8 * 100, 8)])
+def test_batches_are_made_while_others_are_in_use(room, ready, monkeypatch):
+    """As many as there is room for, of 8 bytes each."""
+    monkeypatch.setattr(_device, '_BYTES_READY', room)
     made = []
 
-    def slow():
-        for batch in batches(6):
+    def watched():
+        for batch in batches(20):
             made.append(threading.get_ident())
             yield batch
 
-    ahead = _device.ahead(slow(), CPU)
+    ahead = _device.ahead(watched(), CPU)
     next(ahead)
     deadline = time.monotonic() + 10
-    while len(made) < 3 and time.monotonic() < deadline:
+    while len(made) < 1 + ready and time.monotonic() < deadline:
         time.sleep(0.01)
-    # The first is in use, two lie ready, and no more than these.
+    # The first is in use, the others lie ready, and no more than these.
     time.sleep(0.1)
-    assert len(made) == 3 and {*made} != {threading.get_ident()} and len({*made}) == 1
+    assert len(made) == 1 + ready and {*made} != {threading.get_ident()} and len({*made}) == 1
 
 
 def test_an_error_in_the_thread_reaches_the_training_loop():
@@ -162,6 +165,7 @@ def test_a_gpu_gets_what_the_cpu_gets_and_nothing_waits_for_it(name, case, kerne
         mode.current.log.clear()
         got = list(loader)
         assert not mode.waits
+        assert {*mode.chosen} == {pretend.DEVICE}, 'the device of the thread'
         # The current stream waits for each batch and keeps its memory; the other one has to wait for the table only.
         assert mode.side.log[0] == ('wait', mode.current) and {what for what, _ in mode.side.log[1:]} == {'event'}
         made = [event for _, event in mode.side.log[1:]]
@@ -183,21 +187,24 @@ def test_a_gpu_gets_what_the_cpu_gets_and_nothing_waits_for_it(name, case, kerne
 @pytest.mark.parametrize('name', NAMES)
 @pytest.mark.parametrize('case', [*TRAINING, 'evaluation'])
 def test_a_real_gpu_gets_what_the_cpu_gets_and_nothing_waits_for_it(name, case):
-    """Noise of erasing is drawn where it is needed, so here there is none."""
+    """Noise of erasing is drawn where it is needed: without it they are compared, and with it they are only made."""
     collate = FastCollateMixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=12)
     options = dict(split='validation') if case == 'evaluation' else dict(collate_fn=collate, **TRAINING[case])
     options['re_prob'] = 0.0
     expected = list(epoch(NAMES[name], CPU, **options))
     loader = epoch(NAMES[name], torch.device('cuda'), **options)
+    noisy = epoch(NAMES[name], torch.device('cuda'), **options | dict(re_prob=1.0, re_mode='pixel', re_count=2))
     # The first epoch compiles.
-    list(loader)
+    list(loader), list(noisy)
     loader._passed = -1, 0
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode('error')
     try:
         got = list(loader)
+        noisy = list(noisy)
     finally:
         torch.cuda.set_sync_debug_mode('default')
+    assert all(images.isfinite().all() for images, _ in noisy)
     for (images, labels), (other, targets) in zip(got, expected, strict=True):
         assert images.is_cuda and torch.equal(labels.cpu(), targets)
         difference = (images.cpu() - other).abs()

@@ -19,8 +19,9 @@ _logger = logging.getLogger(__name__)
 
 Batch = tuple[Tensor, Tensor]
 
-# Batches that lie ready: while they are in use, those after them are drawn and augmented.
-_READY = 2
+# How many batches lie ready: what is made of several at once takes longer than one is in use.
+_BYTES_READY = 2**29
+_LEAST_READY, _MOST_READY = 2, 8
 
 
 def upload(values: Union[Tensor, npt.NDArray[Any]], device: torch.device) -> Tensor:
@@ -30,8 +31,8 @@ def upload(values: Union[Tensor, npt.NDArray[Any]], device: torch.device) -> Ten
     """
     tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
     if device.type == 'cuda':
-        # torch keeps pinned memory until the copy is through.
-        return tensor.pin_memory().to(device, non_blocking=True)
+        # torch keeps pinned memory until the copy is through. What has gaps it would copy once more, to other memory.
+        return tensor.contiguous().pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
 
@@ -72,19 +73,25 @@ def ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
         # The images may be on their way to the device still.
         stream.wait_stream(torch.cuda.current_stream(device))
 
+    def start() -> None:
+        if stream is not None:
+            # A thread begins on the first GPU, whichever its process works on.
+            torch.cuda.set_device(stream.device)
+
     def make() -> tuple[Optional[Batch], Any]:
         with torch.cuda.stream(stream) if stream is not None else contextlib.nullcontext():
             batch = next(batches, None)
             return batch, None if stream is None else stream.record_event()
 
-    with ThreadPoolExecutor(1, 'timm-fractal') as pool:
-        pending: deque[Future[tuple[Optional[Batch], Any]]] = deque(pool.submit(make) for _ in range(_READY))
+    with ThreadPoolExecutor(1, 'timm-fractal', start) as pool:
+        pending: deque[Future[tuple[Optional[Batch], Any]]] = deque([pool.submit(make)])
         try:
             while True:
                 batch, made = pending.popleft().result()
                 if batch is None:
                     return
-                pending.append(pool.submit(make))
+                ready = min(max(_BYTES_READY // batch[0].nbytes, _LEAST_READY), _MOST_READY)
+                pending.extend(pool.submit(make) for _ in range(ready - len(pending)))
                 if made is not None:
                     current = torch.cuda.current_stream(device)
                     current.wait_event(made)

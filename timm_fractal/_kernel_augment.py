@@ -139,8 +139,8 @@ def _map(
     PIXELS: tl.constexpr,
 ):
     """Image ``index[n]`` under the affine map ``data[n]`` becomes image n of the target."""
-    n = tl.program_id(0).to(tl.int64)
-    pixel = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
+    n = tl.program_id(1).to(tl.int64)
+    pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     area = height * width
     x, y = (pixel % width).to(tl.float64) + 0.5, (pixel // width).to(tl.float64) + 0.5
     data += 6 * n
@@ -245,7 +245,7 @@ def transform(images: Tensor, index: Tensor, data: Tensor, cubic: bool, fill: Te
     """Images ``index`` (b,) under affine maps (b, 6) of double precision, see `timm_fractal._operations._transform`."""
     channels, height, width = images.shape[1:]
     target = images.new_empty(len(index), channels, height, width)
-    grid = len(index), triton.cdiv(height * width, _PIXELS_MAPPED)
+    grid = triton.cdiv(height * width, _PIXELS_MAPPED), len(index)
     _map[grid](images, index, data, fill, target, height, width, channels, cubic, _PIXELS_MAPPED, **_EXACT)
     return target
 
@@ -273,7 +273,7 @@ def check(device: torch.device) -> None:
     image = (row + column).to(torch.uint8).repeat(2, 1, 1, 1)
     index, zero = torch.arange(2, device=device), torch.zeros(2, dtype=torch.int64, device=device)
     box = index[:, None] * 0 + torch.tensor([0, 40, 0, 48], device=device)
-    half, mirrored = torch.empty_like(image[..., :24]), torch.empty_like(image)
+    half, mirrored = torch.zeros_like(image[..., :24]), torch.zeros_like(image)
     resize(image, half, index, index, box, 40, zero, zero, 24, 0, 5)
     resize(image, mirrored, index, index, box, 40, zero + 1, zero + 1, 48, 0, 5)
     shift = torch.tensor([1, 0, 0.5, 0, 1, 0], dtype=torch.float64, device=device).expand(2, -1).contiguous()

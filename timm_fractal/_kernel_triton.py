@@ -132,8 +132,8 @@ def check(device: torch.device) -> None:
     path = (torch.arange(100, device=device) * 37 % 11 % 2).long()
     keys = torch.arange(6, device=device).view(3, 2) * 715827882
     for patch in range(3):
-        images = [torch.empty(3, 32, 32, dtype=torch.uint8, device=device) for _ in range(2)]
-        lost = [torch.empty(3, dtype=torch.bool, device=device) for _ in range(2)]
+        images = [torch.zeros(3, 32, 32, dtype=torch.uint8, device=device) for _ in range(2)]
+        lost = [torch.zeros(3, dtype=torch.bool, device=device) for _ in range(2)]
         for kernel, image, away in zip((draw, _kernel_torch.draw), images, lost):
             kernel(maps, path, keys, 32, 6, patch, 127, image, away)
         if not torch.equal(*images) or not torch.equal(*lost):

@@ -472,7 +472,7 @@ class Polynomial(Warp):
 WARPS: dict[str, Warp] = {warp.name: warp for warp in (Affine(), Homography(), Elastic(), Polynomial())}
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=1024)
 def _basis_of_pixels(warp: type[Warp], count: int, device: str) -> torch.Tensor:
     """The functions of one coordinate in the middles of ``count`` pixels, shape (count, n)."""
     basis = torch.from_numpy(warp._basis((2 * np.arange(count) + 1) / count - 1))

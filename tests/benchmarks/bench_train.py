@@ -5,7 +5,8 @@
 
 TIMM_SOURCE is a checkout of timm's repository. Both runs are train.py in a process of its own with the paper's
 settings, in turn; in one of them timm's create_loader gives the same batch again and again. A loop around the loader
-reads the clock whenever train.py asks for a batch, which it does when it has waited for the loss of the last one.
+reads the clock whenever train.py asks for a batch, which it does when it has waited for the loss of the last one. What
+the host waits for batches is printed, too; what a GPU does, is in the rate alone.
 """
 
 import argparse
@@ -122,7 +123,9 @@ def main() -> None:
             result = run(script, words, args.batches, args.warm_up, fixed)
             rates[fixed].append(result['rate'])
             name = 'the same batch' if fixed else 'device loader'
-            print(f'{name:15} {result["rate"]:8.0f} images/s, {result["waiting"]:.1%} of the time waiting for batches')
+            print(
+                f'{name:15} {result["rate"]:8.0f} images/s, the host waits for them {result["waiting"]:.1%} of the time'
+            )
     ratio = statistics.median(ours / same for ours, same in zip(rates[False], rates[True]))
     rate = statistics.median(rates[False])
     where = 'CPU' if cpu else torch.cuda.get_device_name()
