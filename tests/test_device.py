@@ -10,7 +10,7 @@ import timm.data
 import torch
 from timm.data import FastCollateMixup
 
-from timm_fractal import Fractal1, _device, _operations, _resample, augment, device_loader, ifs, shape
+from timm_fractal import Fractal1, _device, ifs, shape
 from timm_fractal.render import PATCHES, render
 from timm_fractal.shape import WARPS
 
@@ -110,9 +110,7 @@ def kernels(request, monkeypatch):
     def fused(device, name='augment'):
         return found if device.type == 'cuda' else None
 
-    # `render` looks it up when it is called.
-    for module in (_resample, _operations, augment, device_loader, _device):
-        monkeypatch.setattr(module, 'fused', fused)
+    monkeypatch.setattr(_device, 'fused', fused)
     return request.param
 
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from timm.data import FastCollateMixup
 
-from timm_fractal import _device, _operations, _resample
+from timm_fractal import _device
 from timm_fractal._operations import MATRICES, NAMES, Canvas
 from timm_fractal._resample import Crop, resample
 from timm_fractal.augment import Evaluate, Mix, MixParams, Train
@@ -23,8 +23,7 @@ NEW_PILLOW = int(PIL.__version__.split('.')[0]) >= 13
 
 @pytest.fixture
 def in_use(monkeypatch):
-    for module in (_resample, _operations):
-        monkeypatch.setattr(module, 'fused', lambda device: kernels)
+    monkeypatch.setattr(_device, 'fused', lambda device: kernels)
 
 
 @pytest.fixture(scope='module')
@@ -85,7 +84,7 @@ def test_evaluation(images, in_use, monkeypatch):
     """A window of what is resized."""
     evaluate = Evaluate((24, 20), crop_pct=0.8, interpolation='bicubic')
     fused = evaluate.apply(to_batch(images['colour'], 2).to(DEVICE)).cpu()
-    monkeypatch.setattr(_resample, 'fused', lambda device: None)
+    monkeypatch.setattr(_device, 'fused', lambda device: None)
     plain = evaluate.apply(to_batch(images['colour'], 2))
     assert (fused.int() - plain.int()).abs().max() <= 1 and (fused != plain).float().mean() < 0.01
 
@@ -136,8 +135,7 @@ def test_the_papers_augmentation(images, name, in_use, monkeypatch):
     batch = to_batch(images[name], count)
     params = train.make_params(count, *batch.shape[2:], torch.Generator().manual_seed(1))
     fused = train.apply(batch.to(DEVICE), params).cpu()
-    for module in (_resample, _operations):
-        monkeypatch.setattr(module, 'fused', lambda device: None)
+    monkeypatch.setattr(_device, 'fused', lambda device: None)
     difference = (fused.int() - train.apply(batch, params).int()).abs()
     assert fused.float().std() > 20 and difference.max() <= 8 and (difference > 0).float().mean() < 0.01
 

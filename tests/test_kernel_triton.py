@@ -51,7 +51,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver, jit
 
 from tests.paper import AUGMENTATION
-from timm_fractal import _kernel_augment, _kernel_triton, _operations, _resample
+from timm_fractal import _device, _kernel_augment, _kernel_triton
 from timm_fractal.augment import create_augment
 
 
@@ -75,7 +75,7 @@ def run(self, *args, warmup, **options):
 compiled, original = {}, jit.JITFunction.run
 driver.set_active(Driver())
 jit.JITFunction.run = run
-_resample.fused = _operations.fused = lambda device: _kernel_augment
+_device.fused = lambda device: _kernel_augment
 for module in (_kernel_augment, _kernel_triton):
     try:
         module.check(torch.device('cpu'))

@@ -43,7 +43,7 @@ def _weigh(box, cubic, flip, first, weights, resized, size, offset, TAPS: tl.con
     far = ((-0.5 * t + 2.5) * t - 4) * t + 2
     weight = tl.where(is_cubic, tl.where(t < 1, near, tl.where(t < 2, far, 0.0)), tl.maximum(1 - t, 0.0))
     weight = tl.where(tap < stop[None, :], weight, 0.0)
-    weight = weight / tl.sum(weight, 0)[None, :] * 4194304
+    weight = weight / tl.sum(weight, 0)[None, :] * (1 << 22)
     whole = tl.where(weight < 0, weight - 0.5, weight + 0.5).to(tl.int32)
     tl.store(first + image * size + line, start, mask=inside)
     place = (image * TAPS + tl.arange(0, TAPS)[:, None]) * size + line[None, :]
@@ -88,7 +88,7 @@ def _resize(
     start = origin + tl.load(first + n * size + place, mask=place < size, other=0)
     pixels = source + tl.load(take + n) * source_image + channel * source_channel
     pixels += (tl.load(box + 4 * n) + line)[:, None] * source_line
-    total = tl.full((LINES, PLACES), 2097152, tl.int32)
+    total = tl.full((LINES, PLACES), 1 << 21, tl.int32)
     for tap in range(taps):
         weight = tl.load(weights + (n * TAPS + tap) * size + place, mask=place < size, other=0)
         column = tl.minimum(start + tap, last)
@@ -258,7 +258,8 @@ def look_up(images: Tensor, index: Tensor, tables: Tensor) -> None:
 
 
 def mix(images: Tensor, share: float) -> Tensor:
-    """Mixup of a contiguous batch with itself in reverse order, see `timm_fractal.augment.Mix.apply`."""
+    """Mixup of a batch with itself in reverse order, see `timm_fractal.augment.Mix.apply`."""
+    images = images.contiguous()
     target = torch.empty_like(images)
     count = images.numel()
     grid = (triton.cdiv(count, _PIXELS_LOOKED_UP),)

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-LIMIT = 1e9
+_LIMIT = 1e9
 _ROUND_UP = 1 + 2.0**-40
 _WARM_UP = 64
 _MASK32 = 0xFFFFFFFF
@@ -74,7 +74,7 @@ def _trajectory(maps: Tensor, addresses: Tensor) -> Tensor:
 def frame(low: Tensor, high: Tensor, size: int, padding: int, diverged: Tensor) -> tuple[Tensor, Tensor]:
     """Where the canvas begins, and pixels per unit, float64 (2, B); writes which images ran away, bool (B,)."""
     span = high - low
-    diverged.copy_(~((span < LIMIT).all(0)))
+    diverged.copy_(~((span < _LIMIT).all(0)))
     # What has no extent, and what ran away, stays in a corner.
     scale = (size - 2 * padding) * _ROUND_UP / torch.where(diverged | (span == 0), torch.inf, span)
     return torch.where(diverged, 0.0, low), scale

@@ -13,7 +13,6 @@ import triton.language as tl
 from torch import Tensor
 
 from . import _kernel_torch
-from ._kernel_torch import frame
 
 _LANES = 32
 
@@ -117,7 +116,7 @@ def draw(
     grid = (triton.cdiv(count, _LANES),)
     options = dict(num_warps=1, enable_fp_fusion=False)
     _bounds[grid](maps, path, len(addresses), count, low, high, _LANES, **options)
-    start, scale = frame(low, high, size, padding, diverged)
+    start, scale = _kernel_torch.frame(low, high, size, padding, diverged)
     canvas.zero_()
     _paste[grid](
         maps, path, len(addresses), count, keys, start, scale, diverged.byte(), canvas, size, padding,

@@ -15,7 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ._device import fused, upload
+from . import _device
+from ._device import upload
 from .shape import MAX_MAGNITUDE, WARPS, Warp
 
 Numbers = npt.NDArray[np.float64]
@@ -384,7 +385,7 @@ class Canvas:
         self._flush(chosen)
         index = self._index(chosen)
         data = MATRICES[name](argument, *self._images.shape[-2:])
-        if kernels := fused(self._images.device):
+        if kernels := _device.fused(self._images.device):
             mapped = kernels.transform(self._images, index, upload(data, index.device), cubic, self._fill)
         else:
             mapped = _transform(self._images[index], data, cubic, self._fill)
@@ -406,7 +407,7 @@ class Canvas:
         if not len(chosen):
             return
         index = self._index(chosen)
-        if kernels := fused(self._images.device):
+        if kernels := _device.fused(self._images.device):
             kernels.look_up(self._images, index, self._tables)
         else:
             images, tables = self._images[index], self._tables[index].flatten()

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, Optional
 import torch
 from torch import Tensor
 
-from ._device import fused, upload
+from . import _device
+from ._device import upload
 
 # Pillow keeps weights in fixed point, with as many bits as leave room for a sum of bytes in 32 bits.
 _ONE = 2.0**22
@@ -81,9 +82,9 @@ def resample(
     Returns:
         uint8 of shape (B, C, *size), on the device of ``images``.
     """
-    kernels = fused(images.device)
-    taps = max(_most_taps(length, crop.cubic, wanted) for length, wanted in zip((crop.height, crop.width), resized))
-    if kernels and taps <= _MOST_TAPS_FUSED:
+    kernels = _device.fused(images.device)
+    axes = zip((crop.height, crop.width), resized)
+    if kernels and max(_most_taps(length, crop.cubic, wanted) for length, wanted in axes) <= _MOST_TAPS_FUSED:
         return _resample_fused(kernels, images, crop, resized, size, offset)
     result = images.new_empty(*images.shape[:2], *size)
     for part, down_first in _parts(crop, resized, _CHUNK.get(images.device.type, _CHUNK_ELSEWHERE)):
@@ -127,16 +128,17 @@ def _resample_fused(
             lines, places, source, target = places, lines, source.mT, target.mT
         longest = int(lines.lengths.max())
         middle = images.new_empty(len(part), images.shape[1], longest, places.size)
-
-        def along(axis: _Axis, *arguments: Any, few: Crop = few, cubic: Tensor = cubic) -> None:
-            taps = _most_taps(axis.lengths, few.cubic, axis.resized)
-            kernels.resize(*arguments, cubic, axis.flip, axis.resized, axis.offset, taps)
-
         box = torch.stack([lines.start, lines.length, places.start, places.length], 1)
-        along(places, source, middle, index, place, box, longest)
+        taps = _most_taps(places.lengths, few.cubic, places.resized)
+        kernels.resize(
+            source, middle, index, place, box, longest, cubic, places.flip, places.resized, places.offset, taps
+        )
         # What was a place is a line now.
         box = torch.stack([zero, zero + places.size, zero, lines.length], 1)
-        along(lines, middle.mT, target.mT, place, index, box, places.size)
+        taps = _most_taps(lines.lengths, few.cubic, lines.resized)
+        kernels.resize(
+            middle.mT, target.mT, place, index, box, places.size, cubic, lines.flip, lines.resized, lines.offset, taps
+        )
     return result
 
 

@@ -23,7 +23,8 @@ from timm.data import mixup as timm_mixup
 from torch import Tensor
 from torchvision.transforms import ColorJitter
 
-from ._device import fused, upload
+from . import _device
+from ._device import upload
 from ._operations import NAMES, Canvas, Numbers
 from ._randaugment import Layer, Policy, refuse, rescoped
 from ._resample import Crop, resample
@@ -427,7 +428,7 @@ class Mix:
             mixed = images.clone()
             mixed[:, :, top:bottom, left:right] = images.flip(0)[:, :, top:bottom, left:right]
             images = mixed
-        elif share != 1 and (kernels := fused(images.device)):
+        elif share != 1 and (kernels := _device.fused(images.device)):
             images = kernels.mix(images, share)
         elif share != 1:
             images = (images.float() * share + images.flip(0).float() * (1 - share)).round_().to(torch.uint8)

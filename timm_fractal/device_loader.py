@@ -18,8 +18,8 @@ from timm.data.mixup import Mixup
 from torch import Tensor
 from torch.utils.data import BatchSampler, DistributedSampler, Sampler, SequentialSampler
 
-from . import ifs
-from ._device import Batch, ahead, fused, upload
+from . import _device, ifs
+from ._device import Batch, ahead, upload
 from ._randaugment import refuse
 from .augment import Erase, Evaluate, Mix, Train, create_augment, normalize
 from .datasets import SyntheticDataset
@@ -160,12 +160,11 @@ class DeviceLoader:
             'every sample drawn anew' if redraw else f'{dataset.num_images} images there take {room / 2**20:.0f} MB',
         )
         self._levels = torch.from_numpy(unpack(np.arange(256, dtype=np.uint8)[:, None], 8)).to(device)
-        stored = dataset.stored(0)
-        channels = stored.shape[2] if stored.ndim == 3 else 1
-        most = _AT_ONCE.get(device.type, _AT_ONCE_ELSEWHERE)
-        self._room = min(most, _BYTES_AT_ONCE // (dataset.spec.size**2 * channels))
+        # A level for each bit of a fractal.
+        image = dataset.spec.size**2 if self._table is None or dataset.packed else self._table[0].numel()
+        self._room = min(_AT_ONCE.get(device.type, _AT_ONCE_ELSEWHERE), _BYTES_AT_ONCE // image)
         # If it has anything to say, then before the training.
-        fused(device)
+        _device.fused(device)
         #: The epoch that was last gone through, and how often.
         self._passed = -1, 0
         if hasattr(self.sampler, 'set_epoch'):

@@ -212,11 +212,11 @@ def render_on(
     """
     import torch
 
-    from . import _kernel_torch
-    from ._device import fused, upload
+    from . import _device, _kernel_torch
+    from ._device import upload
 
     device = torch.device(device or 'cpu')
-    kernel: Any = fused(device, 'triton')
+    kernel: Any = _device.fused(device, 'triton')
     # Without it an image takes some 8 MB on the way.
     lanes = len(systems) if kernel else LANES if device.type == 'cpu' else LANES_ELSEWHERE
     path = upload(addresses, device).long()

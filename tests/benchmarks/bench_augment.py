@@ -7,7 +7,6 @@ CPU with one thread, in turn, in the same run. Where there is a GPU, the batches
 kernels and with torch's own operations, and the device loader is measured with mixup and cutmix.
 """
 
-import functools
 import statistics
 import time
 import warnings
@@ -21,8 +20,7 @@ from timm.data import FastCollateMixup, create_dataset, create_loader, create_tr
 from timm.data.loader import PrefetchLoader, fast_collate
 
 from tests.paper import AUGMENTATION, HALF, LOADER
-from timm_fractal import _operations, _resample
-from timm_fractal._device import fused
+from timm_fractal import _device
 from timm_fractal.augment import Erase, create_augment, normalize
 from timm_fractal.datasets import Fractal1
 
@@ -96,15 +94,14 @@ def main() -> None:
 def on_gpu(gray: torch.Tensor, generator: torch.Generator) -> None:
     """Images a second, with Triton's kernels and without them, and what the device loader needs."""
     gpu = torch.device('cuda', torch.cuda.current_device())
-    ways = {"Triton's kernels": fused(gpu), "torch's operations": None}
+    ways = {"Triton's kernels": _device.fused(gpu), "torch's operations": None}
     print(torch.cuda.get_device_name())
     for count in (256, 1024, 4096):
         make = on_device(gray.to(gpu).repeat(count // IMAGES, 1, 1, 1), count, generator)
         took: dict[str, list[float]] = {name: [] for name in ways}
         for turn in range(ROUNDS + 2):
             for name, kernels in ways.items():
-                choose = functools.partial(lambda kernels, _: kernels, kernels)
-                with patch.object(_resample, 'fused', choose), patch.object(_operations, 'fused', choose):
+                with patch.object(_device, 'fused', return_value=kernels):
                     time_of_one = milliseconds(make, count, torch.cuda.synchronize)
                 if turn > 1:
                     took[name].append(time_of_one)

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tests.paper import LOADER
-from timm_fractal import _operations, _resample, augment
+from timm_fractal import _device, _resample
 from timm_fractal.datasets import Fractal1
 from timm_fractal.device_loader import create_device_loader
 
@@ -89,16 +89,9 @@ class Traffic(TorchDispatchMode):
 @contextlib.contextmanager
 def counted(kernels: bool) -> Iterator[Traffic]:
     traffic = Traffic()
-
-    def choose(device: torch.device) -> Any:
-        return traffic if kernels else None
-
-    with contextlib.ExitStack() as stack:
-        for module in (_resample, _operations, augment):
-            stack.enter_context(patch.object(module, 'fused', choose))
-        # As on a GPU, where no cache has to hold what lies between two operations.
-        stack.enter_context(patch.dict(_resample._CHUNK, cpu=_resample._CHUNK_ELSEWHERE))
-        stack.enter_context(traffic)
+    chosen = patch.object(_device, 'fused', return_value=traffic if kernels else None)
+    # As on a GPU, where no cache has to hold what lies between two operations.
+    with chosen, patch.dict(_resample._CHUNK, cpu=_resample._CHUNK_ELSEWHERE), traffic:
         yield traffic
 
 
