@@ -35,13 +35,13 @@ def pixels(dataset):
     [
         ('fractal1/classes=8', 'train', 'd625cdd94fe9cb3a'),
         ('fractal1/classes=8', 'validation', 'f6beea68b6d3ff8e'),
-        ('fractal1/classes=8,patch=fill,perturb=add,seed=3', 'train', 'ad37ffec0e507088'),
+        ('fractal1/classes=8,patch=fill,perturb=add,seed=3', 'train', '3c986b8b3c80702b'),
         (
             'fractal1/classes=4,maps=3,sigma=5.0,delta=0.2,points=20000,size=200,instances=2',
             'train',
             '026b2fb5af5a3328',
         ),
-        ('fractal1/classes=8,patch=point,size=96', 'train', '065dc84be8f8f2d5'),
+        ('fractal1/classes=8,patch=point,size=96', 'train', '3013002f19525b51'),
     ],
 )
 def test_same_name_same_bytes(name, split, expected):
@@ -224,11 +224,15 @@ def test_bad_arguments(options, message):
 @pytest.mark.parametrize(
     'name, message',
     [
-        ('fractal1/points=1,seed=7', 'none of 100 base fractals drawn from seed=7 covers more than 5% .*delta=0.1'),
-        ('fractal1/sigma=0.05,points=500', 'none of 100 base fractals drawn from seed=15 covers more than 5%'),
         (
-            'fractal1/sigma=0.3,points=500,size=16',
-            r'class 7 is empty or diverges in each of 100 .*\(seed=15, delta=0.1\)',
+            'fractal1/points=1,seed=7',
+            r'class 0 shows no shape on this canvas, \d pixels .*points=1.*: take more points',
+        ),
+        ('fractal1/points=1,seed=7,cache=none', 'class 0 shows no shape on this canvas'),
+        ('fractal1/sigma=0.05,points=500', 'none of 1000 base fractals sampled from seed=15 covers more than 5%'),
+        (
+            'fractal1/delta=0.3,sigma=0.6,seed=2,maps=2,classes=2',
+            r'none of 1000 .* \(sigma=0.6, maps=2\): take another seed or a larger sigma',
         ),
     ],
 )
@@ -237,10 +241,28 @@ def test_fractals_that_cannot_be_drawn(name, message):
         Fractal1(name)
 
 
+@pytest.mark.parametrize(
+    'canvas', ['size=64', 'points=2000,size=40,patch=point', 'size=1024,patch=fill', 'instances=2']
+)
+def test_one_fractal_whatever_the_canvas(canvas):
+    """At this delta every second perturbation is sampled again, judged on the reference's canvas."""
+    name = 'fractal1/classes=40,delta=0.4,fractals=3'
+    expected = Fractal1(name).family
+    datasets._families.clear()
+    for split in ('validation', 'train'):
+        found = Fractal1(f'{name},{canvas}', split)
+        assert np.array_equal(found.family.bases, expected.bases)
+        assert np.array_equal(found.family.systems, expected.systems)
+        assert found.family.name == str(found.spec)
+
+
 def test_base_that_cannot_be_perturbed_names_seed_and_delta(monkeypatch):
-    monkeypatch.setattr(ifs, 'perturb', lambda base, *args: 3 * base)
-    with pytest.raises(ValueError, match=r'class 0 is empty or diverges .*\(seed=15, delta=0.1\): take another seed'):
-        Fractal1(SMALL)
+    honest = ifs.perturb
+    monkeypatch.setattr(
+        ifs, 'perturb', lambda base, delta, *args: honest(base, delta, *args) * (1 if delta == 0.1 else 9)
+    )
+    with pytest.raises(ValueError, match=r'class 0 is empty or diverges .*\(seed=15, delta=0.2\): take another seed'):
+        Fractal1(f'{SMALL},delta=0.2')
 
 
 def test_empty_classes_are_redrawn_in_their_place():

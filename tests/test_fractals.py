@@ -130,17 +130,17 @@ def test_instances_scale_one_parameter_and_flip():
 def test_an_instance_that_would_be_empty_is_not_scaled():
     # A map whose linear part is nearly a rotation: some scalings make it grow, and the game runs off.
     edge = np.zeros((7, 2, 3))
-    edge[:2] = [[[0.9, 0.5, 0.3], [-0.5, 0.9, 0.1]], [[0.3, 0.0, -0.8], [0.0, 0.3, 0.6]]]
+    edge[:2] = [[[0.9, 0.4, 0.3], [-0.4, 0.9, 0.1]], [[0.3, 0.0, -0.8], [0.0, 0.3, 0.6]]]
     spec = parse_name(f'fractaldb/classes=2,instances=25,{FEW},patch=fill')
     family = Family(str(spec), np.stack([edge, edge]), np.stack([edge, edge]))
-    path = ifs.addresses(ifs.probabilities(edge), 3000)
     scaled = edge * fractals.WEIGHTS[:, None]
-    alone = render(scaled, path, np.zeros((25, 2), np.uint32), 64, 'fill')
-    lost = alone.fill <= fractals.MIN_FILL
-    assert lost.any() and not lost[0]
+    # Judged on the reference's canvas, rendered on its own.
+    judged = render(scaled, ifs.addresses(ifs.probabilities(edge), 100_000), np.zeros((25, 2), np.uint32), 512)
+    lost, kept = judged.fill < 0.045, judged.fill > 0.055  # Between them the random patches decide.
+    assert lost.any() and kept[0]
     drawn = fractals.draw(spec, 'train', family, range(0, 50, 2))
-    assert (drawn.fill > fractals.MIN_FILL).all() and not drawn.diverged.any()
-    assert np.array_equal(drawn.bits[~lost], alone.bits[~lost])
+    alone = render(scaled, ifs.addresses(ifs.probabilities(edge), 3000), np.zeros((25, 2), np.uint32), 64, 'fill')
+    assert np.array_equal(drawn.bits[kept], alone.bits[kept])
     assert all(np.array_equal(bits, alone.bits[0]) for bits in drawn.bits[lost])
 
 
@@ -191,7 +191,7 @@ def test_parameters_of_another_type_are_refused(tmp_path):
 @pytest.mark.parametrize(
     'name, split, expected',
     [
-        ('fractal1/classes=6,fractals=4,size=128', 'train', '2ea4e7a4959b574a'),
+        ('fractal1/classes=6,fractals=4,size=128', 'train', '36ce04582a97a9f0'),
         ('ofdb/classes=4', 'train', '4f64d7847d492b1d'),
         ('ofdb/classes=4,size=100,seed=1', 'validation', '92bb4d10b2de6882'),
         ('fractaldb/classes=2,instances=100,size=64,points=5000', 'train', '6ed37505fe4c9dfb'),

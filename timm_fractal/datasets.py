@@ -252,18 +252,23 @@ class _Fractals(SyntheticDataset):
         return self.spec.size, row_bytes(self.spec.size)
 
     def _fill(self) -> None:
-        """Find the systems, if they are not known, and fill the table."""
+        """Find the IFS codes, if they are not known, and fill the table."""
         table = None if self._table is None else self._table.numpy()
-        images = dataclasses.replace(self.spec, **type(self.spec)().aside())
-        family = self._loaded or _families.get(images)
+        # They do not depend on the canvas, nor on what changes no pixel.
+        everywhere: Any = dataclasses.replace(self.spec, **type(self.spec)().aside(), **fractals.REFERENCE_CANVAS)
+        family = self._loaded or _families.get(everywhere)
         drawn = 0
         if family is None:
-            by_product = table if self.split == 'train' and isinstance(self.spec, Fractal1Spec) else None
-            family = fractals.find(self.spec, self._progress, by_product)
-            _families[images] = family
-            drawn = 0 if by_product is None else self.num_classes
-        self.family = family
-        if table is not None and drawn < len(table):
+            is_reference = everywhere == dataclasses.replace(self.spec, **type(self.spec)().aside())
+            by_product = self.split == 'train' and is_reference and isinstance(self.spec, Fractal1Spec)
+            family = fractals.find(self.spec, self._progress, table if by_product else None)
+            _families[everywhere] = family
+            drawn = self.num_classes if by_product and table is not None else 0
+        self.family = family if self._loaded else dataclasses.replace(family, name=str(self.spec))
+        if table is None:
+            # What no canvas shows is refused now, not by a worker in the middle of a training run.
+            self._make(range(min(LANES, self.num_classes)))
+        elif drawn < len(table):
             for chunk in self._progress(len(table) - drawn):
                 start, stop = chunk.start + drawn, chunk.stop + drawn
                 self._make(range(start, stop), table[start:stop])

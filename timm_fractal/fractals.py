@@ -12,6 +12,7 @@ Class k is made from base fractal ``k % fractals``, so that few classes are the 
 instance ``n // classes`` of class ``n % classes``.
 """
 
+import dataclasses
 import functools
 import itertools
 from collections import defaultdict
@@ -32,10 +33,20 @@ FractalSpec = Union[Fractal1Spec, OFDBSpec, FractalDBSpec]
 #: Shows progress: given a number of images, gives ranges that cover them, one after the other.
 Progress = Callable[[int], Iterable[range]]
 
-#: An image with no more than this fraction of drawn pixels is redrawn (the reference generator's threshold).
+#: A base or class whose image on `REFERENCE_CANVAS` has no more than this fraction of drawn pixels is sampled again
+#: (the reference generator's threshold).
 MIN_FILL = 0.05
-#: How often the base IFS, and then each class, is redrawn before giving up.
-MAX_DRAWS = 100
+#: Where emptiness is judged, whatever canvas is asked for: a seed stands for the same IFS codes on all of them.
+REFERENCE_CANVAS = {name: getattr(Fractal1Spec(), name) for name in ('points', 'size', 'patch')}
+#: An image with no more drawn pixels than this, or than `MIN_FILL` of a small canvas, shows no shape and is refused.
+MIN_PIXELS = 64
+#: How often a base IFS is sampled again before giving up.
+MAX_BASES = 1000
+#: How often the perturbation of a class is sampled again before giving up.
+MAX_PERTURBATIONS = 1000
+#: A base is taken if so many of so many perturbations with the paper's delta are not too empty either: what hardly
+#: survives one is no fractal to make classes of.
+MIN_SURVIVORS, TRIALS = 4, 16
 #: The random search takes an IFS whose points alone, 100,000 on 512 x 512 pixels, cover this part of the image.
 MIN_SEARCH_FILL = 0.2
 
@@ -47,7 +58,7 @@ for _i, (_place, _weight) in enumerate(
     WEIGHTS[_i][_place] = _weight
 
 # What a stream of random numbers is for; the seed, this and indices make the stream.
-_BASE, _PERTURBATION, _PATCHES, _SEARCH = range(4)
+_BASE, _PERTURBATION, _PATCHES, _SEARCH, _TRIAL = range(5)
 
 # Seed of the address sequence of instance 0: the reference generator's for training, far from it for validation.
 _ADDRESS_SEED = {'train': 100, 'validation': 100 + 2**31}
@@ -77,21 +88,45 @@ def draw(spec: FractalSpec, split: str, family: Family, numbers: Sequence[int], 
 
     Returns:
         The images, as `render` gives them.
+
+    Raises:
+        ValueError: An image shows no shape on this canvas.
     """
     instances, classes = np.divmod(np.asarray(numbers), spec.classes)
     systems = family.systems[classes]
-    if not isinstance(spec, FractalDBSpec):
-        return _draw(spec, split, family, systems, classes, instances, out)
-    weights = instances % len(WEIGHTS)
-    images = _draw(spec, split, family, systems * WEIGHTS[weights, None], classes, instances, out)
-    # A scaled parameter can make a system run off or shrink to a dot; such an instance stays unscaled.
-    lost = np.flatnonzero((images.fill <= MIN_FILL) & (weights > 0))
-    if len(lost):
-        again = _draw(spec, split, family, systems[lost], classes[lost], instances[lost])
-        images.bits[lost], images.fill[lost], images.diverged[lost] = again
-    for i, flip in enumerate(instances // len(WEIGHTS) % 4):
-        images.bits[i] = _flip(images.bits[i], spec.size, bool(flip & 1), bool(flip & 2))
+    if isinstance(spec, FractalDBSpec):
+        systems = systems * WEIGHTS[_valid_weights(spec, family, classes, instances % len(WEIGHTS)), None]
+    images = _draw(spec, split, family, systems, classes, instances, out)
+    pixels = np.rint(images.fill * spec.size**2)
+    degenerate = np.flatnonzero(pixels <= min(MIN_PIXELS, MIN_FILL * spec.size**2))
+    if len(degenerate):
+        first = degenerate[0]
+        raise ValueError(
+            f'{spec}: class {classes[first]} shows no shape on this canvas, {pixels[first]:.0f} pixels of it are drawn '
+            f'(points={spec.points}, size={spec.size}, patch={spec.patch}): take more points or another patch'
+        )
+    if isinstance(spec, FractalDBSpec):
+        for i, flip in enumerate(instances // len(WEIGHTS) % 4):
+            images.bits[i] = _flip(images.bits[i], spec.size, bool(flip & 1), bool(flip & 2))
     return images
+
+
+def _valid_weights(
+    spec: FractalDBSpec, family: Family, classes: npt.NDArray[np.int64], weights: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """The weights of instances; none where a scaled parameter makes an IFS diverge or shrink to a dot."""
+    keys = [(spec.seed, k, w, family.systems[k].tobytes()) for k, w in zip(classes.tolist(), weights.tolist())]
+    unknown = [key for key in dict.fromkeys(keys) if key[2] > 0 and key not in _is_lost]
+    if unknown:
+        which, scales = (np.array(column) for column in list(zip(*unknown))[1:3])
+        reference = dataclasses.replace(spec, **REFERENCE_CANVAS)
+        images = _draw(reference, 'train', family, family.systems[which] * WEIGHTS[scales, None], which, scales)
+        _is_lost.update(zip(unknown, (images.fill <= MIN_FILL).tolist()))
+    return np.array([0 if _is_lost.get(key) else key[2] for key in keys])
+
+
+# Of the seed, a class, its weights and its IFS codes: whether the instance is too empty.
+_is_lost: dict[tuple[int, int, int, bytes], bool] = {}
 
 
 def _draw(
@@ -146,62 +181,74 @@ def _flip(bits: Bits, size: int, columns: bool, rows: bool) -> Bits:
     return bits
 
 
-def find(spec: FractalSpec, progress: Progress, table: Optional[Bits] = None) -> Family:
-    """Find the systems of a data set: its base fractals, perturbed until every class has an image.
+def find(spec: FractalSpec, progress: Progress, table: Bits | None = None) -> Family:
+    """Find the IFS codes of a data set: its bases, and a perturbation for every class that is not too empty.
+
+    They do not depend on the canvas (points, size, patch).
 
     Args:
         spec: The data set.
         progress: Called once, with the number of classes.
-        table: Takes the training images of instance 0 of `Fractal1Spec`, which are drawn anyway; shape (classes, size,
-            row bytes).
+        table: Takes the training images of instance 0 of a `Fractal1Spec` on `REFERENCE_CANVAS`, which are rendered
+            anyway; uint8 of shape (classes, size, row bytes).
 
     Raises:
-        ValueError: A base fractal or a class cannot be drawn.
+        ValueError: No base, or no perturbation for a class, is found.
     """
     if not isinstance(spec, Fractal1Spec):
         systems = np.stack([_search(spec.seed, k) for chunk in progress(spec.classes) for k in chunk])
         return Family(str(spec), systems, systems)
+    reference = dataclasses.replace(spec, **REFERENCE_CANVAS)
     with ThreadPoolExecutor(cpu_count()) as pool:
-        bases = np.stack(list(pool.map(functools.partial(_find_base, spec), range(spec.fractals))))
+        bases = np.stack(list(pool.map(functools.partial(_find_base, reference), range(spec.fractals))))
     family = Family(str(spec), bases, np.empty((spec.classes, *bases.shape[1:])))
     for chunk in progress(spec.classes):
-        _find_classes(spec, family, chunk, None if table is None else table[chunk.start : chunk.stop])
+        _find_classes(reference, family, chunk, None if table is None else table[chunk.start : chunk.stop])
     return family
 
 
-def _find_base(spec: Fractal1Spec, number: int) -> Array:
-    """The first system drawn from the seed whose own image is not too empty."""
-    for attempt in range(MAX_DRAWS):
+def _find_base(reference: Fractal1Spec, number: int) -> Array:
+    """The first IFS sampled from the seed that is not too empty, and survives perturbation; delta has no part in it."""
+    for attempt in range(MAX_BASES):
         # Sines and matrix products differ in the last bit between machines; nine decimals are the same everywhere.
-        base = ifs.sample(spec.maps, spec.sigma, stream(spec.seed, _BASE, attempt, number)).round(9)
-        alone = Family('', base[None], base[None])
-        if _draw(spec, 'train', alone, base[None], np.array([0]), np.array([0])).fill[0] > MIN_FILL:
-            return base
+        base = ifs.sample(reference.maps, reference.sigma, stream(reference.seed, _BASE, attempt, number)).round(9)
+        if _fill(reference, base, base[None])[0] > MIN_FILL:
+            rng = stream(reference.seed, _TRIAL, attempt, number)
+            trials = np.stack([ifs.perturb(base, Fractal1Spec.delta, rng) for _ in range(TRIALS)])
+            if np.count_nonzero(_fill(reference, base, trials) > MIN_FILL) >= MIN_SURVIVORS:
+                return base
     raise ValueError(
-        f'{spec}: none of {MAX_DRAWS} base fractals drawn from seed={spec.seed} covers more than {MIN_FILL:.0%} of the '
-        f'image (sigma={spec.sigma}, points={spec.points}, size={spec.size}, patch={spec.patch}, delta={spec.delta}): '
-        f'take more points, a smaller size or a larger sigma'
+        f'{reference}: none of {MAX_BASES} base fractals sampled from seed={reference.seed} covers more than '
+        f'{MIN_FILL:.0%} of the image and survives perturbation (sigma={reference.sigma}, maps={reference.maps}): take '
+        f'another seed or a larger sigma'
     )
 
 
-def _find_classes(spec: Fractal1Spec, family: Family, chunk: range, table: Optional[Bits]) -> None:
+def _fill(reference: Fractal1Spec, base: Array, systems: Array) -> Array:
+    """How much of the reference's canvas perturbations of a base cover, as class 0 would."""
+    zeros = np.zeros(len(systems), np.int64)
+    return _draw(reference, 'train', Family('', base[None], systems), systems, zeros, zeros).fill
+
+
+def _find_classes(reference: Fractal1Spec, family: Family, chunk: range, table: Bits | None) -> None:
     """Perturb until every class of a chunk has an image that is not too empty; keep the images in ``table``."""
     pending = np.array(chunk)
-    for attempt in range(MAX_DRAWS):
+    for attempt in range(MAX_PERTURBATIONS):
         for k in pending:
-            rng = stream(spec.seed, _PERTURBATION, int(k), attempt)
-            base = family.bases[k % spec.fractals]
-            family.systems[k] = ifs.perturb(base, spec.delta, rng, spec.perturb)  # type: ignore[arg-type]
+            rng = stream(reference.seed, _PERTURBATION, int(k), attempt)
+            base = family.bases[k % reference.fractals]
+            family.systems[k] = ifs.perturb(base, reference.delta, rng, reference.perturb)  # type: ignore[arg-type]
         # At first all classes of the chunk, straight into the table; then the few that came out empty.
-        images = draw(spec, 'train', family, pending, out=table if attempt == 0 else None)  # type: ignore[arg-type]
+        out = table if attempt == 0 else None
+        images = _draw(reference, 'train', family, family.systems[pending], pending, np.zeros_like(pending), out)
         if table is not None and attempt > 0:
             table[pending - chunk.start] = images.bits
         pending = pending[images.fill <= MIN_FILL]
         if len(pending) == 0:
             return
     raise ValueError(
-        f'{spec}: class {pending[0]} is empty or diverges in each of {MAX_DRAWS} perturbations '
-        f'(seed={spec.seed}, delta={spec.delta}): take another seed or a smaller delta'
+        f'{reference}: class {pending[0]} is empty or diverges in each of {MAX_PERTURBATIONS} perturbations '
+        f'(seed={reference.seed}, delta={reference.delta}): take another seed or a smaller delta'
     )
 
 
