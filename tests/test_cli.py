@@ -120,9 +120,9 @@ def test_preview(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 def test_sweep(tmp_path: Path) -> None:
     output = tmp_path / 'sweep.png'
-    arguments = ['--sweep', 'sigma', '--values', '3, 3.5', '--columns', '3', '--tile', '32']
+    arguments = ['--sweep', 'sigma', '--values', '3.3, 3.5', '--columns', '3', '--tile', '32']
     assert cli.main(['preview', NAME, '-o', str(output), *arguments]) == 0
-    expected = preview.sweep(NAME, 'sigma', ['3', '3.5'], columns=3, tile=32)
+    expected = preview.sweep(NAME, 'sigma', ['3.3', '3.5'], columns=3, tile=32)
     assert Image.open(output).tobytes() == expected.tobytes()
     assert os.listdir(tmp_path) == ['sweep.png']
 

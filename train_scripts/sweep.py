@@ -1,0 +1,492 @@
+"""Run many pre-trainings, and fine-tunings of each, with timm's unedited train.py; collect the results; draw the page.
+
+A sweep file names conditions (data sets to pre-train on), seeds, and fine-tunings. One condition with one seed is a
+unit: one pre-training and all its fine-tunings.
+
+Example:
+    $ python sweep.py run sweeps/micro.yaml --train-py pytorch-image-models/train.py -n 2     # two units at a time
+    $ python sweep.py run sweeps/micro.yaml --train-py ... --index 7                          # one unit: a Slurm array
+    $ python sweep.py list sweeps/micro.yaml                                                  # units, samples, hours
+    $ python sweep.py report sweeps/micro.yaml --page results.md                              # tables and plots
+
+Do the same again after an interruption: what is finished is skipped, what was killed goes on from its last checkpoint.
+A result is one line of WORK/NAME.jsonl, written when a training has ended. Two sweeps may share a folder: a unit that
+another process has is left to it.
+"""
+
+import argparse
+import contextlib
+import csv
+import datetime
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import yaml
+from sweep_data import Folders
+from sweep_file import Job, Results, Sweep, Unit, canonical, digest, key_of
+from tqdm import tqdm
+
+import timm_fractal
+from timm_fractal import parse_name
+from timm_fractal.spec import SPECS
+
+HERE = Path(__file__).resolve().parent
+START = '=== sweep.py starts train.py ==='
+
+
+class Failed(RuntimeError):
+    """train.py ended with an error."""
+
+
+def flags(options: dict[str, Any]) -> list[str]:
+    """Options of train.py as words of a command line."""
+    words = []
+    for key, value in options.items():
+        flag = '--' + key.replace('_', '-')
+        if value is True:
+            words.append(flag)
+        elif isinstance(value, dict):
+            words += [flag, *(f'{name}={each}' for name, each in value.items())]
+        elif isinstance(value, list):
+            words += [flag, *map(str, value)]
+        elif value is not False and value is not None:
+            words += [flag, str(value)] if str(value) else [f'{flag}=']
+    return words
+
+
+class Runner:
+    """Runs units.
+
+    Args:
+        sweep: The sweep file.
+        args: Arguments of ``sweep.py run``.
+    """
+
+    def __init__(self, sweep: Sweep, args: argparse.Namespace) -> None:
+        self.sweep, self.args = sweep, args
+        self.work: Path = args.work / sweep.name
+        self.results = Results(args.results or args.work / f'{sweep.name}.jsonl')
+        self.folders = Folders(sweep.raw.get('data') or {}, args.work / 'data', dict(args.data))
+        self.children: set[subprocess.Popen[bytes]] = set()
+        self.logs: dict[Path, tuple[int, int]] = {}
+        self.done = 0
+        self.stopped = threading.Event()
+
+    def command(self, unit: Unit, job: Job, stand_in: bool = False) -> tuple[list[str], int]:
+        """The command line of a job, and how many samples it trains on."""
+        settings, options = job.settings, dict(job.options)
+        config = yaml.safe_load((HERE / settings['config']).read_text()) if 'config' in settings else {}
+        merged = config | options
+        batch = merged['batch_size'] * settings.get('processes', 1)
+        images = None
+        if 'data' in settings:
+            tune = job.key.get('finetune_seed', 0)
+            folder, images, classes = self.folders.get(settings['data'], settings.get('shots'), tune, stand_in)
+            options['data_dir'] = folder
+            if classes is not None and 'num_classes' not in merged:
+                options['num_classes'] = classes
+        if 'dataset' in merged and merged['dataset'].partition('/')[0] in SPECS:
+            spec = parse_name(merged['dataset'])
+            images = spec.classes * getattr(spec, 'instances', 1)
+            options.setdefault('num_classes', spec.classes)
+        if 'samples' in settings:
+            options |= schedule(settings, images or 0, batch, repeat='dataset' in merged)
+        if 'steps' in settings:
+            options['epochs'] = max(1, round(settings['steps'] / max(1, (images or 0) // batch)))
+            options['warmup_epochs'] = round(0.1 * options['epochs'])
+            options['val_interval'] = options['epochs']
+        merged = config | options
+        if settings.get('processes'):
+            command = ['sh', str(HERE / 'launch.sh')]
+        else:
+            command = [sys.executable, str(self.args.train_py)]
+        if config:
+            command += ['-c', str(HERE / settings['config'])]
+        repeats = max(1.0, merged.get('epoch_repeats', 1.0))
+        samples = int((images or 0) * repeats) // batch * batch * merged['epochs']
+        place = dict(seed=job.seed, output=str(self.work / unit.name), experiment=job.name)
+        if job.name != 'pretrain' and unit.pretrain and not stand_in:
+            place |= dict(pretrained=True, pretrained_path=str(self.work / unit.name / 'pretrain' / 'last.pth.tar'))
+        return command + flags(options | place), samples
+
+    def epochs(self, command: Sequence[str], job: Job) -> int:
+        """The number of epochs that a command asks for."""
+        if '--epochs' in command:
+            return int(command[command.index('--epochs') + 1])
+        return int(yaml.safe_load((HERE / job.settings['config']).read_text())['epochs'])
+
+    def environment(self, job: Job) -> dict[str, str]:
+        """The environment of train.py."""
+        more = {'TRAIN_PY': str(self.args.train_py)}
+        if processes := job.settings.get('processes'):
+            more['NPROC'] = str(processes)
+        if job.settings.get('device') == 'cpu':
+            more['OMP_NUM_THREADS'] = os.environ.get('OMP_NUM_THREADS', '1')
+        return os.environ | more
+
+    def missing(self, unit: Unit) -> list[Job]:
+        """Jobs of a unit without a line among the results."""
+        known = set(map(key_of, self.results.read()))
+        return [job for job in [unit.pretrain, *unit.finetune] if job and key_of(job.key) not in known]
+
+    def unit(self, unit: Unit) -> str:
+        """Run what is missing of a unit: ``'finished'``, ``'elsewhere'`` when another process has it, or an error."""
+        if not self.missing(unit):
+            return 'finished'
+        folder = self.work / unit.name
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / 'lock', 'w') as lock:
+            # train.py inherits the lock: it is held as long as a training runs, even if this process is killed.
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return 'elsewhere'
+            try:
+                missing = self.missing(unit)
+                trained = folder / 'pretrain' / 'last.pth.tar'
+                if unit.pretrain and missing and (unit.pretrain in missing or not trained.exists()):
+                    self.job(unit, unit.pretrain, lock.fileno())
+                for job in missing:
+                    if job is not unit.pretrain:
+                        self.job(unit, job, lock.fileno())
+                        for checkpoint in (folder / job.name).glob('*.pth.tar'):
+                            checkpoint.unlink()  # Only the result is needed.
+            except (Failed, ValueError, OSError) as error:
+                return f'{unit.name}: {error}'
+        return 'finished'
+
+    def job(self, unit: Unit, job: Job, lock: int) -> None:
+        """Run train.py to its end, from its last checkpoint if there is one, and append its result."""
+        if self.stopped.is_set():
+            raise Failed('stopped')
+        command, samples = self.command(unit, job)
+        folder = self.work / unit.name / job.name
+        folder.mkdir(parents=True, exist_ok=True)
+        log = folder / 'log.txt'
+        epochs = self.epochs(command, job)
+        self.logs[log] = (samples, epochs)
+        if finished(folder, epochs) is None:
+            if resume := checkpoint(folder):
+                command += ['--resume', str(resume)]
+            wrote = int(log.stat().st_mtime) if log.exists() else 0
+            with open(log, 'ab') as output:
+                output.write(f'\n{START} {int(time.time())} {wrote}\n{json.dumps(command)}\n'.encode())
+                output.flush()
+                child = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    pass_fds=(lock,),
+                    start_new_session=True,
+                    env=self.environment(job),
+                )
+            self.children.add(child)
+            code = child.wait()
+            self.children.discard(child)
+            if code or finished(folder, epochs) is None:
+                lines = log.read_text(errors='replace').strip().split('\n')
+                raise Failed(f'{job.name} ended with code {code}, see {log}: {lines[-1][:300]}')
+        row = finished(folder, epochs) or {}
+        self.results.append(job.key | self.result(job, command, samples, row, log))
+        self.logs.pop(log)
+        self.done += samples
+
+    def result(self, job: Job, command: list[str], samples: int, row: dict[str, str], log: Path) -> dict[str, Any]:
+        """What a training came to, and how it came to be."""
+        dataset = job.settings.get('dataset') or job.settings.get('data') or job.settings['config']
+        words = ' '.join(command).replace(str(self.work), 'WORK').replace(str(self.args.work), 'WORK')
+        words = (
+            words.replace(str(HERE) + '/', '')
+            .replace(sys.executable, 'python')
+            .replace(str(self.args.train_py), 'train.py')
+        )
+        words = re.sub(r' --(data-dir|resume) \S*/', lambda m: f' --{m[1]} ', words)
+        numbers = {key: round(float(row[key]), 4) for key in ('train_loss', 'eval_top1', 'eval_loss') if row.get(key)}
+        return dict(
+            dataset=canonical(dataset),
+            samples=samples,
+            train_seed=job.seed,
+            **numbers,
+            seconds=seconds(log),
+            finished=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
+            hardware=hardware(job.settings),
+            versions=versions(self.args.train_py),
+            command=words,
+        )
+
+    def progress(self) -> int:
+        """Samples trained on by now, those of running trainings included."""
+        total = self.done
+        for log, (samples, epochs) in list(self.logs.items()):
+            with contextlib.suppress(OSError):
+                with open(log, 'rb') as file:
+                    file.seek(max(0, log.stat().st_size - 4096))
+                    text = file.read().decode(errors='replace').rpartition(START)[2]
+                if found := re.findall(r'Train: (\d+) \[ *(\d+)/(\d+) ', text):
+                    epoch, step, steps = map(int, found[-1])
+                    total += int(samples * min(1.0, (epoch + step / max(1, steps)) / epochs))
+        return total
+
+    def stop(self, *_: Any) -> None:
+        """End the trainings that this process has started; they can be resumed."""
+        self.stopped.set()
+        for child in list(self.children):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGTERM)
+
+    def run(self, units: Sequence[Unit]) -> list[str]:
+        """Run units, ``-n`` at a time; what went wrong, in words."""
+        todo = [unit for unit in units if self.missing(unit)]
+        print(f'{self.sweep.name}: {len(units) - len(todo)} of {len(units)} units finished, {self.results.path}')
+        total = sum(self.command(unit, job)[1] for unit in todo for job in self.missing(unit))
+        problems: list[str] = []
+        signal.signal(signal.SIGTERM, self.stop)
+        with (
+            ThreadPoolExecutor(self.args.n) as pool,
+            tqdm(total=total, unit='sample', unit_scale=True, smoothing=0.1, mininterval=10) as bar,
+        ):
+            futures = {pool.submit(self.unit, unit): unit for unit in todo}
+            try:
+                while not all(future.done() for future in futures):
+                    time.sleep(min(2.0, self.args.poll))
+                    bar.update(max(0, self.progress() - bar.n))
+                    left = sum(not future.done() for future in futures)
+                    bar.set_postfix_str(f'{left} units left', refresh=False)
+            except KeyboardInterrupt:
+                self.stop()
+            bar.update(max(0, self.done - bar.n))
+            for future, unit in futures.items():
+                state = future.result()
+                if state == 'elsewhere':
+                    print(f'{unit.name}: another process has it')
+                elif state != 'finished':
+                    problems.append(state)
+        return problems
+
+    def dry_run(self, units: Sequence[Unit]) -> list[str]:
+        """Start each different command on the CPU with small batches, up to its first step; what went wrong."""
+        problems = []
+        seen: set[str] = set()
+        for unit in units:
+            for job in [unit.pretrain, *unit.finetune]:
+                key = job and job.key['settings'] if job and job.name == 'pretrain' else job and digest(job.settings)
+                if job is None or key in seen:
+                    continue
+                seen.add(str(key))
+                command, samples = self.command(unit, job, stand_in=True)
+                print(f'{unit.name} {job.name}: {samples:,} samples\n  {" ".join(command)}')
+                cut = dict(device='cpu', batch_size=2, log_interval=1, workers=1, output=str(self.work / 'dry-run'))
+                words = (
+                    command[command.index(str(self.args.train_py)) + 1 :]
+                    if not job.settings.get('processes')
+                    else (command[2:])
+                )
+                words = [word for word in words if word not in ('--amp', '--pin-mem')]
+                error = first_step([sys.executable, str(self.args.train_py), *words, *flags(cut)])
+                print(f'  {error or "first step done"}')
+                if error:
+                    problems.append(f'{unit.name} {job.name}: {error}')
+        return problems
+
+
+def schedule(settings: dict[str, Any], images: int, batch: int, repeat: bool) -> dict[str, Any]:
+    """Epochs, and rounds over the images in each, for a number of samples; an epoch ends with a checkpoint.
+
+    Args:
+        settings: Its ``samples`` are wanted, one checkpoint every ``interval`` of them.
+        images: Number of different images.
+        batch: Images per step.
+        repeat: Whether an epoch may be many rounds over the images.
+    """
+    interval = settings.get('interval', settings['samples'])
+    if not repeat:
+        return dict(epochs=max(1, round(settings['samples'] / (images // batch * batch))))
+    epochs = max(1, round(settings['samples'] / interval))
+    steps = max(1, round(settings['samples'] / epochs / batch))
+    repeats = max(1.0, -(-steps * batch * 1000 // images) / 1000)  # Three digits, rounded up: drop-last does the rest.
+    return dict(epochs=epochs, epoch_repeats=repeats)
+
+
+def checkpoint(folder: Path) -> Path | None:
+    """The last whole checkpoint in the folder of a training.
+
+    timm unlinks ``last.pth.tar`` before it renames the new one; killed in between, there is only a numbered one.
+    """
+    numbered = sorted(folder.glob('checkpoint-*.pth.tar'), key=lambda path: int(path.name[11:-8]))
+    return next((path for path in (folder / 'last.pth.tar', *reversed(numbered)) if path.exists()), None)
+
+
+def finished(folder: Path, epochs: int) -> dict[str, str] | None:
+    """The last row of summary.csv of a training that has come to its end, else None."""
+    log, summary = folder / 'log.txt', folder / 'summary.csv'
+    if not log.exists() or not summary.exists():
+        return None
+    if '--result' not in log.read_text(errors='replace').rpartition(START)[2].split('\n'):
+        return None
+    header: list[str] = []
+    last: dict[str, str] = {}
+    for row in csv.reader(summary.read_text().splitlines()):
+        if row and row[0] == 'epoch':  # A resumed run writes the header again.
+            header = row
+        else:
+            last = dict(zip(header, row, strict=False))
+    return last if last.get('epoch') == str(epochs - 1) else None
+
+
+def seconds(log: Path) -> int:
+    """Time that a training ran, all its attempts together: each ends with the last thing it wrote."""
+    starts = re.findall(rf'{re.escape(START)} (\d+) (\d+)', log.read_text(errors='replace'))
+    begins = [int(begin) for begin, _ in starts]
+    ends = [int(end) for _, end in starts[1:]] + [int(log.stat().st_mtime)]
+    return sum(end - begin for begin, end in zip(begins, ends, strict=True))
+
+
+def hardware(settings: dict[str, Any]) -> str:
+    """What a training ran on, in words."""
+    if settings.get('device') == 'cpu':
+        name = platform.processor() or platform.machine()
+        with contextlib.suppress(OSError):
+            found = re.search(r'model name\s*: (.*)', Path('/proc/cpuinfo').read_text())
+            name = found[1] if found else name
+        return f'{name}, {os.environ.get("OMP_NUM_THREADS", "1")} thread'
+    try:
+        query = ['nvidia-smi', '--query-gpu=name', '--format=csv,noheader']
+        names = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split('\n')[:-1]
+    except (OSError, subprocess.CalledProcessError):
+        return 'unknown accelerator'
+    return f'{settings.get("processes", 1)} x {names[0]}'
+
+
+def versions(train_py: Path) -> dict[str, str]:
+    """Versions of what a training depends on; timm's is that of the package beside train.py, if there is one."""
+    timm = train_py.parent / 'timm' / 'version.py'
+    found = re.search(r"__version__ = '(.*)'", timm.read_text()) if timm.exists() else None
+    packages = {name: importlib.metadata.version(name) for name in ('torch', 'timm', 'pillow')}
+    if found:
+        packages['timm'] = found[1]
+    return packages | {'timm_fractal': timm_fractal.__version__, 'python': platform.python_version()}
+
+
+def first_step(command: list[str], timeout: float = 900) -> str:
+    """Run train.py until it logs its first step; an error message, or nothing."""
+    environment = os.environ | {'OMP_NUM_THREADS': os.environ.get('OMP_NUM_THREADS', '1')}
+    child = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, env=environment
+    )
+    timer = threading.Timer(timeout, os.killpg, (child.pid, signal.SIGKILL))
+    timer.start()
+    lines = ['no output']
+    try:
+        for line in child.stdout or ():
+            if re.search(r'Train: 0 \[ *0/', line):
+                return ''
+            lines += [line.strip()] if line.strip() else []
+        return f'ended with code {child.wait()}: {lines[-1][:300]}'
+    finally:
+        timer.cancel()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+
+
+def pair(text: str) -> tuple[str, Path]:
+    """NAME=FOLDER."""
+    name, equals, folder = text.partition('=')
+    if not equals or not Path(folder).exists():
+        raise argparse.ArgumentTypeError(f'must be NAME=FOLDER of a folder that exists, got {text!r}')
+    return name, Path(folder).resolve()
+
+
+def script(text: str) -> Path:
+    """The path of train.py, or of the folder it is in."""
+    path = Path(text)
+    path = path / 'train.py' if path.is_dir() else path
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(
+            f'there is no {text}: take train.py from https://github.com/huggingface/pytorch-image-models'
+        )
+    return path.resolve()
+
+
+def listing(runner: Runner) -> Iterator[str]:
+    """The units of a sweep, and what they cost."""
+    cost = runner.sweep.raw.get('cost') or {}
+    total = 0
+    for index, unit in enumerate(runner.sweep.units):
+        jobs = [job for job in [unit.pretrain, *unit.finetune] if job]
+        samples = [runner.command(unit, job, stand_in=True)[1] for job in jobs]
+        total += sum(samples)
+        left = len(runner.missing(unit))
+        state = 'finished' if not left else f'{left} of {len(jobs)} trainings to do'
+        yield f'{index:4d}  {unit.name:<28} {sum(samples):>14,} samples  {state}'
+    yield f'{len(runner.sweep.units)} units, {total:,} samples'
+    if cost:
+        hours = total / cost['samples_per_second'] / 3600
+        yield f'at {cost["samples_per_second"]:,} samples/s ({cost["basis"]}): {hours:,.1f} hours of {cost["device"]}'
+        if price := cost.get('price_per_hour'):
+            yield f'at {price:.2f} $ an hour: {hours * price:,.0f} $'
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or '').split('\n')[0])
+    commands = parser.add_subparsers(dest='command', required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument('--work', type=lambda text: Path(text).resolve(), default=Path('output/sweep').resolve())
+    common.add_argument('--results', type=Path, help='file of JSON lines (default: WORK/NAME.jsonl)')
+    common.add_argument('--data', type=pair, action='append', default=[], metavar='NAME=FOLDER')
+    common.add_argument('--train-py', type=script, default=os.environ.get('TRAIN_PY', 'train.py'))
+    run = commands.add_parser('run', parents=[common], help='run what is missing')
+    run.add_argument('sweep', type=Path)
+    run.add_argument('-n', type=int, default=1, help='units at a time')
+    run.add_argument('--index', type=int, help='only this unit, as for a Slurm array')
+    run.add_argument('--only', nargs='+', metavar='CONDITION', help='only units of these conditions')
+    run.add_argument('--dry-run', action='store_true', help='each command up to its first step, on the CPU, cut down')
+    run.add_argument('--poll', type=float, default=2.0, help=argparse.SUPPRESS)
+    lists = commands.add_parser('list', parents=[common], help='units with their index, samples, hours and cost')
+    lists.add_argument('sweep', type=Path)
+    report = commands.add_parser('report', help='write tables and plots')
+    report.add_argument('sweep', type=Path, nargs='+')
+    report.add_argument('--results', type=Path, default=HERE / 'results', help='folder with NAME.jsonl of each sweep')
+    report.add_argument('--page', type=Path, default=HERE.parent / 'docs' / 'results.md')
+    args = parser.parse_args(argv)
+    if args.command == 'report':
+        from sweep_report import write
+
+        write([Sweep(path) for path in args.sweep], args.results, args.page)
+        return 0
+    runner = Runner(Sweep(args.sweep), args)
+    if args.command == 'list':
+        print('\n'.join(listing(runner)))
+        return 0
+    units = runner.sweep.units
+    if args.index is not None:
+        if not 0 <= args.index < len(units):
+            parser.error(f'--index must be 0 to {len(units) - 1}, got {args.index}')
+        units = [units[args.index]]
+    if args.only:
+        names = set(runner.sweep.raw['conditions'])
+        if unknown := set(args.only) - names:
+            parser.error(f'unknown condition {sorted(unknown)[0]!r}; valid: {", ".join(sorted(names))}')
+        units = [unit for unit in units if unit.condition in args.only]
+    problems = runner.dry_run(units) if args.dry_run else runner.run(units)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

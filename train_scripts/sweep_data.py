@@ -1,0 +1,153 @@
+"""Folders of images for a sweep: a few examples of a class to fine-tune on, others to test and to pre-train on.
+
+Kinds, in the section ``data`` of a sweep file:
+
+- ``digits``: scikit-learn's 1,797 handwritten digits of 8 x 8 pixels. What is not trained on is tested on.
+- ``folder``: ``train/CLASS/FILE`` and ``val/CLASS/FILE``, where ``--data NAME=FOLDER`` says, or CIFAR-10 as torchvision
+  downloads it. The first ``reserve`` files of each class are for fine-tuning; the first ``test`` of ``val`` to test on.
+- ``rest``: images of a ``folder`` behind those reserved, ``count`` of each class, to pre-train on.
+- ``photo``: the photograph of the astronaut Eileen Collins in scikit-image (NASA, public domain).
+
+Every folder is made once, under a temporary name first.
+"""
+
+import os
+import secrets
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+
+class Folders:
+    """Makes and finds the folders of a sweep.
+
+    Args:
+        kinds: The section ``data`` of the sweep file.
+        work: Where folders are made.
+        given: Folders that the user has, by name.
+    """
+
+    def __init__(self, kinds: dict[str, Any], work: Path, given: dict[str, Path]) -> None:
+        if unknown := set(given) - set(kinds):
+            raise ValueError(f'--data {sorted(unknown)[0]}: the sweep file has {", ".join(kinds) or "no data"}')
+        self.kinds, self.work, self.given = kinds, work, given
+
+    def get(self, name: str, shots: int | None, seed: int, stand_in: bool) -> tuple[str, int, int | None]:
+        """A folder (or a file) for train.py, its number of training images, and of classes.
+
+        Args:
+            name: A key of the section ``data``.
+            shots: Number of training images per class; None for all.
+            seed: Which ones.
+            stand_in: Noise instead of images, for a dry run: nothing is downloaded.
+
+        Raises:
+            ValueError: An unknown name, or too few images.
+        """
+        if name not in self.kinds:
+            raise ValueError(f'unknown data {name!r}; valid: {", ".join(self.kinds)}')
+        kind = self.kinds[name]
+        if kind['kind'] == 'photo':
+            return str(self._made(self.work / f'{name}.png', _astronaut)), 1, None
+        classes = 10 if kind['kind'] == 'digits' else kind['classes']
+        count = shots or kind.get('count')
+        if count is None:
+            raise ValueError(f'data {name}: shots or count must say how many images there are of each class')
+        if stand_in:
+            folder = self._made(self.work / f'stand-in-{classes}', lambda path: _noise(path, classes))
+        elif kind['kind'] == 'digits':
+            folder = self._made(self.work / f'{name}-{count}-s{seed}', lambda path: _digits(path, count, seed))
+        else:
+            source = self._source(kind['of'] if kind['kind'] == 'rest' else name)
+            base = self.kinds[kind['of']] if kind['kind'] == 'rest' else kind
+            made = f'{name}-{count}' if kind['kind'] == 'rest' else f'{name}-{count}-s{seed}'
+            skip = base['reserve'] if kind['kind'] == 'rest' else 0
+            pool = None if kind['kind'] == 'rest' else base['reserve']
+
+            def make(path: Path) -> None:
+                _few(source / 'train', path / 'train', count, skip, pool, seed)
+                _few(source / 'val', path / 'val', base['test'], 0, None, 0)
+
+            folder = self._made(self.work / made, make)
+        return str(folder), count * classes, classes
+
+    def _source(self, name: str) -> Path:
+        """The folder that the user gave, or CIFAR-10."""
+        if name in self.given:
+            return self.given[name]
+        if self.kinds[name].get('download') != 'CIFAR10':
+            raise ValueError(f'data {name}: say where it is with --data {name}=FOLDER')
+        return self._made(self.work / name, _cifar10)
+
+    def _made(self, path: Path, make: Callable[[Path], Any]) -> Path:
+        """Make a file or folder if it is not there; it has its name only when it is complete."""
+        if not path.exists():
+            self.work.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f'.{secrets.token_hex(4)}-{path.name}')
+            make(temporary)
+            try:
+                os.rename(temporary, path)
+            except OSError:  # Another process was faster.
+                shutil.rmtree(temporary, ignore_errors=True)
+                if not path.exists():
+                    raise
+        return path
+
+
+def _digits(path: Path, shots: int, seed: int) -> None:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    order = np.random.default_rng(seed).permutation(len(digits.target))
+    few = {int(n) for digit in range(10) for n in order[digits.target[order] == digit][:shots]}
+    for n, (image, label) in enumerate(zip(np.uint8(digits.images * 255 / 16), digits.target, strict=True)):
+        folder = path / ('train' if n in few else 'val') / str(label)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f'{n:04d}.png')
+
+
+def _few(source: Path, target: Path, count: int, skip: int, pool: int | None, seed: int) -> None:
+    """Link ``count`` files of each class: the first behind ``skip``, or some of the first ``pool``."""
+    classes = sorted(folder for folder in source.iterdir() if folder.is_dir())
+    rng = np.random.default_rng(seed)
+    for folder in classes:
+        files = sorted(folder.iterdir())
+        if pool is not None:
+            files = [files[n] for n in sorted(rng.permutation(min(pool, len(files)))[:count])]
+        files = files[skip : skip + count]
+        if len(files) < count:
+            raise ValueError(f'{folder} has too few images: {count} wanted, {len(files)} found')
+        (target / folder.name).mkdir(parents=True)
+        for file in files:
+            (target / folder.name / file.name).symlink_to(file.resolve())
+
+
+def _noise(path: Path, classes: int) -> None:
+    rng = np.random.default_rng(0)
+    for split in ('train', 'val', 'validation'):
+        for label in range(classes):
+            (path / split / f'{label:04d}').mkdir(parents=True)
+            Image.fromarray(rng.integers(256, size=(32, 32, 3), dtype=np.uint8)).save(
+                path / split / f'{label:04d}' / '0.png'
+            )
+
+
+def _astronaut(path: Path) -> None:
+    from skimage.data import astronaut
+
+    Image.fromarray(astronaut()).save(path, format='PNG')
+
+
+def _cifar10(path: Path) -> None:
+    from torchvision.datasets import CIFAR10
+
+    for split, train in (('train', True), ('val', False)):
+        data = CIFAR10(str(path.parent / 'download'), train=train, download=True)
+        for n, (image, label) in enumerate(data):
+            folder = path / split / data.classes[label]
+            folder.mkdir(parents=True, exist_ok=True)
+            image.save(folder / f'{n:05d}.png')

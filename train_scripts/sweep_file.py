@@ -1,0 +1,184 @@
+"""A sweep file, the trainings it asks for, and the file of their results."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import yaml
+
+from timm_fractal import parse_name
+
+# Keys of a condition or a fine-tuning that are not options of train.py.
+OWN = {
+    'data',
+    'train_images',
+    'samples',
+    'interval',
+    'shots',
+    'steps',
+    'seeds',
+    'stage',
+    'config',
+    'processes',
+    'label',
+    'only',
+}
+# Options without influence on what is learnt: they may change without making a result another one.
+ASIDE = {
+    'workers',
+    'log_interval',
+    'checkpoint_hist',
+    'pin_mem',
+    'val_interval',
+    'device',
+    'seeds',
+    'stage',
+    'label',
+    'only',
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of train.py.
+
+    Attributes:
+        name: ``'pretrain'``, or the fine-tuning with its seed: ``'digits-5-s0'``.
+        settings: The settings of the sweep file for it, those of the condition included.
+        seed: ``--seed``.
+        key: What identifies its line among the results.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    seed: int
+    key: dict[str, Any]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What of the settings goes to train.py."""
+        return {key: value for key, value in self.settings.items() if key not in OWN}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One condition with one seed."""
+
+    condition: str
+    seed: int
+    pretrain: Job | None
+    finetune: tuple[Job, ...]
+
+    @property
+    def name(self) -> str:
+        return f'{self.condition}-s{self.seed}'
+
+
+class Sweep:
+    """A sweep file.
+
+    Args:
+        path: The YAML file.
+
+    Raises:
+        ValueError: An unknown key, a condition that is not there.
+    """
+
+    KEYS = {
+        *('name', 'title', 'about', 'vars', 'data', 'pretrain', 'conditions', 'seeds', 'finetune', 'finetune_seeds'),
+        *('findings', 'cost', 'curve'),
+    }
+
+    def __init__(self, path: Path) -> None:
+        text = path.read_text(encoding='utf-8')
+        self.path = path
+        raw = yaml.safe_load(Template(text).safe_substitute(yaml.safe_load(text).get('vars', {})))
+        if unknown := set(raw) - self.KEYS:
+            raise ValueError(f'{path}: unknown key {sorted(unknown)[0]!r}; valid: {", ".join(sorted(self.KEYS))}')
+        self.raw: dict[str, Any] = raw
+        self.name: str = raw['name']
+        self.units = self._units()
+
+    def _units(self) -> list[Unit]:
+        units = []
+        for condition, own in self.raw['conditions'].items():
+            own = own or {}
+            trains = 'dataset' in own or 'data' in own or 'config' in own
+            settings = (self.raw.get('pretrain') or {}) | own
+            for seed in own.get('seeds', self.raw.get('seeds', [0])):
+                key = dict(sweep=self.name, condition=condition, seed=seed)
+                pretrain = None
+                if trains:
+                    pretrain = Job('pretrain', settings, seed, key | dict(settings=digest(settings)))
+                finetune = []
+                for task, tuning in self.raw['finetune'].items():
+                    if task not in own.get('only', self.raw['finetune']):
+                        continue
+                    both = digest([settings if trains else None, tuning])
+                    for tune in self.raw.get('finetune_seeds', [0]):
+                        more = dict(finetune=task, finetune_seed=tune, settings=both)
+                        finetune.append(Job(f'{task}-s{tune}', tuning, 100 * seed + tune, key | more))
+                units.append((own.get('stage', 0), seed, Unit(condition, seed, pretrain, tuple(finetune))))
+        units.sort(key=lambda unit: unit[:2])  # One seed of all that matters most comes first.
+        return [unit for _, _, unit in units]
+
+
+def digest(settings: Any) -> str:
+    """A short name of settings: whether a result belongs to what the sweep file says now."""
+    if isinstance(settings, list):
+        return hashlib.sha256(''.join(map(digest, settings)).encode()).hexdigest()[:10]
+    kept = {key: value for key, value in (settings or {}).items() if key not in ASIDE}
+    if 'dataset' in kept:
+        kept['dataset'] = canonical(kept['dataset'])
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def canonical(dataset: str) -> str:
+    """The canonical form of a data set name; a name that is not ours stays as it is."""
+    with contextlib.suppress(ValueError):
+        return str(parse_name(dataset))
+    return dataset
+
+
+class Results:
+    """A file of JSON lines that only grows, safe against kill -9 and against several writers.
+
+    Args:
+        path: The file; it need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> list[dict[str, Any]]:
+        """All whole lines."""
+        if not self.path.exists():
+            return []
+        lines = self.path.read_bytes().split(b'\n')[:-1]  # What is behind the last line end was torn.
+        return [json.loads(line) for line in lines if line.strip()]
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Add a line, unless one with the same key is there; on disk when this returns."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, 'a+b') as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            content = file.read()
+            if torn := len(content) - (content.rfind(b'\n') + 1):
+                file.truncate(len(content) - torn)
+            if key_of(line) in map(key_of, self.read()):
+                return
+            file.write(json.dumps(line).encode() + b'\n')
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def key_of(line: dict[str, Any]) -> tuple[Any, ...]:
+    """What tells results apart: the same key is the same training."""
+    return tuple(line.get(key) for key in ('sweep', 'condition', 'seed', 'finetune', 'finetune_seed', 'settings'))

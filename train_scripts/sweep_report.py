@@ -1,0 +1,258 @@
+"""The page of results: tables and plots of sweeps, from their lines of JSON alone."""
+
+import hashlib
+import json
+import math
+from collections import defaultdict
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import matplotlib
+from sweep_file import Results, Sweep, canonical
+
+matplotlib.use('Agg')
+from matplotlib import pyplot as plt  # noqa: E402
+
+Line = dict[str, Any]
+
+
+class Table:
+    """The results of one sweep that belong to what its file says now.
+
+    Args:
+        sweep: The sweep file.
+        lines: Lines of its results.
+    """
+
+    def __init__(self, sweep: Sweep, lines: list[Line]) -> None:
+        self.sweep = sweep
+        self.tasks: list[str] = list(sweep.raw['finetune'])
+        names = ('sweep', 'condition', 'seed', 'finetune', 'finetune_seed', 'settings')
+        wanted = {
+            tuple(job.key.get(name) for name in names)
+            for unit in sweep.units
+            for job in [unit.pretrain, *unit.finetune]
+            if job
+        }
+        kept = {}
+        for line in lines:
+            key = tuple(line.get(name) for name in names)
+            if key in wanted:
+                kept.setdefault(key, line)
+        self.lines = list(kept.values())
+        self.left_out = len(lines) - len(kept)
+        self.wanted, self.missing = len(wanted), len(wanted) - len(kept)
+        #: Top-1 by condition, task, (seed of pre-training, seed of fine-tuning).
+        self.top1: dict[str, dict[str, dict[tuple[int, int], float]]] = defaultdict(lambda: defaultdict(dict))
+        self.pretrained: dict[str, list[Line]] = defaultdict(list)
+        for line in self.lines:
+            if line.get('finetune') is None:
+                self.pretrained[line['condition']].append(line)
+            else:
+                runs = self.top1[line['condition']][line['finetune']]
+                runs[line['seed'], line['finetune_seed']] = line['eval_top1']
+
+    def label(self, condition: str) -> str:
+        own = self.sweep.raw['conditions'][condition] or {}
+        return own.get('label') or condition
+
+    def name(self, condition: str) -> str:
+        """The data set of a condition, as a table shows it."""
+        own = self.sweep.raw['conditions'][condition] or {}
+        if 'dataset' in own:
+            return f'`{canonical(own["dataset"])}`'
+        return f'`{own["data"]}`' if 'data' in own else ''
+
+    def cell(self, condition: str, task: str) -> str:
+        """Mean and standard deviation over all runs, and how many."""
+        runs = self.top1[condition][task]
+        if not runs:
+            return 'not yet run'
+        seeds = len({seed for seed, _ in runs})
+        spread = f' ± {stdev(runs.values()):.1f}' if len(runs) > 1 else ''
+        return f'{fmean(runs.values()):.1f}{spread} ({seeds}, {len(runs)})'
+
+    def own_task(self, condition: str) -> str:
+        """How well pre-training did at its own task: top-1 on its validation split, and the loss."""
+        lines = self.pretrained[condition]
+        if not lines:
+            return '' if (self.sweep.raw['conditions'][condition] or {}).keys() <= {'label'} else 'not yet run'
+        loss = f'loss {fmean(line["train_loss"] for line in lines):.2f}'
+        tops = [line['eval_top1'] for line in lines if 'eval_top1' in line]
+        return f'{fmean(tops):.1f} %, {loss}' if tops else loss
+
+    def compare(self, better: str, worse: str, task: str) -> str:
+        """The difference of two conditions over runs with the same seeds, and what may be concluded."""
+        ours, theirs = self.top1[better][task], self.top1[worse][task]
+        both = sorted(ours.keys() & theirs.keys())
+        if not both:
+            return 'not yet run'
+        differences = [ours[key] - theirs[key] for key in both]
+        mean = fmean(differences)
+        text = f'{mean:+.1f}, higher in {sum(d > 0 for d in differences)} of {len(both)}'
+        seeds = sorted({seed for seed, _ in both})
+        if len(seeds) < 3:
+            return f'{text}; {len(seeds)} pre-training seed{"s" * (len(seeds) > 1)}, too few to judge'
+        by_seed = [fmean(d for key, d in zip(both, differences, strict=True) if key[0] == seed) for seed in seeds]
+        error = stdev(by_seed) / math.sqrt(len(by_seed))
+        return f'{text}; {"shown" if mean > 2 * error else "reversed" if mean < -2 * error else "not shown"}'
+
+
+def slug(title: str) -> str:
+    """A title as a file name."""
+    return '-'.join(''.join(c if c.isalnum() else ' ' for c in title.lower()).split())[:40].strip('-')
+
+
+def rows_of(finding: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a finding; one that is a name alone is a condition."""
+    return [row if isinstance(row, dict) else {'condition': row} for row in finding['rows']]
+
+
+def section(table: Table, finding: dict[str, Any], plot: str) -> str:
+    """One finding in Markdown."""
+    rows = rows_of(finding)
+    heads = ['pre-training', 'data set', 'samples', 'own task', *table.tasks]
+    published = any('published' in row for row in rows)
+    heads += ['paper'] * published
+    out = [f'### {finding["title"]}', '', finding['question'], '']
+    out += ['| ' + ' | '.join(heads) + ' |', '|' + '---|' * len(heads)]
+    for row in rows:
+        condition = row['condition']
+        samples = {line['samples'] for line in table.pretrained[condition]}
+        cells = [row.get('label') or table.label(condition), table.name(condition)]
+        cells += [', '.join(f'{n:,}' for n in sorted(samples)), table.own_task(condition)]
+        cells += [table.cell(condition, task) for task in table.tasks]
+        cells += [str(row.get('published', ''))] * published
+        out.append('| ' + ' | '.join(cells) + ' |')
+    out += ['', f'![{finding["title"]}]({plot})', '']
+    labels = {row['condition']: row.get('label') or table.label(row['condition']) for row in rows}
+    for better, worse in finding.get('expect', []):
+        results = '; '.join(f'{task}: {table.compare(better, worse, task)}' for task in table.tasks)
+        out.append(f'- {labels[better]}, against {labels[worse]}. {results}.')
+    out += [''] * bool(finding.get('expect'))
+    return '\n'.join([*out, finding['limits'], ''])
+
+
+def data_of(table: Table, finding: dict[str, Any]) -> str:
+    """A digest of what a plot shows; it is written into the file."""
+    shown = {
+        row['condition']: [
+            [[*key, top1] for key, top1 in sorted(table.top1[row['condition']][task].items())] for task in table.tasks
+        ]
+        for row in rows_of(finding)
+    }
+    return hashlib.sha256(json.dumps([finding, shown], sort_keys=True).encode()).hexdigest()
+
+
+def draw(table: Table, finding: dict[str, Any], path: Path) -> None:
+    """Plot one finding: a panel per fine-tuning; bars, or lines where rows have an ``x`` or series are named."""
+    rows = rows_of(finding)
+    figure, panels = plt.subplots(
+        1, len(table.tasks), figsize=(4 * len(table.tasks), 3.2), layout='constrained', squeeze=False
+    )
+    for panel, task in zip(panels[0], table.tasks, strict=True):
+        panel.set_title(task, fontsize='medium')
+        panel.set_ylabel('top-1 (%)')
+        lines: dict[str, list[tuple[float, list[float]]]] = defaultdict(list)
+        bars = []
+        for row in rows:
+            values = list(table.top1[row['condition']][task].values())
+            x = row.get('x')
+            if x == 'samples':
+                x = next((line['samples'] for line in table.pretrained[row['condition']]), None)
+            if 'x' in row and x is not None and values:
+                lines[row.get('series', '')].append((float(x), values))
+            elif 'x' not in row and finding.get('axis') and values:
+                panel.axhline(
+                    fmean(values), color='gray', ls='--', label=row.get('label') or table.label(row['condition'])
+                )
+            elif not finding.get('axis'):
+                bars.append((row.get('label') or table.label(row['condition']), values))
+        for series, points in lines.items():
+            points.sort()
+            means = [fmean(values) for _, values in points]
+            spreads = [stdev(values) if len(values) > 1 else 0 for _, values in points]
+            panel.errorbar([x for x, _ in points], means, spreads, marker='o', capsize=3, label=series or None)
+        for place, (_, values) in enumerate(bars):
+            if values:
+                panel.bar(place, fmean(values), color='tab:gray' if place == 0 else 'tab:blue', alpha=0.5)
+                spread = [place + 0.3 * (n / max(1, len(values) - 1) - 0.5) for n in range(len(values))]
+                panel.plot(spread, values, '.', color='black')
+        if bars:
+            panel.set_xticks(range(len(bars)), [label for label, _ in bars], rotation=30, ha='right', fontsize='small')
+        if finding.get('axis'):
+            panel.set_xlabel(finding['axis'])
+            if finding.get('log'):
+                panel.set_xscale('log')
+            if panel.get_legend_handles_labels()[0]:
+                panel.legend(fontsize='small')
+    figure.savefig(path, dpi=80, metadata={'Description': data_of(table, finding)})
+    plt.close(figure)
+
+
+def introduction(table: Table) -> str:
+    """What a sweep is, what of it has been run, on what, and for how long."""
+    raw = table.sweep.raw
+    hours = sum(line['seconds'] for line in table.lines) / 3600
+    out = [f'## {raw["title"]}', '', raw['about'], '']
+    if not table.lines:
+        return '\n'.join([*out, f'Not yet run: none of {table.wanted} trainings.', ''])
+    hardware = sorted({line['hardware'] for line in table.lines})
+    versions = sorted({', '.join(f'{k} {v}' for k, v in line['versions'].items()) for line in table.lines})
+    out.append(
+        f'{len(table.lines)} of {table.wanted} trainings have been run, {hours:.1f} hours in all, '
+        f'on {"; ".join(hardware)} '
+        f'({"; ".join(versions)}).'
+    )
+    ran = {line['condition'] for line in table.lines}
+    unfinished = [
+        condition for condition in dict.fromkeys(unit.condition for unit in table.sweep.units) if condition not in ran
+    ]
+    if unfinished:
+        out.append(f'Not yet run: {", ".join(unfinished)}.')
+    return '\n'.join([*out, ''])
+
+
+def page(tables: list[Table], folder: str) -> str:
+    """The page in Markdown; ``folder`` is where its plots are."""
+    command = ' '.join(
+        ['python train_scripts/sweep.py report', *(f'train_scripts/sweeps/{t.sweep.path.name}' for t in tables)]
+    )
+    out = [
+        '# Results',
+        '',
+        f'Written by `{command}` from the lines in `train_scripts/results`: a test compares the two. '
+        'Each figure is top-1 in per cent on test images, mean ± standard deviation over all runs, then in brackets '
+        'the number of pre-training seeds and of runs. "Own task" is the accuracy of pre-training on its validation '
+        'split (chance is 100 % divided by the classes) and its last training loss. Comparisons are over runs with the '
+        'same seeds; "shown" means that the difference is more than twice its standard error over at least three '
+        "pre-training seeds. The paper's figures are ViT-Tiny at 224 pixels after 61 million samples, fine-tuned on "
+        'CIFAR-100, top-1: another scale, another data set.',
+        '',
+    ]
+    for table in tables:
+        out.append(introduction(table))
+        for finding in table.sweep.raw.get('findings') or []:
+            out.append(section(table, finding, f'{folder}/{table.sweep.name}-{slug(finding["title"])}.png'))
+    return '\n'.join(out).rstrip() + '\n'
+
+
+def tables_of(sweeps: list[Sweep], results: Path) -> list[Table]:
+    """Read the results of sweeps from ``results/NAME.jsonl``; a sweep without a file has none."""
+    return [Table(sweep, Results(results / f'{sweep.name}.jsonl').read()) for sweep in sweeps]
+
+
+def write(sweeps: list[Sweep], results: Path, path: Path) -> None:
+    """Write the page and its plots."""
+    tables = tables_of(sweeps, results)
+    folder = path.parent / path.stem
+    folder.mkdir(parents=True, exist_ok=True)
+    for table in tables:
+        if table.left_out:
+            print(f'{table.sweep.name}: {table.left_out} lines are of other settings than those of the sweep file')
+        for finding in table.sweep.raw.get('findings') or []:
+            if table.lines:
+                draw(table, finding, folder / f'{table.sweep.name}-{slug(finding["title"])}.png')
+    path.write_text(page(tables, path.stem), encoding='utf-8')
+    print(path)
