@@ -423,3 +423,31 @@ def test_log_names_the_option_that_the_model_needs(caplog):
     assert [record.getMessage() for record in caplog.records] == [
         f'{SMALL}, train split: 12 samples, 12 classes; a model for it needs --num-classes 12'
     ]
+
+
+@pytest.mark.parametrize(
+    'options',
+    [dict(repeats=float('inf')), dict(repeats=1e300), dict(repeats=float('nan')), dict(num_samples=10**30)],
+)
+def test_an_epoch_that_cannot_be_counted(options):
+    with pytest.raises(ValueError, match=r'repeats \(--epoch-repeats\)'):
+        Fractal1(SMALL, **options)
+
+
+def test_a_split_that_is_no_word():
+    with pytest.raises(ValueError, match='unknown split None'):
+        Fractal1(SMALL, split=None)
+
+
+def test_negative_zero_has_the_name_of_zero():
+    assert str(parse_name('fractal1/delta=-0.0')) == str(parse_name('fractal1/delta=0')) == 'fractal1/delta=0.0'
+
+
+@pytest.mark.parametrize('stream', ['None', "__import__('io').StringIO()"])
+def test_without_a_stream_for_progress_images_are_rendered(stream):
+    code = (
+        'import sys, timm_fractal\nfrom timm_fractal import Fractal1\n'
+        f's = {stream}\nif s is not None: s.close()\nsys.stderr = s\nprint(len(Fractal1("{SMALL}")))'
+    ).replace('{SMALL}', SMALL)
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip() == '12'

@@ -1,6 +1,7 @@
 """The binding to timm, with the real timm, and in fresh processes where the order of imports matters."""
 
 import inspect
+import os
 import pickle
 import random
 import subprocess
@@ -326,3 +327,39 @@ def test_a_failing_import_of_timm_stays_its_own_failure(tmp_path):
     (tmp_path / 'timm' / 'data.py').write_text('raise ImportError("broken timm")')
     code = f'import sys; sys.path.insert(0, {str(tmp_path)!r}); import timm_fractal\ntry: import timm\n'
     assert run(f'{code}except ImportError as error: print(error)').stdout == 'broken timm\n'
+
+
+_PROXY = """
+import importlib.util, sys
+
+class Proxy:  # Like wrapt's: what is assigned to it reaches the loader inside.
+    def __init__(self, inner): object.__setattr__(self, 'inner', inner)
+    def __getattr__(self, name): return getattr(self.inner, name)
+    def __setattr__(self, name, value): setattr(self.inner, name, value)
+    def exec_module(self, module):
+        self.inner.exec_module(module)
+        print('theirs')
+
+class Finder:
+    busy = False
+    def find_spec(self, name, path=None, target=None):
+        if name != 'timm.data' or self.busy: return None
+        self.busy = True
+        try: spec = importlib.util.find_spec(name)
+        finally: self.busy = False
+        spec.loader = Proxy(spec.loader)
+        return spec
+"""
+
+
+@pytest.mark.parametrize('order', ['theirs first', 'ours first'])
+def test_beside_another_import_hook(order):
+    """Both are called, whoever comes first."""
+    install = 'sys.meta_path.insert(0, Finder())\n'
+    steps = [install, 'import timm_fractal\n']
+    code = _PROXY + ''.join(steps if order == 'theirs first' else steps[::-1])
+    code += "import timm.data\nprint(timm.data.create_dataset('fractal1/classes=2,size=64,points=3000', split='train'))"
+    environment = {**os.environ, 'TORCH_DEVICE_BACKEND_AUTOLOAD': '0'}
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split('\n')[0] == 'theirs' and 'samples=2' in done.stdout

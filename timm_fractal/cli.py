@@ -314,3 +314,7 @@ def _doctor(args: Any) -> int:
         print(f'{check.status:<5} {check.text}' + (f' -> {check.advice}' if check.advice else ''), flush=True)
         failed |= check.status == 'FAIL'
     return int(failed)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,9 +1,12 @@
 """Data sets: index -> (PIL image, label). Image k depends on the specification and on k, and on nothing else."""
 
+import contextlib
 import dataclasses
 import logging
+import math
 import operator
 import os
+import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +32,8 @@ _logger = logging.getLogger(__name__)
 TRAIN_SPLITS = ('train', 'training')
 VALIDATION_SPLITS = ('validation', 'val', 'valid', 'eval', 'evaluation')
 IMAGE_MODES = ('RGB', 'L')
+#: The longest epoch: what an index of a sampler can count.
+MAX_SAMPLES = 2**53
 
 # With cache=auto, the largest table that is kept in memory. The validation split is read once an epoch, and two tables
 # of 21,000 fractals would be 1.4 GB.
@@ -92,6 +97,11 @@ class SyntheticDataset(Dataset[tuple[Any, Any]]):
             raise ValueError(f'input_img_mode must be one of {", ".join(IMAGE_MODES)}, got {input_img_mode!r}')
         if num_samples is not None and num_samples < 1:
             raise ValueError(f'num_samples must be at least 1, got {num_samples}')
+        if not (math.isfinite(repeats) and max(1.0, repeats) * (num_samples or 1) <= MAX_SAMPLES):
+            raise ValueError(
+                f'repeats (--epoch-repeats) times num_samples must be a number of samples, at most {MAX_SAMPLES}, '
+                f'got repeats={repeats} and num_samples={num_samples}'
+            )
         self.spec = spec
         self.split = 'train' if split in TRAIN_SPLITS else 'validation'
         self.transform = transform
@@ -101,6 +111,8 @@ class SyntheticDataset(Dataset[tuple[Any, Any]]):
         #: Number of different images; there may be more samples, or fewer.
         self.num_images: int = self.spec.classes * self._instances()
         self._length: int = int((num_samples or self.num_images) * max(1.0, repeats))
+        if self._length > MAX_SAMPLES:
+            raise ValueError(f'repeats (--epoch-repeats) must give at most {MAX_SAMPLES} samples, got {repeats}')
         self._table = self._allocate()
         self._fill()
         if _is_primary():
@@ -221,8 +233,26 @@ def _is_primary() -> bool:
     return os.environ.get('RANK', '0') == '0'
 
 
+class _Bar(tqdm):  # type: ignore[misc]
+    """Progress is decoration: a stream that is closed, or not there at all, ends no rendering."""
+
+    def update(self, n: float | None = 1) -> bool | None:
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            shown: bool | None = super().update(n)
+            return shown
+        return None
+
+    def close(self) -> None:
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            super().close()
+
+
 def _bar(what: str, count: int) -> Any:
-    return tqdm(desc=what, total=count, unit='img', delay=1, disable=None if _is_primary() else True)
+    options: dict[str, Any] = dict(desc=what, total=count, unit='img', delay=1)
+    try:
+        return _Bar(**options, disable=None if _is_primary() and sys.stderr is not None else True)
+    except (AttributeError, OSError, ValueError):
+        return _Bar(**options, disable=True)
 
 
 class _Fractals(SyntheticDataset):

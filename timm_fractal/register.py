@@ -54,6 +54,31 @@ MAX_OPERATION_MAGNITUDE = 0.3
 Undo = list[Callable[[], None]]
 
 
+class _Loader(importlib.abc.Loader):
+    """Around the loader of one module, which may be anybody's, a proxy too: patches after it has done its work."""
+
+    def __init__(self, inner: Any, hook: '_Hook') -> None:
+        self.inner, self.hook = inner, hook
+
+    def create_module(self, spec: 'ModuleSpec') -> 'Optional[ModuleType]':
+        create = getattr(self.inner, 'create_module', None)
+        module: Optional[ModuleType] = None if create is None else create(spec)
+        return module
+
+    def exec_module(self, module: 'ModuleType') -> None:
+        # From now on the module is its own loader's again, for whoever asks for its source or loads it again.
+        if module.__spec__ is not None:
+            module.__spec__.loader = self.inner
+        module.__loader__ = self.inner
+        self.inner.exec_module(module)
+        if self.hook in sys.meta_path:
+            sys.meta_path.remove(self.hook)
+        self.hook.apply(module)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
 class _Hook(importlib.abc.MetaPathFinder):
     """Patches one module of timm, right after it has been imported, whoever imports it.
 
@@ -67,23 +92,23 @@ class _Hook(importlib.abc.MetaPathFinder):
     def __init__(self, host: str, landmark: str, patch: Callable[[Any, Undo], None], what: str) -> None:
         self.host, self.landmark, self.patch, self.what = host, landmark, patch, what
         self.undo: Undo = []
+        self.searching = False
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> 'Optional[ModuleSpec]':
         if fullname != self.host:
             return None
-        others = (finder for finder in sys.meta_path if finder is not self)
-        specs = (finder.find_spec(fullname, path, target) for finder in others)
-        spec = next((spec for spec in specs if spec is not None), None)
-        if spec is not None and spec.loader is not None:
-            execute = spec.loader.exec_module
-
-            def exec_module(module: 'ModuleType') -> None:
-                execute(module)
-                sys.meta_path.remove(self)
-                self.apply(module)
-
-            # An attribute of this one loader object: its class, and so every other import, stays untouched.
-            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        if self.searching:
+            # Another hook that searches from the beginning, while it is asked by this one.
+            return None
+        self.searching = True
+        try:
+            others = [finder for finder in sys.meta_path if finder is not self and hasattr(finder, 'find_spec')]
+            specs = (finder.find_spec(fullname, path, target) for finder in others)
+            spec = next((spec for spec in specs if spec is not None), None)
+        finally:
+            self.searching = False
+        if spec is not None and hasattr(spec.loader, 'exec_module'):
+            spec.loader = _Loader(spec.loader, self)
         return spec
 
     def arm(self) -> None:

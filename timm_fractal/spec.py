@@ -22,7 +22,7 @@ VIEWS = ('gray', 'rgb', 'contour')
 def nearest(word: str, valid: Iterable[str]) -> str:
     """The end of an error message about an unknown word: the nearest valid one, then all of them."""
     valid = list(valid)
-    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(word)[:100], valid, n=1, cutoff=0.5)
     hint = f'did you mean {close[0]!r}? ' if close else ''
     return f'{hint}Valid: {", ".join(valid)}'
 
@@ -65,8 +65,9 @@ class Spec:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             kind = type(field.default)
-            if kind is float and type(value) is int:
-                object.__setattr__(self, field.name, float(value))
+            if kind is float and type(value) in (int, float):
+                # The sum makes a negative zero a plain one: equal data sets have one name.
+                object.__setattr__(self, field.name, float(value) + 0.0)
             elif type(value) is not kind:
                 raise TypeError(f'{self.type}: {field.name} must be {_A[kind]}, got {value!r}')
             self._check(field)
