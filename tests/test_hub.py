@@ -294,9 +294,23 @@ def test_what_is_not_published(exported, tmp_path, change, message):
         hub.publish(folder, 'me/x', dry_run=True)
 
 
+@pytest.mark.parametrize(
+    'repo_id', ['model', '../..', '-me/x', 'me/x.git', 'é/x', 'me/' + 'x' * 200, 'me/x--y', 'me/..', 'a/b/c', 'me/x\n']
+)
+def test_names_that_the_hub_refuses(exported, repo_id):
+    with pytest.raises(ValueError, match='repo_id must be owner/name'):
+        hub.publish(exported, repo_id, dry_run=True)
+
+
+def test_a_link_is_not_published(exported, tmp_path):
+    folder = copy(exported, tmp_path / 'x')
+    (folder / 'config.json').rename(tmp_path / 'elsewhere.json')
+    (folder / 'config.json').symlink_to(tmp_path / 'elsewhere.json')
+    with pytest.raises(ValueError, match='config.json must be a regular file'):
+        hub.publish(folder, 'me/x', dry_run=True)
+
+
 def test_arguments_of_publish(exported):
-    with pytest.raises(ValueError, match="repo_id must be owner/name, got 'model'"):
-        hub.publish(exported, 'model', dry_run=True)
     with pytest.raises(ValueError, match='leave out --create-pr or --revision dev'):
         hub.publish(exported, 'me/x', create_pr=True, revision='dev', dry_run=True)
 
@@ -304,10 +318,11 @@ def test_arguments_of_publish(exported):
 def test_dry_run(exported, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr('huggingface_hub.HfApi', lambda **options: pytest.fail('talks to the Hub'))
     folder = copy(exported, tmp_path / 'x')
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert cli.main(['publish', str(folder), '--repo-id', 'me/my_model', '--dry-run']) == 0
     output = capsys.readouterr().out
     assert f'{folder}: ready for me/my_model, not uploaded' in output and '"test_vit.fractal1_20": {' in output
-    assert "create_model('hf-hub:me/my_model'" in (folder / 'README.md').read_text()
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 # Publishing and loading over HTTP. Functions that run in the process of the client have no fixtures.
@@ -381,6 +396,11 @@ def write_manifest(path, entries):
     return path
 
 
+def published_card(folder, repo_id):
+    """The card names the repository it is uploaded to; that of the folder names none."""
+    return (folder / 'README.md').read_bytes().replace(b'OWNER/NAME', repo_id.encode())
+
+
 def test_publish_and_load(client, server, exported, tmp_path):
     folder = copy(exported, tmp_path / 'x')
     done = client(hub.publish, folder, 'me/model')
@@ -388,8 +408,8 @@ def test_publish_and_load(client, server, exported, tmp_path):
     assert done.url == f'{server.url}/me/model/commit/{commit}'
     files = server.repos['me/model'].commits[commit]
     assert files.keys() - {'.gitattributes'} == set(hub.FILES)
-    assert all(files[name] == (folder / name).read_bytes() for name in hub.FILES)
-    assert "'hf-hub:me/model'" in files['README.md'].decode()
+    assert files['README.md'] == published_card(folder, 'me/model') and b"'hf-hub:me/model'" in files['README.md']
+    assert all(files[name] == (folder / name).read_bytes() for name in hub.FILES if name != 'README.md')
     (name, entry), *_ = done.entry.items()
     assert entry['hf_hub_id'] == 'me/model' and entry['revision'] == commit
     assert equal(client(load_from_hub, 'hf-hub:me/model'), tensors(1))
@@ -435,6 +455,7 @@ def test_an_interrupted_upload_is_completed(client, server, exported, tmp_path):
     server.cut = None
     client(hub.publish, folder, 'me/half')
     files = repo.commits[repo.refs['main']]
+    (folder / 'README.md').write_bytes(published_card(folder, 'me/half'))
     assert all(files[path.name] == path.read_bytes() for path in folder.iterdir())
 
 

@@ -22,7 +22,6 @@ from safetensors.torch import save_file
 from . import __version__, checkpoint
 from ._ask import ask
 from ._card import FIELDS, REPOSITORY, card
-from ._files import whole_file
 from .checkpoint import Checkpoint
 from .datasets import create
 from .register import save_config
@@ -336,6 +335,9 @@ def check(folder: Union[str, Path]) -> None:
     from huggingface_hub import ModelCard
 
     folder = Path(folder)
+    for file in FILES:
+        if (folder / file).is_symlink() or ((folder / file).exists() and not (folder / file).is_file()):
+            raise ValueError(f'{folder / file} must be a regular file, not a link or a folder: copy the file there')
     unsafe = sorted(path.name for path in folder.glob('*') if path.suffix in _UNSAFE)
     if unsafe:
         raise ValueError(f'{folder} holds {unsafe[0]!r}: only safetensors are published, remove it')
@@ -371,7 +373,8 @@ def publish(
     the one of the Hub's client: HF_TOKEN, or what ``hf auth login`` has stored.
 
     Args:
-        folder: Written by `export` or `convert`. The name of the repository is filled in in its model card.
+        folder: Written by `export` or `convert`; it is not changed. The name of the repository is filled in in the
+            model card that is uploaded.
         repo_id: ``'owner/name'``; it is created if need be.
         private: Create it as a private one.
         create_pr: Open a pull request, in place of a commit.
@@ -388,17 +391,12 @@ def publish(
     from huggingface_hub import HfApi, get_token, hf_hub_download
 
     folder = Path(folder)
-    if not re.fullmatch(r'[\w.-]+/[\w.-]+', repo_id):
-        raise ValueError(f'repo_id must be owner/name, got {repo_id!r}')
+    _check_repo_id(repo_id)
     if create_pr and revision is not None:
         raise ValueError(
             f'a pull request is always for the main branch: leave out --create-pr or --revision {revision}'
         )
     check(folder)
-    text = (folder / 'README.md').read_text(encoding='utf-8')
-    if REPOSITORY in text:
-        with whole_file(folder / 'README.md') as temporary:
-            temporary.write_text(text.replace(REPOSITORY, repo_id), encoding='utf-8')
     if dry_run:
         return Published('', _entry(folder))
     if get_token() is None:
@@ -410,24 +408,45 @@ def publish(
         ask(what, api.create_repo, repo_id, private=private or None, exist_ok=True)
     if revision is not None:
         ask(what, api.create_branch, repo_id, branch=revision, exist_ok=True)
-    info = ask(
-        what,
-        api.upload_folder,
-        repo_id=repo_id,
-        folder_path=folder,
-        allow_patterns=list(FILES),
-        commit_message=f'Weights, exported by timm-fractal {__version__}',
-        create_pr=create_pr,
-        revision=revision,
-    )
-    with tempfile.TemporaryDirectory() as cache:
-        for file in FILES:
-            if (folder / file).is_file():
-                options = dict(revision=info.oid, cache_dir=cache)
-                uploaded = Path(ask(f'checking {file} in {repo_id}', hf_hub_download, repo_id, file, **options))
-                if _sha256(uploaded) != _sha256(folder / file):
-                    raise OSError(f'{repo_id}: {file} came back from the Hub with another sha256: publish it again')
+    # The name of the repository is filled in in what is uploaded: the folder can be published elsewhere as well.
+    with tempfile.TemporaryDirectory() as staging, tempfile.TemporaryDirectory() as cache:
+        files = [file for file in FILES if (folder / file).is_file()]
+        for file in files:
+            shutil.copyfile(folder / file, Path(staging, file))
+        card = Path(staging, 'README.md')
+        card.write_text(card.read_text(encoding='utf-8').replace(REPOSITORY, repo_id), encoding='utf-8')
+        info = ask(
+            what,
+            api.upload_folder,
+            repo_id=repo_id,
+            folder_path=staging,
+            commit_message=f'Weights, exported by timm-fractal {__version__}',
+            create_pr=create_pr,
+            revision=revision,
+        )
+        for file in files:
+            options = dict(revision=info.oid, cache_dir=cache)
+            uploaded = Path(ask(f'checking {file} in {repo_id}', hf_hub_download, repo_id, file, **options))
+            if _sha256(uploaded) != _sha256(Path(staging, file)):
+                raise OSError(f'{repo_id}: {file} came back from the Hub with another sha256: publish it again')
     return Published(info.pr_url or info.commit_url, _entry(folder, hf_hub_id=repo_id, revision=info.oid))
+
+
+def _check_repo_id(repo_id: str) -> None:
+    """Refuse what the Hub would refuse."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(repo_id)
+        # The Hub's client lets more through than the Hub does.
+        valid = re.fullmatch(r'[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9_.-]+', repo_id) is not None
+    except HFValidationError:
+        valid = False
+    if not valid:
+        raise ValueError(
+            f'repo_id must be owner/name, letters, digits, "_", "-" and ".", at most 96, got {repo_id[:100]!r}'
+        )
 
 
 def _entry(folder: Path, **place: Any) -> dict[str, Any]:
