@@ -183,6 +183,42 @@ def test_unknown_architecture():
         checkpoint.build({'model': 'test_vitt.x'})
 
 
-def test_arguments_that_the_architecture_does_not_take():
-    with pytest.raises(ValueError, match="timm cannot build test_vit with .*colour='red'.* unexpected keyword"):
-        checkpoint.build({'model': 'test_vit', 'model_kwargs': {'colour': 'red'}})
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        ({'colour': 'red'}, "model_kwargs: 'colour' is no option of test_vit"),
+        ({'checkpoint_path': 'other.bin'}, "'checkpoint_path' is no option"),
+        ({'pretrained': True}, "'pretrained' is no option"),
+        ({'pretrained_cfg': {'file': 'other.bin'}}, "'pretrained_cfg' is no option"),
+        ({'pretrained_cfg_overlay': {'file': 'other.bin'}}, "'pretrained_cfg_overlay' is no option"),
+        ({'cache_dir': '/tmp'}, "'cache_dir' is no option"),
+        ({'features_only': True}, "'features_only' is no option"),
+        ({'depth': 10**9}, 'depth must be at most 1024'),
+        ({'embed_dim': 2**40}, 'embed_dim must be at most'),
+        ({'img_size': {'x': 1}}, 'img_size must be a number, a word or a list of them, got dict'),
+        ({'global_pool': '../x'}, 'global_pool must be a word'),
+        ({'depth': float('inf')}, 'depth must be at most'),
+        (5, 'model_kwargs must be names and values, got int'),
+    ],
+)
+def test_only_an_architecture_is_described(options, message, monkeypatch):
+    monkeypatch.setattr(timm.models._builder, 'load_pretrained', lambda *args, **kwargs: pytest.fail('loads weights'))
+    with pytest.raises(ValueError, match=message):
+        checkpoint.build({'model': 'test_vit', 'model_kwargs': options})
+
+
+@pytest.mark.parametrize('name', ['hf-hub:me/x', 'local-dir:x', '../x'])
+def test_models_from_elsewhere_are_not_built(name):
+    with pytest.raises(ValueError, match='unknown architecture'):
+        checkpoint.build({'model': name})
+
+
+def test_damage_of_one_bit(tmp_path):
+    """torch does not compare the CRC-32 of what it reads."""
+    path = write(tmp_path / 'x.pth.tar')
+    content = bytearray(path.read_bytes())
+    weight = tensors(1)['blocks.0.attn.qkv.weight'].numpy().tobytes()
+    content[content.index(weight) + 100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match='x.pth.tar is damaged: .* does not have the CRC-32'):
+        checkpoint.read(path)

@@ -3,8 +3,12 @@
 import argparse
 import csv
 import dataclasses
+import functools
+import inspect
 import json
 import pickle
+import re
+import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path, PureWindowsPath
 from typing import Any, Optional
@@ -29,6 +33,11 @@ KNOWN = tuple(
     if name != 'vit_tiny_patch32'
 )
 
+
+#: The largest number that describes an architecture, and the largest number of blocks: no file makes a model of more.
+MAX_OPTION, MAX_DEPTH = 2**20, 1024
+
+_Module = torch.nn.Module
 
 # Arguments of train.py that are files or folders, even where they do not look so.
 _PATHS = ('config', 'data', 'data_dir', 'initial_checkpoint', 'output', 'pretrained_path', 'resume')
@@ -104,6 +113,7 @@ def read(path: Path, use_ema: Optional[bool] = None) -> Checkpoint:
 
 def unpickle(path: Path) -> dict[str, Any]:
     """Load what torch has saved, as data only: a file with code in it is refused, and nothing of it is run."""
+    _check_archive(path)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location='cpu', weights_only=True)
@@ -119,6 +129,22 @@ def unpickle(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f'{path}: a checkpoint must be a dict, got {type(content).__name__}')
     return content
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse an archive whose members are not what was written; torch does not compare their CRC-32."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # torch stores, and compresses nothing: there is no more to read than the file is long.
+            packed = [member.filename for member in archive.infolist() if member.compress_type != zipfile.ZIP_STORED]
+            damaged = packed[0] if packed else archive.testzip()
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise ValueError(f'{path} is damaged ({_first_line(error)}): copy it again') from error
+    if damaged is not None:
+        rule = 'is compressed, which torch never does' if packed else 'does not have the CRC-32 it was written with'
+        raise ValueError(f'{path} is damaged: {damaged[:100]!r} in it {rule}; copy it again')
 
 
 def _first_line(error: Exception) -> str:
@@ -222,21 +248,80 @@ def build(args: dict[str, Any], num_classes: Optional[int] = None, **options: An
         >>> build({'model': 'test_vit', 'num_classes': 7, 'model_kwargs': {'img_size': 64}}).num_classes
         7
     """
-    name = str(args['model'])
     # The tag of the weights that the training began with says nothing about the architecture.
-    name = name if ':' in name else name.partition('.')[0]
-    if ':' not in name and not timm.is_model(name):
-        from .spec import nearest
-
-        raise ValueError(f'unknown architecture {name!r}; {nearest(name, timm.list_models())[:200]} ...')
+    name = str(args['model']).partition('.')[0]
+    described = architecture_options(name, args.get('model_kwargs') or {}, 'model_kwargs')
     size = args.get('input_size') or (args.get('in_chans') or 3,)
-    options = dict(args.get('model_kwargs') or {}, in_chans=size[0], global_pool=args.get('gp'), **options)
+    options = dict(described, in_chans=size[0], global_pool=args.get('gp'), **options)
     options['num_classes'] = args.get('num_classes') if num_classes is None else num_classes
     try:
         return timm.create_model(name, **options)
     except (AssertionError, RuntimeError, TypeError) as error:
         words = ', '.join(f'{key}={value!r}' for key, value in options.items() if value is not None)
         raise ValueError(f'timm cannot build {name} with {words} ({error})') from error
+
+
+def architecture_options(name: str, options: Any, source: str) -> dict[str, Any]:
+    """Options of a model that were read from a file, if they describe its architecture and nothing else.
+
+    timm takes much more in their place: other files to load, addresses, functions. What may pass are the parameters of
+    the class that the architecture is made of, with plain values.
+
+    Args:
+        name: An architecture of timm, without a tag.
+        options: What the file says.
+        source: What the file calls them, for messages.
+
+    Returns:
+        The options, lists as tuples.
+
+    Raises:
+        ValueError: There is no such architecture, or an option is none of it.
+
+    Example:
+        >>> architecture_options('test_vit', {'img_size': [64, 64]}, 'model_kwargs')
+        {'img_size': (64, 64)}
+    """
+    from .spec import nearest
+
+    if not timm.is_model(name):
+        raise ValueError(f'unknown architecture {name[:100]!r}; {nearest(name[:100], timm.list_models())[:200]} ...')
+    if not isinstance(options, dict):
+        raise ValueError(f'{source} must be names and values, got {type(options).__name__}')
+    known = _parameters(name)
+    for key, value in options.items():
+        if key not in known:
+            raise ValueError(f'{source}: {str(key)[:100]!r} is no option of {name}; {nearest(str(key), known)[:300]}')
+        _check_option(f'{source}: {key}', value, MAX_DEPTH if 'depth' in key or 'layers' in key else MAX_OPTION)
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+
+
+@functools.cache
+def _parameters(name: str) -> frozenset[str]:
+    """Parameters of the class of an architecture that describe it."""
+    model = on_meta(timm.create_model, name, pretrained=False)
+    found = (inspect.signature(kind.__init__).parameters for kind in type(model).__mro__ if issubclass(kind, _Module))
+    return frozenset(name for parameters in found for name in parameters) - {
+        'self',
+        'args',
+        'kwargs',
+        'device',
+        'dtype',
+    }
+
+
+def _check_option(what: str, value: Any, most: int, nested: int = 2) -> None:
+    if isinstance(value, (list, tuple)) and nested and len(value) <= MAX_DEPTH:
+        for item in value:
+            _check_option(what, item, most, nested - 1)
+    elif isinstance(value, str):
+        if not re.fullmatch(r'[A-Za-z0-9_-]{0,64}', value):
+            raise ValueError(f'{what} must be a word, got {value[:100]!r}')
+    elif isinstance(value, (int, float)):
+        if not -most <= value <= most:
+            raise ValueError(f'{what} must be at most {most}, got {value}')
+    elif value is not None:
+        raise ValueError(f'{what} must be a number, a word or a list of them, got {type(value).__name__}')
 
 
 def on_meta(make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -37,6 +37,9 @@ LICENSE = 'apache-2.0'
 # are none.
 _ORDINARY = {'num_classes', 'in_chans', 'img_size', 'global_pool'}
 
+# Where timm looks for weights, or for code that loads them.
+_SOURCES = ('source', 'file', 'url', 'hf_hub_id', 'hf_hub_filename', 'state_dict', 'custom_load')
+
 # Files that hold tensors in a form that can hold code too.
 _UNSAFE = ('.bin', '.ckpt', '.pickle', '.pkl', '.pt', '.pth', '.tar')
 
@@ -319,8 +322,14 @@ def _read_config(folder: Path) -> dict[str, Any]:
         config: dict[str, Any] = json.loads(path.read_bytes())
         if not (config['architecture'] and config['pretrained_cfg']['tag'] and config['pretrained_cfg']['input_size']):
             raise ValueError('an empty value')
-    except (ValueError, KeyError, TypeError) as error:
+        if not isinstance(config['architecture'], str) or not isinstance(config['pretrained_cfg'], dict):
+            raise TypeError('architecture must be a name, and pretrained_cfg names and values')
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f'{path} is no configuration of timm, or damaged ({type(error).__name__}: {error})') from error
+    # With these timm would take the weights from another place than the folder.
+    elsewhere = [key for key in _SOURCES if config['pretrained_cfg'].get(key)]
+    if elsewhere:
+        raise ValueError(f'{path}: pretrained_cfg must not say {elsewhere[0]!r}: the weights are {HUB_FILE} beside it')
     return config
 
 
@@ -342,10 +351,11 @@ def check(folder: Union[str, Path]) -> None:
     if unsafe:
         raise ValueError(f'{folder} holds {unsafe[0]!r}: only safetensors are published, remove it')
     config = _read_config(folder)
-    args = {key: tuple(v) if isinstance(v, list) else v for key, v in (config.get('model_args') or {}).items()}
+    where = f'{folder / "config.json"}: model_args'
+    args = checkpoint.architecture_options(config['architecture'], config.get('model_args') or {}, where)
     args = dict({'num_classes': config['num_classes']}, **args)
     try:
-        model = checkpoint.on_meta(timm.create_model, config['architecture'], **args)
+        model = checkpoint.on_meta(timm.create_model, config['architecture'], pretrained=False, **args)
     except Exception as error:
         # The arguments go to the constructor of any model, which may raise anything.
         raise ValueError(f'{folder / "config.json"}: timm cannot build {config["architecture"]!r} ({error})') from error
