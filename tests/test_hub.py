@@ -268,9 +268,37 @@ def other_architecture(folder, name):
     path.write_text(path.read_text().replace('"test_vit"', f'"{name}"'))
 
 
+def edit(*keys, value):
+    """A change of one value of config.json."""
+
+    def change(folder):
+        path = folder / 'config.json'
+        content = json.loads(path.read_text())
+        place = content
+        for key in keys[:-1]:
+            place = place.setdefault(key, {})
+        place[keys[-1]] = value
+        path.write_text(json.dumps(content))
+
+    return change
+
+
 @pytest.mark.parametrize(
     'change, message',
     [
+        (edit('model_args', 'checkpoint_path', value='other.bin'), "model_args: 'checkpoint_path' is no option"),
+        (edit('model_args', 'depth', value=10**9), 'depth must be at most 1024'),
+        (edit('model_args', value=[1]), 'model_args must be names and values, got list'),
+        (edit('architecture', value='hf-hub:me/x'), 'unknown architecture'),
+        (edit('architecture', value=['x']), 'architecture must be a name'),
+        (edit('pretrained_cfg', 'file', value='other.bin'), "pretrained_cfg must not say 'file'"),
+        (edit('pretrained_cfg', 'hf_hub_id', value='me/x'), "pretrained_cfg must not say 'hf_hub_id'"),
+        (edit('pretrained_cfg', 'custom_load', value=True), "pretrained_cfg must not say 'custom_load'"),
+        (edit('num_classes', value=-1), "num_classes must be from 0 to .*, got '-1'"),
+        (edit('num_classes', value=20.0), 'num_classes must be from 0'),
+        (edit('num_classes', value='x'), 'num_classes must be from 0'),
+        (edit('provenance', value=['x']), 'provenance must be names and'),
+        (lambda folder: (folder / 'config.json').write_text('[' * 100_000), 'is no configuration of timm, or damaged'),
         (lambda folder: (folder / 'model.pth').write_bytes(b''), "holds 'model.pth': only safetensors are published"),
         (lambda folder: (folder / 'config.json').unlink(), 'is no exported folder, it lacks config.json'),
         (lambda folder: (folder / 'config.json').write_text('{}'), 'config.json is no configuration of timm'),

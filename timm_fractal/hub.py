@@ -324,6 +324,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
             raise ValueError('an empty value')
         if not isinstance(config['architecture'], str) or not isinstance(config['pretrained_cfg'], dict):
             raise TypeError('architecture must be a name, and pretrained_cfg names and values')
+        classes = config['num_classes']
+        if type(classes) is not int or not 0 <= classes <= checkpoint.MAX_OPTION:
+            raise ValueError(f'num_classes must be from 0 to {checkpoint.MAX_OPTION}, got {str(classes)[:100]!r}')
+        if not isinstance(config.get('provenance') or {}, dict):
+            raise TypeError('provenance must be names and values')
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f'{path} is no configuration of timm, or damaged ({type(error).__name__}: {error})') from error
     # With these timm would take the weights from another place than the folder.
