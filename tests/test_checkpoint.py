@@ -222,3 +222,81 @@ def test_damage_of_one_bit(tmp_path):
     path.write_bytes(content)
     with pytest.raises(ValueError, match='x.pth.tar is damaged: .* does not have the CRC-32'):
         checkpoint.read(path)
+
+
+@pytest.mark.parametrize(
+    'changes, message',
+    [
+        (dict(batch_size=0), "batch_size must be a whole number from 1 to .*, got '0'"),
+        (dict(batch_size='x'), 'batch_size must be a whole number'),
+        (dict(epoch_repeats=float('inf')), 'epoch_repeats must be a number'),
+        (dict(world_size='x'), 'world_size must be a whole number'),
+        (dict(input_size=5), 'input_size must be three whole numbers'),
+        (dict(model_kwargs=5), 'model_kwargs must be names and values'),
+        (dict(mean=[0.5] * 4), 'mean must be one number or 3, one per channel, got 4'),
+        (dict(std=['x']), 'std must be a list of numbers'),
+        (dict(num_classes=-1), 'num_classes must be a whole number from 0'),
+        (dict(dataset='fractal1/' + 'x' * 10**6), 'dataset must be a name of at most 1,000 characters'),
+        (dict(model=['x']), 'model must be the name'),
+        (dict(more=[[0] * 100] * 1000), 'at most 20000 values'),
+    ],
+)
+@pytest.mark.parametrize('place', ['checkpoint', 'args.yaml'])
+def test_arguments_have_types(tmp_path, changes, message, place):
+    args = ARGS | changes
+    if place == 'checkpoint':
+        path = write(tmp_path / 'x.pth.tar', args=argparse.Namespace(**args))
+    else:
+        path = write(tmp_path / 'x.pth.tar', args=None)
+        (tmp_path / 'args.yaml').write_text(yaml.safe_dump(args))
+    with pytest.raises(ValueError, match=message) as error:
+        checkpoint.read(path)
+    assert len(str(error.value)) < 1000
+
+
+def test_arguments_may_be_missing(tmp_path):
+    found = checkpoint.read(write(tmp_path / 'x.pth.tar', args=argparse.Namespace(**ARGS | dict(batch_size=None))))
+    assert found.samples is None
+
+
+LAUGHS = '\n'.join(['a0: &a0 [x, x]', *(f'a{i}: &a{i} [{", ".join([f"*a{i - 1}"] * 9)}]' for i in range(1, 12))])
+
+
+@pytest.mark.parametrize(
+    'text, message',
+    [
+        ('&a {x: *a}', 'nested at most 16 times'),
+        ('[' * 100_000, 'is no YAML file of plain values'),
+        (LAUGHS, 'at most 20000 values'),
+        ('x: ' + '[' * 50 + ']' * 50, 'nested at most 16 times'),
+        ('x: \udcff'.encode('utf-8', 'surrogatepass').decode('latin-1') + '\x00', 'is no YAML file'),
+    ],
+)
+def test_text_that_stands_for_more_than_it_says(tmp_path, text, message):
+    path = write(tmp_path / 'x.pth.tar', args=None)
+    (tmp_path / 'args.yaml').write_text(text)
+    with pytest.raises(ValueError, match=message):
+        checkpoint.read(path)
+
+
+@pytest.mark.parametrize('loss', ['x' * 200_000, 'none'])
+def test_a_damaged_summary(tmp_path, loss):
+    path = write(tmp_path / 'x.pth.tar')
+    (tmp_path / 'summary.csv').write_text(f'epoch,train_loss\n1,{loss}\n')
+    with pytest.raises(ValueError, match='summary.csv is no summary of train.py'):
+        checkpoint.read(path)
+
+
+@pytest.mark.parametrize(
+    'changes, message',
+    [
+        (dict(version='x'), 'version must be a whole number'),
+        (dict(epoch='x'), 'epoch must be a whole number'),
+        (dict(state_dict={1: torch.zeros(1)}, state_dict_ema=None), 'names of tensors must be text'),
+        (dict(state_dict={'a': torch.zeros(3).to_sparse()}, state_dict_ema=None), 'must be a plain tensor'),
+        (dict(state_dict={'a': torch.zeros(3, device='meta')}, state_dict_ema=None), 'must be a plain tensor'),
+    ],
+)
+def test_checkpoints_of_other_things(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        checkpoint.read(write(tmp_path / 'x.pth.tar', **changes))

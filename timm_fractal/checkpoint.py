@@ -8,6 +8,7 @@ import inspect
 import json
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path, PureWindowsPath
@@ -18,6 +19,8 @@ import torch
 import yaml
 from safetensors import SafetensorError, safe_open
 from timm.models import clean_state_dict
+
+from .spec import MAX_SAMPLES, nearest, parse_name
 
 Tensors = dict[str, torch.Tensor]
 Shapes = dict[str, tuple[int, ...]]
@@ -33,6 +36,9 @@ KNOWN = tuple(
     if name != 'vit_tiny_patch32'
 )
 
+
+#: The largest text file beside a checkpoint, in bytes, and how many values the arguments in it may be.
+MAX_TEXT, MAX_VALUES, MAX_NESTED = 2**24, 20_000, 16
 
 #: The largest number that describes an architecture, and the largest number of blocks: no file makes a model of more.
 MAX_OPTION, MAX_DEPTH = 2**20, 1024
@@ -66,14 +72,13 @@ class Checkpoint:
     @property
     def samples(self) -> Optional[int]:
         """Number of samples that were seen, as the arguments say: the last, incomplete batch of an epoch is dropped."""
-        from .spec import parse_name
 
         try:
             spec: Any = parse_name(self.args['dataset'])
             rounds, length = self.args.get('epoch_repeats') or 0, self.args.get('train_num_samples')
             length = int((length or spec.classes * getattr(spec, 'instances', 1)) * max(1.0, rounds))
             batch = self.args['batch_size'] * (self.args.get('world_size') or 1)
-        except (KeyError, ValueError, AttributeError):
+        except (KeyError, ValueError, AttributeError, TypeError):
             return None
         return None if self.epochs is None else self.epochs * (length // batch * batch)
 
@@ -105,8 +110,13 @@ def read(path: Path, use_ema: Optional[bool] = None) -> Checkpoint:
         valid = ', '.join(str(name) for name in content)
         raise ValueError(f'{path}: no {key!r} in this checkpoint, it has: {valid or "nothing"}')
     args = content.get('args')
-    args = _plain(vars(args)) if isinstance(args, argparse.Namespace) else _args_beside(path)
-    epochs = content['epoch'] + (content.get('version', 1) > 1) if isinstance(content.get('epoch'), int) else None
+    args = _typed(path, vars(args)) if isinstance(args, argparse.Namespace) else _args_beside(path)
+    epochs = None
+    for name in ('epoch', 'version'):
+        if not (content.get(name) is None or _is_whole(0, MAX_SAMPLES)(content[name])):
+            raise ValueError(f'{path}: {name} must be a whole number, got {str(content[name])[:100]!r}')
+    if content.get('epoch') is not None:
+        epochs = content['epoch'] + ((content.get('version') or 1) > 1)
     loss = _loss_beside(path, epochs)
     return Checkpoint(path, check_tensors(path, tensors), args, epochs, key == 'state_dict_ema', loss)
 
@@ -115,7 +125,9 @@ def unpickle(path: Path) -> dict[str, Any]:
     """Load what torch has saved, as data only: a file with code in it is refused, and nothing of it is run."""
     _check_archive(path)
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            # About sparse tensors, which are refused below.
+            warnings.filterwarnings('ignore', 'Validating sparse', UserWarning)
             content = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
         names = _foreign(path)
@@ -163,6 +175,11 @@ def check_tensors(path: Path, tensors: Any) -> Tensors:
     """Take off the prefixes of wrappers; all values must be tensors."""
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
         raise ValueError(f'{path}: the weights must be a dict of tensors, got {type(tensors).__name__}')
+    for name, tensor in tensors.items():
+        if not isinstance(name, str):
+            raise ValueError(f'{path}: names of tensors must be text, got {str(name)[:100]!r}')
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+            raise ValueError(f'{path}: {name[:100]!r} must be a plain tensor, not sparse, without data or quantised')
     cleaned: Tensors = clean_state_dict(tensors)
     return cleaned
 
@@ -186,9 +203,12 @@ def shapes(path: Path) -> Shapes:
 
 def _args_within(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     try:
-        return _plain(json.loads(metadata.get('train_args', '{}')))
-    except (ValueError, AttributeError) as error:
+        content = json.loads(metadata.get('train_args', '{}'))
+        if not isinstance(content, dict):
+            raise ValueError(f'it is of type {type(content).__name__}')
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: the metadata 'train_args' must be a JSON object ({error})") from error
+    return _typed(path, content)
 
 
 def _args_beside(path: Path) -> dict[str, Any]:
@@ -196,36 +216,127 @@ def _args_beside(path: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        content = yaml.safe_load(file.read_text(encoding='utf-8'))
-    except yaml.YAMLError as error:
+        content = yaml.safe_load(_text(file))
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ValueError(f'{file} is no YAML file of plain values ({_first_line(error)})') from error
-    if not isinstance(content, dict):
-        raise ValueError(f'{file} must hold the arguments of train.py, got {type(content).__name__}')
-    return _plain(content)
+    return _typed(file, content)
+
+
+def _text(file: Path) -> str:
+    if file.stat().st_size > MAX_TEXT:
+        raise ValueError(f'{file} must have at most {MAX_TEXT:,} bytes, got {file.stat().st_size:,}')
+    return file.read_text(encoding='utf-8')
 
 
 def _loss_beside(path: Path, epochs: Optional[int]) -> Optional[float]:
     file = path.with_name('summary.csv')
     if epochs is None or not file.is_file():
         return None
-    rows = csv.DictReader(file.read_text(encoding='utf-8').splitlines())
-    losses = [row['train_loss'] for row in rows if row.get('epoch') == str(epochs - 1) and row.get('train_loss')]
-    return float(losses[-1]) if losses else None
+    try:
+        rows = csv.DictReader(_text(file).splitlines())
+        losses = [row['train_loss'] for row in rows if row.get('epoch') == str(epochs - 1) and row.get('train_loss')]
+        return float(losses[-1]) if losses else None
+    except (csv.Error, ValueError, TypeError) as error:
+        raise ValueError(f'{file} is no summary of train.py ({_first_line(error)}): mend it or move it away') from error
 
 
-def _plain(args: dict[str, Any]) -> dict[str, Any]:
+def _typed(path: Path, content: Any) -> dict[str, Any]:
+    """Arguments of train.py as they were read from a file: plain values, those that are used here of the right type.
+
+    Raises:
+        ValueError: A value that is used here has another type or is out of range, or there are too many values.
+    """
+    if not isinstance(content, dict):
+        raise ValueError(f'{path}: the arguments of train.py must be names and values, got {type(content).__name__}')
+    args = _plain(content, _Budget(path))
+    for key, (valid, words) in _ARGUMENTS.items():
+        if args.get(key) is not None and not valid(args[key]):
+            raise ValueError(f'{path}: {key} must be {words}, got {str(args[key])[:100]!r}')
+    size = args.get('input_size') or [args.get('in_chans') or 3]
+    for key in ('mean', 'std'):
+        if args.get(key) is not None and len(args[key]) not in (1, size[0]):
+            raise ValueError(f'{path}: {key} must be one number or {size[0]}, one per channel, got {len(args[key])}')
+    return args
+
+
+def _is_whole(low: int, high: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and low <= value <= high
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= MAX_SAMPLES
+
+
+def _are(valid: Callable[[Any], bool], *lengths: int) -> Callable[[Any], bool]:
+    return lambda values: isinstance(values, list) and len(values) in lengths and all(map(valid, values))
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r'[\w./:-]{1,200}', value) is not None
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= 1000
+
+
+_CHANNELS = range(1, 65)
+_PIXELS = _is_whole(1, 2**16)
+
+# What is used of the arguments of train.py: which values are valid, and that in words.
+_ARGUMENTS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    'model': (_is_word, "the name of one of timm's architectures"),
+    'dataset': (_is_name, 'a name of at most 1,000 characters'),
+    'data_dir': (_is_name, 'a name of at most 1,000 characters'),
+    'data': (_is_name, 'a name of at most 1,000 characters'),
+    'num_classes': (_is_whole(0, 2**20), f'a whole number from 0 to {2**20}'),
+    'batch_size': (_is_whole(1, 2**31), f'a whole number from 1 to {2**31}'),
+    'world_size': (_is_whole(1, 2**20), f'a whole number from 1 to {2**20}'),
+    'train_num_samples': (_is_whole(1, MAX_SAMPLES), f'a whole number from 1 to {MAX_SAMPLES}'),
+    'epoch_repeats': (_is_number, f'a number from 0 to {MAX_SAMPLES}'),
+    'in_chans': (_is_whole(1, 64), 'a whole number from 1 to 64'),
+    'img_size': (_PIXELS, f'a whole number from 1 to {2**16}'),
+    'input_size': (_are(_PIXELS, 3), 'three whole numbers: channels, height, width'),
+    'mean': (_are(_is_number, *_CHANNELS), 'a list of numbers, one per channel'),
+    'std': (_are(_is_number, *_CHANNELS), 'a list of numbers, one per channel'),
+    'crop_pct': (_is_number, 'a number'),
+    'interpolation': (_is_word, 'a word'),
+    'crop_mode': (_is_word, 'a word'),
+    'gp': (_is_word, 'a word'),
+    'model_kwargs': (lambda value: isinstance(value, dict), 'names and values'),
+}
+
+
+class _Budget:
+    """How much may be read from a file whose values can stand for many more than it has bytes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.left = path, MAX_VALUES
+
+    def spend(self, depth: int) -> None:
+        self.left -= 1
+        if self.left < 0 or depth > MAX_NESTED:
+            raise ValueError(
+                f'{self.path}: the arguments of train.py must be at most {MAX_VALUES} values, nested at most '
+                f'{MAX_NESTED} times'
+            )
+
+
+def _plain(args: dict[Any, Any], budget: _Budget, depth: int = 0) -> dict[str, Any]:
     return {
-        str(key): PureWindowsPath(value).name if key in _PATHS and isinstance(value, str) else _plain_value(value)
+        str(key): PureWindowsPath(value).name
+        if key in _PATHS and isinstance(value, str)
+        else _plain_value(value, budget, depth + 1)
         for key, value in args.items()
     }
 
 
-def _plain_value(value: Any) -> Any:
+def _plain_value(value: Any, budget: _Budget, depth: int) -> Any:
     """For YAML and JSON. A path says where on one machine something was: its last part is enough for others."""
+    budget.spend(depth)
     if isinstance(value, dict):
-        return _plain(value)
+        return _plain(value, budget, depth)
     if isinstance(value, (list, tuple)):
-        return [_plain_value(item) for item in value]
+        return [_plain_value(item, budget, depth + 1) for item in value]
     if isinstance(value, (bool, int, float)) or value is None:
         return value
     text = str(value)
@@ -282,7 +393,6 @@ def architecture_options(name: str, options: Any, source: str) -> dict[str, Any]
         >>> architecture_options('test_vit', {'img_size': [64, 64]}, 'model_kwargs')
         {'img_size': (64, 64)}
     """
-    from .spec import nearest
 
     if not timm.is_model(name):
         raise ValueError(f'unknown architecture {name[:100]!r}; {nearest(name[:100], timm.list_models())[:200]} ...')

@@ -24,7 +24,7 @@ from .fractals import FractalSpec
 from .ifs import Family
 from .images import Pixels, jitter, list_images, noise_image, perturb_pixels, read_image
 from .render import LANES, cpu_count, row_bytes, unpack
-from .spec import Fractal1Spec, FractalDBSpec, Image1Spec, Noise1Spec, OFDBSpec, Spec, nearest, parse_name
+from .spec import MAX_SAMPLES, Fractal1Spec, FractalDBSpec, Image1Spec, Noise1Spec, OFDBSpec, Spec, nearest, parse_name
 
 _logger = logging.getLogger(__name__)
 
@@ -32,8 +32,6 @@ _logger = logging.getLogger(__name__)
 TRAIN_SPLITS = ('train', 'training')
 VALIDATION_SPLITS = ('validation', 'val', 'valid', 'eval', 'evaluation')
 IMAGE_MODES = ('RGB', 'L')
-#: The longest epoch: what an index of a sampler can count.
-MAX_SAMPLES = 2**53
 
 # With cache=auto, the largest table that is kept in memory. The validation split is read once an epoch, and two tables
 # of 21,000 fractals would be 1.4 GB.

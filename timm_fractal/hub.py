@@ -24,6 +24,7 @@ from ._ask import ask
 from ._card import FIELDS, REPOSITORY, card
 from .checkpoint import Checkpoint
 from .datasets import create
+from .fractals import REFERENCE_CANVAS
 from .register import save_config
 from .spec import parse_name
 from .weights import HUB_FILE, Weights
@@ -196,7 +197,17 @@ def _provenance(found: Checkpoint) -> tuple[dict[str, Any], Any]:
     # Made from a file, which is not here, the data set is not what its name alone says. Fractals ignore folders.
     if spec is None or spec.type == 'image1' or Path(source).suffix:
         return said, None
-    family = getattr(create(dataclasses.replace(spec, cache='none').name()), 'family', None)
+    family = None
+    if hasattr(spec, 'points'):
+        if spec.classes > (found.args.get('num_classes') or spec.classes):
+            raise ValueError(
+                f'{found.path}: {spec} has {spec.classes} classes and num_classes is {found.args["num_classes"]}: the '
+                f'training cannot have been on it'
+            )
+        # IFS codes do not depend on the canvas: nothing is rendered on a large one.
+        small: Any = dataclasses.replace(spec, cache='none', **REFERENCE_CANVAS)
+        dataset: Any = create(small.name())
+        family = dataclasses.replace(dataset.family, name=str(spec))
     if family is not None and len(family.bases) == 1:
         said['base'] = family.bases[0].tolist()
     return said, family

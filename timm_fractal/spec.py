@@ -14,6 +14,9 @@ from typing import Any, ClassVar, Optional, TypeVar
 
 T = TypeVar('T')
 
+#: The longest epoch, in samples: whole numbers of a float up to it are exact.
+MAX_SAMPLES = 2**53
+
 #: Names of the warps and of the views in `timm_fractal.shape`.
 WARPS = ('affine', 'homography', 'elastic', 'polynomial')
 VIEWS = ('gray', 'rgb', 'contour')
