@@ -300,3 +300,22 @@ def test_a_damaged_summary(tmp_path, loss):
 def test_checkpoints_of_other_things(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         checkpoint.read(write(tmp_path / 'x.pth.tar', **changes))
+
+
+@pytest.mark.parametrize('name', ['averaged.pth', 'averaged.safetensors'])
+def test_bare_weights_with_arguments_beside_them(tmp_path, name):
+    """What timm's avg_checkpoints.py and clean_checkpoint.py write."""
+    save = safetensors.torch.save_file if name.endswith('safetensors') else torch.save
+    save(tensors(3), tmp_path / name)
+    (tmp_path / 'args.yaml').write_text(yaml.safe_dump(ARGS))
+    found = checkpoint.read(tmp_path / name)
+    assert found.args['model'] == 'test_vit' and found.epochs is None and not found.ema
+    assert all(torch.equal(found.tensors[key], value) for key, value in tensors(3).items())
+    with pytest.raises(ValueError, match='--use-ema has no meaning'):
+        checkpoint.read(tmp_path / name, use_ema=True)
+
+
+def test_advice_and_lists_are_short(tmp_path):
+    torch.save({'model': tensors(0), **{f'key {i}': i for i in range(100)}}, tmp_path / 'x.pth')
+    with pytest.raises(ValueError, match=r'it has: model, key 0, .* \(101 in all\): .*, use convert$'):
+        checkpoint.read(tmp_path / 'x.pth')

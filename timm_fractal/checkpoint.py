@@ -104,11 +104,16 @@ def read(path: Path, use_ema: Optional[bool] = None) -> Checkpoint:
         tensors, metadata = _read_safetensors(path)
         return Checkpoint(path, tensors, _args_within(path, metadata) or _args_beside(path))
     content = unpickle(path)
+    if is_bare(content):
+        # What timm's avg_checkpoints.py and clean_checkpoint.py write.
+        if use_ema:
+            raise ValueError(f'{path}: --use-ema has no meaning for a bare state dict, which is one set of weights')
+        return Checkpoint(path, check_tensors(path, content), _args_beside(path))
     key = 'state_dict_ema' if use_ema or (use_ema is None and content.get('state_dict_ema')) else 'state_dict'
     tensors = content.get(key) or {}
     if not tensors:
-        valid = ', '.join(str(name) for name in content)
-        raise ValueError(f'{path}: no {key!r} in this checkpoint, it has: {valid or "nothing"}')
+        hint = ': a file of the authors of a method, use convert' if 'model' in content else ''
+        raise ValueError(f'{path}: no {key!r} in this checkpoint, it has: {listed(content)}{hint}')
     args = content.get('args')
     args = _typed(path, vars(args)) if isinstance(args, argparse.Namespace) else _args_beside(path)
     epochs = None
@@ -121,6 +126,22 @@ def read(path: Path, use_ema: Optional[bool] = None) -> Checkpoint:
     return Checkpoint(path, check_tensors(path, tensors), args, epochs, key == 'state_dict_ema', loss)
 
 
+def is_bare(content: dict[Any, Any]) -> bool:
+    """Whether what was read from a checkpoint is tensors by name, and nothing else."""
+    return bool(content) and all(isinstance(value, torch.Tensor) for value in content.values())
+
+
+def listed(names: Iterable[Any]) -> str:
+    """The first names, for a message.
+
+    Example:
+        >>> listed('abcdefg')
+        'a, b, c, d, e, ... (7 in all)'
+    """
+    words = [str(name)[:50] for name in names]
+    return ', '.join(words) or 'nothing' if len(words) <= 5 else f'{", ".join(words[:5])}, ... ({len(words)} in all)'
+
+
 def unpickle(path: Path) -> dict[str, Any]:
     """Load what torch has saved, as data only: a file with code in it is refused, and nothing of it is run."""
     _check_archive(path)
@@ -131,7 +152,7 @@ def unpickle(path: Path) -> dict[str, Any]:
             content = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
         names = _foreign(path)
-        words = f'it wants to call {", ".join(names)}' if names else 'it is no file of torch, or damaged'
+        words = f'it wants to call {listed(names)}' if names else 'it is no file of torch, or damaged'
         raise ValueError(f'{path} is refused: {words}. Only tensors and plain values are read') from error
     except (OSError, MemoryError):
         raise
@@ -495,5 +516,6 @@ def recognise(path: Path, tensors: Tensors, known: Iterable[str] = KNOWN) -> tup
     best = min(nearest, key=lambda name: len(nearest[name]))
     raise ValueError(
         f'{path} is none of the architectures {", ".join(nearest)}. The nearest is {best}, but '
-        f'{"; ".join(nearest[best][:3])}'
+        f'{"; ".join(nearest[best][:3])}. For weights of a training of your own use export-weights, with its args.yaml '
+        f'beside them'
     )

@@ -75,7 +75,7 @@ def export(
     """Turn a checkpoint of train.py into a folder that timm loads with ``local-dir:``, and from the Hub.
 
     Args:
-        path: ``last.pth.tar`` and the like, or a safetensors file with ``args.yaml`` beside it.
+        path: ``last.pth.tar`` and the like, or a safetensors file or a bare state dict with ``args.yaml`` beside it.
         dest: The folder, by default ``<architecture>.<tag>`` here.
         use_ema: Take the moving average of the weights; by default, if there is one.
         head: Keep the head for the classes of the training.
@@ -95,9 +95,7 @@ def export(
     """
     found = checkpoint.read(Path(path), use_ema)
     if 'model' not in found.args:
-        raise ValueError(
-            f'{path} does not say how it was trained: put the args.yaml of the training beside it, or use convert'
-        )
+        raise ValueError(f'{path} does not say how it was trained: put the args.yaml of the training beside it')
     provenance, family = _provenance(found)
     provenance |= {'recipe': recipe, 'hardware': hardware, 'results': _results(results)}
     tag = tag or _default_tag(found)
@@ -115,8 +113,8 @@ def convert(
 ) -> Path:
     """Turn a ``.pth`` file as the authors of 1p-frac, OFDB and FractalDB release them into the same kind of folder.
 
-    The file holds the tensors under the key ``model``, under timm's names. The architecture is found from their shapes;
-    mean and standard deviation of the input are 0.5, as in all pre-training of these authors.
+    The file holds the tensors under the key ``model``, or is a bare state dict, under timm's names. The architecture is
+    found from their shapes; mean and standard deviation of the input are 0.5, as in all pre-training of these authors.
 
     Args:
         path: The file.
@@ -137,10 +135,11 @@ def convert(
     if not path.is_file():
         raise FileNotFoundError(f'{path}: no such file')
     content = checkpoint.unpickle(path)
-    if 'model' not in content:
+    weights = content if checkpoint.is_bare(content) else content.get('model')
+    if weights is None:
         hint = ': a checkpoint of train.py, use export-weights' if 'state_dict' in content else ''
-        raise ValueError(f"{path}: no 'model' in this file, it has: {', '.join(map(str, content)) or 'nothing'}{hint}")
-    tensors = checkpoint.check_tensors(path, content['model'])
+        raise ValueError(f"{path}: no 'model' in this file, it has: {checkpoint.listed(content)}{hint}")
+    tensors = checkpoint.check_tensors(path, weights)
     architecture, classes = checkpoint.recognise(path, tensors)
     args = {'model': architecture, 'num_classes': classes, 'mean': [0.5] * 3, 'std': [0.5] * 3}
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
