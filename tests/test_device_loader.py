@@ -8,6 +8,7 @@ import pytest
 import sklearn.datasets
 import timm.data
 import torch
+from PIL import Image
 from timm.data import FastCollateMixup
 from torch.utils.data import DistributedSampler
 
@@ -363,7 +364,7 @@ def test_augmentation_splits_are_refused():
     """train.py puts timm's AugMixDataset around the data set."""
     dataset = timm.data.create_dataset(f'{SMALL},loader=device', split='train')
     wrapped = timm.data.AugMixDataset(dataset, num_splits=3)
-    with pytest.raises(ValueError, match='AugMixDataset around .* leave out --aug-splits'):
+    with pytest.raises(ValueError, match='AugMixDataset with .*: loader=device gives .* leave out --aug-splits'):
         timm.data.create_loader(wrapped, (3, 32, 32), 4, is_training=True, num_aug_splits=3)
 
 
@@ -459,3 +460,64 @@ def test_as_many_images_at_once_as_there_is_room_for(name, room, monkeypatch):
     loader = create(name, batch_size=2, is_training=True)
     groups = [len(group) for _, group in loader._groups()]
     assert loader._room == room and sum(groups) == len(loader) == 6 and max(groups) == room // 2
+
+
+def test_subsets_give_the_samples_of_their_indices():
+    dataset = Fractal1('fractal1/classes=6,size=64,points=3000,loader=device')
+    inner = torch.utils.data.Subset(dataset, [5, 3, 1, 0])
+    outer = torch.utils.data.Subset(inner, [2, 0, 3])
+    options = dict(batch_size=2, mean=(0.5,), std=(0.5,), device=torch.device('cpu'))
+    whole = next(iter(timm.data.create_loader(dataset, (1, 64, 64), **options | dict(batch_size=6))))[0]
+    loader = timm.data.create_loader(outer, (1, 64, 64), **options)
+    assert isinstance(loader, DeviceLoader) and len(loader) == 2 and loader.dataset is outer
+    images, labels = (torch.cat(parts) for parts in zip(*loader))
+    assert labels.tolist() == [1, 5, 0] and torch.equal(images, whole[[1, 5, 0]])
+    train, _ = torch.utils.data.random_split(dataset, [4, 2], torch.Generator().manual_seed(0))
+    loader = timm.data.create_loader(train, (1, 64, 64), is_training=True, **options)
+    assert sorted(torch.cat([labels for _, labels in loader]).tolist()) == sorted(train.indices)
+
+
+@pytest.mark.parametrize('wrap', [lambda d: torch.utils.data.ConcatDataset([d, d]), lambda d: _Wrapper(_Wrapper(d))])
+def test_what_wraps_a_data_set_is_named(wrap):
+    dataset = wrap(Fractal1('fractal1/classes=6,size=64,points=3000,loader=device'))
+    with pytest.raises(
+        ValueError, match=f'{type(dataset).__name__} with .*loader=device gives batches of one data set'
+    ):
+        timm.data.create_loader(dataset, (3, 64, 64), 2, device=torch.device('cpu'))
+
+
+class _Wrapper(torch.utils.data.Dataset):
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+
+@pytest.mark.skipif(not hasattr(timm.data, 'create_naflex_loader'), reason='a timm without NaFlex')
+def test_naflex_is_refused():
+    dataset = Fractal1('fractal1/classes=6,size=64,points=3000,loader=device')
+    with pytest.raises(ValueError, match='NaFlex loader with .* leave out --naflex-loader, or loader=device'):
+        timm.data.create_naflex_loader(dataset, patch_size=16, batch_size=2, is_training=True)
+
+
+def test_samples_one_by_one_say_that_the_option_has_no_effect(caplog):
+    dataset = Fractal1('fractal1/classes=3,size=64,points=3000,loader=device,redraw=true')
+    for _ in torch.utils.data.DataLoader(dataset, collate_fn=list):
+        pass
+    assert [record.message for record in caplog.records if 'have an effect' in record.message] == [
+        'fractal1/classes=3,points=3000,size=64,loader=device,redraw=true: samples are read one by one; loader=device '
+        '(and redraw) have an effect on batches of timm.data.create_loader alone'
+    ]
+
+
+def test_a_coloured_data_set_in_gray(tmp_path):
+    """As train.py asks for it with --in-chans 1."""
+    colours = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(colours).save(tmp_path / 'x.png')
+    name = 'image1/view=rgb,classes=3,size=64'
+    options = dict(batch_size=3, mean=(0.5,), std=(0.5,), device=torch.device('cpu'), crop_pct=1.0)
+    batches = []
+    for suffix in ('', ',loader=device'):
+        dataset = timm.data.create_dataset(name + suffix, root=tmp_path / 'x.png', split='train', input_img_mode='L')
+        loader = timm.data.create_loader(dataset, (1, 64, 64), use_prefetcher=False, num_workers=0, **options)
+        batches.append(next(iter(loader))[0])
+    assert batches[0].shape == (3, 1, 64, 64)
+    torch.testing.assert_close(*batches, rtol=0, atol=1e-5)

@@ -363,3 +363,16 @@ def test_beside_another_import_hook(order):
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split('\n')[0] == 'theirs' and 'samples=2' in done.stdout
+
+
+@pytest.mark.parametrize('kind', ['Mixup', 'NaFlexMixup'])
+def test_too_few_outputs_without_the_prefetcher(kind):
+    if not hasattr(timm.data, kind):
+        pytest.skip('a timm without NaFlex')
+    mix = getattr(timm.data, kind)(mixup_alpha=0.8, num_classes=2)
+    labels = torch.tensor([0, 1, 2, 5])
+    with pytest.raises(ValueError, match='--num-classes must be at least .* a label is 5, got --num-classes 2'):
+        if kind == 'Mixup':
+            mix(torch.zeros(4, 3, 8, 8), labels)
+        else:
+            mix([torch.zeros(3, 8, 8)] * 4, labels)

@@ -105,6 +105,8 @@ class SyntheticDataset(Dataset[tuple[Any, Any]]):
         self.transform = transform
         self.target_transform = target_transform
         self.input_img_mode = input_img_mode
+        #: Whether it has been said that an option has no effect.
+        self._said = False
         self._open(root)
         #: Number of different images; there may be more samples, or fewer.
         self.num_images: int = self.spec.classes * self._instances()
@@ -187,6 +189,13 @@ class SyntheticDataset(Dataset[tuple[Any, Any]]):
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         number = self._number(index)
+        if self.spec.loader == 'device' and not self._said:
+            self._said = True
+            _logger.warning(
+                '%s: samples are read one by one; loader=device (and redraw) have an effect on batches of '
+                'timm.data.create_loader alone',
+                self.spec.name(),
+            )
         image: Any = self._to_pil(self.stored(number))
         target: Any = number % self.num_classes
         if self.transform is not None:

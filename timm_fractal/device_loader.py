@@ -12,11 +12,12 @@ from typing import Any, Optional, Union
 
 import numpy as np
 import torch
+from PIL import Image
 from timm.data.distributed_sampler import OrderedDistributedSampler, RepeatAugSampler
 from timm.data.loader import adapt_to_chs
 from timm.data.mixup import Mixup
 from torch import Tensor
-from torch.utils.data import BatchSampler, DistributedSampler, Sampler, SequentialSampler
+from torch.utils.data import BatchSampler, DistributedSampler, Sampler, SequentialSampler, Subset
 
 from . import _device, ifs
 from ._device import Batch, ahead, upload
@@ -126,7 +127,7 @@ class DeviceLoader:
 
     def __init__(
         self,
-        dataset: SyntheticDataset,
+        dataset: Union[SyntheticDataset, Subset[Any]],
         augments: Sequence[Union[Train, Evaluate]],
         batch_sampler: Any,
         mean: Sequence[float],
@@ -138,9 +139,11 @@ class DeviceLoader:
         seed: int = 0,
         redraw: bool = False,
     ) -> None:
-        if dataset.target_transform is not None:
-            refuse('target_transform', dataset.target_transform, 'only None is')
         self.dataset = dataset
+        images, self._indices = unwrap(dataset)
+        if images.target_transform is not None:
+            refuse('target_transform', images.target_transform, 'only None is')
+        self._images = images
         self.augments = tuple(augments)
         self.batch_sampler = batch_sampler
         self.mean, self.std = mean, std
@@ -150,18 +153,18 @@ class DeviceLoader:
         self.erase = erase
         self.seed = seed
         # With fresh noise for every sample there is no image to keep.
-        self._table = None if redraw else _table(dataset, device)
+        self._table = None if redraw else _table(images, device)
         room = 0 if self._table is None else self._table.numel()
         _logger.info(
             '%s, %s split: batches are made on %s, %s',
-            dataset.spec,
-            dataset.split,
+            images.spec,
+            images.split,
             device,
-            'every sample drawn anew' if redraw else f'{dataset.num_images} images there take {room / 2**20:.0f} MB',
+            'every sample drawn anew' if redraw else f'{images.num_images} images there take {room / 2**20:.0f} MB',
         )
         self._levels = torch.from_numpy(unpack(np.arange(256, dtype=np.uint8)[:, None], 8)).to(device)
         # A level for each bit of a fractal.
-        image = dataset.spec.size**2 if self._table is None or dataset.packed else self._table[0].numel()
+        image = images.spec.size**2 if self._table is None or images.packed else self._table[0].numel()
         self._room = min(_AT_ONCE.get(device.type, _AT_ONCE_ELSEWHERE), _BYTES_AT_ONCE // image)
         # If it has anything to say, then before the training.
         _device.fused(device)
@@ -169,7 +172,8 @@ class DeviceLoader:
         self._passed = -1, 0
         if hasattr(self.sampler, 'set_epoch'):
             # What train.py of timm 1.0.20 and older tells the epoch to: the sampler of one process never hears of it.
-            dataset.set_epoch = self.sampler.set_epoch  # type: ignore[attr-defined]
+            told: Any = dataset
+            told.set_epoch = self.sampler.set_epoch
 
     @property
     def sampler(self) -> Any:
@@ -197,8 +201,11 @@ class DeviceLoader:
 
     def _batches(self, generator: torch.Generator) -> Iterator[Batch]:
         for choice, group in self._groups():
-            numbers = torch.tensor([index for batch in group for index in batch]) % self.dataset.num_images
-            labels = upload(numbers % self.dataset.num_classes, self.device)
+            numbers = torch.tensor([index for batch in group for index in batch])
+            if self._indices is not None:
+                numbers = self._indices[numbers]
+            numbers %= self._images.num_images
+            labels = upload(numbers % self._images.num_classes, self.device)
             images = self._augment(self.augments[choice], numbers, generator)
             sizes = [len(batch) for batch in group]
             for part, target in zip(torch.split(images, sizes), torch.split(labels, sizes)):
@@ -229,17 +236,17 @@ class DeviceLoader:
 
     def _stored(self, table: Tensor, numbers: Tensor) -> Tensor:
         stored = table.index_select(0, upload(numbers, self.device))
-        if self.dataset.packed:
-            size = self.dataset.spec.size
+        if self._images.packed:
+            size = self._images.spec.size
             return self._levels.index_select(0, stored.flatten().int()).view(len(stored), 1, size, -1)[..., :size]
         return stored[:, None] if stored.ndim == 3 else stored.permute(0, 3, 1, 2)
 
     def _drawn(self, numbers: Tensor, generator: torch.Generator) -> Tensor:
         """Images with patches and a sequence of maps that no other batch has."""
-        spec, family = self.dataset.spec, self.dataset.family  # type: ignore[attr-defined]
+        spec, family = self._images.spec, self._images.family  # type: ignore[attr-defined]
         draws = torch.randint(2**32, (2 * len(numbers) + 1,), generator=generator).numpy().astype(np.uint32)
         path = ifs.addresses(ifs.probabilities(family.bases[0]), spec.points, int(draws[-1]))
-        systems, keys = family.systems[numbers % self.dataset.num_classes], draws[:-1].reshape(-1, 2)
+        systems, keys = family.systems[numbers % self._images.num_classes], draws[:-1].reshape(-1, 2)
         if self.device.type == 'cpu':
             images = torch.from_numpy(unpack(render(systems, path, keys, spec.size, spec.patch).bits, spec.size))
         else:
@@ -259,19 +266,38 @@ class DeviceLoader:
         return f'{type(self).__name__}({self.dataset!r}, batches={len(self)}, device={str(self.device)!r})'
 
 
+def unwrap(dataset: Any) -> tuple[SyntheticDataset, Optional[Tensor]]:
+    """The data set within subsets, as `torch.utils.data.random_split` makes them too, and which of its samples are in.
+
+    Returns:
+        The data set, and the indices, int64 of shape (samples,); None if they are all.
+    """
+    indices: Optional[Tensor] = None
+    while isinstance(dataset, Subset):
+        own = torch.as_tensor(dataset.indices, dtype=torch.int64)
+        indices = own if indices is None else own[indices]
+        dataset = dataset.dataset
+    if not isinstance(dataset, SyntheticDataset):
+        refuse('dataset', dataset, 'only a data set of timm_fractal is, and a Subset of one')
+    return dataset, indices
+
+
 def _table(dataset: SyntheticDataset, device: torch.device) -> Tensor:
-    """All images of a data set as they are stored, on the device."""
+    """All images of a data set as they are stored, on the device; in gray where that is asked of a coloured one."""
     count = dataset.num_images
-    first = dataset.stored(0)
-    table = torch.empty((count, *first.shape), dtype=torch.uint8, device=device)
+    in_gray = dataset.input_img_mode == 'L' and dataset.stored(0).shape[2:] == (3,)
+    shape = dataset.stored(0).shape[: 2 if in_gray else None]
+    table = torch.empty((count, *shape), dtype=torch.uint8, device=device)
     for start in range(0, count, 1024):
         part = dataset.stored_range(range(start, min(start + 1024, count)))
+        if in_gray:
+            part = np.stack([np.asarray(Image.fromarray(pixels).convert('L')) for pixels in part])
         table[start : start + len(part)] = torch.from_numpy(part)
     return table
 
 
 def create_device_loader(
-    dataset: SyntheticDataset,
+    dataset: Union[SyntheticDataset, Subset[Any]],
     input_size: Union[int, Sequence[int]],
     batch_size: int,
     is_training: bool = False,
@@ -293,7 +319,7 @@ def create_device_loader(
     """The loader that ``timm.data.create_loader`` would make of these arguments, on a device.
 
     Args:
-        dataset: The images.
+        dataset: The images; a `torch.utils.data.Subset` of them, too.
         input_size: Height and width, or channels, height and width.
         batch_size: Samples in a batch.
         is_training: Whether to shuffle, to augment and to drop a last batch that is not full.
@@ -380,7 +406,7 @@ def create_device_loader(
         None if collate_fn is None else Mix(collate_fn),
         Erase(re_prob, re_mode, re_count) if re_prob and is_training and not no_aug else None,
         seed,
-        is_training and getattr(dataset.spec, 'redraw', 'false') == 'true',
+        is_training and getattr(unwrap(dataset)[0].spec, 'redraw', 'false') == 'true',
     )
 
 

@@ -164,7 +164,7 @@ def _with(spec: Spec, option: str, text: str) -> Spec:
 
 def _images(spec: Spec, split: str, count: int, tile: int, data_dir: Union[str, Path, None]) -> list[Image.Image]:
     # Only what is shown is drawn.
-    spec = dataclasses.replace(spec, cache='none')  # type: ignore[call-arg]
+    spec = dataclasses.replace(spec, **type(spec)().aside() | {'cache': 'none'})
     dataset = create(spec.name(), split=split, root=data_dir, input_img_mode=natural_mode(spec))
     images = (dataset[i][0] for i in range(min(count, dataset.num_classes)))
     return [_tile(image, tile) for image in images]

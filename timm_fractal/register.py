@@ -7,6 +7,10 @@ What is touched, and why (checked with timm 1.0.12, 1.0.20 and 1.0.31):
 * ``timm.data.create_loader`` and ``timm.data.loader.create_loader`` are wrapped: for our data sets alone, mixup's
   ``num_classes`` is compared with the data set's classes, ``num_workers=0`` is made to work, and with ``loader=device``
   in the data set's name our loader is made of the arguments.
+* ``timm.data.create_naflex_loader`` and ``timm.data.naflex_loader.create_naflex_loader``, where a version has them, are
+  wrapped: they refuse a data set of ours with ``loader=device``, which they would ignore.
+* ``timm.data.mixup.mixup_target`` (and where ``naflex_mixup`` keeps it) is wrapped: a label beyond ``--num-classes`` is
+  named, where timm ends with an IndexError.
 * ``timm.data.dataset_factory._TORCH_BASIC_DS`` gets our types, so that ``--device-modules timm_fractal --dataset
   torch/fractal1`` works in a script that bound ``create_dataset`` before this package was imported.
 * ``timm.data.auto_augment.NAME_TO_OP`` and ``LEVEL_TO_ARG`` get the warps of `timm_fractal.shape` as operations, and
@@ -176,6 +180,14 @@ def _patch_data(host: Any, undo: Undo) -> None:
         _set(undo, module, 'create_dataset', create_dataset)
     for module in (host, loader):
         _set(undo, module, 'create_loader', create_loader)
+    if hasattr(host, 'create_naflex_loader'):
+        create_naflex_loader = _wrap_create_naflex_loader(host.create_naflex_loader)
+        for module in (host, host.naflex_loader):
+            _set(undo, module, 'create_naflex_loader', create_naflex_loader)
+    mixup_target = _wrap_mixup_target(host.mixup.mixup_target)
+    for module in (host.mixup, getattr(host, 'naflex_mixup', None)):
+        if hasattr(module, 'mixup_target'):
+            _set(undo, module, 'mixup_target', mixup_target)
     for name in _types():
         _set_item(undo, dataset_factory._TORCH_BASIC_DS, name, functools.partial(_torch_dataset, name))
     for name, warp in _operations().items():
@@ -256,25 +268,28 @@ def _wrap_create_loader(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def create_loader(*args: Any, **kwargs: Any) -> Any:
         dataset: Any = args[0] if args else kwargs.get('dataset')
-        if not _is_our_dataset(dataset):
-            inner: Any = getattr(dataset, 'dataset', None)
-            if _is_our_dataset(inner) and inner.spec.loader == 'device':
-                raise ValueError(
-                    f'{type(dataset).__name__} around {inner.spec.name()!r}: loader=device gives batches of the data '
-                    f'set itself, leave out --aug-splits (or loader=device)'
-                )
+        within = _ours_within(dataset)
+        if not within:
             return original(*args, **kwargs)
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         outputs = getattr(bound.arguments['collate_fn'], 'num_classes', None)
-        if outputs is not None and outputs < dataset.num_classes:
+        most = max(within, key=lambda ours: ours.num_classes)
+        if outputs is not None and outputs < most.num_classes:
             raise ValueError(
-                f'--num-classes must be at least the number of classes of {str(dataset.spec)!r}: '
-                f'got {outputs}, use --num-classes {dataset.num_classes}'
+                f'--num-classes must be at least the number of classes of {str(most.spec)!r}: '
+                f'got {outputs}, use --num-classes {most.num_classes}'
             )
-        if dataset.spec.loader == 'device':
+        if any(ours.spec.loader == 'device' for ours in within):
+            from torch.utils.data import Subset
+
             from .device_loader import create_device_loader
 
+            inner = dataset
+            while isinstance(inner, Subset):
+                inner = inner.dataset
+            if inner is not within[0]:
+                _refuse_wrapper(inner, within, 'leave out --aug-splits, or loader=device')
             return create_device_loader(**bound.arguments)
         if bound.arguments['num_workers'] == 0:
             # timm asks for persistent workers whatever their number, and torch refuses that without any.
@@ -284,10 +299,60 @@ def _wrap_create_loader(original: Callable[..., Any]) -> Callable[..., Any]:
     return create_loader
 
 
-def _is_our_dataset(dataset: Any) -> bool:
+def _wrap_create_naflex_loader(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def create_naflex_loader(*args: Any, **kwargs: Any) -> Any:
+        dataset: Any = args[0] if args else kwargs.get('dataset')
+        within = _ours_within(dataset)
+        if any(ours.spec.loader == 'device' for ours in within):
+            _refuse_wrapper("timm's NaFlex loader", within, 'leave out --naflex-loader, or loader=device')
+        return original(*args, **kwargs)
+
+    return create_naflex_loader
+
+
+def _refuse_wrapper(wrapper: Any, within: list[Any], advice: str) -> None:
+    name = wrapper if isinstance(wrapper, str) else type(wrapper).__name__
+    raise ValueError(
+        f'{name} with {within[0].spec.name()!r}: loader=device gives batches of one data set, or of a Subset of it, '
+        f'through timm.data.create_loader; {advice}'
+    )
+
+
+def _ours_within(dataset: Any) -> list[Any]:
+    """Our data sets in what may be wrappers: torch's Subset and ConcatDataset, timm's AugMixDataset and the like."""
     # Without the import of our data sets there can be no instance of them.
     datasets = sys.modules.get(f'{__package__}.datasets')
-    return datasets is not None and isinstance(dataset, tuple(datasets.TYPES.values()))
+    found: list[Any] = []
+    pending = [dataset] if datasets is not None else []
+    for _ in range(1000):
+        if not pending:
+            break
+        inner = pending.pop()
+        if isinstance(inner, datasets.SyntheticDataset):  # type: ignore[union-attr]
+            found.append(inner)
+        else:
+            parts = getattr(inner, 'datasets', None)
+            pending += list(parts) if isinstance(parts, (list, tuple)) else []
+            if getattr(inner, 'dataset', None) is not None:
+                pending.append(inner.dataset)
+    return found
+
+
+def _wrap_mixup_target(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def mixup_target(target: Any, num_classes: int, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(target, num_classes, *args, **kwargs)
+        except (IndexError, RuntimeError) as error:
+            if int(target.max()) < num_classes:
+                raise
+            raise ValueError(
+                f'--num-classes must be at least the number of classes of the data set: a label is {int(target.max())}'
+                f', got --num-classes {num_classes}'
+            ) from error
+
+    return mixup_target
 
 
 def _operations() -> dict[str, str]:
