@@ -6,7 +6,10 @@ import gc
 import io
 import json
 import os
+import subprocess
+import sys
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -300,3 +303,33 @@ def test_only_fractals_have_parameters(tmp_path: Path) -> None:
         export.export('noise1/classes=3,size=64', tmp_path / 'out', params=tmp_path / 'x.json')
     export.export('ofdb/classes=3,size=64,points=3000', tmp_path / 'out', params=tmp_path / 'x.json')
     assert (tmp_path / 'x.json').exists()
+
+
+def test_two_exports_to_one_place_at_once(tmp_path):
+    """The second is refused while the first writes, and finds everything there when it has ended."""
+    command = [
+        sys.executable,
+        '-m',
+        'timm_fractal',
+        'export',
+        'fractal1/classes=1500,size=512',
+        str(tmp_path / 'x.tar'),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as first:
+        while first.poll() is None and not (tmp_path / 'x.tar.partial').exists():
+            time.sleep(0.01)
+        second = subprocess.run(command, capture_output=True, text=True)
+        output = first.communicate()[0]
+    assert second.returncode == 1 and 'another export is writing this' in second.stderr
+    assert first.returncode == 0 and '1500 of them new' in output
+    with tarfile.open(tmp_path / 'x.tar') as tar:
+        assert len(tar.getnames()) == 1501
+    assert os.listdir(tmp_path) == ['x.tar']
+
+
+def test_a_finished_tar_is_checked(tmp_path):
+    export.export(NAME, tmp_path / 'x.tar')
+    content = (tmp_path / 'x.tar').read_bytes()
+    (tmp_path / 'x.tar').write_bytes(content[: len(content) // 2])
+    with pytest.raises(OSError, match=r'has 13 of 22 images and is damaged: delete it'):
+        export.export(NAME, tmp_path / 'x.tar')

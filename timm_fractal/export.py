@@ -4,6 +4,7 @@ timm's own readers find the labels in the folder names, `torchvision.datasets.Im
 """
 
 import contextlib
+import dataclasses
 import errno
 import hashlib
 import io
@@ -15,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Union, get_args
 
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from ._files import whole_file
@@ -116,15 +118,39 @@ def export(
             _refuse_other(dest, record, part)
     else:
         record |= _source(spec, Path(data_dir))
+    # How batches are made has no part in files.
+    images = dataclasses.replace(spec, **type(spec)().aside() | {'cache': spec.aside()['cache']}).name()
     results = []
-    for part in splits:
-        dataset: Any = create(name, split=part, root=data_dir, input_img_mode=natural_mode(spec))
-        record['dataset'] = str(dataset.spec)
-        _refuse_other(dest, record, part)
-        if params is not None and part == splits[0]:
-            dataset.family.save(params)
-        results.append(_export_split(dataset, dest, record, part))
+    with _alone(dest):
+        for part in splits:
+            dataset: Any = create(images, split=part, root=data_dir, input_img_mode=natural_mode(spec))
+            record['dataset'] = str(dataset.spec)
+            _refuse_other(dest, record, part)
+            if params is not None and part == splits[0]:
+                dataset.family.save(params)
+            results.append(_export_split(dataset, dest, record, part))
     return results
+
+
+@contextlib.contextmanager
+def _alone(dest: Path) -> Iterator[None]:
+    """Hold a lock beside the destination: two exports to one place would end each other's files."""
+    dest = dest.absolute()
+    if not dest.parent.is_dir():
+        dest.parent.mkdir(parents=True, exist_ok=True)
+    path = dest.with_name(f'.{dest.name}.lock')
+    busy = BlockingIOError(errno.EAGAIN, 'another export is writing this: wait until it has ended', str(dest))
+    try:
+        with FileLock(path, timeout=0):
+            if not path.exists():
+                # The other one has just ended, and taken its lock along.
+                raise busy
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+    except Timeout:
+        raise busy from None
 
 
 def _source(spec: Spec, data_dir: Path) -> dict[str, str]:
@@ -220,15 +246,17 @@ def _export_split(dataset: Any, dest: Path, record: dict[str, str], split: str) 
         names = [name.partition('/')[2] for name in names]
         writer = _write_tar(dest, {**record, 'split': split})
     there = written = 0
+    if _is_tar(dest) and dest.exists():
+        _check_complete(dest, names)
+        return Exported(record['dataset'], split, dataset.num_classes, len(names), 0)
     try:
-        if not (_is_tar(dest) and dest.exists()):
-            with writer as (present, write):
-                missing = [i for i, name in enumerate(names) if not present(name)]
-                there = len(names) - len(missing)
-                with contextlib.closing(_encode(dataset, missing, split)) as encoded:
-                    for i, png in encoded:
-                        write(names[i], png)
-                        written += 1
+        with writer as (present, write):
+            missing = [i for i, name in enumerate(names) if not present(name)]
+            there = len(names) - len(missing)
+            with contextlib.closing(_encode(dataset, missing, split)) as encoded:
+                for i, png in encoded:
+                    write(names[i], png)
+                    written += 1
     except OSError as error:
         progress = f'after {there + written} of {len(names)} images; the same command continues there'
         raise OSError(error.errno or errno.EIO, f'{error.strerror or error} {progress}', str(dest)) from error
@@ -326,6 +354,14 @@ def _complete_members(path: Path) -> tuple[set[str], int]:
                 names.add(member.name)
                 end = stop
     return names, end
+
+
+def _check_complete(path: Path, names: list[str]) -> None:
+    """Raise if a finished tar lacks images: somebody has cut it, or an older version wrote it twice at once."""
+    there = len(_complete_members(path)[0].intersection(names))
+    if there < len(names):
+        words = f'has {there} of {len(names)} images and is damaged: delete it, and export again'
+        raise OSError(errno.EIO, words, str(path))
 
 
 def _record_in_tar(path: Path) -> bytes:
