@@ -279,7 +279,7 @@ def test_failure_before_the_first_image(tmp_path: Path, monkeypatch: pytest.Monk
         raise OSError(errno.EROFS, 'Read-only file system', str(self))
 
     monkeypatch.setattr(Path, 'mkdir', mkdir)
-    with pytest.raises(OSError, match='Read-only file system after 0 of 22 images') as info:
+    with pytest.raises(OSError, match='Read-only file system') as info:
         export.export(NAME, tmp_path / dest)
     assert info.value.errno == errno.EROFS
     assert list(tmp_path.iterdir()) == []
