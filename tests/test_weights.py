@@ -1,10 +1,14 @@
 """Tags in timm's registry, where their files come from, and that nothing else is loaded."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import socket
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 import safetensors.torch
@@ -270,3 +274,77 @@ def test_the_hook_works_late_too(shared):
     environment = {'TORCH_DEVICE_BACKEND_AUTOLOAD': '0', 'HF_HUB_OFFLINE': '1'}
     done = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@contextlib.contextmanager
+def talks(*parts, pause=0.0):
+    """A server that says this, whatever it is asked, and goes on until it is left alone; gives its address."""
+    with socket.create_server(('127.0.0.1', 0)) as listener:
+
+        def serve():
+            with contextlib.suppress(OSError):
+                connection = listener.accept()[0]
+                with connection:
+                    connection.recv(65536)
+                    for part in parts:
+                        connection.sendall(part)
+                        time.sleep(pause)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f'http://127.0.0.1:{listener.getsockname()[1]}'
+
+
+HEAD = b'HTTP/1.1 200 OK\r\n\r\n'
+
+
+@pytest.mark.parametrize(
+    'parts, kind, message',
+    [
+        ([b'nonsense\r\n\r\n'], ConnectionError, 'cannot be reached or read .*nonsense'),
+        ([b'HTTP/1.1 200 OK\r\nX: ' + b'x' * 70_000], ConnectionError, 'cannot be reached or read'),
+        ([b'HTTP/1.1 200 OK\r\nContent-Length: 999999\r\n\r\nabc'], ValueError, 'is damaged, or not the weights'),
+        ([b'HTTP/1.1 500 Oh\r\n\r\n'], ConnectionError, 'answers 500 Oh'),
+        ([HEAD, *[b'x' * 2**20] * 100], ValueError, 'is damaged, or not the weights'),
+        ([], ConnectionError, 'cannot be reached or read'),
+    ],
+)
+def test_a_server_of_nonsense(shared, tmp_path, monkeypatch, parts, kind, message):
+    entry, _ = shared
+    with talks(*parts) as address:
+        monkeypatch.setenv(weights.SOURCE, address)
+        with pytest.raises(kind, match=message):
+            weights.load(entry, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('parts, pause', [([HEAD, *[b'x'] * 100], 0.05), ([HEAD, b'x'], 3.0)])
+def test_a_server_that_takes_its_time(shared, tmp_path, monkeypatch, parts, pause):
+    entry, _ = shared
+    monkeypatch.setattr(weights, 'PATIENCE', 0.4)
+    entry = dataclasses.replace(entry, size=1000)
+    with talks(*parts, pause=pause) as address:
+        monkeypatch.setenv(weights.SOURCE, address)
+        with pytest.raises(ConnectionError, match='came in time|timed out'):
+            weights.load(entry, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    'source, kind', [('http://[x', ConnectionError), ('http://a b/', ConnectionError), ('~nosuchuser', OSError)]
+)
+def test_sources_that_are_no_addresses(shared, tmp_path, monkeypatch, source, kind):
+    monkeypatch.setenv(weights.SOURCE, source)
+    with pytest.raises(kind, match=weights.SOURCE):
+        weights.load(shared[0], tmp_path)
+
+
+def test_a_file_of_another_size_is_not_read(shared, tmp_path, monkeypatch):
+    """200 GB of nothing."""
+    entry, _ = shared
+    with open(tmp_path / f'{entry.name}.safetensors', 'wb') as file:
+        file.truncate(200 * 2**30)
+    monkeypatch.setenv(weights.SOURCE, str(tmp_path))
+    monkeypatch.setattr(type(tmp_path), 'read_bytes', lambda path: pytest.fail('read'))
+    with pytest.raises(ValueError, match='it has 214,748,364,800 bytes and must have'):
+        weights.load(entry)

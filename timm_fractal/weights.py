@@ -9,11 +9,15 @@ A file is looked for in this order, and its sha256 compared with the manifest's 
 """
 
 import dataclasses
+import errno
 import hashlib
+import http.client
 import json
 import logging
 import os
+import time
 import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
 
@@ -29,6 +33,9 @@ MANIFEST = Path(__file__).parent / 'weights' / 'manifest.json'
 
 #: Environment variable: a folder or a server of weights that is looked at first.
 SOURCE = 'TIMM_FRACTAL_WEIGHTS'
+
+#: Seconds to wait for a server's next word.
+PATIENCE = 30.0
 
 #: What a published repository calls its weights.
 HUB_FILE = 'model.safetensors'
@@ -132,12 +139,12 @@ def checked_bytes(path: Path, entry: Weights) -> bytes:
     Raises:
         ValueError: It is another file, or damaged.
     """
-    content = path.read_bytes()
     words = f'{path} is damaged, or not the weights {entry.name}'
-    if len(content) != entry.size:
-        raise ValueError(
-            f'{words}: it has {len(content):,} bytes and must have {entry.size:,}; delete it and try again'
-        )
+    # Before it is read: it may be of any size.
+    found = path.stat().st_size
+    if found != entry.size:
+        raise ValueError(f'{words}: it has {found:,} bytes and must have {entry.size:,}; delete it and try again')
+    content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     if digest != entry.sha256:
         raise ValueError(f'{words}: its sha256 is {digest} and must be {entry.sha256}; delete it and try again')
@@ -175,16 +182,23 @@ def _find_at_source(entry: Weights, cache_dir: Union[str, Path, None]) -> Option
     if not source:
         return None
     if source.startswith(('http://', 'https://')):
-        return _download(f'{source.rstrip("/")}/{entry.name}.safetensors', entry, cache_dir)
-    folder = Path(source).expanduser()
-    if not folder.is_dir():
-        raise NotADirectoryError(f'{SOURCE} must be a folder, or start with http:// or https://, got {source!r}')
+        try:
+            return _download(f'{source.rstrip("/")}/{entry.name}.safetensors', entry, cache_dir)
+        except _NotThere:
+            return None
+    try:
+        folder = Path(source).expanduser()
+        is_folder = folder.is_dir()
+    except (RuntimeError, ValueError) as error:
+        raise NotADirectoryError(f'{SOURCE} must be a folder, got {source[:200]!r} ({error})') from error
+    if not is_folder:
+        raise NotADirectoryError(f'{SOURCE} must be a folder, or start with http:// or https://, got {source[:200]!r}')
     path = folder / f'{entry.name}.safetensors'
     return path if path.is_file() else None
 
 
-def _download(url: str, entry: Weights, cache_dir: Union[str, Path, None]) -> Optional[Path]:
-    """The file behind an address; None if the server does not have it."""
+def _download(url: str, entry: Weights, cache_dir: Union[str, Path, None]) -> Path:
+    """The file behind an address."""
     import torch
 
     folder = Path(cache_dir) if cache_dir else Path(torch.hub.get_dir()) / 'checkpoints'
@@ -192,17 +206,42 @@ def _download(url: str, entry: Weights, cache_dir: Union[str, Path, None]) -> Op
     if path.is_file():
         return path
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=entry.sha256, progress=False)
-    except urllib.error.HTTPError as error:
-        if error.code == 404:
-            return None
-        raise ConnectionError(f'{entry.name}: {url} answers {error.code} {error.reason}') from error
-    except urllib.error.URLError as error:
-        raise ConnectionError(f'{entry.name}: {url} cannot be reached ({error.reason}); {SOURCE} names it') from error
-    except RuntimeError as error:
-        raise ValueError(f'{url} is damaged, or not the weights {entry.name}: {error}') from error
+    with whole_file(path) as temporary:
+        try:
+            _fetch(url, temporary, entry.size)
+        except urllib.error.HTTPError as error:
+            if error.code == 404:
+                raise _NotThere from None
+            raise ConnectionError(f'{entry.name}: {url} answers {error.code} {error.reason}') from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            # Of a disk that is full the system's own words are best.
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            reason = str(getattr(error, 'reason', error) or type(error).__name__)[:200]
+            words = f'{entry.name}: {url} cannot be reached or read ({reason}); {SOURCE} names it'
+            raise ConnectionError(words) from error
+        try:
+            checked_bytes(temporary, entry)
+        except ValueError as error:
+            raise ValueError(f'{url} is damaged, or not the weights {entry.name}: {error}') from error
     return path
+
+
+class _NotThere(Exception):
+    """A server does not have a file."""
+
+
+def _fetch(url: str, path: Path, size: int) -> None:
+    """Write what is behind an address to a file: no more than one byte over the size, and not for ever."""
+    # At least 100 kB a second, however small its pieces are.
+    end = time.monotonic() + PATIENCE + size / 1e5
+    with urllib.request.urlopen(url, timeout=PATIENCE) as answer, open(path, 'wb') as file:
+        left = size + 1
+        while left > 0 and (part := answer.read1(min(left, 2**20))):
+            file.write(part)
+            left -= len(part)
+            if time.monotonic() > end:
+                raise TimeoutError(f'only {size + 1 - left:,} of {size:,} bytes came in time')
 
 
 def _find_in_wheel(entry: Weights, cache_dir: Union[str, Path, None]) -> Optional[Path]:
