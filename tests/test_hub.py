@@ -260,6 +260,27 @@ def test_from_checkpoint_to_tag_in_one_command(tmp_path, capsys, monkeypatch):
         timm_fractal.register()
 
 
+def test_a_full_disk(tmp_path):
+    """Exit code 1, a message, and nothing half-written; what an earlier export has left stays whole."""
+    path = write(tmp_path / 'last.pth.tar')
+    code = (
+        'import resource, sys\nfrom timm_fractal.cli import main\n'
+        'resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n'
+        f'sys.exit(main(["export-weights", {str(path)!r}, {str(tmp_path / "out")!r}]))'
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.returncode == 1 and 'the weights cannot be written (File too large)' in done.stderr, done.stderr
+    assert 'Traceback' not in done.stderr and list((tmp_path / 'out').iterdir()) == []
+
+
+def test_what_a_killed_export_has_left_is_removed(tmp_path):
+    path = write(tmp_path / 'last.pth.tar')
+    (tmp_path / 'out' / '.export-abc').mkdir(parents=True)
+    (tmp_path / 'out' / '.export-abc' / 'model.safetensors').write_bytes(b'x' * 1000)
+    hub.export(path, tmp_path / 'out')
+    assert {file.name for file in (tmp_path / 'out').iterdir()} == set(hub.FILES)
+
+
 # Publishing: what is refused before anything is uploaded.
 
 

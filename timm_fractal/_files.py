@@ -1,6 +1,7 @@
 """Files that are whole or not there at all."""
 
 import contextlib
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -25,3 +26,36 @@ def whole_file(path: Union[str, Path]) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_leftovers(folder: Path, name: str) -> None:
+    """Remove what killed processes have left of `whole_file`; only where no other process can be writing."""
+    for path in folder.glob(f'.{name}.*.tmp'):
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def alone(dest: Path) -> Iterator[None]:
+    """Hold a lock beside a destination: two exports to one place would end each other's files.
+
+    Raises:
+        BlockingIOError: Another process holds it. One that was killed does not.
+    """
+    from filelock import FileLock, Timeout
+
+    dest = dest.absolute()
+    if not dest.parent.is_dir():
+        dest.parent.mkdir(parents=True, exist_ok=True)
+    path = dest.with_name(f'.{dest.name}.lock')
+    busy = BlockingIOError(errno.EAGAIN, 'another export is writing this: wait until it has ended', str(dest))
+    try:
+        with FileLock(path, timeout=0):
+            if not path.exists():
+                # The other one has just ended, and taken its lock along.
+                raise busy
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+    except Timeout:
+        raise busy from None

@@ -16,10 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Union, get_args
 
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from ._files import whole_file
+from ._files import alone, remove_leftovers, whole_file
 from .datasets import create, natural_mode
 from .fractals import FractalSpec
 from .images import list_images
@@ -121,7 +120,7 @@ def export(
     # How batches are made has no part in files.
     images = dataclasses.replace(spec, **type(spec)().aside() | {'cache': spec.aside()['cache']}).name()
     results = []
-    with _alone(dest):
+    with alone(dest):
         for part in splits:
             dataset: Any = create(images, split=part, root=data_dir, input_img_mode=natural_mode(spec))
             record['dataset'] = str(dataset.spec)
@@ -130,27 +129,6 @@ def export(
                 dataset.family.save(params)
             results.append(_export_split(dataset, dest, record, part))
     return results
-
-
-@contextlib.contextmanager
-def _alone(dest: Path) -> Iterator[None]:
-    """Hold a lock beside the destination: two exports to one place would end each other's files."""
-    dest = dest.absolute()
-    if not dest.parent.is_dir():
-        dest.parent.mkdir(parents=True, exist_ok=True)
-    path = dest.with_name(f'.{dest.name}.lock')
-    busy = BlockingIOError(errno.EAGAIN, 'another export is writing this: wait until it has ended', str(dest))
-    try:
-        with FileLock(path, timeout=0):
-            if not path.exists():
-                # The other one has just ended, and taken its lock along.
-                raise busy
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-    except Timeout:
-        raise busy from None
 
 
 def _source(spec: Spec, data_dir: Path) -> dict[str, str]:
@@ -296,6 +274,7 @@ def _size(path: Path) -> int:
 @contextlib.contextmanager
 def _write_tree(dest: Path, record: dict[str, str]) -> Iterator[Writer]:
     dest.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(dest, RECORD)
     if not (dest / RECORD).exists():
         with whole_file(dest / RECORD) as temporary:
             temporary.write_text(json.dumps(record) + '\n', encoding='utf-8')

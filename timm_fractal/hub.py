@@ -1,6 +1,7 @@
 """Weights that somebody has trained: from a checkpoint to a folder that timm loads, and from there to the Hub."""
 
 import dataclasses
+import errno
 import hashlib
 import json
 import math
@@ -17,11 +18,13 @@ import timm
 import timm.data
 import torch
 import yaml
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from . import __version__, checkpoint
 from ._ask import ask
 from ._card import FIELDS, REPOSITORY, card
+from ._files import alone
 from .checkpoint import Checkpoint
 from .datasets import create
 from .fractals import REFERENCE_CANVAS
@@ -241,24 +244,39 @@ def _write(
     _refuse_other(dest)
     dest.mkdir(parents=True, exist_ok=True)
     provenance = {key: value for key, value in provenance.items() if value not in (None, {})}
-    # On the same disk, so that every file appears at once and whole.
-    with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=dest) as folder:
-        temporary = Path(folder)
-        save_config(model, temporary / 'config.json', dict(found.args.get('model_kwargs') or {}), provenance=provenance)
-        save_file(model.state_dict(), temporary / HUB_FILE, {'format': 'pt'})
-        # safetensors makes files that nobody else can read.
-        shutil.copymode(temporary / 'config.json', temporary / HUB_FILE)
-        (temporary / 'README.md').write_text(card(name, cfg, provenance), encoding='utf-8')
-        if with_args:
-            (temporary / 'train_args.yaml').write_text(yaml.safe_dump(found.args), encoding='utf-8')
-        if family is not None:
-            family.save(temporary / 'ifs.json')
-        for file in FILES:
-            if (temporary / file).exists():
-                os.replace(temporary / file, dest / file)
-            else:
-                (dest / file).unlink(missing_ok=True)
+    with alone(dest):
+        for killed in dest.glob(f'{_UNFINISHED}*'):
+            shutil.rmtree(killed, ignore_errors=True)
+        # On the same disk, so that every file appears at once and whole.
+        with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=dest) as folder:
+            temporary = Path(folder)
+            save_config(
+                model, temporary / 'config.json', dict(found.args.get('model_kwargs') or {}), provenance=provenance
+            )
+            _save_tensors(model.state_dict(), temporary / HUB_FILE)
+            # safetensors makes files that nobody else can read.
+            shutil.copymode(temporary / 'config.json', temporary / HUB_FILE)
+            (temporary / 'README.md').write_text(card(name, cfg, provenance), encoding='utf-8')
+            if with_args:
+                (temporary / 'train_args.yaml').write_text(yaml.safe_dump(found.args), encoding='utf-8')
+            if family is not None:
+                family.save(temporary / 'ifs.json')
+            for file in FILES:
+                if (temporary / file).exists():
+                    os.replace(temporary / file, dest / file)
+                else:
+                    (dest / file).unlink(missing_ok=True)
     return dest
+
+
+def _save_tensors(tensors: checkpoint.Tensors, path: Path) -> None:
+    try:
+        save_file(tensors, path, {'format': 'pt'})
+    except SafetensorError as error:
+        # How safetensors says that the disk is full, among other things.
+        number = re.search(r'os error (\d+)', str(error))
+        code = int(number.group(1)) if number else errno.EIO
+        raise OSError(code, f'the weights cannot be written ({os.strerror(code)})', str(path.parent.parent)) from error
 
 
 def _refuse_other(dest: Path) -> None:
