@@ -55,7 +55,7 @@ def test_wheel_holds_the_package_and_nothing_else(built):
     (wheel,) = built.glob('*.whl')
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split('/')[0].split('-')[0] for name in names} == {'timm_fractal'}
-    assert {'timm_fractal/py.typed', 'timm_fractal/_autoload.py', 'timm_fractal/cli.py'} <= set(names)
+    assert {'timm_fractal/py.typed', 'timm_fractal/cli.py'} <= set(names)
     assert {'timm_fractal/weights.py', 'timm_fractal/weights/manifest.json'} <= set(names)
     embedded = {entry.file for entry in manifest().values() if entry.file}
     assert {name.rpartition('/')[2] for name in names if name.endswith('.safetensors')} == embedded

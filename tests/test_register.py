@@ -4,8 +4,10 @@ import inspect
 import os
 import pickle
 import random
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -303,7 +305,7 @@ def test_without_the_autoload():
 
 def test_import_is_light():
     heavy = "{'numpy', 'torch', 'timm', 'numba', 'PIL', 'tqdm', 'safetensors'} & sys.modules.keys()"
-    for module in ('timm_fractal', 'timm_fractal._autoload', 'timm_fractal.spec'):
+    for module in ('timm_fractal', 'timm_fractal.spec'):
         run(f'import sys, {module}; assert not {heavy}, {heavy}')
 
 
@@ -376,3 +378,100 @@ def test_too_few_outputs_without_the_prefetcher(kind):
             mix(torch.zeros(4, 3, 8, 8), labels)
         else:
             mix([torch.zeros(3, 8, 8)] * 4, labels)
+
+
+_COUNT = """
+def layers(function):
+    count = 0
+    while hasattr(function, '__wrapped__'):
+        function, count = function.__wrapped__, count + 1
+    return count
+
+def check():
+    import timm.data
+    from timm.data import dataset_factory
+    for create in (timm.data.create_dataset, dataset_factory.create_dataset):
+        assert len(create('fractal1/classes=2,size=64,points=3000', split='train')) == 2
+        assert layers(create) == 1
+    assert layers(timm.data.create_loader) == 1
+"""
+
+
+@pytest.mark.parametrize(
+    'what',
+    [
+        'importlib.reload(timm.data)',
+        'importlib.reload(timm.data.dataset_factory)',
+        'importlib.reload(timm.data.loader)',
+        'importlib.reload(timm_fractal.register); timm_fractal.register()',
+        'importlib.reload(timm_fractal.register).register()',
+        '[sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "timm"]',
+        '[sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "timm_fractal"]; '
+        'import timm_fractal',
+    ],
+)
+def test_loaded_again(what):
+    run(f'import importlib, sys, timm_fractal, timm.data\n{_COUNT}\ncheck()\n{what}\ncheck()\n{what}\ncheck()')
+
+
+def test_the_module_and_the_function_have_one_name():
+    run(
+        'import timm_fractal.register as module, types\n'
+        'from timm_fractal import register, unregister\n'
+        'assert isinstance(module, types.ModuleType) and register is module\n'
+        'register(); module.register(); unregister()'
+    )
+
+
+def test_beside_a_plug_in_that_hides_signatures():
+    """One that came first is called through; one that came later stays when ours goes."""
+    run(
+        'import timm.data, torch\n'
+        'import sys; timm_fractal = __import__("timm_fractal"); timm_fractal.unregister()\n'
+        'raw = timm.data.create_dataset, timm.data.create_loader\n'
+        'timm.data.create_dataset = lambda *a, **k: raw[0](*a, **k)\n'
+        'timm.data.create_loader = lambda *a, **k: raw[1](*a, **k)\n'
+        'timm_fractal.register()\n'
+        'for suffix in ("", ",loader=device"):\n'
+        '    d = timm.data.create_dataset("fractal1/classes=4,size=64,points=900" + suffix, None, "train", repeats=2)\n'
+        '    assert len(d) == 8\n'
+        '    loader = timm.data.create_loader(d, (3, 32, 32), 4, num_workers=0, device=torch.device("cpu"))\n'
+        '    assert next(iter(loader))[0].shape == (4, 3, 32, 32)\n'
+        'ours = timm.data.create_dataset\n'
+        'timm.data.create_dataset = later = lambda *a, **k: ours(*a, **k)\n'
+        'timm_fractal.unregister()\n'
+        'assert timm.data.create_dataset is later\n'
+    )
+
+
+def test_a_timm_with_more_arguments():
+    """A new argument that is as timm has it by default asks for nothing; another value is refused by name."""
+    run(
+        'import functools, inspect, timm.data, torch; timm_fractal = __import__("timm_fractal")\n'
+        'timm_fractal.unregister()\n'
+        'raw = timm.data.create_loader\n'
+        'def create_loader(*args, polish="high", **kwargs): return raw(*args, **kwargs)\n'
+        'p = inspect.Parameter("polish", inspect.Parameter.KEYWORD_ONLY, default="high")\n'
+        's = inspect.signature(raw)\n'
+        'create_loader.__signature__ = s.replace(parameters=[*s.parameters.values(), p])\n'
+        'timm.data.create_loader = create_loader\n'
+        'timm_fractal.register()\n'
+        'd = timm.data.create_dataset("fractal1/classes=4,size=64,points=3000,loader=device", split="train")\n'
+        'make = functools.partial(timm.data.create_loader, d, (3, 32, 32), 4, device=torch.device("cpu"))\n'
+        'make(); make(polish="high")\n'
+        'try: make(polish="low")\n'
+        'except ValueError as error: assert "polish" in str(error)\n'
+        'else: raise AssertionError\n'
+    )
+
+
+@pytest.mark.parametrize('name', ['register.py', 'spec.py', 'weights/manifest.json'])
+@pytest.mark.parametrize('damage', ['missing', 'broken'])
+def test_a_damaged_installation_leaves_torch_and_timm_alone(tmp_path, name, damage):
+    shutil.copytree(Path(timm_fractal.__file__).parent, tmp_path / 'timm_fractal')
+    file = tmp_path / 'timm_fractal' / name
+    file.unlink() if damage == 'missing' else file.write_text('{ nonsense')
+    code = f'import sys; sys.path.insert(0, {str(tmp_path)!r}); import torch, timm.data, timm.models; print("fine")'
+    done = run(code)
+    assert done.stdout == 'fine\n' and 'Traceback' not in done.stderr
+    assert 1 <= done.stderr.count('timm_fractal') and ('damaged' in done.stderr)

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -177,9 +178,38 @@ def test_torch_draws_where_numba_cannot_be_imported(tmp_path):
     for folder in (tmp_path, tmp_path / 'none'):
         run = subprocess.run([sys.executable, '-c', script, folder], capture_output=True, text=True, check=True)
         hashes.append(run.stdout)
-        warnings.append(run.stderr.count('numba cannot be imported (no numba for this Python)'))
+        warnings.append(run.stderr.count("numba cannot be used (ImportError('no numba for this Python'))"))
     assert hashes[0] == hashes[1]
     assert warnings == [1, 0]
+
+
+@pytest.mark.parametrize('content', ['', 'raise RuntimeError("broken")', 'from ctypes import nothing'])
+def test_torch_renders_where_numba_is_broken(tmp_path, content):
+    (tmp_path / 'numba.py').write_text(content)
+    script = (
+        'import sys, logging; sys.path.insert(0, sys.argv[1]); logging.basicConfig()\n'
+        'import numpy, PIL.Image\nfrom timm_fractal import Fractal1, RandomShape\n'
+        'print(len(Fractal1("fractal1/classes=2,size=64,points=500")))\n'
+        'print(RandomShape("affine")(PIL.Image.new("L", (32, 32))).size)\n'
+    )
+    run = subprocess.run([sys.executable, '-c', script, tmp_path], capture_output=True, text=True)
+    assert run.returncode == 0 and run.stdout == '2\n(32, 32)\n', run.stderr
+    assert run.stderr.count('numba cannot be used') == 1
+
+
+def test_a_damaged_cache_is_compiled_anew(tmp_path):
+    script = (
+        'from timm_fractal import Fractal1; print(Fractal1("fractal1/classes=2,size=64,points=500").stored(0).sum())'
+    )
+    environment = os.environ | {'NUMBA_CACHE_DIR': str(tmp_path)}
+    runs = []
+    for _ in range(2):
+        runs.append(subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, env=environment))
+        for index in tmp_path.rglob('*.nbi'):
+            index.write_bytes(b'')
+    assert [run.returncode for run in runs] == [0, 0], runs[1].stderr
+    assert runs[0].stdout == runs[1].stdout and 'cannot be used' not in runs[0].stderr
+    assert f'the compiled code in {tmp_path}' in runs[1].stderr and 'delete that folder' in runs[1].stderr
 
 
 def test_compiles_without_a_folder_for_the_cache(tmp_path):

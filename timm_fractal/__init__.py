@@ -14,13 +14,27 @@ Example:
 
 from typing import TYPE_CHECKING
 
-from .register import register, unregister
-
 if TYPE_CHECKING:
     from .datasets import OFDB, Fractal1, FractalDB, Image1, Noise1
     from .ifs import Family
+    from .register import register, unregister
     from .shape import RandomShape
     from .spec import Fractal1Spec, parse_name
+else:
+    try:
+        # The module, which can be called as its function of the same name.
+        from . import register
+        from .register import unregister
+    except Exception as error:
+        # torch imports this package: a damaged installation must not take torch along.
+        import logging
+
+        logging.getLogger(__name__).warning('timm_fractal is damaged, install it again: %r', error)
+
+        def register() -> None:
+            """Do nothing: the package is damaged."""
+
+        unregister = register
 
 __version__ = '0.1.0'
 
@@ -33,6 +47,7 @@ __all__ = [
     'Image1',
     'Noise1',
     'RandomShape',
+    'autoload',
     'parse_name',
     'register',
     'unregister',
@@ -57,6 +72,13 @@ def __getattr__(name: str) -> object:
     from importlib import import_module
 
     return getattr(import_module(f'.{_HOME[name]}', __name__), name)
+
+
+def autoload() -> None:
+    """Do nothing: the entry point of the group ``torch.backends``, whose import has armed the hooks on timm.
+
+    torch calls it at the end of ``import torch``, since 2.5; ``TORCH_DEVICE_BACKEND_AUTOLOAD=0`` switches that off.
+    """
 
 
 def __dir__() -> list[str]:

@@ -9,11 +9,14 @@ walk, which finds the bounding box, leaves the state at the start of each block)
 way back is queued, and the queue, shorter than the trajectory, is painted in order.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numba import njit
+
+_logger = logging.getLogger(__name__)
 
 #: Steps walked at a time: 8 bits, so that a step and a position (4096 x 4096: 24 bits) fit into 32.
 _BLOCK = 256
@@ -31,12 +34,35 @@ _PART_OPTIONS: dict[str, Any] = dict(no_cpython_wrapper=True, no_cfunc_wrapper=T
 _part: Any = njit(**_PART_OPTIONS)
 
 
-def _kernel(function: Callable[..., Any]) -> Any:
-    try:
-        return njit(cache=True, **_OPTIONS)(function)
-    except RuntimeError:
-        # Neither the package's folder nor the user's cache folder can be written: compile once per process.
-        return njit(**_OPTIONS)(function)
+class _Kernel:
+    """A function compiled by numba; compiled anew where what numba has kept of it cannot be read."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        try:
+            self.dispatcher: Any = njit(cache=True, **_OPTIONS)(function)
+            self.is_cached = True
+        except RuntimeError:
+            # Neither the package's folder nor the user's cache folder can be written: compile once per process.
+            self.dispatcher = njit(**_OPTIONS)(function)
+            self.is_cached = False
+
+    def __call__(self, *args: Any) -> Any:
+        try:
+            return self.dispatcher(*args)
+        except Exception as error:
+            if not self.is_cached:
+                raise
+            folder = self.dispatcher.stats.cache_path
+            _logger.warning('the compiled code in %s cannot be used (%r): delete that folder', folder, error)
+            self.dispatcher, self.is_cached = njit(**_OPTIONS)(self.function), False
+            return self.dispatcher(*args)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.dispatcher, name)
+
+
+_kernel: Any = _Kernel
 
 
 @_part

@@ -5,6 +5,7 @@ list of numbers: no worker processes, no PIL image, nothing to copy but paramete
 once, since a device takes hardly longer for them than for one.
 """
 
+import functools
 import inspect
 import logging
 from collections.abc import Iterator, Sequence, Sized
@@ -352,8 +353,7 @@ def create_device_loader(
             refuse(name, value, f'leave out {flag}')
     schedule = {_OF_CHOICES[name]: options.pop(name) for name in _OF_CHOICES.keys() & options.keys()}
     options = {name: value for name, value in options.items() if name not in _WITHOUT_MEANING}
-    known = {*inspect.signature(create_augment).parameters, *inspect.signature(Train).parameters}
-    for name in options.keys() - known:
+    for name in options.keys() - _augment_options():
         # An option of a newer timm, which may ask for anything; most often it asks for nothing.
         if value := options.pop(name):
             refuse(name, value, 'it has to be left out')
@@ -408,6 +408,17 @@ def create_device_loader(
         seed,
         is_training and getattr(unwrap(dataset)[0].spec, 'redraw', 'false') == 'true',
     )
+
+
+@functools.cache
+def _augment_options() -> frozenset[str]:
+    return frozenset({*inspect.signature(create_augment).parameters, *inspect.signature(Train).parameters})
+
+
+def is_known(name: str) -> bool:
+    """Whether `create_device_loader` knows what an argument of timm's ``create_loader`` asks for."""
+    own = inspect.signature(create_device_loader).parameters.keys() - {'options'}
+    return name in own | _augment_options() | _WITHOUT_MEANING | _REFUSED.keys() | _OF_CHOICES.keys()
 
 
 def _scheduled(sampler: Any, batch_sizes: list[int], schedule: dict[str, Any]) -> Any:

@@ -164,8 +164,9 @@ def _posterize() -> Iterator[Check]:
 def _numba_cache() -> Iterator[Check]:
     try:
         from ._kernel_numba import draw
-    except ImportError:
-        return  # Reported with the versions.
+    except Exception as error:
+        yield Check('warn', f'numba cannot be used ({error!r}): torch renders, which is slower', 'install numba again')
+        return
     folder = getattr(getattr(draw, 'stats', None), 'cache_path', None)
     if folder is None:
         advice = 'set NUMBA_CACHE_DIR to a folder that can be written to'

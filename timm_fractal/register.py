@@ -38,6 +38,7 @@ import importlib.abc
 import inspect
 import logging
 import sys
+import types
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -75,9 +76,7 @@ class _Loader(importlib.abc.Loader):
             module.__spec__.loader = self.inner
         module.__loader__ = self.inner
         self.inner.exec_module(module)
-        if self.hook in sys.meta_path:
-            sys.meta_path.remove(self.hook)
-        self.hook.apply(module)
+        self.hook.loaded(module)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
@@ -97,9 +96,11 @@ class _Hook(importlib.abc.MetaPathFinder):
         self.host, self.landmark, self.patch, self.what = host, landmark, patch, what
         self.undo: Undo = []
         self.searching = False
+        self.patched: Any = None
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> 'Optional[ModuleSpec]':
-        if fullname != self.host:
+        # Parts of a host that is patched already: one that is loaded again takes its own functions back.
+        if fullname != self.host and not (self.undo and fullname.startswith(f'{self.host}.')):
             return None
         if self.searching:
             # Another hook that searches from the beginning, while it is asked by this one.
@@ -116,29 +117,46 @@ class _Hook(importlib.abc.MetaPathFinder):
         return spec
 
     def arm(self) -> None:
-        if self.undo or self in sys.meta_path:
+        if self in sys.meta_path:
             return
+        for other in list(sys.meta_path):
+            # Of this module before it was loaded again.
+            if type(other).__module__ == __name__ and getattr(other, 'host', None) == self.host:
+                other.disarm()  # type: ignore[attr-defined]
+        sys.meta_path.insert(0, self)
         host = sys.modules.get(self.host)
         if hasattr(host, self.landmark):
             self.apply(host)
-        else:
-            sys.meta_path.insert(0, self)
+
+    def loaded(self, module: Any) -> None:
+        """Patch after an import: of the host, or of a part of the host that is patched."""
+        if module.__name__ == self.host:
+            self.apply(module)
+        elif self.patched is not None and sys.modules.get(self.host) is self.patched:
+            self.apply(self.patched)
 
     def disarm(self) -> None:
         if self in sys.meta_path:
             sys.meta_path.remove(self)
+        self.restore()
+
+    def restore(self) -> None:
+        """Undo what is still as the patch has left it."""
+        self.patched = None
         while self.undo:
             self.undo.pop()()
 
     def apply(self, host: Any) -> None:
         """Patch. A timm that has changed its shape is reported, never broken."""
+        self.restore()
         try:
             self.patch(host, self.undo)
-        except Exception:
+            self.patched = host
+        except Exception as error:
             self.disarm()
-            _logger.warning(
-                'timm_fractal does not fit this version of timm, its %s are not available', self.what, exc_info=True
-            )
+            words = 'timm_fractal does not fit this version of timm, or is damaged: its %s are not available (%r)'
+            _logger.warning(words, self.what, error)
+            _logger.debug('the error in full', exc_info=True)
 
 
 def register() -> None:
@@ -159,16 +177,28 @@ def unregister() -> None:
 def _set(undo: Undo, owner: Any, name: str, value: Any) -> None:
     old = getattr(owner, name)
     setattr(owner, name, value)
-    undo.append(lambda: setattr(owner, name, old))
+
+    def restore() -> None:
+        # What another plug-in has put around it since stays.
+        if getattr(owner, name, None) is value:
+            setattr(owner, name, old)
+
+    undo.append(restore)
 
 
 def _set_item(undo: Undo, table: dict[str, Any], name: str, value: Any) -> None:
-    if name in table:
-        old = table[name]
-        undo.append(lambda: table.__setitem__(name, old))
-    else:
-        undo.append(lambda: table.pop(name, None))
+    missing = object()
+    old = table.get(name, missing)
     table[name] = value
+
+    def restore() -> None:
+        if table.get(name) is value:
+            if old is missing:
+                del table[name]
+            else:
+                table[name] = old
+
+    undo.append(restore)
 
 
 def _patch_data(host: Any, undo: Undo) -> None:
@@ -213,7 +243,7 @@ def _is_ours(name: Any) -> bool:
 
 
 def _wrap_create_dataset(original: Callable[..., Any]) -> Callable[..., Any]:
-    signature = inspect.signature(original)
+    named = _names(original, 'name', 'root', 'split')
 
     @functools.wraps(original)
     def create_dataset(*args: Any, **kwargs: Any) -> Any:
@@ -221,13 +251,31 @@ def _wrap_create_dataset(original: Callable[..., Any]) -> Callable[..., Any]:
         if not _is_ours(name):
             _explain_typo(name, args[1] if len(args) > 1 else kwargs.get('root'))
             return original(*args, **kwargs)
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        options = dict(bound.arguments)
-        options.update(options.pop('kwargs', {}))
-        return _our_dataset(**options)
+        return _our_dataset(**named(args, kwargs))
 
     return create_dataset
+
+
+class _names:
+    """Arguments by name, of a function of timm: by its signature, or by timm's documentation if it hides that.
+
+    Another plug-in may have wrapped it as ``lambda *args, **kwargs: ...``.
+    """
+
+    def __init__(self, function: Callable[..., Any], *documented: str) -> None:
+        try:
+            parameters = inspect.signature(function).parameters
+        except (TypeError, ValueError):
+            parameters = {}  # type: ignore[assignment]
+        known = [p for p in parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        told = known[: len(documented)]
+        self.names = [p.name for p in known] if [p.name for p in told] == list(documented) else list(documented)
+        self.defaults = {p.name: p.default for p in parameters.values() if p.default is not p.empty}
+
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        if len(args) > len(self.names):
+            raise TypeError(f'at most {", ".join(self.names)} can be given without their names, got {len(args)} values')
+        return dict(zip(self.names, args)) | kwargs
 
 
 def _explain_typo(name: Any, root: Any) -> None:
@@ -263,7 +311,7 @@ def _torch_dataset(name: str, train: bool, download: bool = False, **options: An
 
 
 def _wrap_create_loader(original: Callable[..., Any]) -> Callable[..., Any]:
-    signature = inspect.signature(original)
+    named = _names(original, 'dataset', 'input_size', 'batch_size')
 
     @functools.wraps(original)
     def create_loader(*args: Any, **kwargs: Any) -> Any:
@@ -271,9 +319,8 @@ def _wrap_create_loader(original: Callable[..., Any]) -> Callable[..., Any]:
         within = _ours_within(dataset)
         if not within:
             return original(*args, **kwargs)
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        outputs = getattr(bound.arguments['collate_fn'], 'num_classes', None)
+        arguments = named(args, kwargs)
+        outputs = getattr(arguments.get('collate_fn'), 'num_classes', None)
         most = max(within, key=lambda ours: ours.num_classes)
         if outputs is not None and outputs < most.num_classes:
             raise ValueError(
@@ -283,18 +330,21 @@ def _wrap_create_loader(original: Callable[..., Any]) -> Callable[..., Any]:
         if any(ours.spec.loader == 'device' for ours in within):
             from torch.utils.data import Subset
 
-            from .device_loader import create_device_loader
+            from .device_loader import create_device_loader, is_known
 
             inner = dataset
             while isinstance(inner, Subset):
                 inner = inner.dataset
             if inner is not within[0]:
                 _refuse_wrapper(inner, within, 'leave out --aug-splits, or loader=device')
-            return create_device_loader(**bound.arguments)
-        if bound.arguments['num_workers'] == 0:
+            # What a newer timm has added, and is as timm has it by default, asks for nothing.
+            defaults = named.defaults
+            asked = {k: v for k, v in arguments.items() if is_known(k) or k not in defaults or v is not defaults[k]}
+            return create_device_loader(**{k: v for k, v in defaults.items() if is_known(k)} | asked)
+        if arguments.get('num_workers') == 0:
             # timm asks for persistent workers whatever their number, and torch refuses that without any.
-            bound.arguments['persistent_workers'] = False
-        return original(*bound.args, **bound.kwargs)
+            return original(**arguments | {'persistent_workers': False})
+        return original(*args, **kwargs)
 
     return create_loader
 
@@ -465,7 +515,7 @@ def _add_tag(undo: Undo, registry: Any, entry: 'Weights', cfg: Any) -> None:
     undo.append(lambda: registry._model_has_pretrained.discard(entry.name))
     tags = registry._model_with_tags[entry.architecture]
     tags.append(entry.name)
-    undo.append(lambda: tags.remove(entry.name))
+    undo.append(lambda: tags.remove(entry.name) if entry.name in tags else None)
 
 
 def _wrap_load_pretrained(original: Callable[..., Any], registry: Any, ours: 'dict[str, Weights]') -> Any:
@@ -520,3 +570,13 @@ _HOOKS = (
     _Hook('timm.data', 'create_dataset', _patch_data, 'data sets'),
     _Hook('timm.models', 'create_model', _patch_models, 'weights'),
 )
+
+
+class _Callable(types.ModuleType):
+    """This module: ``timm_fractal.register()`` calls its function, ``import timm_fractal.register`` gives it."""
+
+    def __call__(self) -> None:
+        register()
+
+
+sys.modules[__name__].__class__ = _Callable

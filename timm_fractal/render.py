@@ -241,8 +241,9 @@ def cpu_count() -> int:
 @functools.cache
 def _has_numba() -> bool:
     try:
-        import numba  # noqa: F401
-    except ImportError as error:
-        _logger.warning('numba cannot be imported (%s): fractals are drawn with torch, which is slower', error)
+        from . import _kernel_numba  # noqa: F401
+    except Exception as error:
+        # Not there, of another numpy, without a compiler, half installed, ...
+        _logger.warning('numba cannot be used (%r): fractals are rendered with torch, which is slower', error)
         return False
     return True

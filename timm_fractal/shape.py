@@ -530,7 +530,7 @@ def _cpu_kernel() -> Optional[Callable[..., None]]:
     """Without numba torch does it: the same pixels in more time."""
     try:
         from ._kernel_warp import warp
-    except ImportError:
+    except Exception:
         return None
     return warp  # type: ignore[no-any-return]
 
