@@ -335,3 +335,47 @@ def test_doctor_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     monkeypatch.setattr(doctor, 'CHECKS', (doctor._weights,))
     (line,) = doctor.run()
     assert line.status == 'FAIL' and 'is damaged, or not the weights a.b' in line.text
+
+
+@pytest.mark.parametrize('stream', ['None', 'open("/dev/full", "w")', '__import__("io").StringIO()'])
+def test_what_cannot_be_said_is_no_failure(tmp_path: Path, stream: str) -> None:
+    code = (
+        'import sys\nfrom timm_fractal.cli import main\n'
+        f'stream = {stream}\nif hasattr(stream, "getvalue"): stream.close()\n'
+        f'sys.stdout = stream\nsys.exit(main(["preview", {NAME!r}, "-o", {str(tmp_path / "x.png")!r}]))'
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.returncode == 0 and (tmp_path / 'x.png').exists(), done.stderr
+
+
+def test_the_module_runs_the_tool() -> None:
+    for module in ('timm_fractal', 'timm_fractal.cli'):
+        done = subprocess.run([sys.executable, '-m', module, '--version'], capture_output=True, text=True)
+        assert done.stdout.startswith('timm-fractal ')
+
+
+def test_names_and_destinations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(['preview', 'torch/FRACTAL1/Size=64', '-o', str(tmp_path / 'x.png')]) == 0
+    assert cli.main(['export', NAME, '']) == 2
+    assert "dest must be a folder or a name that ends in .tar, got ''" in capsys.readouterr().err
+
+
+def test_a_pipe_is_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / 'pipe')
+    for name in ('image1', 'fractal1'):
+        arguments = ['preview', name, '--data-dir', str(tmp_path / 'pipe'), '-o', str(tmp_path / 'x.png')]
+        assert cli.main(arguments) > 0
+        assert 'pipe' in capsys.readouterr().err
+
+
+def test_nonsense_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '0')
+    assert cli.main(['preview', NAME, '-o', str(tmp_path / 'x.png')]) == 2
+    assert 'LOCAL_WORLD_SIZE must be a whole number from 1' in capsys.readouterr().err
+
+
+def test_nested_json_is_no_parameter_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / 'x.json').write_text('[' * 100_000)
+    arguments = ['preview', 'fractal1', '--data-dir', str(tmp_path / 'x.json'), '-o', str(tmp_path / 'x.png')]
+    assert cli.main(arguments) == 2
+    assert 'no parameter file' in capsys.readouterr().err

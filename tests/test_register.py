@@ -475,3 +475,19 @@ def test_a_damaged_installation_leaves_torch_and_timm_alone(tmp_path, name, dama
     done = run(code)
     assert done.stdout == 'fine\n' and 'Traceback' not in done.stderr
     assert 1 <= done.stderr.count('timm_fractal') and ('damaged' in done.stderr)
+
+
+def test_a_script_that_has_bound_the_functions_before():
+    """As train.py has when --device-modules imports this package: options work in the names, and loader=device."""
+    run(
+        'from timm.data import create_dataset, create_loader\n'
+        'import importlib, torch; importlib.import_module("timm_fractal")\n'
+        'for prefix in ("torch/", ""):\n'
+        '    d = create_dataset(prefix + "fractal1/classes=4,size=64,points=900,loader=device", split="train")\n'
+        '    assert len(d) == 4\n'
+        'loader = create_loader(d, (3, 32, 32), 4, device=torch.device("cpu"))\n'
+        'assert type(loader).__name__ == "DeviceLoader"\n'
+        'importlib.import_module("timm_fractal").unregister()\n'
+        'assert not hasattr(create_dataset, "__wrapped__")\n',
+        env=os.environ | {'TORCH_DEVICE_BACKEND_AUTOLOAD': '0'},
+    )

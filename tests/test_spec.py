@@ -78,3 +78,14 @@ def test_bad_names_are_explained(name, message):
 def test_wrong_type_is_explained():
     with pytest.raises(TypeError, match="fractal1: classes must be a whole number, got '10'"):
         Fractal1Spec(classes='10')
+
+
+def test_names_as_timm_takes_them():
+    assert parse_name('torch/Fractal1/Classes=20') == parse_name('fractal1/classes=20')
+
+
+def test_a_name_of_five_megabytes_is_not_echoed():
+    for name in ('x' * 5_000_000, 'fractal1/' + 'x' * 5_000_000, 'fractal1/seed=' + '9' * 5_000_000):
+        with pytest.raises(ValueError, match='at most 1000 characters, got 5') as error:
+            parse_name(name)
+        assert len(str(error.value)) < 200

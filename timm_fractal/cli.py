@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -92,12 +93,23 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         code: int = args.run(args)
         return code
     except (ValueError, ImportError, OSError, MemoryError) as error:
-        print(f'timm-fractal {args.command}: {_message(error)}', file=sys.stderr)
+        _say(f'timm-fractal {args.command}: {_message(error)}', file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
     except KeyboardInterrupt:
         words = 'interrupted; the same command continues' if args.command in _CONTINUES else 'interrupted'
-        print(f'\ntimm-fractal {args.command}: {words}', file=sys.stderr)
+        _say(f'\ntimm-fractal {args.command}: {words}', file=sys.stderr)
         return 130
+
+
+def _say(*words: str, file: Any = None, **options: Any) -> None:
+    """Print. The work is done: what cannot be said, to a stream that is closed or full, does not make it fail."""
+    stream = file or sys.stdout
+    try:
+        print(*words, file=stream, **options | {'flush': True})
+    except (AttributeError, OSError, ValueError):
+        # Else the interpreter tries once more when it ends, and fails with an exit code of its own.
+        if stream is sys.stdout:
+            sys.stdout = open(os.devnull, 'w')
 
 
 def _message(error: Exception) -> str:
@@ -175,7 +187,7 @@ def _preview(args: Any) -> int:
         count = 32 if args.count is None else args.count
         sheet = preview.contact_sheet(args.name, count=count, columns=args.columns, **options)
     preview.save(sheet, args.output)
-    print(f'{args.output}: {sheet.width} x {sheet.height} pixels')
+    _say(f'{args.output}: {sheet.width} x {sheet.height} pixels')
     return 0
 
 
@@ -197,13 +209,13 @@ def _export(args: Any) -> int:
 
     results = export(args.name, args.dest, args.split, data_dir=args.data_dir, params=args.params)
     for done in results:
-        print(f'{args.dest}: {done.images} {done.split} images of {done.classes} classes, {done.written} of them new')
-    print(f'dataset: {results[0].dataset}')
+        _say(f'{args.dest}: {done.images} {done.split} images of {done.classes} classes, {done.written} of them new')
+    _say(f'dataset: {results[0].dataset}')
     dest = Path(args.dest)
     if dest.is_file() or (dest / 'train').is_dir():
         # Asked for a split that is not there, timm would validate on what is.
         alone = " --val-split ''" if not (dest / 'validation').is_dir() else ''
-        print(f'train with: --data-dir {shlex.quote(args.dest)} --num-classes {results[0].classes}{alone}')
+        _say(f'train with: --data-dir {shlex.quote(args.dest)} --num-classes {results[0].classes}{alone}')
     return 0
 
 
@@ -229,11 +241,11 @@ def _options(args: Any, *names: str) -> dict[str, Any]:
 def _finish_weights(args: Any, folder: Path) -> int:
     from . import hub, weights
 
-    print(f"{folder}: load with timm.create_model('local-dir:{folder}', pretrained=True)")
+    _say(f"{folder}: load with timm.create_model('local-dir:{folder}', pretrained=True)")
     if args.manifest:
         entry = hub.entry_of(folder, file=weights.HUB_FILE)
         entry = weights.add(entry, folder / weights.HUB_FILE, args.manifest)
-        print(f'{args.manifest}: {entry.name}, {entry.size:,} bytes, sha256 {entry.sha256}')
+        _say(f'{args.manifest}: {entry.name}, {entry.size:,} bytes, sha256 {entry.sha256}')
     return 0
 
 
@@ -291,14 +303,14 @@ def _publish(args: Any) -> int:
 
     options = {name: getattr(args, name) for name in ('private', 'create_pr', 'revision', 'dry_run')}
     done = hub.publish(args.folder, args.repo_id, **options)
-    print(
+    _say(
         f'{args.folder}: uploaded and checked, {done.url}'
         if done.url
         else f'{args.folder}: ready for {args.repo_id}, not uploaded'
     )
     if done.entry:
-        print('what a manifest of weights, such as that of timm-fractal, would say:')
-        print(json.dumps(done.entry, indent=2))
+        _say('what a manifest of weights, such as that of timm-fractal, would say:')
+        _say(json.dumps(done.entry, indent=2))
     return 0
 
 
@@ -311,7 +323,7 @@ def _doctor(args: Any) -> int:
 
     failed = False
     for check in doctor.run():
-        print(f'{check.status:<5} {check.text}' + (f' -> {check.advice}' if check.advice else ''), flush=True)
+        _say(f'{check.status:<5} {check.text}' + (f' -> {check.advice}' if check.advice else ''), flush=True)
         failed |= check.status == 'FAIL'
     return int(failed)
 

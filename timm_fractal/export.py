@@ -102,6 +102,8 @@ def export(
         Exported(dataset='fractal1/classes=3,points=5000,size=64', split='train', classes=3, images=3, written=3)
         ['00000_0.png', '00001_0.png', '00002_0.png']
     """
+    if not str(dest):
+        raise ValueError("dest must be a folder or a name that ends in .tar, got ''")
     dest = Path(dest)
     splits = _check_arguments(dest, split)
     check_writable(dest.parent if _is_tar(dest) else dest)

@@ -162,7 +162,7 @@ def _results(texts: Iterable[str]) -> dict[str, str]:
 def _dataset(args: dict[str, Any]) -> Any:
     """The specification of the data set of a training; None if it is not one of ours."""
     try:
-        return parse_name(str(args.get('dataset')).lower().removeprefix('torch/'))
+        return parse_name(str(args.get('dataset')))
     except ValueError:
         return None
 
@@ -395,10 +395,17 @@ def check(folder: Union[str, Path]) -> None:
     weights = folder / HUB_FILE
     expected, found = checkpoint.model_shapes(model), checkpoint.shapes(weights)
     checkpoint.refuse_differences(weights, config['architecture'], expected, found)
-    data = ModelCard((folder / 'README.md').read_text(encoding='utf-8'), ignore_metadata_errors=True).data
+    path = folder / 'README.md'
+    if path.stat().st_size > checkpoint.MAX_TEXT:
+        raise ValueError(f'{path} must have at most {checkpoint.MAX_TEXT:,} bytes, got {path.stat().st_size:,}')
+    try:
+        data = ModelCard(path.read_text(encoding='utf-8'), ignore_metadata_errors=True).data
+    except Exception as error:
+        # YAML that somebody else has written: its parser, and what the Hub's client makes of it, may raise anything.
+        raise ValueError(f'{path}: the front matter is no YAML of a model card ({error})'[:500]) from error
     missing = [field for field in FIELDS if not getattr(data, field, None)]
     if missing:
-        raise ValueError(f'{folder / "README.md"}: the front matter lacks {", ".join(missing)}')
+        raise ValueError(f'{path}: the front matter lacks {", ".join(missing)}')
 
 
 def publish(

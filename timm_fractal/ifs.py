@@ -233,6 +233,8 @@ class Family:
             FileNotFoundError: There is no such file.
             ValueError: The file is no such file, or damaged; the message says where.
         """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f'{path}: no file of parameters')
         text = Path(path).read_bytes()
         try:
             content = json.loads(text)
@@ -241,7 +243,7 @@ class Family:
                 bases=np.asarray(content['bases'], dtype=np.float64),
                 systems=np.asarray(content['systems'], dtype=np.float64),
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             reason = 'no text' if isinstance(error, UnicodeDecodeError) else f'{type(error).__name__}: {error}'
             raise ValueError(
                 f'{path} is no parameter file of timm-fractal, or damaged ({reason}); a photograph is for image1'

@@ -31,6 +31,8 @@ def list_images(path: Union[str, Path]) -> list[Path]:
     if not path.exists():
         raise FileNotFoundError(f'--data-dir: there is no file or folder {str(path)!r}')
     if not path.is_dir():
+        if not path.is_file():
+            raise ValueError(f'--data-dir must be a file or a folder, got {str(path)!r}, which is a device or a pipe')
         return [path]
     relative = sorted(
         found.relative_to(path).as_posix() for found in path.rglob('*') if found.suffix.lower() in EXTENSIONS

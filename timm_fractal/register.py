@@ -7,6 +7,8 @@ What is touched, and why (checked with timm 1.0.12, 1.0.20 and 1.0.31):
 * ``timm.data.create_loader`` and ``timm.data.loader.create_loader`` are wrapped: for our data sets alone, mixup's
   ``num_classes`` is compared with the data set's classes, ``num_workers=0`` is made to work, and with ``loader=device``
   in the data set's name our loader is made of the arguments.
+* ``create_dataset`` and ``create_loader`` in ``__main__``, where a script has bound timm's functions before, are the
+  same wrappers.
 * ``timm.data.create_naflex_loader`` and ``timm.data.naflex_loader.create_naflex_loader``, where a version has them, are
   wrapped: they refuse a data set of ours with ``loader=device``, which they would ignore.
 * ``timm.data.mixup.mixup_target`` (and where ``naflex_mixup`` keeps it) is wrapped: a label beyond ``--num-classes`` is
@@ -210,6 +212,14 @@ def _patch_data(host: Any, undo: Undo) -> None:
         _set(undo, module, 'create_dataset', create_dataset)
     for module in (host, loader):
         _set(undo, module, 'create_loader', create_loader)
+    # A script that bound timm's functions before this package was imported, with --device-modules for example.
+    script = sys.modules.get('__main__')
+    for name, original, wrapper in (
+        ('create_dataset', create_dataset.__wrapped__, create_dataset),  # type: ignore[attr-defined]
+        ('create_loader', create_loader.__wrapped__, create_loader),  # type: ignore[attr-defined]
+    ):
+        if getattr(script, name, None) is original:
+            _set(undo, script, name, wrapper)
     if hasattr(host, 'create_naflex_loader'):
         create_naflex_loader = _wrap_create_naflex_loader(host.create_naflex_loader)
         for module in (host, host.naflex_loader):
@@ -285,7 +295,7 @@ def _explain_typo(name: Any, root: Any) -> None:
         if kind.startswith('fractal') or difflib.get_close_matches(kind, _types(), n=1):
             from .spec import parse_name
 
-            parse_name(name.lower())
+            parse_name(name)
 
 
 #: Arguments of timm's factory that have no meaning for a rendered data set. Some of them (`seed`, `is_training`) differ
@@ -302,7 +312,7 @@ def _our_dataset(name: str, split: str = 'validation', **options: Any) -> 'Datas
         if options.pop(option):
             raise ValueError(f'{option} has no meaning for the rendered data set {name!r}: leave it out')
     options = {k: v for k, v in options.items() if k not in _WITHOUT_MEANING and v is not None}
-    return create(name.lower().removeprefix('torch/'), split=split, **options)
+    return create(name, split=split, **options)
 
 
 def _torch_dataset(name: str, train: bool, download: bool = False, **options: Any) -> 'Dataset[Any]':

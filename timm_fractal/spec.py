@@ -17,6 +17,9 @@ T = TypeVar('T')
 #: The longest epoch, in samples: whole numbers of a float up to it are exact.
 MAX_SAMPLES = 2**53
 
+#: The longest name of a data set, in characters.
+MAX_NAME = 1000
+
 #: Names of the warps and of the views in `timm_fractal.shape`.
 WARPS = ('affine', 'homography', 'elastic', 'polynomial')
 VIEWS = ('gray', 'rgb', 'contour')
@@ -347,7 +350,8 @@ def parse_name(name: str) -> Spec:
     """Read a data set name, ``type`` or ``type/option=value,option=value``.
 
     Args:
-        name: For instance ``'fractal1'`` or ``'fractal1/delta=0.05,classes=21000,seed=3'``.
+        name: For instance ``'fractal1'`` or ``'fractal1/delta=0.05,classes=21000,seed=3'``; capitals and the prefix
+            ``torch/`` do not matter.
 
     Returns:
         The specification, checked.
@@ -356,7 +360,10 @@ def parse_name(name: str) -> Spec:
         ValueError: Unknown type or option (the nearest valid one is named), a value that is no number or out of range,
             an option given twice, or nothing behind the ``/``.
     """
-    kind, slash, options = name.partition('/')
+    if len(name) > MAX_NAME:
+        raise ValueError(f'the name of a data set must have at most {MAX_NAME} characters, got {len(name)}')
+    # As timm does; the prefix is that of its table of torchvision's data sets, which has ours too.
+    kind, slash, options = name.lower().removeprefix('torch/').partition('/')
     if kind not in SPECS:
         raise ValueError(f'unknown data set {kind!r}; {nearest(kind, SPECS)}')
     return SPECS[kind].parse(options) if slash else SPECS[kind]()
