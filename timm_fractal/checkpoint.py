@@ -293,7 +293,7 @@ def _are(valid: Callable[[Any], bool], *lengths: int) -> Callable[[Any], bool]:
 
 
 def _is_word(value: Any) -> bool:
-    return isinstance(value, str) and re.fullmatch(r'[\w./:-]{1,200}', value) is not None
+    return isinstance(value, str) and re.fullmatch(r'[\w./:-]{0,200}', value) is not None
 
 
 def _is_name(value: Any) -> bool:
