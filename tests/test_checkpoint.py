@@ -116,9 +116,10 @@ def test_safetensors_with_arguments(tmp_path):
 
 def test_code_is_refused_and_not_run(tmp_path):
     path = write(tmp_path / 'x.pth.tar', optimizer=Code(tmp_path / 'ran'))
-    with pytest.raises(
-        ValueError, match=r'is refused: it wants to call .*open.*Only tensors and plain values are read'
-    ):
+    # torch 2.5 cannot list what a file would call.
+    listed = hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint')
+    reason = 'it wants to call .*open' if listed else 'it is no file of torch'
+    with pytest.raises(ValueError, match=f'is refused: {reason}.*Only tensors and plain values are read'):
         checkpoint.read(path)
     (tmp_path / 'plain.pth').write_bytes(pickle.dumps({'state_dict': Code(tmp_path / 'ran')}, protocol=2))
     with pytest.raises(ValueError, match='is refused'):

@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 import time
+from importlib import metadata
 
 import pytest
 import safetensors.torch
@@ -40,6 +41,9 @@ needs_local_dir = pytest.mark.skipif(
 def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp('exported')
     return hub.export(write(folder / 'last.pth.tar'), folder / 'model', hardware='a machine', results=['digits=93.1'])
+
+
+OLD_CLIENT = int(metadata.version('huggingface_hub').partition('.')[0]) < 1
 
 
 def copy(folder, dest):
@@ -608,7 +612,8 @@ def test_a_busy_hub_and_a_broken_one(client, server, published):
     assert server.count('HEAD') < 50
     server.faults.clear()
     server.faults['HEAD .*me/asked_often'] = [429, 500]
-    server.faults['GET .*me/asked_often'] = [429, 503]
+    # An old client does not ask again by itself: all three tries are ours.
+    server.faults['GET .*me/asked_often'] = [] if OLD_CLIENT else [429, 503]
     assert equal(client(load_tag, manifest, name), tensors(1))
 
 
@@ -622,6 +627,7 @@ def publish_offline(*args):
         constants.HF_HUB_OFFLINE = False
 
 
+@pytest.mark.skipif(OLD_CLIENT, reason='this client looks at HF_HUB_OFFLINE once, when it is imported')
 def test_publishing_offline(client, exported, tmp_path):
     with pytest.raises(
         ConnectionError, match='publishing to me/x: HF_HUB_OFFLINE is set, so .* is not asked: unset it'

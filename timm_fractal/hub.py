@@ -274,7 +274,7 @@ def _save_tensors(tensors: checkpoint.Tensors, path: Path) -> None:
         save_file(tensors, path, {'format': 'pt'})
     except SafetensorError as error:
         # How safetensors says that the disk is full, among other things.
-        number = re.search(r'os error (\d+)', str(error))
+        number = re.search(r'(?:os error|code:) (\d+)', str(error))
         code = int(number.group(1)) if number else errno.EIO
         raise OSError(code, f'the weights cannot be written ({os.strerror(code)})', str(path.parent.parent)) from error
 
