@@ -491,3 +491,17 @@ def test_a_script_that_has_bound_the_functions_before():
         'assert not hasattr(create_dataset, "__wrapped__")\n',
         env=os.environ | {'TORCH_DEVICE_BACKEND_AUTOLOAD': '0'},
     )
+
+
+def test_beside_a_lazy_loader():
+    """importlib's: the module is executed when something of it is asked for."""
+    run(
+        'import importlib.util, sys, timm_fractal, timm\n'
+        'for name in [name for name in sys.modules if name.startswith("timm.data")]: del sys.modules[name]\n'
+        'spec = importlib.util.find_spec("timm.data")\n'
+        'spec.loader = importlib.util.LazyLoader(spec.loader)\n'
+        'module = importlib.util.module_from_spec(spec)\n'
+        'sys.modules["timm.data"] = module\n'
+        'spec.loader.exec_module(module)\n'
+        'assert len(module.create_dataset("fractal1/classes=2,size=64,points=900", split="train")) == 2\n'
+    )

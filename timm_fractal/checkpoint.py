@@ -270,14 +270,24 @@ def _typed(path: Path, content: Any) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f'{path}: the arguments of train.py must be names and values, got {type(content).__name__}')
     args = _plain(content, _Budget(path))
-    for key, (valid, words) in _ARGUMENTS.items():
-        if args.get(key) is not None and not valid(args[key]):
-            raise ValueError(f'{path}: {key} must be {words}, got {str(args[key])[:100]!r}')
-    size = args.get('input_size') or [args.get('in_chans') or 3]
-    for key in ('mean', 'std'):
-        if args.get(key) is not None and len(args[key]) not in (1, size[0]):
-            raise ValueError(f'{path}: {key} must be one number or {size[0]}, one per channel, got {len(args[key])}')
+    check_values(path, args)
     return args
+
+
+def check_values(path: Path, values: dict[str, Any]) -> None:
+    """Raise a ValueError if what a file says of a training or of a model's input has another type, or is out of range.
+
+    Args:
+        path: The file, for the message.
+        values: In timm's terms; those that are not known are not looked at.
+    """
+    for key, (valid, words) in _ARGUMENTS.items():
+        if values.get(key) is not None and not valid(values[key]):
+            raise ValueError(f'{path}: {key} must be {words}, got {str(values[key])[:100]!r}')
+    size = values.get('input_size') or [values.get('in_chans') or 3]
+    for key in ('mean', 'std'):
+        if values.get(key) is not None and len(values[key]) not in (1, size[0]):
+            raise ValueError(f'{path}: {key} must be one number or {size[0]}, one per channel, got {len(values[key])}')
 
 
 def _is_whole(low: int, high: int) -> Callable[[Any], bool]:

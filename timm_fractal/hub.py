@@ -41,6 +41,8 @@ LICENSE = 'apache-2.0'
 # are none.
 _ORDINARY = {'num_classes', 'in_chans', 'img_size', 'global_pool'}
 
+_TAG = r'[A-Za-z0-9_-]{1,96}'
+
 # Where timm looks for weights, or for code that loads them.
 _SOURCES = ('source', 'file', 'url', 'hf_hub_id', 'hf_hub_filename', 'state_dict', 'custom_load')
 
@@ -225,7 +227,7 @@ def _write(
     head: bool,
     with_args: bool = True,
 ) -> Path:
-    if not re.fullmatch(r'[A-Za-z0-9_-]+', tag):
+    if not re.fullmatch(_TAG, tag):
         raise ValueError(f'tag must be letters, digits, "_" and "-", got {tag!r}')
     model = checkpoint.build(found.args)
     architecture = str(model.pretrained_cfg['architecture'])
@@ -359,6 +361,14 @@ def _read_config(folder: Path) -> dict[str, Any]:
             raise TypeError('provenance must be names and values')
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f'{path} is no configuration of timm, or damaged ({type(error).__name__}: {error})') from error
+    cfg = config['pretrained_cfg']
+    checkpoint.check_values(path, cfg)
+    if not isinstance(cfg['tag'], str) or not re.fullmatch(_TAG, cfg['tag']):
+        raise ValueError(f'{path}: tag must be letters, digits, "_" and "-", got {str(cfg["tag"])[:100]!r}')
+    # What timm's own files say of a model's input and head may stand there, and nothing else.
+    unknown = sorted(set(cfg) - {field.name for field in dataclasses.fields(timm.models.PretrainedCfg)})
+    if unknown:
+        raise ValueError(f'{path}: unknown key {str(unknown[0])[:100]!r} in pretrained_cfg')
     # With these timm would take the weights from another place than the folder.
     elsewhere = [key for key in _SOURCES if config['pretrained_cfg'].get(key)]
     if elsewhere:
