@@ -11,8 +11,8 @@ What is touched, and why (checked with timm 1.0.12, 1.0.20 and 1.0.31):
   same wrappers.
 * ``timm.data.create_naflex_loader`` and ``timm.data.naflex_loader.create_naflex_loader``, where a version has them, are
   wrapped: they refuse a data set of ours with ``loader=device``, which they would ignore.
-* ``timm.data.mixup.mixup_target`` (and where ``naflex_mixup`` keeps it) is wrapped: a label beyond ``--num-classes`` is
-  named, where timm ends with an IndexError.
+* ``mixup_target`` and ``pairwise_mixup_target`` in ``timm.data.mixup`` and ``timm.data.naflex_mixup``, where they are,
+  are wrapped: a label beyond ``--num-classes`` is named, where timm ends with an IndexError.
 * ``timm.data.dataset_factory._TORCH_BASIC_DS`` gets our types, so that ``--device-modules timm_fractal --dataset
   torch/fractal1`` works in a script that bound ``create_dataset`` before this package was imported.
 * ``timm.data.auto_augment.NAME_TO_OP`` and ``LEVEL_TO_ARG`` get the warps of `timm_fractal.shape` as operations, and
@@ -224,10 +224,10 @@ def _patch_data(host: Any, undo: Undo) -> None:
         create_naflex_loader = _wrap_create_naflex_loader(host.create_naflex_loader)
         for module in (host, host.naflex_loader):
             _set(undo, module, 'create_naflex_loader', create_naflex_loader)
-    mixup_target = _wrap_mixup_target(host.mixup.mixup_target)
     for module in (host.mixup, getattr(host, 'naflex_mixup', None)):
-        if hasattr(module, 'mixup_target'):
-            _set(undo, module, 'mixup_target', mixup_target)
+        for name in ('mixup_target', 'pairwise_mixup_target'):
+            if hasattr(module, name):
+                _set(undo, module, name, _wrap_targets(getattr(module, name)))
     for name in _types():
         _set_item(undo, dataset_factory._TORCH_BASIC_DS, name, functools.partial(_torch_dataset, name))
     for name, warp in _operations().items():
@@ -399,20 +399,25 @@ def _ours_within(dataset: Any) -> list[Any]:
     return found
 
 
-def _wrap_mixup_target(original: Callable[..., Any]) -> Callable[..., Any]:
+def _wrap_targets(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Around a function that makes soft targets of labels, its first argument, for ``num_classes`` outputs."""
+    signature = inspect.signature(original)
+
     @functools.wraps(original)
-    def mixup_target(target: Any, num_classes: int, *args: Any, **kwargs: Any) -> Any:
+    def targets(*args: Any, **kwargs: Any) -> Any:
         try:
-            return original(target, num_classes, *args, **kwargs)
+            return original(*args, **kwargs)
         except (IndexError, RuntimeError) as error:
-            if int(target.max()) < num_classes:
+            given = signature.bind(*args, **kwargs).arguments
+            labels, outputs = next(iter(given.values())), given['num_classes']
+            if int(labels.max()) < outputs:
                 raise
             raise ValueError(
-                f'--num-classes must be at least the number of classes of the data set: a label is {int(target.max())}'
-                f', got --num-classes {num_classes}'
+                f'--num-classes must be at least the number of classes of the data set: a label is {int(labels.max())}'
+                f', got --num-classes {outputs}'
             ) from error
 
-    return mixup_target
+    return targets
 
 
 def _operations() -> dict[str, str]:
