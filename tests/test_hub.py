@@ -46,6 +46,16 @@ def exported(tmp_path_factory):
 OLD_CLIENT = int(metadata.version('huggingface_hub').partition('.')[0]) < 1
 
 
+def meta_works():
+    """timm 1.0.20 and older cannot build a model without memory."""
+    try:
+        with torch.device('meta'):
+            timm.create_model('test_vit')
+    except RuntimeError:
+        return False
+    return True
+
+
 def copy(folder, dest):
     dest.mkdir()
     for path in folder.iterdir():
@@ -283,6 +293,14 @@ def test_what_a_killed_export_has_left_is_removed(tmp_path):
     (tmp_path / 'out' / '.export-abc' / 'model.safetensors').write_bytes(b'x' * 1000)
     hub.export(path, tmp_path / 'out')
     assert {file.name for file in (tmp_path / 'out').iterdir()} == set(hub.FILES)
+
+
+@pytest.mark.skipif(not meta_works(), reason='this timm asks tensors for their values while it builds')
+def test_a_model_of_terabytes_is_not_built(tmp_path):
+    args = ARGS | dict(model_kwargs={'img_size': 64, 'embed_dim': 2**19, 'depth': 100})
+    path = write(tmp_path / 'last.pth.tar', args=argparse.Namespace(**args))
+    with pytest.raises(ValueError, match='last.pth.tar does not fit test_vit: cls_token has shape'):
+        hub.export(path, tmp_path / 'out')
 
 
 # Publishing: what is refused before anything is uploaded.

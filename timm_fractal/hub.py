@@ -229,10 +229,12 @@ def _write(
 ) -> Path:
     if not re.fullmatch(_TAG, tag):
         raise ValueError(f'tag must be letters, digits, "_" and "-", got {tag!r}')
-    model = checkpoint.build(found.args)
+    # Without memory first: what the arguments describe may be of any size, what the file holds is not.
+    model = checkpoint.on_meta(checkpoint.build, found.args)
     architecture = str(model.pretrained_cfg['architecture'])
     tensors = {name: tuple(tensor.shape) for name, tensor in found.tensors.items()}
     checkpoint.refuse_differences(found.path, architecture, checkpoint.model_shapes(model), tensors)
+    model = checkpoint.build(found.args)
     config = timm.data.resolve_data_config(found.args, model=model)  # type: ignore[attr-defined,no-untyped-call]
     if not head:
         model = checkpoint.build(found.args, num_classes=0)
