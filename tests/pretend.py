@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from timm_fractal import _device
+from timm_fractal._utils import device as _device
 
 DEVICE = torch.device('cuda', 0)
 # What has to know how many numbers are not zero, and what reads numbers.

@@ -17,11 +17,11 @@ from timm.data.random_erasing import RandomErasing
 from timm.data.transforms import RandomResizedCropAndInterpolation
 from torchvision import transforms
 
-from timm_fractal._operations import MATRICES, NAMES, PIXELS, SHAPES, TABLES, Canvas
-from timm_fractal._randaugment import level_functions
-from timm_fractal._resample import Crop, resample
-from timm_fractal.augment import Erase, Evaluate, Mix, MixParams, Train, create_augment, normalize
-from timm_fractal.datasets import Fractal1
+from timm_fractal.augment.ops import MATRICES, NAMES, PIXELS, SHAPES, TABLES, Canvas
+from timm_fractal.augment.policy import level_functions
+from timm_fractal.augment.resample import Crop, resample
+from timm_fractal.augment.transforms import Erase, Evaluate, Mix, MixParams, Train, create_augment, normalize
+from timm_fractal.data.base import Fractal1
 
 from .paper import AUGMENTATION, HALF
 
@@ -135,7 +135,7 @@ def test_a_batch_is_resampled_as_its_images_one_by_one(photo):
 
 def test_weights_in_two_parts_survive_products_of_11_bits():
     """What a GPU with TF32 computes, done by hand: the same levels, but for few that lie half between two."""
-    from timm_fractal import _resample
+    from timm_fractal.augment.transforms import resample as _resample
 
     def with_11_bits(values):
         return ((values.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)

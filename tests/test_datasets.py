@@ -10,8 +10,11 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from timm_fractal import Family, Fractal1, datasets, fractals, ifs, parse_name
-from timm_fractal.render import render, unpack
+from timm_fractal import Family, Fractal1, parse_name
+from timm_fractal.data import base as datasets
+from timm_fractal.fractal import categories as fractals
+from timm_fractal.fractal import ifs
+from timm_fractal.fractal.render import render, unpack
 
 SMALL = 'fractal1/classes=12,points=3000,size=64'
 
@@ -447,7 +450,7 @@ def test_negative_zero_has_the_name_of_zero():
 def test_without_a_stream_for_progress_images_are_rendered(stream):
     code = (
         # numpy 2.0 cannot be imported in full without the stream.
-        'import sys, timm_fractal._kernel_numba\nfrom timm_fractal import Fractal1\n'
+        'import sys, timm_fractal.fractal.render_numba\nfrom timm_fractal import Fractal1\n'
         f's = {stream}\nif s is not None: s.close()\nsys.stderr = s\nprint(len(Fractal1("{SMALL}")))'
     ).replace('{SMALL}', SMALL)
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)

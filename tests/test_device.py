@@ -10,9 +10,12 @@ import timm.data
 import torch
 from timm.data import FastCollateMixup
 
-from timm_fractal import Fractal1, _device, ifs, shape
-from timm_fractal.render import PATCHES, render
-from timm_fractal.shape import WARPS
+from timm_fractal import Fractal1
+from timm_fractal._utils import device as _device
+from timm_fractal.fractal import ifs
+from timm_fractal.fractal.render import PATCHES, render
+from timm_fractal.shape.transform import WARPS
+from timm_fractal.shape.transform import transform as shape
 
 from . import paper, pretend
 
@@ -32,9 +35,9 @@ def batches(count):
 
 
 def test_batches_that_are_made_ahead_are_the_same():
-    got = list(_device.ahead(batches(7), CPU))
+    got = list(_device.prefetch(batches(7), CPU))
     assert [(images.item(), labels.item()) for images, labels in got] == [(k, -k) for k in range(7)]
-    assert list(_device.ahead(batches(0), CPU)) == []
+    assert list(_device.prefetch(batches(0), CPU)) == []
 
 
 @pytest.mark.parametrize('room, ready', [(1, 2), (8 * 5, 5), (8 * 100, 8)])
@@ -48,7 +51,7 @@ def test_batches_are_made_while_others_are_in_use(room, ready, monkeypatch):
             made.append(threading.get_ident())
             yield batch
 
-    ahead = _device.ahead(watched(), CPU)
+    ahead = _device.prefetch(watched(), CPU)
     next(ahead)
     deadline = time.monotonic() + 10
     while len(made) < 1 + ready and time.monotonic() < deadline:
@@ -63,7 +66,7 @@ def test_an_error_in_the_thread_reaches_the_training_loop():
         yield from batches(2)
         raise ValueError('no third batch')
 
-    ahead = _device.ahead(broken(), CPU)
+    ahead = _device.prefetch(broken(), CPU)
     assert [next(ahead)[0].item() for _ in range(2)] == [0, 1]
     with pytest.raises(ValueError, match='no third batch'):
         next(ahead)
@@ -71,7 +74,7 @@ def test_an_error_in_the_thread_reaches_the_training_loop():
 
 def test_an_epoch_that_is_left_early_leaves_no_thread():
     before = threading.active_count()
-    ahead = _device.ahead(batches(100), CPU)
+    ahead = _device.prefetch(batches(100), CPU)
     next(ahead)
     assert threading.active_count() == before + 1
     ahead.close()
@@ -80,7 +83,7 @@ def test_an_epoch_that_is_left_early_leaves_no_thread():
 
 def test_the_copy_of_an_array_on_the_cpu():
     array = torch.arange(3).numpy()
-    assert torch.equal(_device.upload(array, CPU), torch.arange(3)) and _device.fused(CPU) is None
+    assert torch.equal(_device.to_device(array, CPU), torch.arange(3)) and _device.triton_kernels(CPU) is None
 
 
 def with_inner(function):
@@ -102,15 +105,18 @@ def kernels(request, monkeypatch):
 
     found = Kernels if request.param == 'triton' else None
     if request.param == 'triton':
-        for kind, names in dict(augment=('resize', 'transform', 'look_up', 'mix'), triton=('draw',)).items():
-            module = pytest.importorskip(f'timm_fractal._kernel_{kind}', reason='there is no Triton for this machine')
+        for kind, names in {
+            'augment.ops_triton': ('resize', 'transform', 'look_up', 'mix'),
+            'fractal.render_triton': ('draw',),
+        }.items():
+            module = pytest.importorskip(f'timm_fractal.{kind}', reason='there is no Triton for this machine')
             for name in names:
                 setattr(Kernels, name, staticmethod(with_inner(getattr(module, name))))
 
-    def fused(device, name='augment'):
+    def triton_kernels(device, name='augment.ops_triton'):
         return found if device.type == 'cuda' else None
 
-    monkeypatch.setattr(_device, 'fused', fused)
+    monkeypatch.setattr(_device, 'triton_kernels', triton_kernels)
     return request.param
 
 
@@ -133,7 +139,7 @@ TRAINING = {
 def test_the_pretended_device_notices_mistakes(monkeypatch):
     with pretend.device(monkeypatch) as mode:
         row = torch.arange(3, device=pretend.DEVICE)
-        assert (row + 1).device == pretend.DEVICE and _device.upload(torch.ones(3), pretend.DEVICE).shape == (3,)
+        assert (row + 1).device == pretend.DEVICE and _device.to_device(torch.ones(3), pretend.DEVICE).shape == (3,)
         assert not mode.waits and mode.calls['add'] == 1
         with pytest.raises(AssertionError, match='add mixes the host and the device'):
             row + torch.arange(3)
@@ -211,9 +217,9 @@ def test_a_real_gpu_gets_what_the_cpu_gets_and_nothing_waits_for_it(name, case):
 
 @GPU
 def test_the_kernels_run_on_this_gpu(caplog):
-    _device._fused.cache_clear()
+    _device._triton_kernels.cache_clear()
     for name in ('augment', 'triton'):
-        assert _device.fused(torch.device('cuda', 0), name) is not None, caplog.text
+        assert _device.triton_kernels(torch.device('cuda', 0), name) is not None, caplog.text
 
 
 @GPU

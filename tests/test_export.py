@@ -21,9 +21,10 @@ from PIL import Image
 from timm.data import create_dataset
 from torchvision.datasets import ImageFolder
 
-from timm_fractal import Family, Fractal1, export
-from timm_fractal.datasets import create
-from timm_fractal.export import Exported
+from timm_fractal import Family, Fractal1
+from timm_fractal.cli.export_images import Exported
+from timm_fractal.cli.main import export_images as export
+from timm_fractal.data.base import create
 
 # Eleven classes: sorted as text or as numbers, '00010' must come after '00002'.
 NAME = 'fractal1/classes=11,size=64,points=3000,instances=2,cache=none'
@@ -59,7 +60,7 @@ def expected() -> dict[str, dict[str, tuple[int, bytes]]]:
 @pytest.fixture(scope='module')
 def whole_tar(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     dest = tmp_path_factory.mktemp('whole') / 'x.tar'
-    export.export(NAME, dest)
+    export.export_images(NAME, dest)
     return dest.read_bytes()
 
 
@@ -69,7 +70,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 @by_timm
 def test_folder_through_timm(tmp_path: Path, expected: Any) -> None:
-    results = export.export(NAME, tmp_path / 'x', 'all')
+    results = export.export_images(NAME, tmp_path / 'x', 'all')
     assert results == [Exported(CANONICAL, split, 11, IMAGES, IMAGES) for split in ('train', 'validation')]
     for split in ('train', 'validation'):
         assert read_by_timm(tmp_path / 'x', split) == expected[split]
@@ -78,7 +79,7 @@ def test_folder_through_timm(tmp_path: Path, expected: Any) -> None:
 
 
 def test_folder_through_torchvision(tmp_path: Path, expected: Any) -> None:
-    export.export(NAME, tmp_path)
+    export.export_images(NAME, tmp_path)
     read = ImageFolder(str(tmp_path / 'train'))
     found = {
         Path(path).name: (label, image.tobytes()) for (path, _), (image, label) in zip(read.samples, read, strict=True)
@@ -90,7 +91,7 @@ def test_folder_through_torchvision(tmp_path: Path, expected: Any) -> None:
 @pytest.mark.parametrize('split', ['train', 'validation'])
 def test_tar_through_timm(tmp_path: Path, expected: Any, split: str) -> None:
     dest = tmp_path / 'x.tar'
-    assert export.export(NAME, dest, split) == [Exported(CANONICAL, split, 11, IMAGES, IMAGES)]
+    assert export.export_images(NAME, dest, split) == [Exported(CANONICAL, split, 11, IMAGES, IMAGES)]
     assert os.listdir(tmp_path) == ['x.tar']
     assert read_by_timm(dest, split) == expected[split]
     with tarfile.open(dest) as tar:
@@ -98,7 +99,7 @@ def test_tar_through_timm(tmp_path: Path, expected: Any, split: str) -> None:
 
 
 def test_files_are_gray_and_small(tmp_path: Path) -> None:
-    export.export('fractal1/classes=2', tmp_path)
+    export.export_images('fractal1/classes=2', tmp_path)
     path = tmp_path / 'train/00001/00001_0.png'
     image = Image.open(path)
     assert (image.mode, image.size) == ('L', (512, 512))
@@ -110,22 +111,22 @@ def test_files_are_gray_and_small(tmp_path: Path) -> None:
 
 @by_timm
 def test_record_and_parameters(tmp_path: Path, expected: Any) -> None:
-    export.export(NAME, tmp_path / 'x', params=tmp_path / 'x.json')
+    export.export_images(NAME, tmp_path / 'x', params=tmp_path / 'x.json')
     assert json.loads((tmp_path / 'x/dataset.json').read_text()) == {'dataset': CANONICAL}
     family = Family.load(tmp_path / 'x.json')
     assert family.name == CANONICAL
     np.testing.assert_array_equal(family.systems, Fractal1(NAME).family.systems)
     # The parameters alone make the same files, and are what the record says then.
-    result = export.export('fractal1/cache=none', tmp_path / 'y', data_dir=tmp_path / 'x.json')
+    result = export.export_images('fractal1/cache=none', tmp_path / 'y', data_dir=tmp_path / 'x.json')
     assert result[0].dataset == CANONICAL
     assert read_by_timm(tmp_path / 'y', 'train') == expected['train']
     with pytest.raises(FileExistsError, match="made from files with sha256 .*, not 'fractal1/classes=11"):
-        export.export(NAME, tmp_path / 'y')
+        export.export_images(NAME, tmp_path / 'y')
 
 
 def test_tree_goes_on(tmp_path: Path) -> None:
-    export.export(NAME, tmp_path / 'whole')
-    export.export(NAME, tmp_path / 'x')
+    export.export_images(NAME, tmp_path / 'whole')
+    export.export_images(NAME, tmp_path / 'x')
     before = files(tmp_path / 'x')
     gone = tmp_path / 'x/train/00004/00004_0.png'
     half = gone.with_name(gone.name + '.partial')
@@ -136,16 +137,16 @@ def test_tree_goes_on(tmp_path: Path) -> None:
     assert len(create_dataset('', root=str(tmp_path / 'x/train/00004'))) == 1
     kept = tmp_path / 'x/train/00001/00001_0.png'
     os.utime(kept, (1, 1))
-    assert export.export(NAME, tmp_path / 'x')[0].written == 2
+    assert export.export_images(NAME, tmp_path / 'x')[0].written == 2
     assert files(tmp_path / 'x') == before == files(tmp_path / 'whole')
     assert kept.stat().st_mtime == 1
-    assert export.export(NAME, tmp_path / 'x')[0].written == 0
+    assert export.export_images(NAME, tmp_path / 'x')[0].written == 0
 
 
 @pytest.mark.parametrize('cut', [0, 100, 511, 512, 1000, 1024, 1536, 1700, 4096, 9001, -1025, -1024, -1, None])
 def test_tar_goes_on(tmp_path: Path, whole_tar: bytes, cut: int) -> None:
     (tmp_path / 'x.tar.partial').write_bytes(whole_tar[:cut])
-    result = export.export(NAME, tmp_path / 'x.tar')[0]
+    result = export.export_images(NAME, tmp_path / 'x.tar')[0]
     # One member too many would be found by the comparison, one rewritten needlessly by the count.
     with contextlib.suppress(tarfile.ReadError), tarfile.open(fileobj=io.BytesIO(whole_tar[:cut])) as tar:
         ends = [member.offset_data + 512 * ((member.size + 511) // 512) for member in tar]
@@ -153,7 +154,7 @@ def test_tar_goes_on(tmp_path: Path, whole_tar: bytes, cut: int) -> None:
         assert result.written == IMAGES - complete
     assert (tmp_path / 'x.tar').read_bytes() == whole_tar
     assert os.listdir(tmp_path) == ['x.tar']
-    assert export.export(NAME, tmp_path / 'x.tar')[0] == Exported(CANONICAL, 'train', 11, IMAGES, 0)
+    assert export.export_images(NAME, tmp_path / 'x.tar')[0] == Exported(CANONICAL, 'train', 11, IMAGES, 0)
 
 
 def test_tar_goes_on_before_zeros(tmp_path: Path, whole_tar: bytes) -> None:
@@ -161,7 +162,7 @@ def test_tar_goes_on_before_zeros(tmp_path: Path, whole_tar: bytes) -> None:
     with tarfile.open(fileobj=io.BytesIO(whole_tar)) as tar:
         fifth = tar.getmembers()[5].offset
     (tmp_path / 'x.tar.partial').write_bytes(whole_tar[:fifth] + bytes(len(whole_tar)))
-    assert export.export(NAME, tmp_path / 'x.tar')[0].written == IMAGES - 4
+    assert export.export_images(NAME, tmp_path / 'x.tar')[0].written == IMAGES - 4
     assert (tmp_path / 'x.tar').read_bytes() == whole_tar
 
 
@@ -185,19 +186,19 @@ def test_refused_write_leaves_no_half_file(tmp_path: Path, whole_tar: bytes) -> 
     failing = next(i for i, size in enumerate(sizes) if size > limit)
     words = f'after {failing} of 22 images; the same command continues there'
     with no_file_larger_than(limit), pytest.raises(OSError, match=words) as info:
-        export.export(NAME, tmp_path)
+        export.export_images(NAME, tmp_path)
     assert (info.value.errno, info.value.filename) == (errno.EFBIG, str(tmp_path))
     assert sorted(files(tmp_path)) == ['dataset.json'] + [f'train/{i:05d}/{i:05d}_0.png' for i in range(failing)]
-    assert export.export(NAME, tmp_path)[0].written == IMAGES - failing
+    assert export.export_images(NAME, tmp_path)[0].written == IMAGES - failing
 
 
 def test_refused_write_to_tar(tmp_path: Path, whole_tar: bytes) -> None:
     with no_file_larger_than(6000), pytest.raises(OSError, match=r'after \d+ of 22 images; the same') as info:
-        export.export(NAME, tmp_path / 'x.tar')
+        export.export_images(NAME, tmp_path / 'x.tar')
     assert os.listdir(tmp_path) == ['x.tar.partial']
     there = int(str(info.value.strerror).split(' after ')[1].split()[0])
     assert 0 < there < IMAGES
-    assert export.export(NAME, tmp_path / 'x.tar')[0].written == IMAGES - there
+    assert export.export_images(NAME, tmp_path / 'x.tar')[0].written == IMAGES - there
     assert (tmp_path / 'x.tar').read_bytes() == whole_tar
 
 
@@ -211,16 +212,16 @@ def test_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(os, 'replace', interrupt)
     with pytest.raises(KeyboardInterrupt):
-        export.export(NAME, tmp_path)
+        export.export_images(NAME, tmp_path)
     monkeypatch.undo()
     assert sorted(files(tmp_path)) == ['dataset.json'] + [f'train/{i:05d}/{i:05d}_0.png' for i in range(5)]
-    assert export.export(NAME, tmp_path)[0].written == IMAGES - 5
+    assert export.export_images(NAME, tmp_path)[0].written == IMAGES - 5
 
 
 @pytest.mark.parametrize('dest', ['x', 'x.tar', 'unfinished.tar'])
 def test_refuses_another_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dest: str) -> None:
     path = tmp_path / dest
-    export.export(NAME, path)
+    export.export_images(NAME, path)
     if dest == 'unfinished.tar':
         path.rename(tmp_path / 'unfinished.tar.partial')
     before = files(tmp_path)
@@ -231,14 +232,14 @@ def test_refuses_another_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(export, 'create', render)
     other = NAME.replace('points=3000', 'points=3001')
     with pytest.raises(FileExistsError, match=f"holds '{CANONICAL}'.*, not '.*points=3001.*choose another destination"):
-        export.export(other, path, params=tmp_path / 'x.json')
+        export.export_images(other, path, params=tmp_path / 'x.json')
     assert files(tmp_path) == before
 
 
 def test_refuses_another_split_of_a_tar(tmp_path: Path) -> None:
-    export.export(NAME, tmp_path / 'x.tar')
+    export.export_images(NAME, tmp_path / 'x.tar')
     with pytest.raises(FileExistsError, match='split train, not .* split validation'):
-        export.export(NAME, tmp_path / 'x.tar', 'validation')
+        export.export_images(NAME, tmp_path / 'x.tar', 'validation')
 
 
 @pytest.mark.parametrize('dest', ['x', 'x.tar', 'y.tar'])
@@ -249,7 +250,7 @@ def test_refuses_what_is_no_export(tmp_path: Path, dest: str) -> None:
     (tmp_path / 'y.tar.partial').write_bytes(2000 * b'mine')
     before = files(tmp_path)
     with pytest.raises(FileExistsError, match='holds something that timm-fractal did not export'):
-        export.export(NAME, tmp_path / dest)
+        export.export_images(NAME, tmp_path / dest)
     assert files(tmp_path) == before
 
 
@@ -257,19 +258,19 @@ def test_refuses_the_wrong_kind(tmp_path: Path) -> None:
     (tmp_path / 'file').write_bytes(b'')
     (tmp_path / 'folder.tar').mkdir()
     with pytest.raises(NotADirectoryError, match='this is no folder'):
-        export.export(NAME, tmp_path / 'file')
+        export.export_images(NAME, tmp_path / 'file')
     with pytest.raises(NotADirectoryError, match='this is no folder'):
-        export.export(NAME, tmp_path / 'file/x.tar')
+        export.export_images(NAME, tmp_path / 'file/x.tar')
     with pytest.raises(IsADirectoryError, match='this is a folder, no tar'):
-        export.export(NAME, tmp_path / 'folder.tar')
+        export.export_images(NAME, tmp_path / 'folder.tar')
     with pytest.raises(ValueError, match="a tar, which holds one split, got 'all'"):
-        export.export(NAME, tmp_path / 'x.tar', 'all')
+        export.export_images(NAME, tmp_path / 'x.tar', 'all')
     with pytest.raises(ValueError, match=r'dest must be a folder or end in \.tar.*x\.tar\.gz'):
-        export.export(NAME, tmp_path / 'x.tar.gz')
+        export.export_images(NAME, tmp_path / 'x.tar.gz')
     with pytest.raises(ValueError, match="unknown split 'trian'; did you mean 'train'"):
-        export.export(NAME, tmp_path / 'x', 'trian')
+        export.export_images(NAME, tmp_path / 'x', 'trian')
     with pytest.raises(FileNotFoundError, match=r'missing\.json'):
-        export.export('fractal1', tmp_path / 'x', data_dir=tmp_path / 'missing.json')
+        export.export_images('fractal1', tmp_path / 'x', data_dir=tmp_path / 'missing.json')
     assert sorted(os.listdir(tmp_path)) == ['file', 'folder.tar']
 
 
@@ -280,7 +281,7 @@ def test_failure_before_the_first_image(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Path, 'mkdir', mkdir)
     with pytest.raises(OSError, match='Read-only file system') as info:
-        export.export(NAME, tmp_path / dest)
+        export.export_images(NAME, tmp_path / dest)
     assert info.value.errno == errno.EROFS
     assert list(tmp_path.iterdir()) == []
 
@@ -288,20 +289,20 @@ def test_failure_before_the_first_image(tmp_path: Path, monkeypatch: pytest.Monk
 def test_real_images(tmp_path: Path) -> None:
     photos = Path(sklearn.datasets.__file__).parent / 'images'
     name = 'image1/classes=4,size=64,view=rgb'
-    done = export.export(name, tmp_path / 'out', data_dir=photos)[0]
+    done = export.export_images(name, tmp_path / 'out', data_dir=photos)[0]
     assert (done.images, done.classes) == (4, 4)
     expected = create(name, root=photos)[3][0]
     with Image.open(tmp_path / 'out' / 'train' / '00003' / '00003_0.png') as image:
         assert image.mode == 'RGB' and image.tobytes() == expected.tobytes()
-    assert export.export(name, tmp_path / 'out', data_dir=photos)[0].written == 0
+    assert export.export_images(name, tmp_path / 'out', data_dir=photos)[0].written == 0
     with pytest.raises(FileExistsError, match='made from files with sha256'):
-        export.export(name, tmp_path / 'out', data_dir=photos / 'china.jpg')
+        export.export_images(name, tmp_path / 'out', data_dir=photos / 'china.jpg')
 
 
 def test_only_fractals_have_parameters(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='params must be left out: noise1 has no fractals'):
-        export.export('noise1/classes=3,size=64', tmp_path / 'out', params=tmp_path / 'x.json')
-    export.export('ofdb/classes=3,size=64,points=3000', tmp_path / 'out', params=tmp_path / 'x.json')
+        export.export_images('noise1/classes=3,size=64', tmp_path / 'out', params=tmp_path / 'x.json')
+    export.export_images('ofdb/classes=3,size=64,points=3000', tmp_path / 'out', params=tmp_path / 'x.json')
     assert (tmp_path / 'x.json').exists()
 
 
@@ -328,8 +329,8 @@ def test_two_exports_to_one_place_at_once(tmp_path):
 
 
 def test_a_finished_tar_is_checked(tmp_path):
-    export.export(NAME, tmp_path / 'x.tar')
+    export.export_images(NAME, tmp_path / 'x.tar')
     content = (tmp_path / 'x.tar').read_bytes()
     (tmp_path / 'x.tar').write_bytes(content[: len(content) // 2])
     with pytest.raises(OSError, match=r'has 13 of 22 images and is damaged: delete it'):
-        export.export(NAME, tmp_path / 'x.tar')
+        export.export_images(NAME, tmp_path / 'x.tar')

@@ -4,9 +4,12 @@ import json
 import numpy as np
 import pytest
 
-from timm_fractal import Family, datasets, fractals, ifs, parse_name
-from timm_fractal.datasets import OFDB, Fractal1, FractalDB
-from timm_fractal.render import render, unpack
+from timm_fractal import Family, parse_name
+from timm_fractal.data import base as datasets
+from timm_fractal.data.base import OFDB, Fractal1, FractalDB
+from timm_fractal.fractal import categories as fractals
+from timm_fractal.fractal import ifs
+from timm_fractal.fractal.render import render, unpack
 
 FEW = 'points=3000,size=64'
 

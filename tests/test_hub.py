@@ -26,9 +26,13 @@ import timm_fractal
 from tests import hub_server
 from tests.hub_server import TOKEN, Repo
 from tests.test_checkpoint import ARGS, DATASET, tensors, write
-from timm_fractal import Fractal1, checkpoint, cli, hub, weights
-from timm_fractal.ifs import Family
-from timm_fractal.weights import Weights
+from timm_fractal import Fractal1
+from timm_fractal.cli.main import main as cli
+from timm_fractal.fractal.ifs import Family
+from timm_fractal.hub.folder import checkpoint
+from timm_fractal.hub.folder import folder as hub
+from timm_fractal.hub.folder import manifest as weights
+from timm_fractal.hub.manifest import Weights
 
 needs_local_dir = pytest.mark.skipif(
     not hasattr(timm.models._hub, 'load_model_config_from_path'), reason='this timm loads no local folders'
@@ -40,7 +44,9 @@ needs_local_dir = pytest.mark.skipif(
 @pytest.fixture(scope='module')
 def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp('exported')
-    return hub.export(write(folder / 'last.pth.tar'), folder / 'model', hardware='a machine', results=['digits=93.1'])
+    return hub.export_weights(
+        write(folder / 'last.pth.tar'), folder / 'model', hardware='a machine', results=['digits=93.1']
+    )
 
 
 OLD_CLIENT = int(metadata.version('huggingface_hub').partition('.')[0]) < 1
@@ -117,7 +123,7 @@ def test_the_card_is_complete(exported):
 @needs_local_dir
 def test_without_head(tmp_path):
     path = write(tmp_path / 'last.pth.tar')
-    folder = hub.export(path, tmp_path / 'x', head=False, use_ema=False, tag='bare')
+    folder = hub.export_weights(path, tmp_path / 'x', head=False, use_ema=False, tag='bare')
     found = checkpoint.shapes(folder / 'model.safetensors')
     assert tensors(0).keys() - found.keys() == {'head.weight', 'head.bias'}
     model = timm.create_model(f'local-dir:{folder}', pretrained=True)
@@ -130,18 +136,19 @@ def test_without_head(tmp_path):
 def test_a_safetensors_file_with_arguments(tmp_path):
     safetensors.torch.save_file(tensors(0), tmp_path / 'model.safetensors')
     with pytest.raises(ValueError, match='does not say how it was trained: put the args.yaml'):
-        hub.export(tmp_path / 'model.safetensors', tmp_path / 'x')
+        hub.export_weights(tmp_path / 'model.safetensors', tmp_path / 'x')
     (tmp_path / 'args.yaml').write_text(yaml.safe_dump(ARGS))
     assert same(
-        timm.create_model(f'local-dir:{hub.export(tmp_path / "model.safetensors", tmp_path / "x")}', True), tensors(0)
+        timm.create_model(f'local-dir:{hub.export_weights(tmp_path / "model.safetensors", tmp_path / "x")}', True),
+        tensors(0),
     )
 
 
 def test_other_data_sets_have_no_fractals(tmp_path):
     path = write(tmp_path / 'x.pth.tar', args=argparse.Namespace(**ARGS | dict(dataset='folder')))
     with pytest.raises(ValueError, match='--tag must be given: .* the training was on folder'):
-        hub.export(path, tmp_path / 'x')
-    folder = hub.export(path, tmp_path / 'x', tag='photos')
+        hub.export_weights(path, tmp_path / 'x')
+    folder = hub.export_weights(path, tmp_path / 'x', tag='photos')
     assert not (folder / 'ifs.json').exists()
     assert 'base' not in json.loads((folder / 'config.json').read_text())['provenance']
 
@@ -164,18 +171,18 @@ def test_tags_follow_the_data_set(tmp_path, classes, tag):
 def test_what_does_not_fit_is_refused(tmp_path):
     path = write(tmp_path / 'x.pth.tar', args=argparse.Namespace(**ARGS | dict(model='test_vit2')))
     with pytest.raises(ValueError, match='x.pth.tar does not fit test_vit2: .* and [0-9]+ more'):
-        hub.export(path, tmp_path / 'x')
+        hub.export_weights(path, tmp_path / 'x')
     path = write(tmp_path / 'x.pth.tar')
     with pytest.raises(ValueError, match="tag must be letters, digits, .* got 'a.b'"):
-        hub.export(path, tmp_path / 'x', tag='a.b')
+        hub.export_weights(path, tmp_path / 'x', tag='a.b')
     with pytest.raises(ValueError, match="a result must be name=value, got 'digits'"):
-        hub.export(path, tmp_path / 'x', results=['digits'])
+        hub.export_weights(path, tmp_path / 'x', results=['digits'])
     assert not (tmp_path / 'x').exists()
 
 
 def test_folders_of_the_machine_are_not_told(tmp_path):
     args = argparse.Namespace(**ARGS | dict(data_dir='/home/me/private/photos', output='/scratch/me/out'))
-    folder = hub.export(write(tmp_path / 'last.pth.tar', args=args), tmp_path / 'x')
+    folder = hub.export_weights(write(tmp_path / 'last.pth.tar', args=args), tmp_path / 'x')
     told = yaml.safe_load((folder / 'train_args.yaml').read_text())
     assert (told['data_dir'], told['output']) == ('photos', 'out') and told['model'] == ARGS['model']
 
@@ -183,13 +190,13 @@ def test_folders_of_the_machine_are_not_told(tmp_path):
 def test_nothing_else_is_overwritten(tmp_path):
     path = write(tmp_path / 'last.pth.tar')
     with pytest.raises(FileExistsError, match="holds 'last.pth.tar', which no export writes: choose another"):
-        hub.export(path, tmp_path)
+        hub.export_weights(path, tmp_path)
     with pytest.raises(FileExistsError, match='is a file: the destination must be a folder'):
-        hub.export(path, path)
-    folder = hub.export(path, tmp_path / 'x', hardware='one')
+        hub.export_weights(path, path)
+    folder = hub.export_weights(path, tmp_path / 'x', hardware='one')
     # What a killed process leaves is no obstacle.
     (folder / '.export-killed').mkdir()
-    hub.export(path, tmp_path / 'x', hardware='two')
+    hub.export_weights(path, tmp_path / 'x', hardware='two')
     assert 'two' in (folder / 'README.md').read_text() and set(os.listdir(folder)) >= set(hub.FILES)
 
 
@@ -246,7 +253,7 @@ def test_an_entry_is_enough_to_build_the_model(exported):
 def test_an_unusual_model_has_no_tag(tmp_path):
     args = ARGS | dict(model_kwargs={'img_size': 64, 'depth': 2})
     path = write(tmp_path / 'x.pth.tar', args=argparse.Namespace(**args), state_dict_ema=tensors(1, depth=2))
-    folder = hub.export(path, tmp_path / 'x')
+    folder = hub.export_weights(path, tmp_path / 'x')
     assert same(timm.create_model(f'local-dir:{folder}', pretrained=True), tensors(1, depth=2))
     with pytest.raises(ValueError, match='and this one has other depth: load it as hf-hub: or local-dir:'):
         hub.entry_of(folder, file='x')
@@ -263,7 +270,7 @@ def test_from_checkpoint_to_tag_in_one_command(tmp_path, capsys, monkeypatch):
     assert entry.license == 'mit'
     timm_fractal.unregister()
     monkeypatch.setattr(weights, 'MANIFEST', manifest)
-    timm_fractal.register()
+    timm_fractal.plugin.hook()
     try:
         assert timm.list_pretrained('*fractal*') == ['test_vit.fractal1_x']
         model = timm.create_model('test_vit.fractal1_x', pretrained=True)
@@ -271,14 +278,14 @@ def test_from_checkpoint_to_tag_in_one_command(tmp_path, capsys, monkeypatch):
     finally:
         timm_fractal.unregister()
         monkeypatch.undo()
-        timm_fractal.register()
+        timm_fractal.plugin.hook()
 
 
 def test_a_full_disk(tmp_path):
     """Exit code 1, a message, and nothing half-written; what an earlier export has left stays whole."""
     path = write(tmp_path / 'last.pth.tar')
     code = (
-        'import resource, sys\nfrom timm_fractal.cli import main\n'
+        'import resource, sys\nfrom timm_fractal.cli.main import main\n'
         'resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n'
         f'sys.exit(main(["export-weights", {str(path)!r}, {str(tmp_path / "out")!r}]))'
     )
@@ -291,7 +298,7 @@ def test_what_a_killed_export_has_left_is_removed(tmp_path):
     path = write(tmp_path / 'last.pth.tar')
     (tmp_path / 'out' / '.export-abc').mkdir(parents=True)
     (tmp_path / 'out' / '.export-abc' / 'model.safetensors').write_bytes(b'x' * 1000)
-    hub.export(path, tmp_path / 'out')
+    hub.export_weights(path, tmp_path / 'out')
     assert {file.name for file in (tmp_path / 'out').iterdir()} == set(hub.FILES)
 
 
@@ -300,7 +307,7 @@ def test_a_model_of_terabytes_is_not_built(tmp_path):
     args = ARGS | dict(model_kwargs={'img_size': 64, 'embed_dim': 2**19, 'depth': 100})
     path = write(tmp_path / 'last.pth.tar', args=argparse.Namespace(**args))
     with pytest.raises(ValueError, match='last.pth.tar does not fit test_vit: cls_token has shape'):
-        hub.export(path, tmp_path / 'out')
+        hub.export_weights(path, tmp_path / 'out')
 
 
 # Publishing: what is refused before anything is uploaded.
@@ -451,7 +458,7 @@ def load_tag(manifest, name, **environment):
     os.environ.update(environment)
     try:
         weights.MANIFEST = manifest
-        timm_fractal.register()
+        timm_fractal.plugin.hook()
         assert timm.list_pretrained('*fractal*') == [name]
         return load_from_hub(name)
     finally:
@@ -459,7 +466,7 @@ def load_tag(manifest, name, **environment):
             del os.environ[variable]
         timm_fractal.unregister()
         weights.MANIFEST = old
-        timm_fractal.register()
+        timm_fractal.plugin.hook()
 
 
 def equal(found, expected):
@@ -518,9 +525,9 @@ def test_an_interrupted_upload_is_completed(client, server, exported, tmp_path):
     """The process is killed when half of the weights are at the Hub."""
     safetensors.torch.save_file(tensors(7), tmp_path / 'model.safetensors')
     (tmp_path / 'args.yaml').write_text(yaml.safe_dump(ARGS))
-    folder = hub.export(tmp_path / 'model.safetensors', tmp_path / 'x')
+    folder = hub.export_weights(tmp_path / 'model.safetensors', tmp_path / 'x')
     server.cut = '^PUT /lfs/'
-    command = [sys.executable, '-c', 'import sys; from timm_fractal.cli import main; sys.exit(main())']
+    command = [sys.executable, '-c', 'import sys; from timm_fractal.cli.main import main; sys.exit(main())']
     command += ['publish', str(folder), '--repo-id', 'me/half']
     environment = os.environ | server.environment(tmp_path / 'hf', HF_TOKEN=TOKEN)
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
@@ -541,7 +548,7 @@ def test_a_cut_connection_is_tried_again_with_limits(client, server, tmp_path, r
     """With weights that no other test has uploaded."""
     safetensors.torch.save_file(tensors(8), tmp_path / 'model.safetensors')
     (tmp_path / 'args.yaml').write_text(yaml.safe_dump(ARGS))
-    folder = hub.export(tmp_path / 'model.safetensors', tmp_path / 'x')
+    folder = hub.export_weights(tmp_path / 'model.safetensors', tmp_path / 'x')
     server.cut = request_
     with pytest.raises(ConnectionError, match='publishing to me/cut: .* cannot be reached'):
         client(hub.publish, folder, 'me/cut')
@@ -717,7 +724,7 @@ def test_without_network(exported, tmp_path):
     content[other.name] = {k: v for k, v in other.to_json().items() if k != 'file'}
     (tmp_path / 'manifest.json').write_text(json.dumps(content))
     code = f"""
-import pathlib, timm_fractal.weights as weights
+import pathlib, timm_fractal.hub.manifest as weights
 weights.MANIFEST = pathlib.Path({str(tmp_path)!r}) / 'manifest.json'
 import timm
 print(timm.create_model({entry.name!r}, pretrained=True).pretrained_cfg['tag'])

@@ -6,7 +6,8 @@ import re
 import numpy as np
 import pytest
 
-from timm_fractal import Family, ifs
+from timm_fractal import Family
+from timm_fractal.fractal import ifs
 
 from . import oracle
 

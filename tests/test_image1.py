@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from timm_fractal import datasets
-from timm_fractal.datasets import Image1, Noise1
-from timm_fractal.images import read_image
-from timm_fractal.shape import VIEWS, WARPS
+from timm_fractal.data import base as datasets
+from timm_fractal.data.base import Image1, Noise1
+from timm_fractal.data.photos import read_image
+from timm_fractal.shape.transform import VIEWS, WARPS
 
 PHOTOS = Path(sklearn.datasets.__file__).parent / 'images'
 CHINA, FLOWER = PHOTOS / 'china.jpg', PHOTOS / 'flower.jpg'
@@ -185,7 +185,7 @@ def test_another_process_and_another_cpu_give_the_same_bytes():
     """torch chooses its code by what the CPU can do, and rounds differently in each."""
     name = 'image1/classes=8,size=200,delta=0.3,warp='
     script = (
-        'import sys, hashlib\nfrom timm_fractal.datasets import Image1\nfrom timm_fractal.shape import WARPS\n'
+        'import sys, hashlib\nfrom timm_fractal import Image1\nfrom timm_fractal.shape import WARPS\n'
         f'images = [Image1("{name}" + warp, root=r"{CHINA}") for warp in WARPS]\n'
         'print(hashlib.sha256(b"".join(image.tobytes() for dataset in images for image, _ in dataset)).hexdigest())\n'
     )

@@ -11,7 +11,7 @@ import skimage.data
 import sklearn.datasets
 from PIL import Image, ImageOps
 
-from timm_fractal.images import EXTENSIONS, jitter, list_images, noise_image, perturb_pixels, read_image
+from timm_fractal.data.photos import EXTENSIONS, jitter, list_images, noise_image, perturb_pixels, read_image
 
 CHINA = Path(sklearn.datasets.__file__).parent / 'images' / 'china.jpg'
 ASTRONAUT = skimage.data.astronaut()

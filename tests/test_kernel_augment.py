@@ -7,15 +7,15 @@ import torch
 from PIL import Image
 from timm.data import FastCollateMixup
 
-from timm_fractal import _device
-from timm_fractal._operations import MATRICES, NAMES, Canvas
-from timm_fractal._resample import Crop, resample
-from timm_fractal.augment import Evaluate, Mix, MixParams, Train
+from timm_fractal._utils import device as _device
+from timm_fractal.augment.ops import MATRICES, NAMES, Canvas
+from timm_fractal.augment.resample import Crop, resample
+from timm_fractal.augment.transforms import Evaluate, Mix, MixParams, Train
 
 from .paper import AUGMENTATION
 from .test_augment import ARGUMENTS, columns_first, pil_crop, pil_operation, random_crop, to_array, to_arrays, to_batch
 
-kernels = pytest.importorskip('timm_fractal._kernel_augment', reason='there is no Triton for this machine')
+kernels = pytest.importorskip('timm_fractal.augment.ops_triton', reason='there is no Triton for this machine')
 
 DEVICE = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
 NEW_PILLOW = int(PIL.__version__.split('.')[0]) >= 13
@@ -23,7 +23,7 @@ NEW_PILLOW = int(PIL.__version__.split('.')[0]) >= 13
 
 @pytest.fixture
 def in_use(monkeypatch):
-    monkeypatch.setattr(_device, 'fused', lambda device: kernels)
+    monkeypatch.setattr(_device, 'triton_kernels', lambda device: kernels)
 
 
 @pytest.fixture(scope='module')
@@ -84,7 +84,7 @@ def test_evaluation(images, in_use, monkeypatch):
     """A window of what is resized."""
     evaluate = Evaluate((24, 20), crop_pct=0.8, interpolation='bicubic')
     fused = evaluate.apply(to_batch(images['colour'], 2).to(DEVICE)).cpu()
-    monkeypatch.setattr(_device, 'fused', lambda device: None)
+    monkeypatch.setattr(_device, 'triton_kernels', lambda device: None)
     plain = evaluate.apply(to_batch(images['colour'], 2))
     assert (fused.int() - plain.int()).abs().max() <= 1 and (fused != plain).float().mean() < 0.01
 
@@ -135,7 +135,7 @@ def test_the_papers_augmentation(images, name, in_use, monkeypatch):
     batch = to_batch(images[name], count)
     params = train.make_params(count, *batch.shape[2:], torch.Generator().manual_seed(1))
     fused = train.apply(batch.to(DEVICE), params).cpu()
-    monkeypatch.setattr(_device, 'fused', lambda device: None)
+    monkeypatch.setattr(_device, 'triton_kernels', lambda device: None)
     difference = (fused.int() - train.apply(batch, params).int()).abs()
     assert fused.float().std() > 20 and difference.max() <= 8 and (difference > 0).float().mean() < 0.01
 
@@ -146,14 +146,14 @@ def test_a_machine_without_kernels_is_told_once(monkeypatch, caplog):
 
     monkeypatch.setattr(kernels, 'check', broken)
     monkeypatch.setattr(torch.cuda, 'device', lambda device: torch.no_grad())
-    _device._fused.cache_clear()
+    _device._triton_kernels.cache_clear()
     monkeypatch.setattr(torch.cuda, 'current_device', lambda: 0)
     gpu = torch.device('cuda')
-    assert _device.fused(torch.device('cuda', 0)) is None and _device.fused(gpu) is None
+    assert _device.triton_kernels(torch.device('cuda', 0)) is None and _device.triton_kernels(gpu) is None
     assert [record.message for record in caplog.records] == [
         "the Triton kernels do not run on cuda:0, torch does their work in more time: RuntimeError('no compiler')"
     ]
-    _device._fused.cache_clear()
+    _device._triton_kernels.cache_clear()
     monkeypatch.setattr(kernels, 'check', lambda device: None)
-    assert _device.fused(gpu) is kernels and _device.fused(torch.device('cpu')) is None
-    _device._fused.cache_clear()
+    assert _device.triton_kernels(gpu) is kernels and _device.triton_kernels(torch.device('cpu')) is None
+    _device._triton_kernels.cache_clear()

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from timm_fractal import Fractal1, ifs
-from timm_fractal.render import GRAY, PADDING, PATCHES, _parameters, render, unpack
+from timm_fractal import Fractal1
+from timm_fractal.fractal import ifs
+from timm_fractal.fractal.render import GRAY, PADDING, PATCHES, _parameters, render, unpack
 
-kernel = pytest.importorskip('timm_fractal._kernel_triton', reason='there is no Triton for this machine')
+kernel = pytest.importorskip('timm_fractal.fractal.render_triton', reason='there is no Triton for this machine')
 
 ROOT = Path(__file__).parents[1]
 DEVICE = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
@@ -51,8 +52,10 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver, jit
 
 from tests.paper import AUGMENTATION
-from timm_fractal import _device, _kernel_augment, _kernel_triton
-from timm_fractal.augment import create_augment
+from timm_fractal._utils import device as _device
+from timm_fractal.augment import ops_triton as _kernel_augment
+from timm_fractal.fractal import render_triton as _kernel_triton
+from timm_fractal.augment.transforms import create_augment
 
 
 class Driver:
@@ -75,7 +78,7 @@ def run(self, *args, warmup, **options):
 compiled, original = {}, jit.JITFunction.run
 driver.set_active(Driver())
 jit.JITFunction.run = run
-_device.fused = lambda device: _kernel_augment
+_device.triton_kernels = lambda device: _kernel_augment
 for module in (_kernel_augment, _kernel_triton):
     try:
         module.check(torch.device('cpu'))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from timm_fractal.weights import manifest
+from timm_fractal.hub.manifest import manifest
 
 ROOT = Path(__file__).parent.parent
 
@@ -55,8 +55,8 @@ def test_wheel_holds_the_package_and_nothing_else(built):
     (wheel,) = built.glob('*.whl')
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split('/')[0].split('-')[0] for name in names} == {'timm_fractal'}
-    assert {'timm_fractal/py.typed', 'timm_fractal/cli.py'} <= set(names)
-    assert {'timm_fractal/weights.py', 'timm_fractal/weights/manifest.json'} <= set(names)
+    assert {'timm_fractal/py.typed', 'timm_fractal/cli/main.py'} <= set(names)
+    assert {'timm_fractal/hub/manifest.py', 'timm_fractal/hub/pretrained/manifest.json'} <= set(names)
     embedded = {entry.file for entry in manifest().values() if entry.file}
     assert {name.rpartition('/')[2] for name in names if name.endswith('.safetensors')} == embedded
     assert any(name.endswith('licenses/LICENSE') for name in names)
@@ -73,13 +73,13 @@ def test_an_unedited_script_finds_the_data_set(clean, tmp_path):
     command = [str(clean / 'bin' / 'python'), 'script.py']
     output = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.split('\n')
     assert output[0] == '[0, 1, 2, 3]'
-    assert output[1].startswith(f'timm_fractal.datasets {clean}')
+    assert output[1].startswith(f'timm_fractal.data.base {clean}')
 
 
 def test_embedded_weights_need_no_network(clean):
     """And the module `weights` is not hidden by the folder of the same name."""
     code = (
-        'import timm, timm_fractal.weights as weights; names = timm.list_pretrained("*fractal*")\n'
+        'import timm, timm_fractal.hub.manifest as weights; names = timm.list_pretrained("*fractal*")\n'
         'for name, entry in weights.manifest().items():\n'
         '    if entry.file: timm.create_model(name, pretrained=True, num_classes=3)\n'
         'print(weights.__file__, *names)\n'

@@ -8,7 +8,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from timm_fractal import Fractal1, preview
+from timm_fractal import Fractal1
+from timm_fractal.cli.main import preview
 
 NAME = 'fractal1/classes=6,size=64,points=3000'
 GAP = 2

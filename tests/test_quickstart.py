@@ -10,7 +10,7 @@ import timm
 from PIL import Image
 from safetensors import safe_open
 
-from timm_fractal import hub
+from timm_fractal.hub.folder import folder as hub
 
 SCRIPT = Path(__file__).parent.parent / 'train_scripts' / 'quickstart.py'
 
@@ -29,7 +29,7 @@ def test_the_whole_way_from_fractals_to_digits(tmp_path, workers):
     with safe_open(tmp_path / 'out' / 'model.safetensors', 'pt') as weights:
         assert weights.metadata()['dataset'] == results['dataset']
         assert 'patch_embed.proj.weight' in weights.keys()
-    folder = hub.export(tmp_path / 'out' / 'model.safetensors', tmp_path / 'exported')
+    folder = hub.export_weights(tmp_path / 'out' / 'model.safetensors', tmp_path / 'exported')
     config = timm.create_model(f'local-dir:{folder}', pretrained=True).pretrained_cfg
     assert list(config['input_size']) == [1, 32, 32] and list(config['mean']) == [0.25] and config['num_classes'] == 100
     for name in ('fractals.png', 'results.png'):

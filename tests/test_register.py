@@ -91,7 +91,7 @@ def test_unknown_argument():
 
 @pytest.mark.parametrize('name', ['fractal1/', 'fractal1/detla=0.1', 'torch/fractal1/delta=2'])
 def test_bad_names_are_refused_before_any_work(name, monkeypatch):
-    monkeypatch.setattr('timm_fractal.fractals.render', lambda *args: pytest.fail('rendered'))
+    monkeypatch.setattr('timm_fractal.fractal.categories.render', lambda *args: pytest.fail('rendered'))
     with pytest.raises(ValueError, match='fractal1'):
         timm.data.create_dataset(name, split='train')
 
@@ -144,8 +144,8 @@ def test_unregister_leaves_timm_as_it_was():
         assert not hasattr(auto_augment.rand_augment_choices, '__wrapped__')
         timm_fractal.unregister()
     finally:
-        timm_fractal.register()
-    timm_fractal.register()
+        timm_fractal.plugin.hook()
+    timm_fractal.plugin.hook()
     assert timm.data.create_dataset.__wrapped__ is wrapped[0].__wrapped__
     assert auto_augment.NAME_TO_OP.keys() == operations.keys()
 
@@ -224,7 +224,9 @@ def test_warps_are_operations_of_timms_strings():
 @pytest.mark.parametrize('level', [0, 5, 10])
 def test_magnitude_of_a_warp_grows_with_the_level(level, monkeypatch):
     seen = []
-    monkeypatch.setattr('timm_fractal.shape.shape_op', lambda image, magnitude, warp, **kw: seen.append(magnitude))
+    monkeypatch.setattr(
+        'timm_fractal.shape.transform.shape_op', lambda image, magnitude, warp, **kw: seen.append(magnitude)
+    )
     transform = timm.data.rand_augment_transform(f'rand-m{level}-n1-p1-tPolynomial', {})
     transform(Image.new('RGB', (8, 8)))
     assert seen == [pytest.approx(0.03 * level)]
@@ -316,7 +318,7 @@ def test_torch_alone_pulls_in_nothing():
 def test_a_timm_of_another_shape_is_reported_and_works():
     code = (
         'import timm.data.dataset_factory as factory; timm_fractal = __import__("timm_fractal")\n'
-        'timm_fractal.unregister(); del factory._TORCH_BASIC_DS; timm_fractal.register()\n'
+        'timm_fractal.unregister(); del factory._TORCH_BASIC_DS; timm_fractal.plugin.hook()\n'
         'assert not hasattr(timm.data.create_dataset, "__wrapped__")\n'
     )
     error = run(f'import timm, timm.data; {code}').stderr
@@ -403,8 +405,8 @@ def check():
         'importlib.reload(timm.data)',
         'importlib.reload(timm.data.dataset_factory)',
         'importlib.reload(timm.data.loader)',
-        'importlib.reload(timm_fractal.register); timm_fractal.register()',
-        'importlib.reload(timm_fractal.register).register()',
+        'importlib.reload(timm_fractal.plugin.hook); timm_fractal.plugin.hook()',
+        'importlib.reload(timm_fractal.plugin.hook).register()',
         '[sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "timm"]',
         '[sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "timm_fractal"]; '
         'import timm_fractal',
@@ -416,7 +418,7 @@ def test_loaded_again(what):
 
 def test_the_module_and_the_function_have_one_name():
     run(
-        'import timm_fractal.register as module, types\n'
+        'import timm_fractal.plugin.hook as module, types\n'
         'from timm_fractal import register, unregister\n'
         'assert isinstance(module, types.ModuleType) and register is module\n'
         'register(); module.register(); unregister()'
@@ -431,7 +433,7 @@ def test_beside_a_plug_in_that_hides_signatures():
         'raw = timm.data.create_dataset, timm.data.create_loader\n'
         'timm.data.create_dataset = lambda *a, **k: raw[0](*a, **k)\n'
         'timm.data.create_loader = lambda *a, **k: raw[1](*a, **k)\n'
-        'timm_fractal.register()\n'
+        'timm_fractal.plugin.hook()\n'
         'for suffix in ("", ",loader=device"):\n'
         '    d = timm.data.create_dataset("fractal1/classes=4,size=64,points=900" + suffix, None, "train", repeats=2)\n'
         '    assert len(d) == 8\n'
@@ -455,7 +457,7 @@ def test_a_timm_with_more_arguments():
         's = inspect.signature(raw)\n'
         'create_loader.__signature__ = s.replace(parameters=[*s.parameters.values(), p])\n'
         'timm.data.create_loader = create_loader\n'
-        'timm_fractal.register()\n'
+        'timm_fractal.plugin.hook()\n'
         'd = timm.data.create_dataset("fractal1/classes=4,size=64,points=3000,loader=device", split="train")\n'
         'make = functools.partial(timm.data.create_loader, d, (3, 32, 32), 4, device=torch.device("cpu"))\n'
         'make(); make(polish="high")\n'
@@ -465,7 +467,7 @@ def test_a_timm_with_more_arguments():
     )
 
 
-@pytest.mark.parametrize('name', ['register.py', 'spec.py', 'weights/manifest.json'])
+@pytest.mark.parametrize('name', ['register.py', 'spec.py', 'hub/pretrained/manifest.json'])
 @pytest.mark.parametrize('damage', ['missing', 'broken'])
 def test_a_damaged_installation_leaves_torch_and_timm_alone(tmp_path, name, damage):
     shutil.copytree(Path(timm_fractal.__file__).parent, tmp_path / 'timm_fractal')

@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from timm_fractal import ifs
-from timm_fractal.render import GRAY, LANES, render, row_bytes, unpack
+from timm_fractal.fractal import ifs
+from timm_fractal.fractal.render import GRAY, LANES, render, row_bytes, unpack
 
 from . import oracle
 

@@ -15,8 +15,8 @@ import sklearn.datasets
 import torch
 
 from tests import hub_server
-from timm_fractal import hub
-from timm_fractal.weights import manifest
+from timm_fractal.hub.folder import folder as hub
+from timm_fractal.hub.manifest import manifest
 
 SOURCE = os.environ.get('TIMM_SOURCE', '')
 
@@ -76,10 +76,10 @@ def test_weights_go_to_the_hub_and_back(tmp_path):
     train(tmp_path, 'first', recipe, '--model-ema')
     checkpoint = tmp_path / 'out' / 'first' / 'last.pth.tar'
     expected = torch.load(checkpoint, weights_only=False)['state_dict_ema']
-    folder = hub.export(checkpoint, tmp_path / 'exported')
+    folder = hub.export_weights(checkpoint, tmp_path / 'exported')
     with hub_server.serve() as server:
         client = server.environment(tmp_path / 'hf', HF_TOKEN=hub_server.TOKEN)
-        program = 'import sys; from timm_fractal.cli import main; sys.exit(main())'
+        program = 'import sys; from timm_fractal.cli.main import main; sys.exit(main())'
         (tmp_path / 'program.py').write_text(program)
         output = python(tmp_path, f'program.py publish {folder} --repo-id me/x', **client)
         assert hub_server.TOKEN not in output

@@ -17,8 +17,9 @@ import torch
 from timm.models import _builder
 
 import timm_fractal
-from timm_fractal import hub, weights
-from timm_fractal.weights import Weights
+from timm_fractal.hub.folder import folder as hub
+from timm_fractal.hub.folder import manifest as weights
+from timm_fractal.hub.manifest import Weights
 
 NAME = 'test_vit.fractal1_loopback'
 CFG = dict(
@@ -60,12 +61,12 @@ def use(monkeypatch):
     def use(path):
         timm_fractal.unregister()
         monkeypatch.setattr(weights, 'MANIFEST', path)
-        timm_fractal.register()
+        timm_fractal.plugin.hook()
 
     yield use
     timm_fractal.unregister()
     monkeypatch.undo()
-    timm_fractal.register()
+    timm_fractal.plugin.hook()
 
 
 @pytest.fixture
@@ -169,8 +170,8 @@ def test_unregister_leaves_timm_as_it_was(tag):
     assert registry._model_default_cfgs['test_vit'] is default
     for function in (timm.models.load_pretrained, _builder.load_pretrained, _builder.get_pretrained_cfg):
         assert not hasattr(function, '__wrapped__')
-    timm_fractal.register()
-    timm_fractal.register()
+    timm_fractal.plugin.hook()
+    timm_fractal.plugin.hook()
     assert registry._model_with_tags['test_vit'] == tags
     assert not hasattr(_builder.load_pretrained.__wrapped__, '__wrapped__')
 
@@ -263,11 +264,11 @@ def test_the_hook_works_late_too(shared):
     """timm is imported before this package; and listing the tags has read no weights."""
     code = (
         'import sys, timm, pathlib\n'
-        'import timm_fractal.weights as weights\n'
+        'import timm_fractal.hub.manifest as weights\n'
         'assert not timm.list_pretrained("*loopback")\n'
         'timm_fractal = sys.modules["timm_fractal"]; timm_fractal.unregister()\n'
         f'weights.MANIFEST = pathlib.Path({str(shared[1])!r}) / "manifest.json"\n'
-        'timm_fractal.register()\n'
+        'timm_fractal.plugin.hook()\n'
         f'assert timm.list_pretrained("*fractal*") == [{NAME!r}]\n'
         f'assert timm.create_model({NAME!r}, pretrained=True).num_classes == 5\n'
     )

@@ -1,6 +1,6 @@
 """Synthetic pre-training for timm: data sets that are rendered from a few numbers.
 
-``import timm_fractal`` is cheap: it only makes timm know the data sets and weights (see `timm_fractal.register`).
+``import timm_fractal`` is cheap: it only makes timm know the data sets and weights (see `timm_fractal.plugin.hook`).
 Everything that needs numpy, torch or numba is imported on first use.
 
 Example:
@@ -15,15 +15,17 @@ Example:
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .datasets import OFDB, Fractal1, FractalDB, Image1, Noise1
-    from .ifs import Family
+    from ._version import __version__
+    from .data.base import OFDB, Fractal1, FractalDB, Image1, Noise1
+    from .fractal.ifs import Family
     from .register import register, unregister
-    from .shape import RandomShape
+    from .shape.transform import RandomShape
     from .spec import Fractal1Spec, parse_name
 else:
     try:
         # The module, which can be called as its function of the same name.
         from . import register
+        from ._version import __version__
         from .register import unregister
     except Exception as error:
         # torch imports this package: a damaged installation must not take torch along.
@@ -31,12 +33,12 @@ else:
 
         logging.getLogger(__name__).warning('timm_fractal is damaged, install it again: %r', error)
 
+        __version__ = '0'
+
         def register() -> None:
             """Do nothing: the package is damaged."""
 
         unregister = register
-
-__version__ = '0.1.0'
 
 __all__ = [
     'OFDB',
@@ -47,6 +49,7 @@ __all__ = [
     'Image1',
     'Noise1',
     'RandomShape',
+    '__version__',
     'autoload',
     'parse_name',
     'register',
@@ -54,18 +57,19 @@ __all__ = [
 ]
 
 _HOME = {
-    'Family': 'ifs',
-    'Fractal1': 'datasets',
+    'Family': 'fractal',
+    'Fractal1': 'data',
     'Fractal1Spec': 'spec',
-    'FractalDB': 'datasets',
-    'Image1': 'datasets',
-    'Noise1': 'datasets',
-    'OFDB': 'datasets',
+    'FractalDB': 'data',
+    'Image1': 'data',
+    'Noise1': 'data',
+    'OFDB': 'data',
     'RandomShape': 'shape',
     'parse_name': 'spec',
 }
 
 
+# Not by `timm_fractal._utils.lazy`: nothing that may be damaged is needed here.
 def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
@@ -74,15 +78,15 @@ def __getattr__(name: str) -> object:
     return getattr(import_module(f'.{_HOME[name]}', __name__), name)
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})
+
+
 def autoload() -> None:
     """Do nothing: the entry point of the group ``torch.backends``, whose import has armed the hooks on timm.
 
     torch calls it at the end of ``import torch``, since 2.5; ``TORCH_DEVICE_BACKEND_AUTOLOAD=0`` switches that off.
     """
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
 
 
 register()

@@ -20,12 +20,13 @@ from timm.data.mixup import Mixup
 from torch import Tensor
 from torch.utils.data import BatchSampler, DistributedSampler, Sampler, SequentialSampler, Subset
 
-from . import _device, ifs
-from ._device import Batch, ahead, upload
-from ._randaugment import refuse
-from .augment import Erase, Evaluate, Mix, Train, create_augment, normalize
-from .datasets import SyntheticDataset
-from .render import render, render_on, unpack
+from ._utils import device as _device
+from ._utils.device import Batch, prefetch, to_device
+from .augment.policy import refuse
+from .augment.transforms import Erase, Evaluate, Mix, Train, create_augment, normalize
+from .data.base import SyntheticDataset
+from .fractal import ifs
+from .fractal.render import render, render_on, unpack
 
 _logger = logging.getLogger(__name__)
 
@@ -168,7 +169,7 @@ class DeviceLoader:
         image = images.spec.size**2 if self._table is None or images.packed else self._table[0].numel()
         self._room = min(_AT_ONCE.get(device.type, _AT_ONCE_ELSEWHERE), _BYTES_AT_ONCE // image)
         # If it has anything to say, then before the training.
-        _device.fused(device)
+        _device.triton_kernels(device)
         #: The epoch that was last gone through, and how often.
         self._passed = -1, 0
         if hasattr(self.sampler, 'set_epoch'):
@@ -198,7 +199,7 @@ class DeviceLoader:
         epoch = getattr(self.sampler, 'epoch', 0)
         self._passed = epoch, self._passed[1] + 1 if self._passed[0] == epoch else 0
         batches = self._batches(_generator(self.seed, *self._passed))
-        yield from batches if self.device.type == 'cpu' else ahead(batches, self.device)
+        yield from batches if self.device.type == 'cpu' else prefetch(batches, self.device)
 
     def _batches(self, generator: torch.Generator) -> Iterator[Batch]:
         for choice, group in self._groups():
@@ -206,7 +207,7 @@ class DeviceLoader:
             if self._indices is not None:
                 numbers = self._indices[numbers]
             numbers %= self._images.num_images
-            labels = upload(numbers % self._images.num_classes, self.device)
+            labels = to_device(numbers % self._images.num_classes, self.device)
             images = self._augment(self.augments[choice], numbers, generator)
             sizes = [len(batch) for batch in group]
             for part, target in zip(torch.split(images, sizes), torch.split(labels, sizes)):
@@ -236,7 +237,7 @@ class DeviceLoader:
         return augment.apply(images, augment.make_params(count, height, width, generator))
 
     def _stored(self, table: Tensor, numbers: Tensor) -> Tensor:
-        stored = table.index_select(0, upload(numbers, self.device))
+        stored = table.index_select(0, to_device(numbers, self.device))
         if self._images.packed:
             size = self._images.spec.size
             return self._levels.index_select(0, stored.flatten().int()).view(len(stored), 1, size, -1)[..., :size]

@@ -115,7 +115,7 @@ class Spec:
         """The canonical name: it and the files in ``--data-dir``, if any, make the images, and nothing else does."""
         return self.name(lambda field: bool(field.metadata['images']))
 
-    def aside(self) -> dict[str, Any]:
+    def non_pixel_options(self) -> dict[str, Any]:
         """The options on which the images do not depend, with their values."""
         return {
             field.name: getattr(self, field.name) for field in dataclasses.fields(self) if not field.metadata['images']

@@ -20,9 +20,9 @@ from timm.data import FastCollateMixup, create_dataset, create_loader, create_tr
 from timm.data.loader import PrefetchLoader, fast_collate
 
 from tests.paper import AUGMENTATION, HALF, LOADER
-from timm_fractal import _device
-from timm_fractal.augment import Erase, create_augment, normalize
-from timm_fractal.datasets import Fractal1
+from timm_fractal._utils import device as _device
+from timm_fractal.augment.transforms import Erase, create_augment, normalize
+from timm_fractal.data.base import Fractal1
 
 IMAGES, AT_ONCE, ROUNDS, SIZE = 128, 32, 5, 224
 # Random erasing has its own place.
@@ -94,14 +94,14 @@ def main() -> None:
 def on_gpu(gray: torch.Tensor, generator: torch.Generator) -> None:
     """Images a second, with Triton's kernels and without them, and what the device loader needs."""
     gpu = torch.device('cuda', torch.cuda.current_device())
-    ways = {"Triton's kernels": _device.fused(gpu), "torch's operations": None}
+    ways = {"Triton's kernels": _device.triton_kernels(gpu), "torch's operations": None}
     print(torch.cuda.get_device_name())
     for count in (256, 1024, 4096):
         make = on_device(gray.to(gpu).repeat(count // IMAGES, 1, 1, 1), count, generator)
         took: dict[str, list[float]] = {name: [] for name in ways}
         for turn in range(ROUNDS + 2):
             for name, kernels in ways.items():
-                with patch.object(_device, 'fused', return_value=kernels):
+                with patch.object(_device, 'triton_kernels', return_value=kernels):
                     time_of_one = milliseconds(make, count, torch.cuda.synchronize)
                 if turn > 1:
                     took[name].append(time_of_one)

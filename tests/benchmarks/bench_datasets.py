@@ -12,7 +12,7 @@ from pathlib import Path
 import sklearn.datasets
 import torch
 
-from timm_fractal import datasets
+from timm_fractal.data import base as datasets
 
 NAMES = (
     'fractal1',

@@ -16,9 +16,13 @@ import torch
 from numba import njit
 
 from tests import oracle
-from timm_fractal import Fractal1, _device, _kernel_numba, datasets, ifs
-from timm_fractal.ifs import Array
-from timm_fractal.render import LANES, cpu_count, render, render_on
+from timm_fractal import Fractal1
+from timm_fractal._utils import device as _device
+from timm_fractal.data import base as datasets
+from timm_fractal.fractal import ifs
+from timm_fractal.fractal import render_numba as _kernel_numba
+from timm_fractal.fractal.ifs import Array
+from timm_fractal.fractal.render import LANES, cpu_count, render, render_on
 
 BLOCK = _kernel_numba._BLOCK
 
@@ -88,14 +92,17 @@ def main() -> None:
 def on_gpu(systems: Array, addresses: npt.NDArray[np.uint8], keys: npt.NDArray[np.uint32], host: float) -> None:
     """Images that stay on the GPU, with Triton's kernel and with torch's operations."""
     gpu = torch.device('cuda', torch.cuda.current_device())
-    for kind, fused, count in (("Triton's kernel", _device.fused, 8192), ("torch's operations", lambda *_: None, 256)):
+    for kind, fused, count in (
+        ("Triton's kernel", _device.triton_kernels, 8192),
+        ("torch's operations", lambda *_: None, 256),
+    ):
         many, more = np.resize(systems, (count, *systems.shape[1:])), np.resize(keys, (count, 2))
 
         def draw(many: Array = many, more: npt.NDArray[np.uint32] = more) -> None:
             render_on(gpu, many, addresses, more, 512, 'random')
             torch.cuda.synchronize()
 
-        with patch.object(_device, 'fused', fused):
+        with patch.object(_device, 'triton_kernels', fused):
             took = median_ms(draw, repeats=3, images=count)
         print(
             f'{torch.cuda.get_device_name()}, {kind}, {count} at once: {took:.4f} ms an image, {host / took:.1f} times'

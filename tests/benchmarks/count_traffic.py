@@ -21,8 +21,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tests.paper import LOADER
-from timm_fractal import _device, _resample
-from timm_fractal.datasets import Fractal1
+from timm_fractal._utils import device as _device
+from timm_fractal.augment.transforms import resample as _resample
+from timm_fractal.data.base import Fractal1
 from timm_fractal.device_loader import create_device_loader
 
 IMAGES, SIZE, BANDWIDTH = 256, 224, 4.8e12
@@ -89,7 +90,7 @@ class Traffic(TorchDispatchMode):
 @contextlib.contextmanager
 def counted(kernels: bool) -> Iterator[Traffic]:
     traffic = Traffic()
-    chosen = patch.object(_device, 'fused', return_value=traffic if kernels else None)
+    chosen = patch.object(_device, 'triton_kernels', return_value=traffic if kernels else None)
     # As on a GPU, where no cache has to hold what lies between two operations.
     with chosen, patch.dict(_resample._CHUNK, cpu=_resample._CHUNK_ELSEWHERE), traffic:
         yield traffic

@@ -1,0 +1,1 @@
+"""What all rooms need: files, devices, compilation, lazy doors."""

@@ -1,0 +1,48 @@
+"""How numba compiles kernels: without the interpreter lock, kept on disk where that is possible."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from numba import njit
+
+_logger = logging.getLogger(__name__)
+
+_OPTIONS: dict[str, Any] = dict(nogil=True, error_model='numpy')
+
+# Without what Python and C would need to call them, the parts of a kernel compile faster.
+_OF_PARTS: dict[str, Any] = dict(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)
+#: Decorator of what kernels call.
+part: Any = njit(**_OF_PARTS)
+
+
+class _Kernel:
+    """A function compiled by numba; compiled anew where what numba has kept of it cannot be read."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        try:
+            self.dispatcher: Any = njit(cache=True, **_OPTIONS)(function)
+            self.is_cached = True
+        except RuntimeError:
+            # Neither the package's folder nor the user's cache folder can be written: compile once per process.
+            self.dispatcher = njit(**_OPTIONS)(function)
+            self.is_cached = False
+
+    def __call__(self, *args: Any) -> Any:
+        try:
+            return self.dispatcher(*args)
+        except Exception as error:
+            if not self.is_cached:
+                raise
+            folder = self.dispatcher.stats.cache_path
+            _logger.warning('the compiled code in %s cannot be used (%r): delete that folder', folder, error)
+            self.dispatcher, self.is_cached = njit(**_OPTIONS)(self.function), False
+            return self.dispatcher(*args)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.dispatcher, name)
+
+
+#: Decorator of a kernel.
+kernel: Any = _Kernel

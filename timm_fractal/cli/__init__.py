@@ -1,0 +1,5 @@
+"""The console script ``timm-fractal``: a person at a terminal."""
+
+from .main import main
+
+__all__ = ['main']

@@ -1,0 +1,243 @@
+"""Checks of the set-up for ``timm-fractal doctor``: each says what is so and, if need be, what to do about it."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .._version import __version__
+
+
+class Check(NamedTuple):
+    """One line of ``timm-fractal doctor``."""
+
+    status: str
+    text: str
+    advice: str = ''
+
+
+def run() -> Iterator[Check]:
+    """Make all checks; one that crashes is a failed check, and the others are still made.
+
+    Example:
+        >>> next(run()).status
+        'ok'
+    """
+    for examine in CHECKS:
+        try:
+            yield from examine()
+        except Exception as error:
+            yield Check('FAIL', f'{examine.__name__.strip("_").replace("_", " ")}: {_one_line(error)}')
+
+
+def _one_line(error: BaseException) -> str:
+    return ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
+
+
+#: What is imported, by the name of its distribution.
+_MODULES = {
+    'torch': 'torch',
+    'torchvision': 'torchvision',
+    'timm': 'timm',
+    'numpy': 'numpy',
+    'numba': 'numba',
+    'pillow': 'PIL',
+}
+
+
+def _versions() -> Iterator[Check]:
+    yield Check('ok', f'timm-fractal {__version__}, python {sys.version.split()[0]}')
+    oldest = _oldest_versions()
+    for name, module in _MODULES.items():
+        # Without numba the renderer falls back to torch.
+        status = 'warn' if name == 'numba' else 'FAIL'
+        try:
+            import_module(module)
+            version = metadata.version(name)
+        except Exception as error:
+            yield Check(status, f'{name} cannot be imported ({_one_line(error)})', f'pip install --upgrade {name}')
+            continue
+        wanted = oldest.get(name, '0')
+        if _numbers(version) < _numbers(wanted):
+            yield Check('FAIL', f'{name} {version} is older than {wanted}', f"pip install '{name}>={wanted}'")
+        else:
+            yield Check('ok', f'{name} {version}')
+
+
+def _oldest_versions() -> dict[str, str]:
+    """The versions that this package's own metadata ask for."""
+    try:
+        requirements = metadata.requires('timm-fractal') or []
+    except metadata.PackageNotFoundError:
+        return {}
+    found = (re.match(r'([\w.-]+)\s*>=\s*([\d.]+)', text) for text in requirements if 'extra' not in text)
+    return {match[1].lower(): match[2] for match in found if match}
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r'\d+', version.split('+')[0])[:3])
+
+
+def _torchvision() -> Iterator[Check]:
+    advice = 'install torch and torchvision together, from the same index: pip install --upgrade torch torchvision'
+    try:
+        import torch
+        from torchvision.ops import nms
+
+        nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1), 0.5)
+    except Exception as error:
+        yield Check('FAIL', f'torchvision does not match torch ({_one_line(error)})', advice)
+    else:
+        yield Check('ok', 'torchvision matches torch')
+
+
+_OTHER_DOOR = 'import timm_fractal in the script, or train.py --device-modules timm_fractal --dataset torch/fractal1'
+
+
+def _autoload_obstacle() -> tuple[str, str]:
+    """Why ``import torch`` does not load this package, and what to do; empty if it does."""
+    if not any(point.name == 'timm_fractal' for point in metadata.entry_points(group='torch.backends')):
+        return 'the entry point is not installed', 'pip install timm-fractal'
+    switch = os.environ.get('TORCH_DEVICE_BACKEND_AUTOLOAD', '1')
+    if switch != '1':
+        return f'TORCH_DEVICE_BACKEND_AUTOLOAD={switch}', f'unset it, or {_OTHER_DOOR}'
+    if _numbers(metadata.version('torch')) < (2, 5):
+        return 'torch is older than 2.5', _OTHER_DOOR
+    return '', ''
+
+
+def _autoload() -> Iterator[Check]:
+    obstacle, advice = _autoload_obstacle()
+    if obstacle:
+        yield Check('warn', f'autoload is off: {obstacle}', advice)
+    else:
+        yield Check('ok', 'autoload is on: unedited scripts know the data sets')
+
+
+_FRESH = (
+    'from timm.data import create_dataset; '
+    "print(len(create_dataset('fractal1/classes=2,size=32,points=500', split='train')))"
+)
+
+
+def _fresh_process() -> Iterator[Check]:
+    # Away from the current folder, in which there may be another timm.
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run([sys.executable, '-c', _FRESH], cwd=folder, capture_output=True, text=True, timeout=300)
+    if done.returncode == 0 and done.stdout.split()[-1:] == ['2']:
+        yield Check('ok', 'timm knows fractal1 in a script that does not import timm_fractal')
+        return
+    last = done.stderr.strip().splitlines()[-1:] or ['no message']
+    if _autoload_obstacle()[0]:
+        yield Check('warn', 'timm does not know fractal1 by itself, since autoload is off', _OTHER_DOOR)
+    else:
+        yield Check('FAIL', f'timm does not know fractal1 in a fresh process ({last[0][:200]})', _OTHER_DOOR)
+
+
+def _posterize() -> Iterator[Check]:
+    from PIL import Image, ImageOps
+    from timm.data.auto_augment import NAME_TO_OP
+
+    image = Image.new('RGB', (2, 2), 'white')
+    try:
+        ImageOps.posterize(image, 0)
+        reason = 'this Pillow needs no repair'
+    except ValueError:
+        reason = 'repaired for this Pillow'
+    operations: dict[str, Any] = {name: op for name, op in NAME_TO_OP.items() if name.startswith('Posterize')}
+    try:
+        for operation in operations.values():
+            operation(image, 0)
+    except ValueError as error:
+        yield Check('FAIL', f"RandAugment's posterize fails with 0 bits ({error})", "pip install 'pillow<13'")
+    else:
+        yield Check('ok', f"RandAugment's posterize takes 0 bits: {reason}")
+
+
+def _numba_cache() -> Iterator[Check]:
+    try:
+        from ..fractal.render_numba import draw
+    except Exception as error:
+        yield Check('warn', f'numba cannot be used ({error!r}): torch renders, which is slower', 'install numba again')
+        return
+    folder = getattr(getattr(draw, 'stats', None), 'cache_path', None)
+    if folder is None:
+        advice = 'set NUMBA_CACHE_DIR to a folder that can be written to'
+        yield Check('warn', 'no place for compiled code: every process compiles for some seconds', advice)
+    else:
+        yield Check('ok', f'compiled code is kept in {folder}')
+
+
+def _speed() -> Iterator[Check]:
+    import numpy as np
+
+    from ..data.base import Fractal1
+    from ..fractal import ifs
+    from ..fractal.render import LANES, render
+
+    # The first use compiles.
+    dataset: Any = Fractal1(f'fractal1/classes={LANES},cache=none')
+    family, spec = dataset.family, dataset.spec
+    path = ifs.addresses(ifs.probabilities(family.bases[0]), spec.points)
+    keys = np.zeros((LANES, 2), np.uint32)
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        render(family.systems, path, keys, spec.size, threads=1)
+        times.append(1e3 * (time.perf_counter() - start) / LANES)
+    each = sorted(times)[len(times) // 2]
+    text = f'rendering takes {each:.1f} ms per image and core ({spec.size} x {spec.size}, {spec.points:,} points)'
+    if each > 20:
+        yield Check('warn', text, 'is numba installed, and is a core free?')
+    else:
+        yield Check('ok', text)
+
+
+def _shared_memory() -> Iterator[Check]:
+    folder = Path('/dev/shm')
+    if not folder.is_dir():
+        yield Check('ok', 'shared memory is not limited by /dev/shm')
+        return
+    free = shutil.disk_usage(folder).free / 1e6
+    text = f'{free:,.0f} MB of shared memory free; a split of 1,000 classes takes 33 MB, of 21,000 690 MB, per rank'
+    advice = 'docker run --shm-size=8g, or cache=none in the name of the data set'
+    if free < 33:
+        yield Check('FAIL', text, advice)
+    elif free < 690:
+        yield Check('warn', text, advice)
+    else:
+        yield Check('ok', text)
+
+
+def _weights() -> Iterator[Check]:
+    from ..hub import manifest as weights
+
+    entries = weights.manifest().values()
+    embedded = [entry for entry in entries if entry.file]
+    for entry in embedded:
+        weights.checked_bytes(weights.MANIFEST.parent / str(entry.file), entry)
+    text = f'pre-trained weights: {len(entries)}, of them {len(embedded)} installed with the package and undamaged'
+    source = os.environ.get(weights.SOURCE)
+    if source and not source.startswith(('http://', 'https://')) and not Path(source).expanduser().is_dir():
+        yield Check('FAIL', f'{weights.SOURCE}={source} is no folder', f'unset {weights.SOURCE}, or correct it')
+    yield Check('ok', text + (f'; {weights.SOURCE}={source} comes first' if source else ''))
+
+
+CHECKS: tuple[Callable[[], Iterator[Check]], ...] = (
+    _versions,
+    _torchvision,
+    _autoload,
+    _fresh_process,
+    _posterize,
+    _numba_cache,
+    _speed,
+    _shared_memory,
+    _weights,
+)

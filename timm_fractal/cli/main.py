@@ -1,0 +1,331 @@
+"""The console script ``timm-fractal``: parses arguments and prints. Heavy imports wait until a command needs them."""
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+from .._version import __version__
+from ..spec import parse_name
+
+_EXAMPLES = """examples:
+  timm-fractal preview fractal1/delta=0.05 -o fractals.png
+  timm-fractal preview fractal1 --sweep delta -o delta.png
+  timm-fractal export fractal1/classes=100 data/fractal100 --split all
+  timm-fractal export-weights output/train/fractal/last.pth.tar my_model
+  timm-fractal publish my_model --repo-id me/my_model
+  timm-fractal doctor
+
+A data set name is a type, or type/option=value,option=value as in 'fractal1/delta=0.05,classes=21000,seed=3'.
+"""
+
+_PREVIEW_EXAMPLES = """examples:
+  timm-fractal preview fractal1 -o fractals.png
+  timm-fractal preview fractal1/sigma=4,seed=7 --count 64 --columns 16 --tile 96
+  timm-fractal preview fractal1 --sweep delta --values 0.01,0.05,0.1,0.2,0.4
+  timm-fractal preview fractal1 --sweep seed --values 0,1,2,3,4,5
+  timm-fractal preview image1 --data-dir photo.jpg --sweep warp
+"""
+
+_EXPORT_EXAMPLES = """examples:
+  timm-fractal export fractal1 data/fractal1 --split all
+  timm-fractal export fractal1 fractal1-train.tar --params fractal1.json
+
+An interrupted export is continued by the same command.
+"""
+
+_EXPORT_WEIGHTS_EXAMPLES = """examples:
+  timm-fractal export-weights output/train/fractal/last.pth.tar my_model --tag fractal1_1k
+  timm-fractal export-weights output/train/fractal/last.pth.tar my_model --no-ema --no-head --result cifar100=84.2
+  timm-fractal export-weights last.pth.tar my_model --tag fractal1_1k --manifest my_weights/manifest.json
+
+timm.create_model('local-dir:my_model', pretrained=True) loads it.
+"""
+
+_CONVERT_EXAMPLES = """example:
+  timm-fractal convert vit_tiny_with_1p-frac.pth my_model --tag 1pfrac_1k
+
+The file is read as data; one that holds code is refused.
+"""
+
+_PUBLISH_EXAMPLES = """examples:
+  timm-fractal publish my_model --repo-id me/my_model --dry-run
+  timm-fractal publish my_model --repo-id me/my_model --private
+
+The token is that of `hf auth login`, or HF_TOKEN. An interrupted upload is completed by the same command.
+"""
+
+_DOCTOR_EXAMPLES = """example:
+  timm-fractal doctor
+
+The exit code is 1 if a line says FAIL, else 0.
+"""
+
+
+#: Commands that go on where they were interrupted.
+_CONTINUES = ('export', 'publish')
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Run the console script.
+
+    Args:
+        argv: Arguments without the program's name, by default those of the process.
+
+    Returns:
+        Exit code: 0, or 1 for what the machine refuses (files, memory), 2 for what the user asked wrongly, 130 if
+        interrupted.
+
+    Example:
+        >>> main(['preview', 'fractal2'])
+        2
+    """
+    parser = _parser()
+    args = parser.parse_args(argv)
+    try:
+        if hasattr(args, 'name'):
+            # Before torch is imported: a typo is answered at once.
+            parse_name(args.name)
+        code: int = args.run(args)
+        return code
+    except (ValueError, ImportError, OSError, MemoryError) as error:
+        _say(f'timm-fractal {args.command}: {_message(error)}', file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 1
+    except KeyboardInterrupt:
+        words = 'interrupted; the same command continues' if args.command in _CONTINUES else 'interrupted'
+        _say(f'\ntimm-fractal {args.command}: {words}', file=sys.stderr)
+        return 130
+
+
+def _say(*words: str, file: Any = None, **options: Any) -> None:
+    """Print. The work is done: what cannot be said, to a stream that is closed or full, does not make it fail."""
+    stream = file or sys.stdout
+    try:
+        print(*words, file=stream, **options | {'flush': True})
+    except (AttributeError, OSError, ValueError):
+        # Else the interpreter tries once more when it ends, and fails with an exit code of its own.
+        if stream is sys.stdout:
+            sys.stdout = open(os.devnull, 'w')
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f'{error.filename}: {error.strerror}' if error.filename else error.strerror
+    return str(error)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        'timm-fractal',
+        description='Synthetic pre-training for timm: look at the data sets, write them as files, publish weights.',
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('--version', action='version', version=f'%(prog)s {__version__}')
+    commands = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
+    for add in (_add_preview, _add_export, _add_export_weights, _add_convert, _add_publish, _add_doctor):
+        add(commands)
+    return parser
+
+
+def _add_command(commands: Any, name: str, run: Callable[[Any], int], summary: str, epilog: str) -> Any:
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + '.',
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run, parser=parser)
+    return parser
+
+
+def _add_dataset(parser: Any) -> None:
+    parser.add_argument('name', metavar='NAME', help="data set name, e.g. fractal1 or 'fractal1/delta=0.05'")
+    parser.add_argument(
+        '--data-dir',
+        metavar='PATH',
+        help='image, folder of images or file of parameters that the data set is made from',
+    )
+
+
+def _add_preview(commands: Any) -> None:
+    parser = _add_command(commands, 'preview', _preview, 'draw a contact sheet of the classes', _PREVIEW_EXAMPLES)
+    _add_dataset(parser)
+    parser.add_argument('-o', '--output', metavar='FILE', default='fractals.png', help='PNG file (%(default)s)')
+    parser.add_argument('--count', type=int, metavar='N', help='number of classes (32)')
+    parser.add_argument('--columns', type=int, metavar='N', help='images in a row; in a sweep, of classes (8)')
+    parser.add_argument('--split', default='train', choices=('train', 'validation'), help='split (%(default)s)')
+    parser.add_argument('--tile', type=int, metavar='PX', default=128, help='size of an image (%(default)s)')
+    parser.add_argument('--sweep', metavar='OPTION', help='one row per value of this option, e.g. delta or sigma')
+    parser.add_argument(
+        '--values', metavar='V,V,...', help='values of the sweep; delta, sigma and options that are words have defaults'
+    )
+
+
+def _preview(args: Any) -> int:
+    if args.sweep and args.count is not None:
+        args.parser.error('--count has no meaning with --sweep: use --columns')
+    if args.values and not args.sweep:
+        args.parser.error('--values has no meaning without --sweep OPTION')
+    from . import preview
+
+    preview.check_output(args.output)
+    options: dict[str, Any] = dict(split=args.split, tile=args.tile, data_dir=args.data_dir)
+    if args.sweep:
+        values = [value.strip() for value in args.values.split(',')] if args.values else None
+        if values and not all(values):
+            args.parser.error(f'--values must be separated by one comma each, got {args.values!r}')
+        sheet = preview.sweep(
+            args.name, args.sweep, values, columns=8 if args.columns is None else args.columns, **options
+        )
+    else:
+        count = 32 if args.count is None else args.count
+        sheet = preview.contact_sheet(args.name, count=count, columns=args.columns, **options)
+    preview.save(sheet, args.output)
+    _say(f'{args.output}: {sheet.width} x {sheet.height} pixels')
+    return 0
+
+
+def _add_export(commands: Any) -> None:
+    parser = _add_command(commands, 'export', _export, 'write a data set as PNG files', _EXPORT_EXAMPLES)
+    _add_dataset(parser)
+    parser.add_argument('dest', metavar='DEST', help='folder, or a name that ends in .tar')
+    parser.add_argument(
+        '--split',
+        default='train',
+        choices=('train', 'validation', 'all'),
+        help='split (%(default)s); all: folders only',
+    )
+    parser.add_argument('--params', metavar='FILE.json', help='save the parameters of the fractals here too')
+
+
+def _export(args: Any) -> int:
+    from .export_images import export_images
+
+    results = export_images(args.name, args.dest, args.split, data_dir=args.data_dir, params=args.params)
+    for done in results:
+        _say(f'{args.dest}: {done.images} {done.split} images of {done.classes} classes, {done.written} of them new')
+    _say(f'dataset: {results[0].dataset}')
+    dest = Path(args.dest)
+    if dest.is_file() or (dest / 'train').is_dir():
+        # Asked for a split that is not there, timm would validate on what is.
+        alone = " --val-split ''" if not (dest / 'validation').is_dir() else ''
+        _say(f'train with: --data-dir {shlex.quote(args.dest)} --num-classes {results[0].classes}{alone}')
+    return 0
+
+
+def _add_weights(parser: Any, kind: str) -> None:
+    parser.add_argument('path', metavar=kind, help='file with the weights')
+    parser.add_argument('dest', metavar='DEST', nargs='?', help='folder (ARCHITECTURE.TAG)')
+    parser.add_argument('--tag', help='name of the weights, what follows ARCHITECTURE.')
+    head = parser.add_mutually_exclusive_group()
+    head.add_argument('--head', action='store_true', default=True, help='keep the head (so by default)')
+    head.add_argument('--no-head', dest='head', action='store_false', help='drop the head')
+    parser.add_argument('--license', metavar='SPDX', help='licence of the weights, e.g. apache-2.0')
+    parser.add_argument(
+        '--result', metavar='NAME=VALUE', action='append', default=[], help='a measurement, for the card; repeatable'
+    )
+    parser.add_argument('--manifest', metavar='FILE.json', help='add the weights to this manifest, and beside it')
+
+
+def _options(args: Any, *names: str) -> dict[str, Any]:
+    options = {name: getattr(args, name) for name in ('head', 'tag', *names)}
+    return options | {'results': args.result} | ({'license': args.license} if args.license else {})
+
+
+def _finish_weights(args: Any, folder: Path) -> int:
+    from ..hub import folder as hub
+    from ..hub import manifest as weights
+
+    _say(f"{folder}: load with timm.create_model('local-dir:{folder}', pretrained=True)")
+    if args.manifest:
+        entry = hub.entry_of(folder, file=weights.HUB_FILE)
+        entry = weights.add(entry, folder / weights.HUB_FILE, args.manifest)
+        _say(f'{args.manifest}: {entry.name}, {entry.size:,} bytes, sha256 {entry.sha256}')
+    return 0
+
+
+def _add_export_weights(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        'export-weights',
+        _export_weights,
+        'make a folder that timm loads of a checkpoint of train.py',
+        _EXPORT_WEIGHTS_EXAMPLES,
+    )
+    _add_weights(parser, 'CHECKPOINT')
+    ema = parser.add_mutually_exclusive_group()
+    ema.add_argument('--use-ema', action='store_true', default=None, help='take the moving average (if there is one)')
+    ema.add_argument('--no-ema', dest='use_ema', action='store_false', help='take the weights themselves')
+    parser.add_argument('--recipe', metavar='TEXT', help='recipe of the training, for the card')
+    parser.add_argument('--hardware', metavar='TEXT', help='what it ran on, for the card')
+
+
+def _export_weights(args: Any) -> int:
+    from ..hub import folder as hub
+
+    return _finish_weights(
+        args, hub.export_weights(args.path, args.dest, **_options(args, 'use_ema', 'recipe', 'hardware'))
+    )
+
+
+def _add_convert(commands: Any) -> None:
+    summary = "make such a folder of a .pth file of the method's authors"
+    _add_weights(_add_command(commands, 'convert', _convert, summary, _CONVERT_EXAMPLES), 'FILE')
+
+
+def _convert(args: Any) -> int:
+    from ..hub import folder as hub
+
+    return _finish_weights(args, hub.convert(args.path, args.dest, **_options(args)))
+
+
+def _add_publish(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        'publish',
+        _publish,
+        'upload a folder that export-weights or convert has written to the Hub',
+        _PUBLISH_EXAMPLES,
+    )
+    parser.add_argument('folder', metavar='DIR', help='folder that export-weights or convert has written')
+    parser.add_argument('--repo-id', metavar='OWNER/NAME', required=True, help='repository; created if need be')
+    parser.add_argument('--private', action='store_true', help='create it as a private one')
+    parser.add_argument('--create-pr', action='store_true', help='open a pull request in place of a commit')
+    parser.add_argument('--revision', metavar='BRANCH', help='branch to commit to (main); created if need be')
+    parser.add_argument('--dry-run', action='store_true', help='check everything, upload nothing')
+
+
+def _publish(args: Any) -> int:
+    from ..hub import folder as hub
+
+    options = {name: getattr(args, name) for name in ('private', 'create_pr', 'revision', 'dry_run')}
+    done = hub.publish(args.folder, args.repo_id, **options)
+    _say(
+        f'{args.folder}: uploaded and checked, {done.url}'
+        if done.url
+        else f'{args.folder}: ready for {args.repo_id}, not uploaded'
+    )
+    if done.entry:
+        _say('what a manifest of weights, such as that of timm-fractal, would say:')
+        _say(json.dumps(done.entry, indent=2))
+    return 0
+
+
+def _add_doctor(commands: Any) -> None:
+    _add_command(commands, 'doctor', _doctor, 'check the set-up', _DOCTOR_EXAMPLES)
+
+
+def _doctor(args: Any) -> int:
+    from . import doctor
+
+    failed = False
+    for check in doctor.run():
+        _say(f'{check.status:<5} {check.text}' + (f' -> {check.advice}' if check.advice else ''), flush=True)
+        failed |= check.status == 'FAIL'
+    return int(failed)

@@ -1,0 +1,257 @@
+"""Iterated function systems: sampling by sigma-factor, perturbation, probabilities, saving.
+
+An IFS is a float64 array of shape (N, 2, 3): map j takes the point (x, y) to ``A_j (x, y) + b_j`` with
+``A_j = system[j, :, :2]`` and ``b_j = system[j, :, 2]``.
+
+Only ``random()`` of the generators is used, never another distribution: its 53-bit doubles are the plain bit stream, so
+that a numpy release which improves some sampling algorithm cannot change a fractal.
+"""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+from typing import Any, Literal, Optional, Union
+
+import numpy as np
+import numpy.typing as npt
+
+from .._utils.atomic import atomic_write
+
+Array = npt.NDArray[np.float64]
+
+#: The sigma-factor of a base IFS is drawn within this distance of the one asked for (the reference generator's margin).
+SIGMA_MARGIN = 0.1
+#: Numbers of maps that `sample_uniform` chooses from.
+UNIFORM_MAPS = range(2, 8)
+
+
+def sample_singular_values(maps: int, sigma: float, rng: np.random.Generator) -> Array:
+    """Draw singular values with a given sigma-factor ("Improving Fractal Pre-training", section 3.2).
+
+    Args:
+        maps: Number N of affine maps, at least 1.
+        sigma: The sigma-factor: the sum over maps of (larger + 2 * smaller singular value), 0 < sigma < 3 N.
+        rng: Source of randomness.
+
+    Returns:
+        Shape (N, 2), with 0 <= values[:, 1] <= values[:, 0] <= 1.
+
+    Raises:
+        ValueError: ``sigma`` is not between 0 and 3 N.
+
+    Example:
+        >>> values = sample_singular_values(2, 3.5, np.random.default_rng(0))
+        >>> float(round((values @ [1, 2]).sum(), 12))
+        3.5
+    """
+    if not 0 < sigma < 3 * maps:
+        raise ValueError(f'sigma must be greater than 0 and less than 3 * maps = {3 * maps}, got {sigma}')
+    values = np.empty((maps, 2))
+    budget = sigma
+    # What has to be spent on this map so that the maps after it, at most 3 each, can spend the rest.
+    needed = sigma - 3 * (maps - 1)
+    for j in range(maps - 1):
+        large = _uniform(rng, max(0.0, needed / 3), min(1.0, budget))
+        budget, needed = budget - large, needed - large
+        small = _uniform(rng, max(0.0, needed / 2), min(large, budget / 2))
+        budget, needed = budget - 2 * small, needed - 2 * small + 3
+        values[j] = large, small
+    small = _uniform(rng, max(0.0, (budget - 1) / 2), budget / 3)
+    values[-1] = budget - 2 * small, small
+    return values
+
+
+def sample(maps: int, sigma: float, rng: np.random.Generator) -> Array:
+    """Draw an IFS of contractive maps by its sigma-factor ("Improving Fractal Pre-training", section 3.2).
+
+    The linear part of map j is U diag(s1, s2) V with random rotations U, V (angles uniform in [-pi, pi]) of a basis
+    with random signs; the translation is uniform in [-1, 1]^2; the sigma-factor itself is uniform within `SIGMA_MARGIN`
+    of ``sigma``. The order of the draws is the reference's: the same numpy generator gives the same system.
+
+    Args:
+        maps: Number N of affine maps, at least 2.
+        sigma: The sigma-factor aimed at, 0 < sigma < 3 N.
+        rng: Source of randomness.
+
+    Returns:
+        Shape (N, 2, 3).
+
+    Raises:
+        ValueError: ``maps`` or ``sigma`` is out of range.
+
+    Example:
+        >>> sample(2, 3.5, np.random.default_rng(0)).shape
+        (2, 2, 3)
+    """
+    if maps < 2:
+        raise ValueError(f'maps must be at least 2, got {maps}')
+    if not 0 < sigma < 3 * maps:
+        raise ValueError(f'sigma must be greater than 0 and less than 3 * maps = {3 * maps}, got {sigma}')
+    signs = np.sign(rng.random((2 * maps, 2, 1)) - 0.5) * np.eye(2)
+    angles = _uniform(rng, -np.pi, np.pi, (2 * maps,))
+    sin, cos = np.sin(angles), np.cos(angles)
+    rotations = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2) @ signs
+    # A margin that would leave the valid range is cut at its ends.
+    edge = 1e-6
+    low, high = max(edge, sigma - SIGMA_MARGIN), min(3 * maps - edge, sigma + SIGMA_MARGIN)
+    values = sample_singular_values(maps, _uniform(rng, low, high), rng)
+    system = np.empty((maps, 2, 3))
+    system[:, :, :2] = rotations[:maps] * values[:, None, :] @ rotations[maps:]
+    system[:, :, 2] = _uniform(rng, -1.0, 1.0, (maps, 2))
+    return system
+
+
+def probabilities(system: Array) -> Array:
+    """Probability of each map in the chaos game, p_j = |det A_j| / sum |det A|.
+
+    Args:
+        system: Shape (N, 2, 3).
+
+    Returns:
+        Shape (N,), summing to 1. Where every determinant is 0, all maps are equally likely.
+    """
+    areas = np.abs(system[:, 0, 0] * system[:, 1, 1] - system[:, 0, 1] * system[:, 1, 0])
+    total = areas.sum()
+    return areas / total if total > 0 else np.full(len(system), 1 / len(system))
+
+
+def perturb(
+    system: Array, delta: float, rng: np.random.Generator, mode: Literal['multiply', 'add'] = 'multiply'
+) -> Array:
+    """Perturb every parameter of an IFS by its own small random amount ("Scaling Backwards", section 4).
+
+    Args:
+        system: The base IFS, shape (N, 2, 3).
+        delta: Strength, 0 <= delta < 1.
+        rng: Source of randomness.
+        mode: ``'multiply'``: every parameter times its own U(1 - delta, 1 + delta), as the released generator does.
+            ``'add'``: every parameter plus its own U(-delta/2, delta/2), as the paper writes it.
+
+    Returns:
+        Shape (N, 2, 3). It may be no contraction any more: see `timm_fractal.fractal.render.render`.
+
+    Raises:
+        ValueError: ``delta`` is out of range or ``mode`` unknown.
+    """
+    if not 0 <= delta < 1:
+        raise ValueError(f'delta must be at least 0 and less than 1, got {delta}')
+    # Drawn in the order a, b, c, d, e, f of the map x' = a x + b y + e, y' = c x + d y + f.
+    draws = rng.random((len(system), 6))
+    noise = np.concatenate([draws[:, :4].reshape(-1, 2, 2), draws[:, 4:, None]], axis=2)
+    if mode == 'multiply':
+        return system * ((1 - delta) + 2 * delta * noise)
+    if mode == 'add':
+        return system + delta * (noise - 0.5)
+    raise ValueError(f"mode must be 'multiply' or 'add', got {mode!r}")
+
+
+def addresses(probs: Array, points: int, seed: int = 100) -> npt.NDArray[np.uint8]:
+    """Draw the sequence of maps that a chaos game applies; all images of a data set share it.
+
+    Args:
+        probs: Probability of each map, shape (N,).
+        points: Number of points of the chaos game, the start included.
+        seed: Seed of the sequence. 100 gives the reference generator's.
+
+    Returns:
+        Shape (points - 1,): the map that leads from each point to the next.
+    """
+    draws = _draws(points, seed)[: points - 1]
+    # Map j is the first whose cumulative probability reaches the draw; rounding may leave the last one short of 1. Maps
+    # that are never chosen do not count: what has fewer maps than others is filled up with them.
+    last = np.flatnonzero(probs)[-1]
+    path = np.zeros(len(draws), np.uint8)
+    for reached in np.cumsum(probs)[:last]:
+        path += draws > reached
+    return path
+
+
+@functools.lru_cache(maxsize=2)
+def _draws(points: int, seed: int) -> Array:
+    # RandomState is the one generator whose every number numpy promises to keep.
+    return np.random.RandomState(seed).random_sample(points)
+
+
+def sample_uniform(rng: np.random.Generator) -> Array:
+    """Draw an IFS as FractalDB's random search does ("Pre-training without Natural Images", section 3).
+
+    The number of maps is one of `UNIFORM_MAPS`, all equally likely; every parameter is uniform in [-1, 1].
+
+    Args:
+        rng: Source of randomness; as many numbers are drawn for few maps as for many.
+
+    Returns:
+        Shape (7, 2, 3). Maps beyond the number drawn are zero, and never chosen: their probability is 0.
+
+    Example:
+        >>> system = sample_uniform(np.random.default_rng(0))
+        >>> probabilities(system).round(2).tolist()
+        [0.11, 0.28, 0.22, 0.15, 0.24, 0.0, 0.0]
+    """
+    draws = rng.random(1 + 6 * UNIFORM_MAPS[-1])
+    system: Array = 2 * draws[1:].reshape(-1, 2, 3) - 1
+    system[UNIFORM_MAPS[int(draws[0] * len(UNIFORM_MAPS))] :] = 0
+    return system
+
+
+def _uniform(rng: np.random.Generator, low: float, high: float, shape: Optional[tuple[int, ...]] = None) -> Any:
+    return low + (high - low) * rng.random(shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """Everything a data set is made of: its base fractals and the perturbed one of each class.
+
+    Attributes:
+        name: Canonical name of the data set.
+        bases: The base IFS, shape (K, N, 2, 3). Where they differ in the number of maps, the missing ones are zero.
+        systems: One IFS per class, shape (classes, N, 2, 3); that of class k is a perturbation of ``bases[k % K]``.
+
+    Example:
+        >>> from timm_fractal import Fractal1
+        >>> family = Fractal1('fractal1/classes=2,size=64,points=5000').family
+        >>> family.name, family.bases.shape, family.systems.shape
+        ('fractal1/classes=2,points=5000,size=64', (1, 2, 2, 3), (2, 2, 2, 3))
+    """
+
+    name: str
+    bases: Array
+    systems: Array
+
+    def save(self, path: Union[str, Path]) -> None:
+        """Write a JSON file that `load` reads back bit for bit."""
+        content = {'dataset': self.name, 'bases': self.bases.tolist(), 'systems': self.systems.tolist()}
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(content), encoding='utf-8')
+
+    @classmethod
+    def load(cls, path: Union[str, Path]) -> 'Family':
+        """Read a file written by `save`.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: The file is no such file, or damaged; the message says where.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f'{path}: no file of parameters')
+        text = Path(path).read_bytes()
+        try:
+            content = json.loads(text)
+            family = cls(
+                name=content['dataset'],
+                bases=np.asarray(content['bases'], dtype=np.float64),
+                systems=np.asarray(content['systems'], dtype=np.float64),
+            )
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            reason = 'no text' if isinstance(error, UnicodeDecodeError) else f'{type(error).__name__}: {error}'
+            raise ValueError(
+                f'{path} is no parameter file of timm-fractal, or damaged ({reason}); a photograph is for image1'
+            ) from error
+        maps = family.bases.shape[1:2]
+        for key in ('bases', 'systems'):
+            array = getattr(family, key)
+            shape = (*array.shape[:1], *maps, 2, 3)
+            if not isinstance(family.name, str) or array.shape != shape or not np.isfinite(array).all():
+                raise ValueError(f'{path}: {key!r} must be finite numbers of shape {shape}, got shape {array.shape}')
+        return family

@@ -1,0 +1,253 @@
+"""Systems -> images: checks the input, allocates the output, chooses the back end.
+
+Images are two-valued, black and `GRAY`, and stored as bits: uint8 of shape (images, size, 8 * ceil(size / 64)), bit
+``c & 7`` of byte ``c >> 3`` of a row is column c. `unpack` makes gray images of them.
+"""
+
+import functools
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal, NamedTuple, Optional
+
+import numpy as np
+import numpy.typing as npt
+
+from .ifs import Array
+
+_logger = logging.getLogger(__name__)
+
+Bits = npt.NDArray[np.uint8]
+Patch = Literal['random', 'fill', 'point']
+Backend = Literal['auto', 'numba', 'torch']
+
+#: Gray level of a drawn pixel.
+GRAY = 127
+#: Pixels kept free on every side of an image.
+PADDING = 6
+#: Images drawn side by side by one thread: enough SIMD lanes to hide the latency of the recurrence.
+LANES = 32
+#: Images drawn at once by torch on another device.
+LANES_ELSEWHERE = 256
+
+PATCHES = {'random': 0, 'fill': 1, 'point': 2}
+
+
+class Rendered(NamedTuple):
+    """Images drawn by `render`.
+
+    Attributes:
+        bits: The images, bit-packed, see the head of this module.
+        fill: Fraction of the pixels that are not black, shape (images,).
+        diverged: Whether the chaos game ran off to infinity, shape (images,); such an image is black.
+    """
+
+    bits: Bits
+    fill: npt.NDArray[np.float64]
+    diverged: npt.NDArray[np.bool_]
+
+
+def row_bytes(size: int) -> int:
+    """Bytes in a row of a bit-packed image: whole 64-bit words."""
+    return 8 * ((size + 63) // 64)
+
+
+def unpack(bits: Bits, size: int) -> npt.NDArray[np.uint8]:
+    """Gray images of bit-packed ones.
+
+    Args:
+        bits: Shape (..., size, row bytes).
+        size: Width and height in pixels.
+
+    Returns:
+        Shape (..., size, size), values 0 and `GRAY`.
+    """
+    pixels = np.take(_GRAY_OF_BYTE, bits, axis=0)
+    return pixels.reshape(*bits.shape[:-1], -1)[..., :size]
+
+
+_GRAY_OF_BYTE = GRAY * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder='little')
+
+
+def render(
+    systems: Array,
+    addresses: npt.NDArray[np.uint8],
+    keys: npt.NDArray[np.uint32],
+    size: int = 512,
+    patch: Patch = 'random',
+    *,
+    backend: Backend = 'auto',
+    device: Any = None,
+    threads: Optional[int] = None,
+    out: Optional[Bits] = None,
+) -> Rendered:
+    """Draw one image per system with the chaos game, as the 1p-frac reference does.
+
+    Every image starts at (0, 0) and takes the same sequence of maps. The bounding box of its points, the starting
+    transient included, is scaled to the canvas, x and y independently; the image is flipped top to bottom. Every point
+    pastes a patch; later patches overwrite earlier ones, their black pixels included.
+
+    Args:
+        systems: Shape (B, N, 2, 3), N <= 256.
+        addresses: Shape (points - 1,), see `timm_fractal.fractal.ifs.addresses`.
+        keys: Shape (B, 2): where the random patches of each image come from.
+        size: Width and height in pixels, 16 to 4096.
+        patch: ``'random'``: 3 x 3 pixels, each gray or black by a random bit, not all black. ``'fill'``: 3 x 3 gray
+            pixels. ``'point'``: one gray pixel.
+        backend: ``'numba'`` draws on the CPU, ``'torch'`` on ``device``; ``'auto'`` takes torch if a device is given
+            or numba cannot be imported. Both give the same images.
+        device: torch device for the torch back end, by default the CPU.
+        threads: CPU threads of the numba back end, by default all that this process may use.
+        out: Draw into this array of shape (B, size, row bytes), C-contiguous.
+
+    Returns:
+        The images, their fill and whether they diverged.
+
+    Raises:
+        ValueError: An argument has the wrong shape or is out of range.
+
+    Example:
+        >>> from timm_fractal import ifs
+        >>> system = ifs.sample(2, 3.5, np.random.default_rng(1))
+        >>> path = ifs.addresses(ifs.probabilities(system), points=5000)
+        >>> images = render(system[None], path, np.zeros((1, 2), np.uint32), size=64)
+        >>> unpack(images.bits, 64).shape
+        (1, 64, 64)
+    """
+    systems = np.asarray(systems, dtype=np.float64)
+    if systems.ndim != 4 or systems.shape[2:] != (2, 3):
+        raise ValueError(f'systems must have the shape (B, N, 2, 3), got {systems.shape}')
+    if not 1 <= systems.shape[1] <= 256:
+        raise ValueError(f'systems must have 1 to 256 maps each, got {systems.shape[1]}')
+    if not np.isfinite(systems).all():
+        raise ValueError('systems must be finite numbers')
+    count = len(systems)
+    if addresses.ndim != 1 or (len(addresses) and addresses.max() >= systems.shape[1]):
+        raise ValueError(f'addresses must be one row of map numbers less than {systems.shape[1]}')
+    if keys.shape != (count, 2):
+        raise ValueError(f'keys must have the shape {(count, 2)}, got {keys.shape}')
+    if not 16 <= size <= 4096:
+        raise ValueError(f'size must be from 16 to 4096, got {size}')
+    if patch not in PATCHES:
+        raise ValueError(f'patch must be one of {", ".join(PATCHES)}, got {patch!r}')
+    if backend not in ('auto', 'numba', 'torch'):
+        raise ValueError(f"backend must be 'auto', 'numba' or 'torch', got {backend!r}")
+    shape = (count, size, row_bytes(size))
+    if out is None:
+        out = np.empty(shape, np.uint8)
+    elif out.shape != shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
+        raise ValueError(f'out must be a C-contiguous uint8 array of shape {shape}')
+
+    if backend == 'auto':
+        backend = 'torch' if device is not None or not _has_numba() else 'numba'
+    diverged = np.zeros(count, np.bool_)
+    addresses, keys = np.ascontiguousarray(addresses, np.uint8), np.asarray(keys, np.uint32)
+    if backend == 'torch':
+        # Few at a time: on the device an image takes eight times as much.
+        for start in range(0, count, 16 * LANES):
+            part = slice(start, start + 16 * LANES)
+            pixels, lost = render_on(device, systems[part], addresses, keys[part], size, patch)
+            packed = np.packbits(pixels.cpu().numpy(), axis=2, bitorder='little')
+            out[part, :, : packed.shape[2]], out[part, :, packed.shape[2] :] = packed, 0
+            diverged[part] = lost.cpu().numpy()
+    else:
+        _render_numba(systems, addresses, keys, size, PATCHES[patch], out, diverged, threads or cpu_count())
+    return Rendered(out, np.bitwise_count(out.view(np.uint64)).sum((1, 2), dtype=np.int64) / size**2, diverged)
+
+
+def _parameters(systems: Array) -> Array:
+    """(B, N, 2, 3) -> (N, 6, B), images innermost, as the kernels want them."""
+    return np.ascontiguousarray(systems.reshape(*systems.shape[:2], 6).transpose(1, 2, 0))
+
+
+def _render_numba(
+    systems: Array,
+    addresses: npt.NDArray[np.uint8],
+    keys: npt.NDArray[np.uint32],
+    size: int,
+    patch: int,
+    out: Bits,
+    diverged: npt.NDArray[np.bool_],
+    threads: int,
+) -> None:
+    from .render_numba import draw
+
+    # A canvas of the machine's words; their bytes are in the order of `bits` on every little-endian machine.
+    canvas = out.reshape(len(out), -1).view('<u8')
+
+    def block(start: int) -> None:
+        part = slice(start, start + LANES)
+        canvas[part] = 0
+        draw(_parameters(systems[part]), addresses, keys[part], size, PADDING, patch, canvas[part], diverged[part])
+
+    starts = range(0, len(systems), LANES)
+    if threads == 1 or len(starts) < 2:
+        for start in starts:
+            block(start)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(block, starts))
+
+
+def render_on(
+    device: Any,
+    systems: Array,
+    addresses: npt.NDArray[np.uint8],
+    keys: npt.NDArray[np.uint32],
+    size: int,
+    patch: Patch,
+) -> tuple[Any, Any]:
+    """Draw images on a torch device and leave them there.
+
+    Args:
+        device: The torch device.
+        systems: As for `render`, and so are the others, but none of them is checked.
+        addresses: The sequence of maps.
+        keys: Where the random patches come from.
+        size: Width and height in pixels.
+        patch: As for `render`.
+
+    Returns:
+        The images, uint8 of shape (B, size, size), values 0 and `GRAY`, and whether they diverged, bool of shape (B,).
+    """
+    import torch
+
+    from .._utils import device as _device
+    from .._utils.device import to_device
+    from . import render_torch
+
+    device = torch.device(device or 'cpu')
+    kernel: Any = _device.triton_kernels(device, 'fractal.render_triton')
+    # Without it an image takes some 8 MB on the way.
+    lanes = len(systems) if kernel else LANES if device.type == 'cpu' else LANES_ELSEWHERE
+    path = to_device(addresses, device).long()
+    pixels = torch.empty((len(systems), size, size), dtype=torch.uint8, device=device)
+    lost = torch.empty(len(systems), dtype=torch.bool, device=device)
+    for start in range(0, len(systems), lanes):
+        part = slice(start, start + lanes)
+        maps = to_device(_parameters(systems[part]), device)
+        seeds = to_device(keys[part].astype(np.int64), device)
+        arguments = maps, path, seeds, size, PADDING, PATCHES[patch], GRAY, pixels[part], lost[part]
+        (kernel or render_torch).draw(*arguments)
+    return pixels, lost
+
+
+def cpu_count() -> int:
+    """CPU threads this process may use: its share when several ranks run on one machine."""
+    mask = getattr(os, 'sched_getaffinity', None)
+    cpus = len(mask(0)) if mask else os.cpu_count() or 1
+    text = os.environ.get('LOCAL_WORLD_SIZE', '1')
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f'the environment variable LOCAL_WORLD_SIZE must be a whole number from 1, got {text[:100]!r}')
+    return max(1, cpus // int(text))
+
+
+@functools.cache
+def _has_numba() -> bool:
+    try:
+        from . import render_numba  # noqa: F401
+    except Exception as error:
+        # Not there, of another numpy, without a compiler, half installed, ...
+        _logger.warning('numba cannot be used (%r): fractals are rendered with torch, which is slower', error)
+        return False
+    return True

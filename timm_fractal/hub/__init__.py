@@ -1,0 +1,35 @@
+"""Weights: from a checkpoint to a folder that timm loads, and from there to the Hub."""
+
+from typing import TYPE_CHECKING
+
+from .._utils.lazy import door
+
+if TYPE_CHECKING:
+    from .folder import FILES, LICENSE, Published, check, convert, entry_of, export_weights, publish, reference_output
+
+__all__ = [
+    'FILES',
+    'LICENSE',
+    'Published',
+    'check',
+    'convert',
+    'entry_of',
+    'export_weights',
+    'publish',
+    'reference_output',
+]
+
+__getattr__, __dir__ = door(
+    __name__,
+    {
+        'FILES': 'folder',
+        'LICENSE': 'folder',
+        'Published': 'folder',
+        'check': 'folder',
+        'convert': 'folder',
+        'entry_of': 'folder',
+        'export_weights': 'folder',
+        'publish': 'folder',
+        'reference_output': 'folder',
+    },
+)

@@ -1,0 +1,525 @@
+"""Weights that somebody has trained: from a checkpoint to a folder that timm loads, and from there to the Hub."""
+
+import dataclasses
+import errno
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple, Optional, Union
+
+import timm
+import timm.data
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from .._utils.atomic import alone
+from .._version import __version__
+from ..data.base import create
+from ..fractal.categories import REFERENCE_CANVAS
+from ..plugin.hook import save_config
+from ..spec import parse_name
+from . import checkpoint
+from .checkpoint import Checkpoint
+from .client import ask
+from .manifest import HUB_FILE, Weights
+from .model_card import FIELDS, REPOSITORY, card
+
+#: The files of an exported folder. The last two are there if the training is known.
+FILES = (HUB_FILE, 'config.json', 'README.md', 'train_args.yaml', 'ifs.json')
+
+LICENSE = 'apache-2.0'
+
+# Arguments of an architecture that every timm model has or can be given: a tag can stand for all others only if there
+# are none.
+_ORDINARY = {'num_classes', 'in_chans', 'img_size', 'global_pool'}
+
+_TAG = r'[A-Za-z0-9_-]{1,96}'
+
+# Where timm looks for weights, or for code that loads them.
+_SOURCES = ('source', 'file', 'url', 'hf_hub_id', 'hf_hub_filename', 'state_dict', 'custom_load')
+
+# Files that hold tensors in a form that can hold code too.
+_UNSAFE = ('.bin', '.ckpt', '.pickle', '.pkl', '.pt', '.pth', '.tar')
+
+# A folder within the destination that a killed process leaves behind.
+_UNFINISHED = '.export-'
+
+
+class Published(NamedTuple):
+    """What `publish` has done.
+
+    Attributes:
+        url: Where the weights are now; empty after a dry run.
+        entry: What a manifest says about them; without a place after a dry run.
+    """
+
+    url: str
+    entry: dict[str, Any]
+
+
+def export_weights(
+    path: Union[str, Path],
+    dest: Union[str, Path, None] = None,
+    *,
+    use_ema: Optional[bool] = None,
+    head: bool = True,
+    tag: Optional[str] = None,
+    license: str = LICENSE,
+    recipe: Optional[str] = None,
+    hardware: Optional[str] = None,
+    results: Iterable[str] = (),
+) -> Path:
+    """Turn a checkpoint of train.py into a folder that timm loads with ``local-dir:``, and from the Hub.
+
+    Args:
+        path: ``last.pth.tar`` and the like, or a safetensors file or a bare state dict with ``args.yaml`` beside it.
+        dest: The folder, by default ``<architecture>.<tag>`` here.
+        use_ema: Take the moving average of the weights; by default, if there is one.
+        head: Keep the head for the classes of the training.
+        tag: What the weights are called, by default after the data set: ``fractal1_1k``.
+        license: SPDX identifier.
+        recipe: The recipe of the training, for the model card.
+        hardware: What it ran on, for the model card.
+        results: What was measured, each as ``'name=value'``, for the model card.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: The checkpoint is damaged, refused, or does not fit its architecture.
+        FileExistsError: The folder holds something else.
+        OSError: It cannot be read or written.
+    """
+    found = checkpoint.read(Path(path), use_ema)
+    if 'model' not in found.args:
+        raise ValueError(f'{path} does not say how it was trained: put the args.yaml of the training beside it')
+    provenance, family = _provenance(found)
+    provenance |= {'recipe': recipe, 'hardware': hardware, 'results': _results(results)}
+    tag = tag or _default_tag(found)
+    return _write(found, dest, tag, license, provenance, family, head)
+
+
+def convert(
+    path: Union[str, Path],
+    dest: Union[str, Path, None] = None,
+    *,
+    head: bool = True,
+    tag: Optional[str] = None,
+    license: str = 'unknown',
+    results: Iterable[str] = (),
+) -> Path:
+    """Turn a ``.pth`` file as the authors of 1p-frac, OFDB and FractalDB release them into the same kind of folder.
+
+    The file holds the tensors under the key ``model``, or is a bare state dict, under timm's names. The architecture is
+    found from their shapes; mean and standard deviation of the input are 0.5, as in all pre-training of these authors.
+
+    Args:
+        path: The file.
+        dest: The folder, by default ``<architecture>.<tag>`` here.
+        head: Keep the head for the classes of the training.
+        tag: What the weights are called, by default as the file is.
+        license: SPDX identifier of the file's licence, in lower case.
+        results: What was measured, each as ``'name=value'``, for the model card.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: The file is damaged, refused, or of an architecture that is not known.
+        OSError: It cannot be read or written.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'{path}: no such file')
+    content = checkpoint.unpickle(path)
+    weights = content if checkpoint.is_bare(content) else content.get('model')
+    if weights is None:
+        hint = ': a checkpoint of train.py, use export-weights' if 'state_dict' in content else ''
+        raise ValueError(f"{path}: no 'model' in this file, it has: {checkpoint.listed(content)}{hint}")
+    tensors = checkpoint.check_tensors(path, weights)
+    architecture, classes = checkpoint.recognise(path, tensors)
+    args = {'model': architecture, 'num_classes': classes, 'mean': [0.5] * 3, 'std': [0.5] * 3}
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    provenance = {'converted_from': path.name, 'sha256_of_original': digest, 'results': _results(results)}
+    tag = tag or re.sub(r'[^a-z0-9]+', '_', path.name.partition('.')[0].lower()).strip('_')
+    return _write(Checkpoint(path, tensors, args), dest, tag, license, provenance, None, head, with_args=False)
+
+
+def _results(texts: Iterable[str]) -> dict[str, str]:
+    pairs = [text.partition('=') for text in texts]
+    for name, equals, value in pairs:
+        if not (name and equals and value):
+            raise ValueError(f'a result must be name=value, got {name + equals + value!r}')
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _dataset(args: dict[str, Any]) -> Any:
+    """The specification of the data set of a training; None if it is not one of ours."""
+    try:
+        return parse_name(str(args.get('dataset')))
+    except ValueError:
+        return None
+
+
+def _dataset_name(args: dict[str, Any]) -> str:
+    """The data set of a training that is not ours, without where it lies."""
+    return str(args.get('dataset') or 'images in a folder')
+
+
+def _default_tag(found: Checkpoint) -> str:
+    spec = _dataset(found.args)
+    if spec is None:
+        raise ValueError(
+            f'--tag must be given: it is named after data sets of timm-fractal, and the training was on '
+            f'{_dataset_name(found.args)}'
+        )
+    classes = f'{spec.classes // 1000}k' if spec.classes % 1000 == 0 else str(spec.classes)
+    return f'{spec.type}_{classes}'
+
+
+def _provenance(found: Checkpoint) -> tuple[dict[str, Any], Any]:
+    """What a checkpoint says about its training, and the parameters of the data set if it has some."""
+    spec = _dataset(found.args)
+    packages = ('timm', 'torch', 'timm-fractal')
+    said: dict[str, Any] = {
+        'dataset': _dataset_name(found.args) if spec is None else str(spec),
+        'samples': found.samples,
+        'epochs': found.epochs,
+        'loss': found.loss,
+        'weights': 'moving average' if found.ema else 'as trained',
+        'exported_with': {name: metadata.version(name) for name in packages[:2]} | {packages[2]: __version__},
+    }
+    source = str(found.args.get('data_dir') or found.args.get('data') or '')
+    # Made from a file, which is not here, the data set is not what its name alone says. Fractals ignore folders.
+    if spec is None or spec.type == 'image1' or Path(source).suffix:
+        return said, None
+    family = None
+    if hasattr(spec, 'points'):
+        if spec.classes > (found.args.get('num_classes') or spec.classes):
+            raise ValueError(
+                f'{found.path}: {spec} has {spec.classes} classes and num_classes is {found.args["num_classes"]}: the '
+                f'training cannot have been on it'
+            )
+        # IFS codes do not depend on the canvas: nothing is rendered on a large one.
+        small: Any = dataclasses.replace(spec, cache='none', **REFERENCE_CANVAS)
+        dataset: Any = create(small.name())
+        family = dataclasses.replace(dataset.family, name=str(spec))
+    if family is not None and len(family.bases) == 1:
+        said['base'] = family.bases[0].tolist()
+    return said, family
+
+
+def _write(
+    found: Checkpoint,
+    dest: Union[str, Path, None],
+    tag: str,
+    license: str,
+    provenance: dict[str, Any],
+    family: Any,
+    head: bool,
+    with_args: bool = True,
+) -> Path:
+    if not re.fullmatch(_TAG, tag):
+        raise ValueError(f'tag must be letters, digits, "_" and "-", got {tag!r}')
+    # Without memory first: what the arguments describe may be of any size, what the file holds is not.
+    model = checkpoint.on_meta(checkpoint.build, found.args)
+    architecture = str(model.pretrained_cfg['architecture'])
+    tensors = {name: tuple(tensor.shape) for name, tensor in found.tensors.items()}
+    checkpoint.refuse_differences(found.path, architecture, checkpoint.model_shapes(model), tensors)
+    model = checkpoint.build(found.args)
+    config = timm.data.resolve_data_config(found.args, model=model)  # type: ignore[attr-defined,no-untyped-call]
+    if not head:
+        model = checkpoint.build(found.args, num_classes=0)
+    model.load_state_dict({name: found.tensors[name] for name in model.state_dict()})
+    of_architecture = ('fixed_input_size', 'pool_size', 'first_conv', 'classifier')
+    cfg = {key: model.pretrained_cfg[key] for key in of_architecture if key in model.pretrained_cfg}
+    cfg |= dict(config, num_classes=model.num_classes, license=license, architecture=architecture, tag=tag)
+    model.pretrained_cfg = cfg
+    name = f'{architecture}.{tag}'
+    dest = Path(name if dest is None else dest)
+    _refuse_other(dest)
+    dest.mkdir(parents=True, exist_ok=True)
+    provenance = {key: value for key, value in provenance.items() if value not in (None, {})}
+    with alone(dest):
+        for killed in dest.glob(f'{_UNFINISHED}*'):
+            shutil.rmtree(killed, ignore_errors=True)
+        # On the same disk, so that every file appears at once and whole.
+        with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=dest) as folder:
+            temporary = Path(folder)
+            save_config(
+                model, temporary / 'config.json', dict(found.args.get('model_kwargs') or {}), provenance=provenance
+            )
+            _save_tensors(model.state_dict(), temporary / HUB_FILE)
+            # safetensors makes files that nobody else can read.
+            shutil.copymode(temporary / 'config.json', temporary / HUB_FILE)
+            (temporary / 'README.md').write_text(card(name, cfg, provenance), encoding='utf-8')
+            if with_args:
+                (temporary / 'train_args.yaml').write_text(yaml.safe_dump(found.args), encoding='utf-8')
+            if family is not None:
+                family.save(temporary / 'ifs.json')
+            for file in FILES:
+                if (temporary / file).exists():
+                    os.replace(temporary / file, dest / file)
+                else:
+                    (dest / file).unlink(missing_ok=True)
+    return dest
+
+
+def _save_tensors(tensors: checkpoint.Tensors, path: Path) -> None:
+    try:
+        save_file(tensors, path, {'format': 'pt'})
+    except SafetensorError as error:
+        # How safetensors says that the disk is full, among other things.
+        number = re.search(r'(?:os error|code:) (\d+)', str(error))
+        code = int(number.group(1)) if number else errno.EIO
+        raise OSError(code, f'the weights cannot be written ({os.strerror(code)})', str(path.parent.parent)) from error
+
+
+def _refuse_other(dest: Path) -> None:
+    """Raise if there is anything at the destination that is no export."""
+    if dest.exists() and not dest.is_dir():
+        raise FileExistsError(f'{dest} is a file: the destination must be a folder')
+    names = {path.name for path in dest.glob('*') if not path.name.startswith(_UNFINISHED)}
+    others = sorted(names - set(FILES))
+    if others:
+        raise FileExistsError(f'{dest} holds {others[0]!r}, which no export writes: choose another destination')
+
+
+def entry_of(folder: Union[str, Path], **place: Any) -> Weights:
+    """What a manifest says about an exported folder.
+
+    Args:
+        folder: Written by `export_weights` or `convert`.
+        place: Where the weights are: ``file``, or ``hf_hub_id`` and ``revision``.
+
+    Raises:
+        ValueError: The folder is damaged, or its model cannot be named by architecture and tag alone.
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    architecture, cfg = config['architecture'], dict(config['pretrained_cfg'])
+    cfg['num_classes'] = config['num_classes']
+    tag, license = cfg.pop('tag'), cfg.pop('license', 'unknown')
+    model_args = config.get('model_args') or {}
+    extra = sorted(model_args.keys() - _ORDINARY)
+    # What the file says of this model may be that it takes other sizes too; what counts is how timm builds a tag.
+    cfg['fixed_input_size'] = getattr(timm.get_pretrained_cfg(architecture), 'fixed_input_size', False)
+    size = {'img_size': tuple(cfg['input_size'][-2:])} if cfg['fixed_input_size'] else {}
+    plain = dict(num_classes=cfg['num_classes'], in_chans=cfg['input_size'][0], **size)
+    model = checkpoint.on_meta(timm.create_model, architecture, **plain)
+    pool = getattr(model, 'global_pool', None)
+    if 'global_pool' in model_args and isinstance(pool, str) and pool != model_args['global_pool']:
+        extra.append('global_pool')
+    if extra:
+        raise ValueError(
+            f'{folder}: a tag stands for an architecture as timm has it, and this one has other {", ".join(extra)}: '
+            f'load it as hf-hub: or local-dir:'
+        )
+    weights = folder / HUB_FILE
+    checkpoint.refuse_differences(weights, architecture, checkpoint.model_shapes(model), checkpoint.shapes(weights))
+    content = weights.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    model = timm.create_model(architecture, pretrained=True, pretrained_cfg={**cfg, 'file': str(weights)}, **plain)
+    provenance = {**config.get('provenance', {}), 'reference_output': reference_output(model)}
+    return Weights(f'{architecture}.{tag}', digest, len(content), cfg, license, provenance, **place)
+
+
+def reference_output(model: Any) -> list[float]:
+    """First features that a model gives for an image that needs no file: a ramp from -1 to 1.
+
+    A manifest keeps them, so that every machine can see that it has loaded the same weights.
+    """
+    size = model.pretrained_cfg['input_size']
+    image = torch.linspace(-1, 1, math.prod(size)).reshape(1, *size)
+    with torch.inference_mode():
+        model = model.eval()
+        features = model.forward_head(model.forward_features(image), pre_logits=True)
+    return [round(float(value), 4) for value in features.flatten()[:8]]
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / 'config.json'
+    missing = [name for name in FILES[:3] if not (folder / name).is_file()]
+    if missing:
+        raise FileNotFoundError(f'{folder} is no exported folder, it lacks {", ".join(missing)}: see export-weights')
+    try:
+        config: dict[str, Any] = json.loads(path.read_bytes())
+        if not (config['architecture'] and config['pretrained_cfg']['tag'] and config['pretrained_cfg']['input_size']):
+            raise ValueError('an empty value')
+        if not isinstance(config['architecture'], str) or not isinstance(config['pretrained_cfg'], dict):
+            raise TypeError('architecture must be a name, and pretrained_cfg names and values')
+        classes = config['num_classes']
+        if type(classes) is not int or not 0 <= classes <= checkpoint.MAX_OPTION:
+            raise ValueError(f'num_classes must be from 0 to {checkpoint.MAX_OPTION}, got {str(classes)[:100]!r}')
+        if not isinstance(config.get('provenance') or {}, dict):
+            raise TypeError('provenance must be names and values')
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f'{path} is no configuration of timm, or damaged ({type(error).__name__}: {error})') from error
+    cfg = config['pretrained_cfg']
+    checkpoint.check_values(path, cfg)
+    if not isinstance(cfg['tag'], str) or not re.fullmatch(_TAG, cfg['tag']):
+        raise ValueError(f'{path}: tag must be letters, digits, "_" and "-", got {str(cfg["tag"])[:100]!r}')
+    # What timm's own files say of a model's input and head may stand there, and nothing else.
+    unknown = sorted(set(cfg) - {field.name for field in dataclasses.fields(timm.models.PretrainedCfg)})
+    if unknown:
+        raise ValueError(f'{path}: unknown key {str(unknown[0])[:100]!r} in pretrained_cfg')
+    # With these timm would take the weights from another place than the folder.
+    elsewhere = [key for key in _SOURCES if config['pretrained_cfg'].get(key)]
+    if elsewhere:
+        raise ValueError(f'{path}: pretrained_cfg must not say {elsewhere[0]!r}: the weights are {HUB_FILE} beside it')
+    return config
+
+
+def check(folder: Union[str, Path]) -> None:
+    """Refuse a folder that should not be published.
+
+    Raises:
+        FileNotFoundError: There is no such folder, or it is no export.
+        ValueError: A file is damaged or does not fit the others, the card is incomplete, or there are weights in a form
+            that can hold code.
+    """
+    from huggingface_hub import ModelCard
+
+    folder = Path(folder)
+    for file in FILES:
+        if (folder / file).is_symlink() or ((folder / file).exists() and not (folder / file).is_file()):
+            raise ValueError(f'{folder / file} must be a regular file, not a link or a folder: copy the file there')
+    unsafe = sorted(path.name for path in folder.glob('*') if path.suffix in _UNSAFE)
+    if unsafe:
+        raise ValueError(f'{folder} holds {unsafe[0]!r}: only safetensors are published, remove it')
+    config = _read_config(folder)
+    where = f'{folder / "config.json"}: model_args'
+    args = checkpoint.architecture_options(config['architecture'], config.get('model_args') or {}, where)
+    args = dict({'num_classes': config['num_classes']}, **args)
+    try:
+        model = checkpoint.on_meta(timm.create_model, config['architecture'], pretrained=False, **args)
+    except Exception as error:
+        # The arguments go to the constructor of any model, which may raise anything.
+        raise ValueError(f'{folder / "config.json"}: timm cannot build {config["architecture"]!r} ({error})') from error
+    weights = folder / HUB_FILE
+    expected, found = checkpoint.model_shapes(model), checkpoint.shapes(weights)
+    checkpoint.refuse_differences(weights, config['architecture'], expected, found)
+    path = folder / 'README.md'
+    if path.stat().st_size > checkpoint.MAX_TEXT:
+        raise ValueError(f'{path} must have at most {checkpoint.MAX_TEXT:,} bytes, got {path.stat().st_size:,}')
+    try:
+        data = ModelCard(path.read_text(encoding='utf-8'), ignore_metadata_errors=True).data
+    except Exception as error:
+        # YAML that somebody else has written: its parser, and what the Hub's client makes of it, may raise anything.
+        raise ValueError(f'{path}: the front matter is no YAML of a model card ({error})'[:500]) from error
+    missing = [field for field in FIELDS if not getattr(data, field, None)]
+    if missing:
+        raise ValueError(f'{path}: the front matter lacks {", ".join(missing)}')
+
+
+def publish(
+    folder: Union[str, Path],
+    repo_id: str,
+    *,
+    private: bool = False,
+    create_pr: bool = False,
+    revision: Optional[str] = None,
+    dry_run: bool = False,
+) -> Published:
+    """Upload an exported folder to the Hub, download it again, and compare.
+
+    Done again, it completes an upload that was interrupted, and changes nothing where nothing has changed. The token is
+    the one of the Hub's client: HF_TOKEN, or what ``hf auth login`` has stored.
+
+    Args:
+        folder: Written by `export_weights` or `convert`; it is not changed. The name of the repository is filled in in
+            the model card that is uploaded.
+        repo_id: ``'owner/name'``; it is created if need be.
+        private: Create it as a private one.
+        create_pr: Open a pull request, in place of a commit.
+        revision: Branch to commit to; it is created if need be.
+        dry_run: Check everything, upload nothing.
+
+    Returns:
+        Where it is, and the entry for a manifest.
+
+    Raises:
+        ValueError: The folder should not be published, see `check`, or an argument is wrong.
+        OSError: The Hub refuses or cannot be reached; the message says what to do.
+    """
+    from huggingface_hub import HfApi, get_token, hf_hub_download
+
+    folder = Path(folder)
+    _check_repo_id(repo_id)
+    if create_pr and revision is not None:
+        raise ValueError(
+            f'a pull request is always for the main branch: leave out --create-pr or --revision {revision}'
+        )
+    check(folder)
+    if dry_run:
+        return Published('', _entry(folder))
+    if get_token() is None:
+        raise PermissionError('no token for the Hub: `hf auth login`, or set HF_TOKEN to one that may write')
+    api = HfApi(library_name='timm-fractal', library_version=__version__)
+    what = f'publishing to {repo_id}'
+    if not create_pr:
+        # Whoever asks for changes in the repository of others does not create it.
+        ask(what, api.create_repo, repo_id, private=private or None, exist_ok=True)
+    if revision is not None:
+        ask(what, api.create_branch, repo_id, branch=revision, exist_ok=True)
+    # The name of the repository is filled in in what is uploaded: the folder can be published elsewhere as well.
+    with tempfile.TemporaryDirectory() as staging, tempfile.TemporaryDirectory() as cache:
+        files = [file for file in FILES if (folder / file).is_file()]
+        for file in files:
+            shutil.copyfile(folder / file, Path(staging, file))
+        card = Path(staging, 'README.md')
+        card.write_text(card.read_text(encoding='utf-8').replace(REPOSITORY, repo_id), encoding='utf-8')
+        info = ask(
+            what,
+            api.upload_folder,
+            repo_id=repo_id,
+            folder_path=staging,
+            commit_message=f'Weights, exported by timm-fractal {__version__}',
+            create_pr=create_pr,
+            revision=revision,
+        )
+        for file in files:
+            options = dict(revision=info.oid, cache_dir=cache)
+            uploaded = Path(ask(f'checking {file} in {repo_id}', hf_hub_download, repo_id, file, **options))
+            if _sha256(uploaded) != _sha256(Path(staging, file)):
+                raise OSError(f'{repo_id}: {file} came back from the Hub with another sha256: publish it again')
+    return Published(info.pr_url or info.commit_url, _entry(folder, hf_hub_id=repo_id, revision=info.oid))
+
+
+def _check_repo_id(repo_id: str) -> None:
+    """Refuse what the Hub would refuse."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(repo_id)
+        # The Hub's client lets more through than the Hub does.
+        valid = re.fullmatch(r'[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9_.-]+', repo_id) is not None
+    except HFValidationError:
+        valid = False
+    if not valid:
+        raise ValueError(
+            f'repo_id must be owner/name, letters, digits, "_", "-" and ".", at most 96, got {repo_id[:100]!r}'
+        )
+
+
+def _entry(folder: Path, **place: Any) -> dict[str, Any]:
+    """An entry for a manifest; nothing where the model cannot be named by a tag."""
+    try:
+        entry = entry_of(folder, **(place or {'file': HUB_FILE}))
+    except ValueError:
+        return {}
+    return {entry.name: {k: v for k, v in entry.to_json().items() if place or k != 'file'}}
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,1 @@
+"""Everything of timm that is patched, and when."""
