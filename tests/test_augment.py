@@ -135,7 +135,7 @@ def test_a_batch_is_resampled_as_its_images_one_by_one(photo):
 
 def test_weights_in_two_parts_survive_products_of_11_bits():
     """What a GPU with TF32 computes, done by hand: the same levels, but for few that lie half between two."""
-    from timm_fractal.augment.transforms import resample as _resample
+    from timm_fractal.augment import resample as _resample
 
     def with_11_bits(values):
         return ((values.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)

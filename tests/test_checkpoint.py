@@ -10,7 +10,7 @@ import timm
 import torch
 import yaml
 
-from timm_fractal.hub.folder import checkpoint
+from timm_fractal.hub import checkpoint
 
 DATASET = 'fractal1/classes=20,points=5000,size=64'
 ARGS = dict(

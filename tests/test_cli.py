@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 import timm_fractal
-from timm_fractal import Fractal1
-from timm_fractal.cli.main import doctor, preview
-from timm_fractal.cli.main import main as cli
-from timm_fractal.hub.folder import manifest as weights
+from timm_fractal import Fractal1, cli
+from timm_fractal.cli import doctor, preview
+from timm_fractal.cli.main import make_parser
+from timm_fractal.hub import manifest as weights
 
 NAME = 'fractal1/classes=6,size=64,points=3000'
 
@@ -25,7 +25,7 @@ NAME = 'fractal1/classes=6,size=64,points=3000'
 def test_help_imports_nothing_heavy() -> None:
     code = """
 import sys
-from timm_fractal.cli.main import main
+from timm_fractal.cli import main
 try:
     main(['--help'])
 except SystemExit as stop:
@@ -50,7 +50,7 @@ def test_every_command_has_an_example(command: str, capsys: pytest.CaptureFixtur
     assert lines
     for words in lines:
         # What the help shows must be what the parser takes.
-        assert cli._parser().parse_args(words[1:]).command == command
+        assert make_parser().parse_args(words[1:]).command == command
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,7 +180,7 @@ def test_interrupted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: py
     def interrupt(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr('timm_fractal.cli.export_images.export', interrupt)
+    monkeypatch.setattr('timm_fractal.cli.export_images.export_images', interrupt)
     assert cli.main(['export', NAME, str(tmp_path / 'x')]) == 130
     assert 'interrupted; the same command continues' in capsys.readouterr().err
 
@@ -343,7 +343,7 @@ def test_doctor_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
 @pytest.mark.parametrize('stream', ['None', 'open("/dev/full", "w")', '__import__("io").StringIO()'])
 def test_what_cannot_be_said_is_no_failure(tmp_path: Path, stream: str) -> None:
     code = (
-        'import sys\nfrom timm_fractal.cli.main import main\n'
+        'import sys\nfrom timm_fractal.cli import main\n'
         f'stream = {stream}\nif hasattr(stream, "getvalue"): stream.close()\n'
         f'sys.stdout = stream\nsys.exit(main(["preview", {NAME!r}, "-o", {str(tmp_path / "x.png")!r}]))'
     )
@@ -352,7 +352,7 @@ def test_what_cannot_be_said_is_no_failure(tmp_path: Path, stream: str) -> None:
 
 
 def test_the_module_runs_the_tool() -> None:
-    for module in ('timm_fractal', 'timm_fractal.cli.main'):
+    for module in ('timm_fractal', 'timm_fractal.cli'):
         done = subprocess.run([sys.executable, '-m', module, '--version'], capture_output=True, text=True)
         assert done.stdout.startswith('timm-fractal ')
 

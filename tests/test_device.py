@@ -14,8 +14,8 @@ from timm_fractal import Fractal1
 from timm_fractal._utils import device as _device
 from timm_fractal.fractal import ifs
 from timm_fractal.fractal.render import PATCHES, render
+from timm_fractal.shape import transform as shape
 from timm_fractal.shape.transform import WARPS
-from timm_fractal.shape.transform import transform as shape
 
 from . import paper, pretend
 

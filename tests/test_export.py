@@ -22,8 +22,8 @@ from timm.data import create_dataset
 from torchvision.datasets import ImageFolder
 
 from timm_fractal import Family, Fractal1
+from timm_fractal.cli import export_images as export
 from timm_fractal.cli.export_images import Exported
-from timm_fractal.cli.main import export_images as export
 from timm_fractal.data.base import create
 
 # Eleven classes: sorted as text or as numbers, '00010' must come after '00002'.

@@ -26,12 +26,11 @@ import timm_fractal
 from tests import hub_server
 from tests.hub_server import TOKEN, Repo
 from tests.test_checkpoint import ARGS, DATASET, tensors, write
-from timm_fractal import Fractal1
-from timm_fractal.cli.main import main as cli
+from timm_fractal import Fractal1, cli
 from timm_fractal.fractal.ifs import Family
-from timm_fractal.hub.folder import checkpoint
-from timm_fractal.hub.folder import folder as hub
-from timm_fractal.hub.folder import manifest as weights
+from timm_fractal.hub import checkpoint
+from timm_fractal.hub import folder as hub
+from timm_fractal.hub import manifest as weights
 from timm_fractal.hub.manifest import Weights
 
 needs_local_dir = pytest.mark.skipif(
@@ -270,7 +269,7 @@ def test_from_checkpoint_to_tag_in_one_command(tmp_path, capsys, monkeypatch):
     assert entry.license == 'mit'
     timm_fractal.unregister()
     monkeypatch.setattr(weights, 'MANIFEST', manifest)
-    timm_fractal.plugin.hook()
+    timm_fractal.register()
     try:
         assert timm.list_pretrained('*fractal*') == ['test_vit.fractal1_x']
         model = timm.create_model('test_vit.fractal1_x', pretrained=True)
@@ -278,14 +277,14 @@ def test_from_checkpoint_to_tag_in_one_command(tmp_path, capsys, monkeypatch):
     finally:
         timm_fractal.unregister()
         monkeypatch.undo()
-        timm_fractal.plugin.hook()
+        timm_fractal.register()
 
 
 def test_a_full_disk(tmp_path):
     """Exit code 1, a message, and nothing half-written; what an earlier export has left stays whole."""
     path = write(tmp_path / 'last.pth.tar')
     code = (
-        'import resource, sys\nfrom timm_fractal.cli.main import main\n'
+        'import resource, sys\nfrom timm_fractal.cli import main\n'
         'resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n'
         f'sys.exit(main(["export-weights", {str(path)!r}, {str(tmp_path / "out")!r}]))'
     )
@@ -458,7 +457,7 @@ def load_tag(manifest, name, **environment):
     os.environ.update(environment)
     try:
         weights.MANIFEST = manifest
-        timm_fractal.plugin.hook()
+        timm_fractal.register()
         assert timm.list_pretrained('*fractal*') == [name]
         return load_from_hub(name)
     finally:
@@ -466,7 +465,7 @@ def load_tag(manifest, name, **environment):
             del os.environ[variable]
         timm_fractal.unregister()
         weights.MANIFEST = old
-        timm_fractal.plugin.hook()
+        timm_fractal.register()
 
 
 def equal(found, expected):
@@ -527,7 +526,7 @@ def test_an_interrupted_upload_is_completed(client, server, exported, tmp_path):
     (tmp_path / 'args.yaml').write_text(yaml.safe_dump(ARGS))
     folder = hub.export_weights(tmp_path / 'model.safetensors', tmp_path / 'x')
     server.cut = '^PUT /lfs/'
-    command = [sys.executable, '-c', 'import sys; from timm_fractal.cli.main import main; sys.exit(main())']
+    command = [sys.executable, '-c', 'import sys; from timm_fractal.cli import main; sys.exit(main())']
     command += ['publish', str(folder), '--repo-id', 'me/half']
     environment = os.environ | server.environment(tmp_path / 'hf', HF_TOKEN=TOKEN)
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:

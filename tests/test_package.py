@@ -88,7 +88,7 @@ def test_embedded_weights_need_no_network(clean):
     environment = {'HF_HUB_OFFLINE': '1', 'HF_HOME': str(clean / 'empty')}
     done = subprocess.run(command, cwd=clean, env=environment, check=True, capture_output=True, text=True)
     file, *names = done.stdout.split()
-    assert file.startswith(str(clean)) and file.endswith('weights.py') and names == sorted(manifest())
+    assert file.startswith(str(clean)) and file.endswith('manifest.py') and names == sorted(manifest())
 
 
 def test_console_script(clean):

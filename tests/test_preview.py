@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from timm_fractal import Fractal1
-from timm_fractal.cli.main import preview
+from timm_fractal.cli import preview
 
 NAME = 'fractal1/classes=6,size=64,points=3000'
 GAP = 2

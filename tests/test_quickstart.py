@@ -10,7 +10,7 @@ import timm
 from PIL import Image
 from safetensors import safe_open
 
-from timm_fractal.hub.folder import folder as hub
+from timm_fractal.hub import folder as hub
 
 SCRIPT = Path(__file__).parent.parent / 'train_scripts' / 'quickstart.py'
 

@@ -144,8 +144,8 @@ def test_unregister_leaves_timm_as_it_was():
         assert not hasattr(auto_augment.rand_augment_choices, '__wrapped__')
         timm_fractal.unregister()
     finally:
-        timm_fractal.plugin.hook()
-    timm_fractal.plugin.hook()
+        timm_fractal.register()
+    timm_fractal.register()
     assert timm.data.create_dataset.__wrapped__ is wrapped[0].__wrapped__
     assert auto_augment.NAME_TO_OP.keys() == operations.keys()
 
@@ -318,7 +318,7 @@ def test_torch_alone_pulls_in_nothing():
 def test_a_timm_of_another_shape_is_reported_and_works():
     code = (
         'import timm.data.dataset_factory as factory; timm_fractal = __import__("timm_fractal")\n'
-        'timm_fractal.unregister(); del factory._TORCH_BASIC_DS; timm_fractal.plugin.hook()\n'
+        'timm_fractal.unregister(); del factory._TORCH_BASIC_DS; timm_fractal.register()\n'
         'assert not hasattr(timm.data.create_dataset, "__wrapped__")\n'
     )
     error = run(f'import timm, timm.data; {code}').stderr
@@ -405,8 +405,8 @@ def check():
         'importlib.reload(timm.data)',
         'importlib.reload(timm.data.dataset_factory)',
         'importlib.reload(timm.data.loader)',
-        'importlib.reload(timm_fractal.plugin.hook); timm_fractal.plugin.hook()',
-        'importlib.reload(timm_fractal.plugin.hook).register()',
+        'importlib.reload(timm_fractal.register); timm_fractal.register()',
+        'importlib.reload(timm_fractal.register).register()',
         '[sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "timm"]',
         '[sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "timm_fractal"]; '
         'import timm_fractal',
@@ -418,7 +418,7 @@ def test_loaded_again(what):
 
 def test_the_module_and_the_function_have_one_name():
     run(
-        'import timm_fractal.plugin.hook as module, types\n'
+        'import timm_fractal.register as module, types\n'
         'from timm_fractal import register, unregister\n'
         'assert isinstance(module, types.ModuleType) and register is module\n'
         'register(); module.register(); unregister()'
@@ -433,7 +433,7 @@ def test_beside_a_plug_in_that_hides_signatures():
         'raw = timm.data.create_dataset, timm.data.create_loader\n'
         'timm.data.create_dataset = lambda *a, **k: raw[0](*a, **k)\n'
         'timm.data.create_loader = lambda *a, **k: raw[1](*a, **k)\n'
-        'timm_fractal.plugin.hook()\n'
+        'timm_fractal.register()\n'
         'for suffix in ("", ",loader=device"):\n'
         '    d = timm.data.create_dataset("fractal1/classes=4,size=64,points=900" + suffix, None, "train", repeats=2)\n'
         '    assert len(d) == 8\n'
@@ -457,7 +457,7 @@ def test_a_timm_with_more_arguments():
         's = inspect.signature(raw)\n'
         'create_loader.__signature__ = s.replace(parameters=[*s.parameters.values(), p])\n'
         'timm.data.create_loader = create_loader\n'
-        'timm_fractal.plugin.hook()\n'
+        'timm_fractal.register()\n'
         'd = timm.data.create_dataset("fractal1/classes=4,size=64,points=3000,loader=device", split="train")\n'
         'make = functools.partial(timm.data.create_loader, d, (3, 32, 32), 4, device=torch.device("cpu"))\n'
         'make(); make(polish="high")\n'

@@ -18,8 +18,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from timm_fractal.data.base import Fractal1
+from timm_fractal.shape import transform as shape
 from timm_fractal.shape.transform import MIN_COVER, VIEWS, WARPS, RandomShape, shape_op
-from timm_fractal.shape.transform import transform as shape
 
 NAMES = ('affine', 'homography', 'elastic', 'polynomial')
 SIZES = ((61, 80), (64, 64), (33, 57), (1, 1), (200, 7))

@@ -15,7 +15,7 @@ import sklearn.datasets
 import torch
 
 from tests import hub_server
-from timm_fractal.hub.folder import folder as hub
+from timm_fractal.hub import folder as hub
 from timm_fractal.hub.manifest import manifest
 
 SOURCE = os.environ.get('TIMM_SOURCE', '')
@@ -79,7 +79,7 @@ def test_weights_go_to_the_hub_and_back(tmp_path):
     folder = hub.export_weights(checkpoint, tmp_path / 'exported')
     with hub_server.serve() as server:
         client = server.environment(tmp_path / 'hf', HF_TOKEN=hub_server.TOKEN)
-        program = 'import sys; from timm_fractal.cli.main import main; sys.exit(main())'
+        program = 'import sys; from timm_fractal.cli import main; sys.exit(main())'
         (tmp_path / 'program.py').write_text(program)
         output = python(tmp_path, f'program.py publish {folder} --repo-id me/x', **client)
         assert hub_server.TOKEN not in output

@@ -17,8 +17,8 @@ import torch
 from timm.models import _builder
 
 import timm_fractal
-from timm_fractal.hub.folder import folder as hub
-from timm_fractal.hub.folder import manifest as weights
+from timm_fractal.hub import folder as hub
+from timm_fractal.hub import manifest as weights
 from timm_fractal.hub.manifest import Weights
 
 NAME = 'test_vit.fractal1_loopback'
@@ -61,12 +61,12 @@ def use(monkeypatch):
     def use(path):
         timm_fractal.unregister()
         monkeypatch.setattr(weights, 'MANIFEST', path)
-        timm_fractal.plugin.hook()
+        timm_fractal.register()
 
     yield use
     timm_fractal.unregister()
     monkeypatch.undo()
-    timm_fractal.plugin.hook()
+    timm_fractal.register()
 
 
 @pytest.fixture
@@ -78,10 +78,6 @@ def tag(shared, use):
 
 def stored(folder):
     return safetensors.torch.load_file(folder / f'{NAME}.safetensors')
-
-
-def test_the_module_is_not_hidden_by_the_folder_of_the_same_name():
-    assert weights.__file__.endswith('weights.py') and weights.MANIFEST.is_file()
 
 
 def test_timm_lists_exactly_the_manifest():
@@ -170,8 +166,8 @@ def test_unregister_leaves_timm_as_it_was(tag):
     assert registry._model_default_cfgs['test_vit'] is default
     for function in (timm.models.load_pretrained, _builder.load_pretrained, _builder.get_pretrained_cfg):
         assert not hasattr(function, '__wrapped__')
-    timm_fractal.plugin.hook()
-    timm_fractal.plugin.hook()
+    timm_fractal.register()
+    timm_fractal.register()
     assert registry._model_with_tags['test_vit'] == tags
     assert not hasattr(_builder.load_pretrained.__wrapped__, '__wrapped__')
 
@@ -268,7 +264,7 @@ def test_the_hook_works_late_too(shared):
         'assert not timm.list_pretrained("*loopback")\n'
         'timm_fractal = sys.modules["timm_fractal"]; timm_fractal.unregister()\n'
         f'weights.MANIFEST = pathlib.Path({str(shared[1])!r}) / "manifest.json"\n'
-        'timm_fractal.plugin.hook()\n'
+        'timm_fractal.register()\n'
         f'assert timm.list_pretrained("*fractal*") == [{NAME!r}]\n'
         f'assert timm.create_model({NAME!r}, pretrained=True).num_classes == 5\n'
     )

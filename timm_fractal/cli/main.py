@@ -84,7 +84,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         >>> main(['preview', 'fractal2'])
         2
     """
-    parser = _parser()
+    parser = make_parser()
     args = parser.parse_args(argv)
     try:
         if hasattr(args, 'name'):
@@ -118,7 +118,7 @@ def _message(error: Exception) -> str:
     return str(error)
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         'timm-fractal',
         description='Synthetic pre-training for timm: look at the data sets, write them as files, publish weights.',

@@ -107,7 +107,7 @@ def render(
         ValueError: An argument has the wrong shape or is out of range.
 
     Example:
-        >>> from timm_fractal import ifs
+        >>> from timm_fractal.fractal import ifs
         >>> system = ifs.sample(2, 3.5, np.random.default_rng(1))
         >>> path = ifs.addresses(ifs.probabilities(system), points=5000)
         >>> images = render(system[None], path, np.zeros((1, 2), np.uint32), size=64)

@@ -21,11 +21,11 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from .._timm_private import save_config
 from .._utils.atomic import alone
 from .._version import __version__
 from ..data.base import create
 from ..fractal.categories import REFERENCE_CANVAS
-from ..plugin.hook import save_config
 from ..spec import parse_name
 from . import checkpoint
 from .checkpoint import Checkpoint

@@ -27,8 +27,6 @@ What is touched, and why (checked with timm 1.0.12, 1.0.20 and 1.0.31):
   model is timm's.
 * ``timm.models._builder.get_pretrained_cfg`` is wrapped: what it says about an unknown tag of ours (``fractal`` in
   it, or a data set type before it) gets the nearest valid ones.
-* ``timm.models._hub.save_config_for_hf`` is called by `save_config`: `timm.models.save_for_hf` is not there in 1.0.12,
-  and in 1.0.20 it refuses to work beside a huggingface_hub that is newer than it knows.
 
 Nothing here imports timm: it is armed before timm is, and acts when ``timm.data`` or ``timm.models`` has been imported.
 """
@@ -45,7 +43,6 @@ from typing import TYPE_CHECKING, Any, Optional
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
-    from pathlib import Path
     from types import ModuleType
 
     from torch.utils.data import Dataset
@@ -563,21 +560,6 @@ def _wrap_get_pretrained_cfg(original: Callable[..., Any], ours: 'dict[str, Weig
             raise RuntimeError(f'unknown weights {model_name!r}; {words}') from error
 
     return get_pretrained_cfg
-
-
-def save_config(model: Any, path: 'Path', model_args: dict[str, Any], **more: Any) -> None:
-    """Write ``config.json`` as timm does for the Hub, from which it builds the same model again.
-
-    Args:
-        model: Its ``pretrained_cfg`` says what is known about the weights.
-        path: The file.
-        model_args: What the architecture is given to be this model.
-        more: Other entries of the file.
-    """
-    from timm.models._hub import save_config_for_hf
-
-    # It opens the path, so a word would not do.
-    save_config_for_hf(model, path, model_config=more, model_args=model_args)  # type: ignore[arg-type]
 
 
 _HOOKS = (

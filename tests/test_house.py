@@ -1,0 +1,53 @@
+"""Imports point in one direction: a room uses what stands below it, and never what stands above."""
+
+import ast
+from pathlib import Path
+
+import timm_fractal
+
+PACKAGE = Path(timm_fractal.__file__).parent
+
+# From the top of the house to its cellar; the package's own door stands above all.
+ROOMS = [
+    'cli',
+    'plugin',
+    'hub',
+    'device_loader',
+    'data',
+    'augment',
+    'fractal',
+    'shape',
+    'spec',
+    '_timm_private',
+    '_utils',
+    '_version',
+]
+
+
+def imports(path):
+    """Rooms that a file imports, wherever in the file."""
+    room = path.relative_to(PACKAGE).parts[0].removesuffix('.py')
+    depth = len(path.relative_to(PACKAGE).parts)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == depth:
+            # `from .. import x` or `from ..x import y`
+            names = [node.module.split('.')[0]] if node.module else [alias.name for alias in node.names]
+            for name in names:
+                if name != room:
+                    yield room, name
+
+
+def test_imports_point_downwards():
+    found = set()
+    for path in PACKAGE.rglob('*.py'):
+        if path.parent == PACKAGE and path.stem in ('__init__', '__main__', 'register'):
+            continue
+        found |= {(room, name, path.relative_to(PACKAGE).as_posix()) for room, name in imports(path)}
+    assert found, 'no import was seen'
+    upwards = [pair for pair in found if ROOMS.index(pair[0]) > ROOMS.index(pair[1])]
+    assert upwards == []
+
+
+def test_every_room_is_in_the_list():
+    rooms = {path.name.removesuffix('.py') for path in PACKAGE.iterdir() if path.suffix in ('.py', '')}
+    assert rooms - {'__pycache__', '__init__', '__main__', 'register'} == set(ROOMS)
