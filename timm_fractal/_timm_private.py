@@ -1,7 +1,7 @@
 """Private names of timm that are read; what is patched stands in `timm_fractal.plugin`.
 
-* ``timm.models._hub.save_config_for_hf`` (checked with timm 1.0.12, 1.0.20 and 1.0.31): `timm.models.save_for_hf` is not
-  there in 1.0.12, and in 1.0.20 it refuses to work beside a huggingface_hub that is newer than it knows.
+* ``timm.models._hub.save_config_for_hf`` (checked with timm 1.0.12, 1.0.20 and 1.0.31): `timm.models.save_for_hf` is
+  not there in 1.0.12, and in 1.0.20 it refuses to work beside a huggingface_hub that is newer than it knows.
 """
 
 from pathlib import Path
