@@ -1,0 +1,97 @@
+"""What is patched in ``timm.models``, and why (checked with timm 1.0.12, 1.0.20 and 1.0.31).
+
+* ``timm.models._registry``: ``_model_pretrained_cfgs``, ``_model_has_pretrained`` and ``_model_with_tags`` get the tags
+  of the manifest, of the architectures that this timm has. timm has no public call that adds a tag to an architecture.
+  The default tag of an architecture is not touched.
+* ``timm.models._builder.load_pretrained`` and ``timm.models.load_pretrained`` are wrapped: for our tags alone, unless
+  the user names another source, the tensors are found and checked by `timm_fractal.hub.manifest`; fitting them into the
+  model is timm's.
+* ``timm.models._builder.get_pretrained_cfg`` is wrapped: what it says about an unknown tag of ours (``fractal`` in
+  it, or a data set type before it) gets the nearest valid ones.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ..spec import SPECS, nearest
+from .hook import Undo, set_attribute, set_item
+
+if TYPE_CHECKING:
+    from ..hub.manifest import Weights
+
+# Where timm may take weights from; a user who sets one of them wants those and not ours.
+_SOURCES = ('url', 'file', 'state_dict', 'hf_hub_id', 'hf_hub_filename', 'source')
+
+
+def patch(host: Any, undo: Undo) -> None:
+    from ..hub import manifest as weights
+
+    builder, registry = host._builder, host._registry
+    ours: dict[str, weights.Weights] = {}
+    for name, entry in weights.manifest().items():
+        # An older timm may lack the architecture, a newer one may have the tag.
+        if entry.architecture in registry._model_default_cfgs and name not in registry._model_pretrained_cfgs:
+            ours[name] = entry
+            _add_tag(undo, registry, entry, _pretrained_cfg(host.PretrainedCfg, entry))
+    load_pretrained = _wrap_load_pretrained(host.load_pretrained, registry, ours)
+    for module in (host, builder):
+        set_attribute(undo, module, 'load_pretrained', load_pretrained)
+    set_attribute(undo, builder, 'get_pretrained_cfg', _wrap_get_pretrained_cfg(builder.get_pretrained_cfg, ours))
+
+
+def _pretrained_cfg(kind: Any, entry: 'Weights') -> Any:
+    """The entry in timm's terms. Without our loader it would still name the right file."""
+    from ..hub.manifest import MANIFEST
+
+    known = {field.name for field in dataclasses.fields(kind)}
+    options = {key: value for key, value in entry.pretrained_cfg.items() if key in known}
+    # JSON has no tuples.
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    options['architecture'], options['tag'], options['license'] = entry.architecture, entry.tag, entry.license
+    if entry.file is not None:
+        options['file'] = str(MANIFEST.parent / entry.file)
+    if entry.hf_hub_id is not None:
+        options['hf_hub_id'] = '@'.join(filter(None, (entry.hf_hub_id, entry.revision)))
+    return kind(**options)
+
+
+def _add_tag(undo: Undo, registry: Any, entry: 'Weights', cfg: Any) -> None:
+    set_item(undo, registry._model_pretrained_cfgs, entry.name, cfg)
+    registry._model_has_pretrained.add(entry.name)
+    undo.append(lambda: registry._model_has_pretrained.discard(entry.name))
+    tags = registry._model_with_tags[entry.architecture]
+    tags.append(entry.name)
+    undo.append(lambda: tags.remove(entry.name) if entry.name in tags else None)
+
+
+def _wrap_load_pretrained(original: Callable[..., Any], registry: Any, ours: 'dict[str, Weights]') -> Any:
+    @functools.wraps(original)
+    def load_pretrained(model: Any, pretrained_cfg: Any = None, *args: Any, **kwargs: Any) -> Any:
+        cfg: Any = pretrained_cfg or getattr(model, 'pretrained_cfg', None)
+        name = f'{cfg.get("architecture")}.{cfg.get("tag")}' if isinstance(cfg, dict) else ''
+        if name in ours:
+            registered = registry._model_pretrained_cfgs[name]
+            if all(cfg.get(key) == getattr(registered, key) for key in _SOURCES):
+                from ..hub.manifest import load
+
+                pretrained_cfg = {**cfg, 'state_dict': load(ours[name], kwargs.get('cache_dir'))}
+        return original(model, pretrained_cfg, *args, **kwargs)
+
+    return load_pretrained
+
+
+def _wrap_get_pretrained_cfg(original: Callable[..., Any], ours: 'dict[str, Weights]') -> Any:
+    @functools.wraps(original)
+    def get_pretrained_cfg(model_name: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(model_name, *args, **kwargs)
+        except RuntimeError as error:
+            tag = model_name.partition('.')[2]
+            if 'fractal' not in tag and not tag.startswith(tuple(SPECS)):
+                raise
+            words = nearest(model_name, ours) if ours else 'this version of timm-fractal has none'
+            raise RuntimeError(f'unknown weights {model_name!r}; {words}') from error
+
+    return get_pretrained_cfg
