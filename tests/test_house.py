@@ -51,3 +51,17 @@ def test_imports_point_downwards():
 def test_every_room_is_in_the_list():
     rooms = {path.name.removesuffix('.py') for path in PACKAGE.iterdir() if path.suffix in ('.py', '')}
     assert rooms - {'__pycache__', '__init__', '__main__', 'register'} == set(ROOMS)
+
+
+def test_public_paths_of_the_first_version():
+    import timm_fractal.augment
+    import timm_fractal.device_loader
+    import timm_fractal.hub
+    import timm_fractal.register
+    import timm_fractal.shape
+
+    for room in (timm_fractal, timm_fractal.augment, timm_fractal.hub, timm_fractal.shape):
+        for name in room.__all__:
+            assert getattr(room, name) is not None and name in dir(room)
+    assert timm_fractal.hub.export is timm_fractal.hub.export_weights
+    assert callable(timm_fractal.device_loader.create_device_loader)

@@ -5,7 +5,18 @@ from typing import TYPE_CHECKING
 from .._utils.lazy import door
 
 if TYPE_CHECKING:
-    from .folder import FILES, LICENSE, Published, check, convert, entry_of, export_weights, publish, reference_output
+    from .folder import (
+        FILES,
+        LICENSE,
+        Published,
+        check,
+        convert,
+        entry_of,
+        export,
+        export_weights,
+        publish,
+        reference_output,
+    )
 
 __all__ = [
     'FILES',
@@ -14,6 +25,7 @@ __all__ = [
     'check',
     'convert',
     'entry_of',
+    'export',
     'export_weights',
     'publish',
     'reference_output',
@@ -28,6 +40,7 @@ __getattr__, __dir__ = door(
         'check': 'folder',
         'convert': 'folder',
         'entry_of': 'folder',
+        'export': 'folder',
         'export_weights': 'folder',
         'publish': 'folder',
         'reference_output': 'folder',

@@ -108,6 +108,10 @@ def export_weights(
     return _write(found, dest, tag, license, provenance, family, head)
 
 
+#: The name of 0.1.0.
+export = export_weights
+
+
 def convert(
     path: Union[str, Path],
     dest: Union[str, Path, None] = None,
