@@ -21,7 +21,7 @@ from timm_fractal.augment.ops import MATRICES, NAMES, PIXELS, SHAPES, TABLES, Ca
 from timm_fractal.augment.policy import level_functions
 from timm_fractal.augment.resample import Crop, resample
 from timm_fractal.augment.transforms import Erase, Evaluate, Mix, MixParams, Train, create_augment, normalize
-from timm_fractal.data.base import Fractal1
+from timm_fractal.data.fractals import Fractal1
 
 from .paper import AUGMENTATION, HALF
 

@@ -308,7 +308,7 @@ def test_doctor_posterize(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_doctor_numba_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = pytest.importorskip('timm_fractal.fractal.render_numba')
-    monkeypatch.setattr(kernel, 'draw', kernel.draw.py_func)
+    monkeypatch.setattr(kernel, 'render_lanes', kernel.render_lanes.py_func)
     (line,) = check(doctor._numba_cache)
     assert line.status == 'warn' and 'NUMBA_CACHE_DIR' in line.advice
 

@@ -11,8 +11,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from timm_fractal import Family, Fractal1, parse_name
+from timm_fractal._utils.rng import stream
 from timm_fractal.data import base as datasets
-from timm_fractal.fractal import categories as fractals
+from timm_fractal.data import fractals as fractals_data
 from timm_fractal.fractal import ifs
 from timm_fractal.fractal.render import render, unpack
 
@@ -21,7 +22,7 @@ SMALL = 'fractal1/classes=12,points=3000,size=64'
 
 @pytest.fixture(autouse=True)
 def forget_families():
-    datasets._families.clear()
+    fractals_data.families.clear()
 
 
 def digest(*arrays):
@@ -66,7 +67,7 @@ def test_default_seed_is_the_first_rich_one():
     def is_rich(seed):
         train = Fractal1(f'fractal1/classes=32,seed={seed}')
         base, systems = train.family.bases[0], train.family.systems
-        first = [ifs.perturb(base, 0.1, fractals.stream(seed, 1, k, 0)) for k in range(32)]
+        first = [ifs.perturb(base, 0.1, stream(seed, 1, k, 0)) for k in range(32)]
         if not np.array_equal(first, systems) or (unpack(_stack(train), 512) > 0).mean() <= 0.15:
             return False
         validation = Fractal1(train.spec, 'validation')
@@ -161,7 +162,7 @@ def test_large_validation_sets_are_rendered_on_access(monkeypatch):
 
 def test_validation_images_do_not_depend_on_what_was_drawn_before():
     alone = _stack(Fractal1(SMALL, 'validation'))
-    datasets._families.clear()
+    fractals_data.families.clear()
     Fractal1(SMALL, 'train')
     assert np.array_equal(_stack(Fractal1(SMALL, 'validation')), alone)
 
@@ -251,7 +252,7 @@ def test_one_fractal_whatever_the_canvas(canvas):
     """At this delta every second perturbation is sampled again, judged on the reference's canvas."""
     name = 'fractal1/classes=40,delta=0.4,fractals=3'
     expected = Fractal1(name).family
-    datasets._families.clear()
+    fractals_data.families.clear()
     for split in ('validation', 'train'):
         found = Fractal1(f'{name},{canvas}', split)
         assert np.array_equal(found.family.bases, expected.bases)
@@ -275,7 +276,7 @@ def test_empty_classes_are_redrawn_in_their_place():
     base, systems = dataset.family.bases[0], dataset.family.systems
     draws = []
     for k in range(300):
-        attempts = (ifs.perturb(base, 0.4, fractals.stream(15, 1, k, draw)) for draw in range(100))
+        attempts = (ifs.perturb(base, 0.4, stream(15, 1, k, draw)) for draw in range(100))
         draws.append(next(draw for draw, system in enumerate(attempts) if np.array_equal(system, systems[k])))
     assert 100 < np.count_nonzero(draws) < 200
     fresh = Fractal1(f'{name},cache=none')
@@ -287,7 +288,7 @@ def test_empty_classes_are_redrawn_in_their_place():
 def test_parameters_are_saved_and_drawn_again(tmp_path):
     original = Fractal1(f'{SMALL},seed=3')
     original.family.save(tmp_path / 'family.json')
-    datasets._families.clear()
+    fractals_data.families.clear()
     for split in ('train', 'validation'):
         loaded = Fractal1('fractal1', split, root=tmp_path / 'family.json')
         assert loaded.spec == original.spec and len(loaded) == 12

@@ -4,9 +4,9 @@ import json
 import numpy as np
 import pytest
 
-from timm_fractal import Family, parse_name
+from timm_fractal import OFDB, Family, Fractal1, FractalDB, parse_name
 from timm_fractal.data import base as datasets
-from timm_fractal.data.base import OFDB, Fractal1, FractalDB
+from timm_fractal.data import fractals as fractals_data
 from timm_fractal.fractal import categories as fractals
 from timm_fractal.fractal import ifs
 from timm_fractal.fractal.render import render, unpack
@@ -16,7 +16,7 @@ FEW = 'points=3000,size=64'
 
 @pytest.fixture(autouse=True)
 def forget_families():
-    datasets._families.clear()
+    fractals_data.families.clear()
 
 
 def images(dataset):
@@ -141,7 +141,7 @@ def test_an_instance_that_would_be_empty_is_not_scaled():
     judged = render(scaled, ifs.addresses(ifs.probabilities(edge), 100_000), np.zeros((25, 2), np.uint32), 512)
     lost, kept = judged.fill < 0.045, judged.fill > 0.055  # Between them the random patches decide.
     assert lost.any() and kept[0]
-    drawn = fractals.draw(spec, 'train', family, range(0, 50, 2))
+    drawn = fractals.render_images(spec, 'train', family, range(0, 50, 2))
     alone = render(scaled, ifs.addresses(ifs.probabilities(edge), 3000), np.zeros((25, 2), np.uint32), 64, 'fill')
     assert np.array_equal(drawn.bits[kept], alone.bits[kept])
     assert all(np.array_equal(bits, alone.bits[0]) for bits in drawn.bits[lost])
@@ -173,7 +173,7 @@ def test_fractaldb_is_drawn_on_access_and_validated_on_less():
 def test_parameters_are_saved_and_drawn_again(name, tmp_path):
     dataset = datasets.create(name)
     dataset.family.save(tmp_path / 'family.json')
-    datasets._families.clear()
+    fractals_data.families.clear()
     kind = name.split('/')[0]
     again = datasets.create(kind, root=tmp_path / 'family.json')
     assert again.spec == dataset.spec

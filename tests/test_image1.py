@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from timm_fractal import Image1, Noise1
 from timm_fractal.data import base as datasets
-from timm_fractal.data.base import Image1, Noise1
+from timm_fractal.data import photos
 from timm_fractal.data.photos import read_image
 from timm_fractal.shape.transform import VIEWS, WARPS
 
@@ -125,7 +126,7 @@ def test_classes_are_divided_over_the_images_of_a_folder(folder):
 
 def test_many_images_are_read_on_access(folder, monkeypatch):
     kept = Image1(f'{SMALL},cache=none', root=folder)
-    monkeypatch.setattr(datasets, '_PHOTO_BYTES', 3 * 64 * 64 - 1)
+    monkeypatch.setattr(photos, '_PHOTO_BYTES', 3 * 64 * 64 - 1)
     read = Image1(f'{SMALL},cache=none', root=folder)
     assert kept._photos is not None and read._photos is None
     assert np.array_equal(pixels(kept), pixels(read))

@@ -11,7 +11,9 @@ import skimage.data
 import sklearn.datasets
 from PIL import Image, ImageOps
 
-from timm_fractal.data.photos import EXTENSIONS, jitter, list_images, noise_image, perturb_pixels, read_image
+from timm_fractal.data.base import jitter
+from timm_fractal.data.noise import noise_image, perturb_pixels
+from timm_fractal.data.photos import EXTENSIONS, list_images, read_image
 
 CHINA = Path(sklearn.datasets.__file__).parent / 'images' / 'china.jpg'
 ASTRONAUT = skimage.data.astronaut()

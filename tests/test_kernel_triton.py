@@ -11,7 +11,7 @@ import torch
 
 from timm_fractal import Fractal1
 from timm_fractal.fractal import ifs
-from timm_fractal.fractal.render import GRAY, PADDING, PATCHES, _parameters, render, unpack
+from timm_fractal.fractal.render import GRAY, PADDING, PATCHES, images_innermost, render, unpack
 
 kernel = pytest.importorskip('timm_fractal.fractal.render_triton', reason='there is no Triton for this machine')
 
@@ -21,8 +21,8 @@ DEVICE = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
 
 def test_the_kernel_is_right_here(monkeypatch):
     kernel.check(DEVICE)
-    monkeypatch.setattr(kernel, 'draw', lambda *arguments: arguments[-2].zero_())
-    with pytest.raises(RuntimeError, match='wrong pixels: draw'):
+    monkeypatch.setattr(kernel, 'render_lanes', lambda *arguments: arguments[-2].zero_())
+    with pytest.raises(RuntimeError, match='wrong pixels: render_lanes'):
         kernel.check(DEVICE)
 
 
@@ -37,9 +37,9 @@ def test_images_are_those_of_the_cpu(patch):
     expected = render(systems, path, keys, 48, patch)
     canvas = torch.empty(35, 48, 48, dtype=torch.uint8, device=DEVICE)
     diverged = torch.empty(35, dtype=torch.bool, device=DEVICE)
-    arrays = (_parameters(systems), path.astype(np.int64), keys.astype(np.int64))
+    arrays = (images_innermost(systems), path.astype(np.int64), keys.astype(np.int64))
     arguments = (torch.from_numpy(array).to(DEVICE) for array in arrays)
-    kernel.draw(*arguments, 48, PADDING, PATCHES[patch], GRAY, canvas, diverged)
+    kernel.render_lanes(*arguments, 48, PADDING, PATCHES.index(patch), GRAY, canvas, diverged)
     assert np.array_equal(canvas.cpu().numpy(), unpack(expected.bits, 48))
     assert diverged.tolist() == expected.diverged.tolist() and diverged[33] and diverged.sum() == 1
 

@@ -73,7 +73,7 @@ def test_an_unedited_script_finds_the_data_set(clean, tmp_path):
     command = [str(clean / 'bin' / 'python'), 'script.py']
     output = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.split('\n')
     assert output[0] == '[0, 1, 2, 3]'
-    assert output[1].startswith(f'timm_fractal.data.base {clean}')
+    assert output[1].startswith(f'timm_fractal.data.fractals {clean}')
 
 
 def test_embedded_weights_need_no_network(clean):

@@ -17,7 +17,7 @@ from torchvision import transforms as v1
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from timm_fractal.data.base import Fractal1
+from timm_fractal.data.fractals import Fractal1
 from timm_fractal.shape import transform as shape
 from timm_fractal.shape.transform import MIN_COVER, VIEWS, WARPS, RandomShape, shape_op
 

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ._version import __version__
-    from .data.base import OFDB, Fractal1, FractalDB, Image1, Noise1
+    from .data.fractals import OFDB, Fractal1, FractalDB
+    from .data.noise import Noise1
+    from .data.photos import Image1
     from .fractal.ifs import Family
     from .register import register, unregister
     from .shape.transform import RandomShape

@@ -9,7 +9,7 @@ import functools
 import inspect
 import logging
 from collections.abc import Iterator, Sequence, Sized
-from typing import Any, Optional, Union
+from typing import Any
 
 import numpy as np
 import torch
@@ -129,15 +129,15 @@ class DeviceLoader:
 
     def __init__(
         self,
-        dataset: Union[SyntheticDataset, Subset[Any]],
-        augments: Sequence[Union[Train, Evaluate]],
+        dataset: SyntheticDataset | Subset[Any],
+        augments: Sequence[Train | Evaluate],
         batch_sampler: Any,
         mean: Sequence[float],
         std: Sequence[float],
         device: torch.device,
         img_dtype: torch.dtype = torch.float32,
-        mix: Optional[Mix] = None,
-        erase: Optional[Erase] = None,
+        mix: Mix | None = None,
+        erase: Erase | None = None,
         seed: int = 0,
         redraw: bool = False,
     ) -> None:
@@ -166,7 +166,7 @@ class DeviceLoader:
         )
         self._levels = torch.from_numpy(unpack(np.arange(256, dtype=np.uint8)[:, None], 8)).to(device)
         # A level for each bit of a fractal.
-        image = images.spec.size**2 if self._table is None or images.packed else self._table[0].numel()
+        image = images.spec.size**2 if self._table is None or images.spec.is_packed else self._table[0].numel()
         self._room = min(_AT_ONCE.get(device.type, _AT_ONCE_ELSEWHERE), _BYTES_AT_ONCE // image)
         # If it has anything to say, then before the training.
         _device.triton_kernels(device)
@@ -229,7 +229,7 @@ class DeviceLoader:
         if group:
             yield last, group
 
-    def _augment(self, augment: Union[Train, Evaluate], numbers: Tensor, generator: torch.Generator) -> Tensor:
+    def _augment(self, augment: Train | Evaluate, numbers: Tensor, generator: torch.Generator) -> Tensor:
         images = self._drawn(numbers, generator) if self._table is None else self._stored(self._table, numbers)
         if isinstance(augment, Evaluate):
             return augment.apply(images)
@@ -238,7 +238,7 @@ class DeviceLoader:
 
     def _stored(self, table: Tensor, numbers: Tensor) -> Tensor:
         stored = table.index_select(0, to_device(numbers, self.device))
-        if self._images.packed:
+        if self._images.spec.is_packed:
             size = self._images.spec.size
             return self._levels.index_select(0, stored.flatten().int()).view(len(stored), 1, size, -1)[..., :size]
         return stored[:, None] if stored.ndim == 3 else stored.permute(0, 3, 1, 2)
@@ -268,13 +268,13 @@ class DeviceLoader:
         return f'{type(self).__name__}({self.dataset!r}, batches={len(self)}, device={str(self.device)!r})'
 
 
-def unwrap(dataset: Any) -> tuple[SyntheticDataset, Optional[Tensor]]:
+def unwrap(dataset: Any) -> tuple[SyntheticDataset, Tensor | None]:
     """The data set within subsets, as `torch.utils.data.random_split` makes them too, and which of its samples are in.
 
     Returns:
         The data set, and the indices, int64 of shape (samples,); None if they are all.
     """
-    indices: Optional[Tensor] = None
+    indices: Tensor | None = None
     while isinstance(dataset, Subset):
         own = torch.as_tensor(dataset.indices, dtype=torch.int64)
         indices = own if indices is None else own[indices]
@@ -299,8 +299,8 @@ def _table(dataset: SyntheticDataset, device: torch.device) -> Tensor:
 
 
 def create_device_loader(
-    dataset: Union[SyntheticDataset, Subset[Any]],
-    input_size: Union[int, Sequence[int]],
+    dataset: SyntheticDataset | Subset[Any],
+    input_size: int | Sequence[int],
     batch_size: int,
     is_training: bool = False,
     no_aug: bool = False,
@@ -308,13 +308,13 @@ def create_device_loader(
     re_mode: str = 'const',
     re_count: int = 1,
     num_aug_repeats: int = 0,
-    input_size_choices: Optional[Sequence[Union[int, Sequence[int]]]] = None,
+    input_size_choices: Sequence[int | Sequence[int]] | None = None,
     mean: Sequence[float] = (0.485, 0.456, 0.406),
     std: Sequence[float] = (0.229, 0.224, 0.225),
     distributed: bool = False,
     collate_fn: Any = None,
     fp16: bool = False,
-    img_dtype: Optional[torch.dtype] = None,
+    img_dtype: torch.dtype | None = None,
     device: Any = 'cuda',
     **options: Any,
 ) -> DeviceLoader:
@@ -407,7 +407,7 @@ def create_device_loader(
         None if collate_fn is None else Mix(collate_fn),
         Erase(re_prob, re_mode, re_count) if re_prob and is_training and not no_aug else None,
         seed,
-        is_training and getattr(unwrap(dataset)[0].spec, 'redraw', 'false') == 'true',
+        is_training and unwrap(dataset)[0].spec.redraws,
     )
 
 

@@ -1,18 +1,20 @@
 """Data set names <-> specifications: ``fractal1/delta=0.05,classes=21000`` is ``Fractal1Spec(delta=0.05, ...)``.
 
-One frozen dataclass per data set type is the single source of its options: their names, defaults, ranges, docs and
-errors.
+One frozen dataclass per data set type is the single source of its options (names, defaults, ranges, docs, errors) and
+of its traits (what it reads from ``--data-dir``, whether it has IFS codes, its mode, ...): nobody else asks for a type.
 """
 
 import dataclasses
-import difflib
 import functools
 import math
 import operator
-from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, Optional, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+
+from ._utils.messages import nearest
 
 T = TypeVar('T')
+SpecT = TypeVar('SpecT', bound='Spec')
 
 #: The longest epoch, in samples: whole numbers of a float up to it are exact.
 MAX_SAMPLES = 2**53
@@ -23,24 +25,19 @@ MAX_NAME = 1000
 #: Names of the warps and of the views in `timm_fractal.shape`.
 WARPS = ('affine', 'homography', 'elastic', 'polynomial')
 VIEWS = ('gray', 'rgb', 'contour')
-
-
-def nearest(word: str, valid: Iterable[str]) -> str:
-    """The end of an error message about an unknown word: the nearest valid one, then all of them."""
-    valid = list(valid)
-    close = difflib.get_close_matches(str(word)[:100], valid, n=1, cutoff=0.5)
-    hint = f'did you mean {close[0]!r}? ' if close else ''
-    return f'{hint}Valid: {", ".join(valid)}'
+#: What a point of the chaos game pastes; kernels get the place in this list.
+PATCHES = ('random', 'fill', 'point')
+RANDOM, FILL, POINT = range(len(PATCHES))
 
 
 def option(
     default: T,
     doc: str,
     *,
-    low: Optional[float] = None,
-    high: Optional[float] = None,
-    above: Optional[float] = None,
-    below: Optional[float] = None,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
     choices: tuple[str, ...] = (),
     images: bool = True,
 ) -> T:
@@ -63,9 +60,40 @@ def option(
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """What all data set types have in common: parsing, checking, the canonical name."""
+    """What all data set types have in common: parsing, checking, the canonical name, the traits with their defaults."""
 
+    #: What a data set name begins with.
     type: ClassVar[str]
+    #: The class of the data set, as ``module.name`` within `timm_fractal.data`.
+    dataset: ClassVar[str]
+    #: What is read from ``--data-dir``: nothing, a file of IFS codes (which may be left out), or images.
+    reads: ClassVar[Literal['', 'codes', 'images']] = ''
+    #: Whether every class is an IFS, whose codes can be saved.
+    has_codes: ClassVar[bool] = False
+    #: Whether images have two gray levels and are stored as bits.
+    is_packed: ClassVar[bool] = False
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        classes: int = vars(self)['classes']
+        return classes
+
+    @property
+    def num_instances(self) -> int:
+        """Number of training images per class."""
+        instances: int = vars(self).get('instances', 1)
+        return instances
+
+    @property
+    def mode(self) -> str:
+        """The mode of Pillow that loses nothing: ``'L'``, or ``'RGB'`` for what is coloured."""
+        return 'L'
+
+    @property
+    def redraws(self) -> bool:
+        """Whether every training sample is rendered anew, with noise of its own."""
+        return False
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -113,7 +141,11 @@ class Spec:
 
     def __str__(self) -> str:
         """The canonical name: it and the files in ``--data-dir``, if any, make the images, and nothing else does."""
-        return self.name(lambda field: bool(field.metadata['images']))
+        return self.canonical().name()
+
+    def canonical(self: SpecT) -> SpecT:
+        """The specification of the same images: options that change no pixel have their defaults."""
+        return dataclasses.replace(self, **type(self)().non_pixel_options())
 
     def non_pixel_options(self) -> dict[str, Any]:
         """The options on which the images do not depend, with their values."""
@@ -121,12 +153,12 @@ class Spec:
             field.name: getattr(self, field.name) for field in dataclasses.fields(self) if not field.metadata['images']
         }
 
-    def name(self, keep: Callable[['dataclasses.Field[Any]'], bool] = lambda field: True) -> str:
+    def name(self) -> str:
         """The data set name that stands for this specification: what differs from the defaults, in a fixed order."""
         options = [
             f'{field.name}={getattr(self, field.name)}'
             for field in dataclasses.fields(self)
-            if keep(field) and getattr(self, field.name) != field.default
+            if getattr(self, field.name) != field.default
         ]
         return '/'.join([self.type] + [','.join(options)] * bool(options))
 
@@ -145,7 +177,7 @@ _RULES: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
 _classes = functools.partial(option, 1000, low=2, high=1_000_000)
 _points = functools.partial(option, 100_000, 'points of the chaos game per image', low=1, high=100_000_000)
 _size = functools.partial(option, 512, 'width and height of the images in pixels', low=16, high=4096)
-_patch = functools.partial(option, 'random', 'what every point draws', choices=('random', 'fill', 'point'))
+_patch = functools.partial(option, 'random', 'what every point pastes', choices=PATCHES)
 _seed = functools.partial(option, low=0, high=2**32 - 1)
 _cache = functools.partial(
     option,
@@ -164,13 +196,39 @@ _loader = functools.partial(
 
 
 @dataclasses.dataclass(frozen=True)
-class Fractal1Spec(Spec):
+class IFSSpec(Spec):
+    """What the data sets of fractals have in common: class k is made from base IFS ``k % num_bases``."""
+
+    dataset = 'fractals.FractalDataset'
+    reads = 'codes'
+    has_codes = True
+    is_packed = True
+    if TYPE_CHECKING:
+        # Options of all of them; each type has them where they belong in its name.
+        points: int
+        size: int
+        patch: str
+        seed: int
+    #: Whether the bases are sampled and perturbed, or found by FractalDB's random search and classes as they are.
+    perturbs: ClassVar[bool] = False
+    #: Whether instances scale a parameter and flip the image, in place of an address sequence of their own.
+    scales: ClassVar[bool] = False
+
+    @property
+    def num_bases(self) -> int:
+        """Number of base IFS: as many as classes, unless they are perturbed."""
+        bases: int = vars(self).get('fractals', self.num_classes)
+        return bases
+
+
+@dataclasses.dataclass(frozen=True)
+class Fractal1Spec(IFSSpec):
     """One fractal, perturbed: 1p-frac of "Scaling Backwards: Minimal Synthetic Pre-training?" (ECCV 2024).
 
-    The defaults are the paper's data set (section 4, and the generator that its authors released). The authors drew
+    The defaults are the paper's data set (section 4, and the generator that its authors released). The authors sampled
     their fractal unseeded; seed 15 is the first of 0, 1, 2, ... that gives a rich one: of its first 32 classes none had
-    to be redrawn for being empty, they fill more than 15 % of the image on average, and each training image is closest
-    to its own class among the validation images (means of 8 x 8 pixels).
+    to be perturbed again for being empty, they fill more than 15 % of the image on average, and each training image is
+    closest to its own class among the validation images (means of 8 x 8 pixels).
 
     With ``fractals=K`` class k is a perturbation of base fractal ``k % K``: the paper's axis from 1,000 base fractals
     down to 1.
@@ -183,7 +241,9 @@ class Fractal1Spec(Spec):
         'fractal1/classes=21000,delta=0.05'
     """
 
-    type: ClassVar[str] = 'fractal1'
+    type = 'fractal1'
+    dataset = 'fractals.Fractal1'
+    perturbs = True
 
     classes: int = _classes(doc='number of perturbed fractals, one per class')
     delta: float = option(0.1, 'strength of the perturbation', low=0, below=1)
@@ -225,21 +285,26 @@ class Fractal1Spec(Spec):
                 f'each map adds at most 3 to the sigma-factor'
             )
 
+    @property
+    def redraws(self) -> bool:
+        return self.redraw == 'true'
+
 
 @dataclasses.dataclass(frozen=True)
-class OFDBSpec(Spec):
+class OFDBSpec(IFSSpec):
     """One image per category, every category an IFS of its own: OFDB ("Pre-training Vision Transformers with Very
     Limited Synthesized Images", ICCV 2023).
 
-    The categories are those of `FractalDBSpec` with the same seed. The images are drawn as those of `Fractal1Spec`, so
-    that a comparison of the two compares shapes.
+    The categories are those of `FractalDBSpec` with the same seed. The images are rendered as those of `Fractal1Spec`,
+    so that a comparison of the two compares shapes.
 
     Example:
         >>> str(parse_name('ofdb/classes=21000'))
         'ofdb/classes=21000'
     """
 
-    type: ClassVar[str] = 'ofdb'
+    type = 'ofdb'
+    dataset = 'fractals.OFDB'
 
     classes: int = _classes(doc='number of categories, each an IFS of its own')
     points: int = _points()
@@ -249,19 +314,9 @@ class OFDBSpec(Spec):
     cache: str = _cache()
     loader: str = _loader()
 
-    @property
-    def fractals(self) -> int:
-        """Number of base fractals: as many as classes."""
-        return self.classes
-
-    @property
-    def instances(self) -> int:
-        """Number of images per class: one."""
-        return 1
-
 
 @dataclasses.dataclass(frozen=True)
-class FractalDBSpec(Spec):
+class FractalDBSpec(IFSSpec):
     """FractalDB ("Pre-training without Natural Images", ACCV 2020): categories found by random search, with instances.
 
     Instance i scales one of the six parameters of all maps (``i % 25``: none, or a to f times 0.8, 0.9, 1.1, 1.2),
@@ -272,7 +327,9 @@ class FractalDBSpec(Spec):
         'fractaldb/instances=100'
     """
 
-    type: ClassVar[str] = 'fractaldb'
+    type = 'fractaldb'
+    dataset = 'fractals.FractalDB'
+    scales = True
 
     classes: int = _classes(doc='number of categories, each an IFS of its own')
     instances: int = option(
@@ -285,17 +342,12 @@ class FractalDBSpec(Spec):
     cache: str = _cache()
     loader: str = _loader()
 
-    @property
-    def fractals(self) -> int:
-        """Number of base fractals: as many as classes."""
-        return self.classes
-
 
 @dataclasses.dataclass(frozen=True)
 class Image1Spec(Spec):
     """One real image, its classes made by shape augmentation ("Scaling Backwards", the section on real images).
 
-    Class k is one warp of the image, drawn once; see `timm_fractal.shape` for the warps and what ``delta``, their
+    Class k is one warp of the image, sampled once; see `timm_fractal.shape` for the warps and what ``delta``, their
     magnitude, means. The authors have not published theirs. The default is larger than that of `Fractal1Spec`, since
     the crops of the augmentation hide shifts: a small ViT told 13 % of 100 classes of a photograph apart after 100,000
     images with 0.1, and 50 % with 0.3.
@@ -306,7 +358,9 @@ class Image1Spec(Spec):
         ('elastic', 'gray')
     """
 
-    type: ClassVar[str] = 'image1'
+    type = 'image1'
+    dataset = 'photos.Image1'
+    reads = 'images'
 
     classes: int = _classes(doc='number of warps, one per class')
     warp: str = option('affine', 'kind of shape augmentation', choices=WARPS)
@@ -316,6 +370,10 @@ class Image1Spec(Spec):
     seed: int = _seed(0, 'which warps')
     cache: str = _cache()
     loader: str = _loader()
+
+    @property
+    def mode(self) -> str:
+        return 'RGB' if self.view == 'rgb' else 'L'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -330,7 +388,8 @@ class Noise1Spec(Spec):
         'uniform'
     """
 
-    type: ClassVar[str] = 'noise1'
+    type = 'noise1'
+    dataset = 'noise.Noise1'
 
     classes: int = _classes(doc='number of perturbed images, one per class')
     noise: str = option('gaussian', 'distribution of the gray levels', choices=('gaussian', 'uniform'))

@@ -18,11 +18,12 @@ from numba import njit
 from tests import oracle
 from timm_fractal import Fractal1
 from timm_fractal._utils import device as _device
-from timm_fractal.data import base as datasets
+from timm_fractal._utils.cpu import cpu_count
+from timm_fractal.data import fractals as fractals_data
 from timm_fractal.fractal import ifs
 from timm_fractal.fractal import render_numba as _kernel_numba
 from timm_fractal.fractal.ifs import Array
-from timm_fractal.fractal.render import LANES, cpu_count, render, render_on
+from timm_fractal.fractal.render import LANES, render, render_on
 
 BLOCK = _kernel_numba._BLOCK
 
@@ -72,7 +73,7 @@ def main() -> None:
 
     thousand = []
     for _ in range(5):
-        datasets._families.clear()
+        fractals_data.families.clear()
         start = time.perf_counter()
         Fractal1('fractal1')
         thousand.append(time.perf_counter() - start)

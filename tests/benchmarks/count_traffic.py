@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 from tests.paper import LOADER
 from timm_fractal._utils import device as _device
 from timm_fractal.augment import resample as _resample
-from timm_fractal.data.base import Fractal1
+from timm_fractal.data.fractals import Fractal1
 from timm_fractal.device_loader import create_device_loader
 
 IMAGES, SIZE, BANDWIDTH = 256, 224, 4.8e12

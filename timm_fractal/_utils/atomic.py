@@ -6,11 +6,10 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Union
 
 
 @contextlib.contextmanager
-def atomic_write(path: Union[str, Path]) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside ``path``; it becomes ``path`` when the block ends well, and is removed when not.
 
     Raises:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import ModuleType
-from typing import Any, Optional, Union
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ _BYTES_READY = 2**29
 _LEAST_READY, _MOST_READY = 2, 8
 
 
-def to_device(values: Union[Tensor, npt.NDArray[Any]], device: torch.device) -> Tensor:
+def to_device(values: Tensor | npt.NDArray[Any], device: torch.device) -> Tensor:
     """Copy from the host to a device, behind the work that is queued there already.
 
     From memory that is not pinned the host would wait for all of that work, once for each copy.
@@ -36,7 +36,7 @@ def to_device(values: Union[Tensor, npt.NDArray[Any]], device: torch.device) -> 
     return tensor.to(device)
 
 
-def triton_kernels(device: torch.device, name: str = 'augment.ops_triton') -> Optional[ModuleType]:
+def triton_kernels(device: torch.device, name: str = 'augment.ops_triton') -> ModuleType | None:
     """Triton's kernels, the module ``timm_fractal.{name}``, if they run on this device and are right there."""
     if device.type != 'cuda':
         return None
@@ -44,7 +44,7 @@ def triton_kernels(device: torch.device, name: str = 'augment.ops_triton') -> Op
 
 
 @functools.cache
-def _triton_kernels(index: int, name: str) -> Optional[ModuleType]:
+def _triton_kernels(index: int, name: str) -> ModuleType | None:
     device = torch.device('cuda', index)
     try:
         kernels = importlib.import_module(f'timm_fractal.{name}')
@@ -78,13 +78,13 @@ def prefetch(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
             # A thread begins on the first GPU, whichever its process works on.
             torch.cuda.set_device(stream.device)
 
-    def make() -> tuple[Optional[Batch], Any]:
+    def make() -> tuple[Batch | None, Any]:
         with torch.cuda.stream(stream) if stream is not None else contextlib.nullcontext():
             batch = next(batches, None)
             return batch, None if stream is None else stream.record_event()
 
     with ThreadPoolExecutor(1, 'timm-fractal', start) as pool:
-        pending: deque[Future[tuple[Optional[Batch], Any]]] = deque([pool.submit(make)])
+        pending: deque[Future[tuple[Batch | None, Any]]] = deque([pool.submit(make)])
         try:
             while True:
                 batch, made = pending.popleft().result()

@@ -8,7 +8,7 @@ computes in single precision is computed in single precision.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Optional, Union
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -324,8 +324,8 @@ class Canvas:
         self,
         operation: npt.NDArray[np.int64],
         argument: Numbers,
-        cubic: Union[npt.NDArray[np.bool_], bool] = True,
-        seed: Optional[npt.NDArray[np.int64]] = None,
+        cubic: npt.NDArray[np.bool_] | bool = True,
+        seed: npt.NDArray[np.int64] | None = None,
     ) -> None:
         """Apply one operation to each image.
 

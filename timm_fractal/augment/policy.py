@@ -4,14 +4,14 @@ import functools
 import math
 import types
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, NoReturn, Optional
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from timm.data import auto_augment as timm_augment
 
-from ..spec import nearest
+from .._utils.messages import nearest
 from .ops import MATRICES, NAMES, SHAPES, Numbers
 
 #: The automatic policies that timm's strings can begin with, AugMix apart.
@@ -31,7 +31,7 @@ class Layer(NamedTuple):
     operation: npt.NDArray[np.int64]
     argument: Numbers
     cubic: npt.NDArray[np.bool_]
-    seed: Optional[npt.NDArray[np.int64]] = None
+    seed: npt.NDArray[np.int64] | None = None
 
 
 def refuse(option: str, value: Any, available: str) -> NoReturn:
@@ -62,8 +62,8 @@ class Policy:
             policy = create(text, options)
         except (AssertionError, KeyError, ValueError) as error:
             raise ValueError(f'auto_augment={text!r} is no configuration string of timm: {error}') from None
-        self._weights: Optional[Numbers] = None
-        self._table: Optional[npt.NDArray[np.int64]] = None
+        self._weights: Numbers | None = None
+        self._table: npt.NDArray[np.int64] | None = None
         if name == 'rand':
             self._ops = list(policy.ops)
             self._layers = policy.num_layers

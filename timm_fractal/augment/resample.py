@@ -7,7 +7,7 @@ this module, and what is left of the difference is the order in which single pre
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -160,7 +160,7 @@ def _parts(crop: Crop, resized: tuple[int, int], most: int) -> Iterator[tuple[Te
                 yield part, first
 
 
-def _rows(images: Tensor, index: Optional[Tensor], top: Tensor, length: Tensor) -> Tensor:
+def _rows(images: Tensor, index: Tensor | None, top: Tensor, length: Tensor) -> Tensor:
     """The rows of the boxes, (B, C, longest, W); behind a shorter box come rows that nobody reads."""
     channels, height = images.shape[1:3]
     index = torch.arange(len(images), device=images.device) if index is None else index

@@ -14,7 +14,7 @@ import inspect
 import math
 import types
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Optional, Union
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ from torchvision.transforms import ColorJitter
 
 from .._utils import device as _device
 from .._utils.device import to_device
-from ..spec import nearest
+from .._utils.messages import nearest
 from .ops import NAMES, Canvas, Numbers
 from .policy import Layer, Policy, refuse, rescoped
 from .resample import Crop, resample
@@ -51,7 +51,7 @@ def _rng(generator: torch.Generator) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(int(torch.randint(2**63 - 1, (), generator=generator))))
 
 
-def _size(input_size: Union[int, Sequence[int]]) -> tuple[int, int]:
+def _size(input_size: int | Sequence[int]) -> tuple[int, int]:
     if isinstance(input_size, int):
         return input_size, input_size
     height, width = input_size[-2:]
@@ -97,16 +97,16 @@ class Train:
 
     def __init__(
         self,
-        input_size: Union[int, Sequence[int]] = 224,
+        input_size: int | Sequence[int] = 224,
         *,
-        scale: Optional[Pair] = None,
-        ratio: Optional[Pair] = None,
+        scale: Pair | None = None,
+        ratio: Pair | None = None,
         hflip: float = 0.5,
         vflip: float = 0.0,
-        color_jitter: Union[float, Sequence[float], None] = 0.4,
-        color_jitter_prob: Optional[float] = None,
+        color_jitter: float | Sequence[float] | None = 0.4,
+        color_jitter_prob: float | None = None,
         grayscale_prob: float = 0.0,
-        auto_augment: Optional[str] = None,
+        auto_augment: str | None = None,
         interpolation: str = 'bilinear',
         mean: Sequence[float] = (0.485, 0.456, 0.406),
     ) -> None:
@@ -187,7 +187,7 @@ def _check_interpolation(interpolation: str) -> None:
         refuse('interpolation', interpolation, nearest(str(interpolation), INTERPOLATIONS))
 
 
-def _jitter(strength: Union[float, Sequence[float], None]) -> dict[str, Pair]:
+def _jitter(strength: float | Sequence[float] | None) -> dict[str, Pair]:
     """Operations and the ranges of their factors, as torchvision computes them."""
     if strength is None:
         return {}
@@ -256,10 +256,10 @@ class Evaluate:
 
     def __init__(
         self,
-        input_size: Union[int, Sequence[int]] = 224,
+        input_size: int | Sequence[int] = 224,
         *,
-        crop_pct: Optional[float] = None,
-        crop_mode: Optional[str] = None,
+        crop_pct: float | None = None,
+        crop_mode: str | None = None,
         interpolation: str = 'bilinear',
     ) -> None:
         if interpolation not in INTERPOLATIONS[:2]:
@@ -295,17 +295,17 @@ class Evaluate:
 
 
 def create_augment(
-    input_size: Union[int, Sequence[int]] = 224,
+    input_size: int | Sequence[int] = 224,
     is_training: bool = False,
     no_aug: bool = False,
-    train_crop_mode: Optional[str] = None,
+    train_crop_mode: str | None = None,
     gaussian_blur_prob: float = 0.0,
-    crop_pct: Optional[float] = None,
-    crop_mode: Optional[str] = None,
-    crop_border_pixels: Optional[int] = None,
+    crop_pct: float | None = None,
+    crop_mode: str | None = None,
+    crop_border_pixels: int | None = None,
     interpolation: str = 'bilinear',
     **options: Any,
-) -> Union[Train, Evaluate]:
+) -> Train | Evaluate:
     """The transform that ``timm.data.create_transform`` makes of these arguments, for batches on a device.
 
     Args:
@@ -357,7 +357,7 @@ class MixParams(NamedTuple):
     """
 
     share: float
-    box: Optional[tuple[int, int, int, int]]
+    box: tuple[int, int, int, int] | None
 
 
 class Mix:

@@ -163,11 +163,11 @@ def _posterize() -> Iterator[Check]:
 
 def _numba_cache() -> Iterator[Check]:
     try:
-        from ..fractal.render_numba import draw
+        from ..fractal.render_numba import render_lanes
     except Exception as error:
         yield Check('warn', f'numba cannot be used ({error!r}): torch renders, which is slower', 'install numba again')
         return
-    folder = getattr(getattr(draw, 'stats', None), 'cache_path', None)
+    folder = getattr(getattr(render_lanes, 'stats', None), 'cache_path', None)
     if folder is None:
         advice = 'set NUMBA_CACHE_DIR to a folder that can be written to'
         yield Check('warn', 'no place for compiled code: every process compiles for some seconds', advice)
@@ -178,7 +178,7 @@ def _numba_cache() -> Iterator[Check]:
 def _speed() -> Iterator[Check]:
     import numpy as np
 
-    from ..data.base import Fractal1
+    from ..data.fractals import Fractal1
     from ..fractal import ifs
     from ..fractal.render import LANES, render
 

@@ -14,16 +14,16 @@ import tarfile
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, Union, get_args
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
 from .._utils.atomic import alone, atomic_write, remove_leftovers
-from ..data.base import create, natural_mode
+from .._utils.cpu import cpu_count
+from .._utils.messages import nearest
+from ..data.base import create
 from ..data.photos import list_images
-from ..fractal.categories import FractalSpec
-from ..fractal.render import cpu_count
-from ..spec import Image1Spec, Spec, nearest, parse_name
+from ..spec import Spec, parse_name
 
 SPLITS = ('train', 'validation')
 
@@ -67,11 +67,11 @@ class Exported(NamedTuple):
 
 def export_images(
     name: str,
-    dest: Union[str, Path],
+    dest: str | Path,
     split: str = 'train',
     *,
-    data_dir: Union[str, Path, None] = None,
-    params: Union[str, Path, None] = None,
+    data_dir: str | Path | None = None,
+    params: str | Path | None = None,
 ) -> list[Exported]:
     """Write a data set as image files.
 
@@ -110,7 +110,7 @@ def export_images(
     if params is not None:
         check_writable(Path(params).parent)
     spec = parse_name(name)
-    if params is not None and not isinstance(spec, get_args(FractalSpec)):
+    if params is not None and not spec.has_codes:
         raise ValueError(f'params must be left out: {spec.type} has no fractals whose parameters could be saved')
     record = {'dataset': str(spec)}
     if data_dir is None:
@@ -120,13 +120,11 @@ def export_images(
     else:
         record |= _source(spec, Path(data_dir))
     # How batches are made has no part in files.
-    images = dataclasses.replace(
-        spec, **type(spec)().non_pixel_options() | {'cache': spec.non_pixel_options()['cache']}
-    ).name()
+    images: Any = dataclasses.replace(spec.canonical(), **{'cache': spec.non_pixel_options()['cache']})
     results = []
     with alone(dest):
         for part in splits:
-            dataset: Any = create(images, split=part, root=data_dir, input_img_mode=natural_mode(spec))
+            dataset: Any = create(images, split=part, root=data_dir, input_img_mode=spec.mode)
             record['dataset'] = str(dataset.spec)
             _refuse_other(dest, record, part)
             if params is not None and part == splits[0]:
@@ -137,7 +135,7 @@ def export_images(
 
 def _source(spec: Spec, data_dir: Path) -> dict[str, str]:
     """What was read, by its sha256; fractals read no folder."""
-    if data_dir.is_dir() and not isinstance(spec, Image1Spec):
+    if data_dir.is_dir() and spec.reads != 'images':
         return {}
     digest = hashlib.sha256()
     for path in list_images(data_dir):

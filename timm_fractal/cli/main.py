@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from .._version import __version__
 from ..spec import parse_name
@@ -70,7 +70,7 @@ The exit code is 1 if a line says FAIL, else 0.
 _CONTINUES = ('export', 'publish')
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the console script.
 
     Args:

@@ -4,13 +4,14 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any
 
 from PIL import Image, ImageDraw
 
 from .._utils.atomic import atomic_write
-from ..data.base import create, natural_mode
-from ..spec import Spec, nearest, parse_name
+from .._utils.messages import nearest
+from ..data.base import create
+from ..spec import Spec, parse_name
 from .export_images import check_writable
 
 #: What `sweep` shows when no values are given. The sigma-factor of two maps is less than 6.
@@ -27,9 +28,9 @@ def contact_sheet(
     name: str,
     split: str = 'train',
     count: int = 32,
-    columns: Optional[int] = None,
+    columns: int | None = None,
     tile: int = 128,
-    data_dir: Union[str, Path, None] = None,
+    data_dir: str | Path | None = None,
 ) -> Image.Image:
     """Draw the first classes of a data set side by side.
 
@@ -62,11 +63,11 @@ def contact_sheet(
 def sweep(
     name: str,
     option: str,
-    values: Optional[Sequence[str]] = None,
+    values: Sequence[str] | None = None,
     split: str = 'train',
     columns: int = 8,
     tile: int = 128,
-    data_dir: Union[str, Path, None] = None,
+    data_dir: str | Path | None = None,
 ) -> Image.Image:
     """Draw the first classes once per value of an option; nothing else changes, the seed included.
 
@@ -111,7 +112,7 @@ def sweep(
     return _sheet(rows, tile, [f'{option}={value}' for value in values])
 
 
-def save(sheet: Image.Image, path: Union[str, Path]) -> None:
+def save(sheet: Image.Image, path: str | Path) -> None:
     """Write a sheet as a PNG file that is whole or not there at all.
 
     Raises:
@@ -121,7 +122,7 @@ def save(sheet: Image.Image, path: Union[str, Path]) -> None:
         sheet.save(temporary, 'PNG')
 
 
-def check_output(path: Union[str, Path]) -> None:
+def check_output(path: str | Path) -> None:
     """Refuse before anything is rendered what `save` could not write.
 
     Raises:
@@ -136,7 +137,7 @@ def check_output(path: Union[str, Path]) -> None:
     check_writable(path.parent)
 
 
-def _check(**numbers: Optional[int]) -> None:
+def _check(**numbers: int | None) -> None:
     for name, value in numbers.items():
         low, high = (8, 4096) if name == 'tile' else (1, 10_000)
         if value is not None and not low <= value <= high:
@@ -162,10 +163,10 @@ def _with(spec: Spec, option: str, text: str) -> Spec:
     return spec.parse(','.join(f'{key}={value}' for key, value in {**values, option: text}.items()))
 
 
-def _images(spec: Spec, split: str, count: int, tile: int, data_dir: Union[str, Path, None]) -> list[Image.Image]:
-    # Only what is shown is drawn.
-    spec = dataclasses.replace(spec, **type(spec)().non_pixel_options() | {'cache': 'none'})
-    dataset = create(spec.name(), split=split, root=data_dir, input_img_mode=natural_mode(spec))
+def _images(spec: Spec, split: str, count: int, tile: int, data_dir: str | Path | None) -> list[Image.Image]:
+    # Only what is shown is rendered.
+    uncached: Any = dataclasses.replace(spec.canonical(), **{'cache': 'none'})
+    dataset = create(uncached, split=split, root=data_dir, input_img_mode=spec.mode)
     images = (dataset[i][0] for i in range(min(count, dataset.num_classes)))
     return [_tile(image, tile) for image in images]
 

@@ -1,33 +1,16 @@
-"""Data sets: index -> (PIL image, label)."""
+"""Data sets: index -> (PIL image, label). One class per type; `timm_fractal.spec` says which."""
 
 from typing import TYPE_CHECKING
 
 from .._utils.lazy import door
+from ..spec import SPECS
 
 if TYPE_CHECKING:
-    from .base import OFDB, Fractal1, FractalDB, Image1, Noise1, SyntheticDataset, create, natural_mode
+    from .base import SyntheticDataset, create
 
-__all__ = [
-    'Fractal1',
-    'FractalDB',
-    'Image1',
-    'Noise1',
-    'OFDB',
-    'SyntheticDataset',
-    'create',
-    'natural_mode',
-]
+#: The class of each data set type and the module that has it.
+DATASETS = {name: module for module, name in (spec.dataset.split('.') for spec in SPECS.values())}
 
-__getattr__, __dir__ = door(
-    __name__,
-    {
-        'Fractal1': 'base',
-        'FractalDB': 'base',
-        'Image1': 'base',
-        'Noise1': 'base',
-        'OFDB': 'base',
-        'SyntheticDataset': 'base',
-        'create': 'base',
-        'natural_mode': 'base',
-    },
-)
+__all__ = ['SyntheticDataset', 'create']
+
+__getattr__, __dir__ = door(__name__, {'SyntheticDataset': 'base', 'create': 'base', **DATASETS})

@@ -1,16 +1,23 @@
-"""Images that are no fractals: photographs as they come, and noise. All are square uint8 arrays of one size."""
+"""``image1``: one photograph, or a few, as a data set; reading photographs as they come."""
 
-import math
+import logging
 import warnings
-from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Union
 
 import numpy as np
-import numpy.typing as npt
+import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-Pixels = npt.NDArray[np.uint8]
+from .._utils.cpu import cpu_count
+from .._utils.rng import Stream, stream
+from ..spec import Image1Spec
+from .base import PixelDataset, Pixels, is_primary, progress_bar
+
+_logger = logging.getLogger(__name__)
+
+# What may be kept of photographs when the images made from them are not, in bytes.
+_PHOTO_BYTES = 256 * 2**20
 
 #: What counts as an image in a folder, by the end of its name. A single file may be anything that Pillow opens.
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.ppm', '.pgm', '.jp2', '.avif')
@@ -18,7 +25,7 @@ EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff',
 MIN_SIZE = 16
 
 
-def list_images(path: Union[str, Path]) -> list[Path]:
+def list_images(path: str | Path) -> list[Path]:
     """The images that a path stands for: itself, or all images in a folder and below, sorted by their names.
 
     Hidden files, and files whose names do not end in one of `EXTENSIONS`, are no images.
@@ -44,7 +51,7 @@ def list_images(path: Union[str, Path]) -> list[Path]:
     return paths
 
 
-def read_image(path: Union[str, Path], size: int, mode: str = 'RGB') -> Image.Image:
+def read_image(path: str | Path, size: int, mode: str = 'RGB') -> Image.Image:
     """Read a photograph of any size and mode, upright.
 
     The whole picture is scaled to the square, width and height independently, as the bounding box of a fractal is. EXIF
@@ -109,53 +116,61 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
     return image.convert('RGB').convert(mode)
 
 
-def noise_image(kind: str, size: int, rng: np.random.Generator) -> Pixels:
-    """Draw an image whose pixels are independent.
+class Image1(PixelDataset):
+    """Classes are warps of one real image ("Scaling Backwards", ECCV 2024, the section on real images).
 
-    Args:
-        kind: ``'gaussian'``: mean 127.5 and standard deviation 42.5, cut at 0 and 255. ``'uniform'``: all gray levels
-            from 0 to 255 are equally likely.
-        size: Width and height in pixels.
-        rng: Source of randomness; only ``random()`` is used.
-
-    Returns:
-        Shape (size, size).
+    ``root`` is an image, or a folder of at most as many as there are classes; class k is made from image ``k % images``
+    of those sorted by name. The validation split has the same warps, cropped to 95 to 100 % of each side and with other
+    contrast and brightness. See `SyntheticDataset` for the other arguments, `read_image` for what is read, and
+    `shape` for the warps.
 
     Example:
-        >>> image = noise_image('gaussian', 256, np.random.default_rng(0))
-        >>> float(image.mean().round(1)), float(image.std().round(1))
-        (127.5, 42.4)
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile(suffix='.png') as file:
+        ...     Image.linear_gradient('L').save(file)
+        ...     dataset = Image1('image1/classes=4,size=64', root=file.name)
+        >>> len(dataset), dataset[3][0].mode
+        (4, 'RGB')
     """
-    draws = rng.random((size, size))
-    if kind == 'uniform':
-        return (256 * draws).astype(np.uint8)
-    # The gray level is the number of boundaries, halfway between levels, that the draw is beyond.
-    below = [(1 + math.erf((level + 0.5 - 127.5) / (42.5 * math.sqrt(2)))) / 2 for level in range(255)]
-    return np.searchsorted(below, draws).astype(np.uint8)
 
+    spec_type = Image1Spec
+    spec: Image1Spec
 
-def perturb_pixels(image: Pixels, delta: float, rng: np.random.Generator) -> Pixels:
-    """Multiply every pixel by its own U(1 - delta, 1 + delta), as `ifs.perturb` does with parameters; at most 255."""
-    factors = (1 - delta) + 2 * delta * rng.random(image.shape)
-    return np.minimum(np.rint(image * factors), 255).astype(np.uint8)
+    def _open(self, root: str | Path | None) -> None:
+        if root is None:
+            raise ValueError('image1 needs an image: --data-dir photo.jpg, or a folder of images (root= in Python)')
+        self._paths = list_images(root)
+        if len(self._paths) > self.num_classes:
+            raise ValueError(
+                f'{self.spec}: classes must be at least the number of images in {root}, '
+                f'got {self.num_classes} classes and {len(self._paths)} images: use classes={len(self._paths)} or more'
+            )
+        shape = (len(self._paths), *self._shape())
+        if is_primary():
+            _logger.info('%s, %s split: %d images from %s', self.spec, self.split, len(self._paths), root)
+        few = np.prod(shape, dtype=np.int64) <= _PHOTO_BYTES
+        self._photos = self._share(shape) if few else None
+        with ThreadPoolExecutor(cpu_count()) as pool, progress_bar(f'reading {root}', len(self._paths)) as bar:
+            # All of them, kept or not: a damaged one is better found now than in the middle of a training run.
+            for number, view in enumerate(pool.map(self._read, self._paths)):
+                if self._photos is not None:
+                    self._photos[number] = torch.from_numpy(view)
+                bar.update()
 
+    def _read(self, path: Path) -> Pixels:
+        from ..shape.transform import VIEWS  # Imports torchvision's transforms, which take as long as all the rest.
 
-def jitter(image: Image.Image, draws: Sequence[float]) -> Image.Image:
-    """Small noise of the validation split: a crop of 95 to 100 % of each side, contrast +- 10 %, brightness +- 5 %.
+        view = np.array(VIEWS[self.spec.view](read_image(path, self.spec.size, self.spec.mode)))
+        if view.min() == view.max():
+            what = 'no contour' if self.spec.view == 'contour' else 'a single colour'
+            raise ValueError(f'{path} has {what}: its warps cannot be told apart')
+        return view
 
-    Args:
-        image: Mode L or RGB.
-        draws: Five numbers in [0, 1): side and place of the crop, contrast, brightness.
+    def _render_one(self, number: int) -> Pixels:
+        from ..shape.transform import WARPS
 
-    Returns:
-        An image of the same size and mode.
-    """
-    side, left, top, contrast, brightness = draws
-    side = 0.95 + 0.05 * side
-    gain, shift = 0.9 + 0.2 * contrast, 255 * 0.1 * (brightness - 0.5)
-    width, height = image.size
-    x, y = left * (1 - side) * width, top * (1 - side) * height
-    box = (x, y, x + side * width, y + side * height)
-    levels = [min(255, max(0, round(127.5 + gain * (level - 127.5) + shift))) for level in range(256)]
-    cropped = image.resize(image.size, Image.Resampling.BILINEAR, box=box)
-    return cropped.point(levels * len(image.getbands()))
+        which = number % len(self._paths)
+        photo = self._read(self._paths[which]) if self._photos is None else self._photos[which].numpy()
+        warp = WARPS[self.spec.warp]
+        params = warp.make_params(stream(self.spec.seed, Stream.CLASS, number), self.spec.delta)
+        return self._jitter(number, np.asarray(warp.apply(Image.fromarray(photo), params)))

@@ -19,17 +19,18 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
-from typing import Optional, Union
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..spec import Fractal1Spec, FractalDBSpec, OFDBSpec
+from .._utils.cpu import cpu_count
+from .._utils.rng import Stream, stream
+from ..spec import Fractal1Spec, IFSSpec
 from . import ifs
 from .ifs import Array, Family
-from .render import Bits, Rendered, cpu_count, render, unpack
+from .render import Bits, Rendered, render, unpack
 
-FractalSpec = Union[Fractal1Spec, OFDBSpec, FractalDBSpec]
 #: Shows progress: given a number of images, gives ranges that cover them, one after the other.
 Progress = Callable[[int], Iterable[range]]
 
@@ -57,9 +58,6 @@ for _i, (_place, _weight) in enumerate(
 ):
     WEIGHTS[_i][_place] = _weight
 
-# What a stream of random numbers is for; the seed, this and indices make the stream.
-_BASE, _PERTURBATION, _PATCHES, _SEARCH, _TRIAL = range(5)
-
 # Seed of the address sequence of instance 0: the reference generator's for training, far from it for validation.
 _ADDRESS_SEED = {'train': 100, 'validation': 100 + 2**31}
 
@@ -71,13 +69,10 @@ _LOOKS = ((4_000, 64, 0.24), (100_000, 512, MIN_SEARCH_FILL))
 _FOUND = 'search.npy'
 
 
-def stream(*key: int) -> np.random.Generator:
-    """A stream of random numbers of its own for every key: the seed, what it is for, and indices."""
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
-
-
-def draw(spec: FractalSpec, split: str, family: Family, numbers: Sequence[int], out: Optional[Bits] = None) -> Rendered:
-    """Draw images of a data set.
+def render_images(
+    spec: IFSSpec, split: str, family: Family, numbers: Sequence[int], out: Bits | None = None
+) -> Rendered:
+    """Render images of a data set.
 
     Args:
         spec: The data set.
@@ -92,11 +87,11 @@ def draw(spec: FractalSpec, split: str, family: Family, numbers: Sequence[int], 
     Raises:
         ValueError: An image shows no shape on this canvas.
     """
-    instances, classes = np.divmod(np.asarray(numbers), spec.classes)
+    instances, classes = np.divmod(np.asarray(numbers), spec.num_classes)
     systems = family.systems[classes]
-    if isinstance(spec, FractalDBSpec):
+    if spec.scales:
         systems = systems * WEIGHTS[_valid_weights(spec, family, classes, instances % len(WEIGHTS)), None]
-    images = _draw(spec, split, family, systems, classes, instances, out)
+    images = _render(spec, split, family, systems, classes, instances, out)
     pixels = np.rint(images.fill * spec.size**2)
     degenerate = np.flatnonzero(pixels <= min(MIN_PIXELS, MIN_FILL * spec.size**2))
     if len(degenerate):
@@ -105,14 +100,14 @@ def draw(spec: FractalSpec, split: str, family: Family, numbers: Sequence[int], 
             f'{spec}: class {classes[first]} shows no shape on this canvas, {pixels[first]:.0f} pixels of it are drawn '
             f'(points={spec.points}, size={spec.size}, patch={spec.patch}): take more points or another patch'
         )
-    if isinstance(spec, FractalDBSpec):
+    if spec.scales:
         for i, flip in enumerate(instances // len(WEIGHTS) % 4):
             images.bits[i] = _flip(images.bits[i], spec.size, bool(flip & 1), bool(flip & 2))
     return images
 
 
 def _valid_weights(
-    spec: FractalDBSpec, family: Family, classes: npt.NDArray[np.int64], weights: npt.NDArray[np.int64]
+    spec: IFSSpec, family: Family, classes: npt.NDArray[np.int64], weights: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
     """The weights of instances; none where a scaled parameter makes an IFS diverge or shrink to a dot."""
     keys = [(spec.seed, k, w, family.systems[k].tobytes()) for k, w in zip(classes.tolist(), weights.tolist())]
@@ -120,7 +115,7 @@ def _valid_weights(
     if unknown:
         which, scales = (np.array(column) for column in list(zip(*unknown))[1:3])
         reference = dataclasses.replace(spec, **REFERENCE_CANVAS)
-        images = _draw(reference, 'train', family, family.systems[which] * WEIGHTS[scales, None], which, scales)
+        images = _render(reference, 'train', family, family.systems[which] * WEIGHTS[scales, None], which, scales)
         _is_lost.update(zip(unknown, (images.fill <= MIN_FILL).tolist()))
     return np.array([0 if _is_lost.get(key) else key[2] for key in keys])
 
@@ -129,35 +124,35 @@ def _valid_weights(
 _is_lost: dict[tuple[int, int, int, bytes], bool] = {}
 
 
-def _draw(
-    spec: FractalSpec,
+def _render(
+    spec: IFSSpec,
     split: str,
     family: Family,
     systems: Array,
     classes: npt.NDArray[np.int64],
     instances: npt.NDArray[np.int64],
-    out: Optional[Bits] = None,
+    out: Bits | None = None,
 ) -> Rendered:
-    """Draw one image per system; it shares its sequence of maps with the other images of its base fractal."""
-    noise = (spec.seed, _PATCHES, int(split == 'validation'))
+    """Render one image per IFS; it shares its sequence of maps with the other images of its base fractal."""
+    noise = (spec.seed, Stream.PATCHES, int(split == 'validation'))
     pairs = list(zip(classes.tolist(), instances.tolist()))
     keys = np.stack([np.random.SeedSequence((*noise, *pair)).generate_state(2) for pair in pairs])
-    # FractalDB's instances differ enough without a sequence of their own, which takes as long to draw as the image.
-    own = not isinstance(spec, FractalDBSpec)
+    # FractalDB's instances differ enough without a sequence of their own, which takes as long to sample as the image.
+    own = not spec.scales
     groups: dict[tuple[int, int], list[int]] = defaultdict(list)
     for i, (k, instance) in enumerate(pairs):
-        groups[k % spec.fractals, own * instance].append(i)
+        groups[k % spec.num_bases, own * instance].append(i)
 
-    def draw_group(group: tuple[int, int], threads: Optional[int] = None, out: Optional[Bits] = None) -> Rendered:
+    def render_group(group: tuple[int, int], threads: int | None = None, out: Bits | None = None) -> Rendered:
         base, instance = group
         places = groups[group]
         path = _addresses(family.bases[base].tobytes(), spec.points, _ADDRESS_SEED[split] + instance)
         return render(systems[places], path, keys[places], spec.size, spec.patch, threads=threads, out=out)  # type: ignore[arg-type]
 
     if len(groups) == 1:
-        return draw_group(next(iter(groups)), out=out)
+        return render_group(next(iter(groups)), out=out)
     with ThreadPoolExecutor(cpu_count()) as pool:
-        parts = list(pool.map(lambda group: draw_group(group, threads=1), groups))
+        parts = list(pool.map(lambda group: render_group(group, threads=1), groups))
     order = np.argsort(np.concatenate(list(groups.values())))
     bits, fill, diverged = (np.concatenate(arrays)[order] for arrays in zip(*parts))
     if out is None:
@@ -181,7 +176,7 @@ def _flip(bits: Bits, size: int, columns: bool, rows: bool) -> Bits:
     return bits
 
 
-def find(spec: FractalSpec, progress: Progress, table: Bits | None = None) -> Family:
+def find(spec: IFSSpec, progress: Progress, table: Bits | None = None) -> Family:
     """Find the IFS codes of a data set: its bases, and a perturbation for every class that is not too empty.
 
     They do not depend on the canvas (points, size, patch).
@@ -195,14 +190,14 @@ def find(spec: FractalSpec, progress: Progress, table: Bits | None = None) -> Fa
     Raises:
         ValueError: No base, or no perturbation for a class, is found.
     """
-    if not isinstance(spec, Fractal1Spec):
-        systems = np.stack([_search(spec.seed, k) for chunk in progress(spec.classes) for k in chunk])
+    if not spec.perturbs:
+        systems = np.stack([_search(spec.seed, k) for chunk in progress(spec.num_classes) for k in chunk])
         return Family(str(spec), systems, systems)
-    reference = dataclasses.replace(spec, **REFERENCE_CANVAS)
+    reference: Any = dataclasses.replace(spec, **REFERENCE_CANVAS)
     with ThreadPoolExecutor(cpu_count()) as pool:
-        bases = np.stack(list(pool.map(functools.partial(_find_base, reference), range(spec.fractals))))
-    family = Family(str(spec), bases, np.empty((spec.classes, *bases.shape[1:])))
-    for chunk in progress(spec.classes):
+        bases = np.stack(list(pool.map(functools.partial(_find_base, reference), range(spec.num_bases))))
+    family = Family(str(spec), bases, np.empty((spec.num_classes, *bases.shape[1:])))
+    for chunk in progress(spec.num_classes):
         _find_classes(reference, family, chunk, None if table is None else table[chunk.start : chunk.stop])
     return family
 
@@ -211,9 +206,11 @@ def _find_base(reference: Fractal1Spec, number: int) -> Array:
     """The first IFS sampled from the seed that is not too empty, and survives perturbation; delta has no part in it."""
     for attempt in range(MAX_BASES):
         # Sines and matrix products differ in the last bit between machines; nine decimals are the same everywhere.
-        base = ifs.sample(reference.maps, reference.sigma, stream(reference.seed, _BASE, attempt, number)).round(9)
+        base = ifs.sample(reference.maps, reference.sigma, stream(reference.seed, Stream.BASE, attempt, number)).round(
+            9
+        )
         if _fill(reference, base, base[None])[0] > MIN_FILL:
-            rng = stream(reference.seed, _TRIAL, attempt, number)
+            rng = stream(reference.seed, Stream.TRIAL, attempt, number)
             trials = np.stack([ifs.perturb(base, Fractal1Spec.delta, rng) for _ in range(TRIALS)])
             if np.count_nonzero(_fill(reference, base, trials) > MIN_FILL) >= MIN_SURVIVORS:
                 return base
@@ -227,7 +224,7 @@ def _find_base(reference: Fractal1Spec, number: int) -> Array:
 def _fill(reference: Fractal1Spec, base: Array, systems: Array) -> Array:
     """How much of the reference's canvas perturbations of a base cover, as class 0 would."""
     zeros = np.zeros(len(systems), np.int64)
-    return _draw(reference, 'train', Family('', base[None], systems), systems, zeros, zeros).fill
+    return _render(reference, 'train', Family('', base[None], systems), systems, zeros, zeros).fill
 
 
 def _find_classes(reference: Fractal1Spec, family: Family, chunk: range, table: Bits | None) -> None:
@@ -235,12 +232,12 @@ def _find_classes(reference: Fractal1Spec, family: Family, chunk: range, table: 
     pending = np.array(chunk)
     for attempt in range(MAX_PERTURBATIONS):
         for k in pending:
-            rng = stream(reference.seed, _PERTURBATION, int(k), attempt)
-            base = family.bases[k % reference.fractals]
+            rng = stream(reference.seed, Stream.PERTURBATION, int(k), attempt)
+            base = family.bases[k % reference.num_bases]
             family.systems[k] = ifs.perturb(base, reference.delta, rng, reference.perturb)  # type: ignore[arg-type]
         # At first all classes of the chunk, straight into the table; then the few that came out empty.
         out = table if attempt == 0 else None
-        images = _draw(reference, 'train', family, family.systems[pending], pending, np.zeros_like(pending), out)
+        images = _render(reference, 'train', family, family.systems[pending], pending, np.zeros_like(pending), out)
         if table is not None and attempt > 0:
             table[pending - chunk.start] = images.bits
         pending = pending[images.fill <= MIN_FILL]
@@ -256,7 +253,7 @@ def _search(seed: int, category: int) -> Array:
     """The first system of a category that fills enough of the image (FractalDB's random search)."""
     found = _found() if seed == 0 else ()
     attempt = int(found[category]) if category < len(found) else search(seed, category)
-    return ifs.sample_uniform(stream(seed, _SEARCH, category, attempt))
+    return ifs.sample_uniform(stream(seed, Stream.SEARCH, category, attempt))
 
 
 def search(seed: int, category: int) -> int:
@@ -268,7 +265,7 @@ def search(seed: int, category: int) -> int:
     """
     key = np.zeros((1, 2), np.uint32)
     for attempt in itertools.count():
-        system = ifs.sample_uniform(stream(seed, _SEARCH, category, attempt))
+        system = ifs.sample_uniform(stream(seed, Stream.SEARCH, category, attempt))
         probs = ifs.probabilities(system)
         for points, size, least in _LOOKS:
             images = render(system[None], ifs.addresses(probs, points), key, size, 'point', threads=1)

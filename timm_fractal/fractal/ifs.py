@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import json
 from pathlib import Path
-from typing import Any, Literal, Optional, Union
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -195,7 +195,7 @@ def sample_uniform(rng: np.random.Generator) -> Array:
     return system
 
 
-def _uniform(rng: np.random.Generator, low: float, high: float, shape: Optional[tuple[int, ...]] = None) -> Any:
+def _uniform(rng: np.random.Generator, low: float, high: float, shape: tuple[int, ...] | None = None) -> Any:
     return low + (high - low) * rng.random(shape)
 
 
@@ -219,14 +219,14 @@ class Family:
     bases: Array
     systems: Array
 
-    def save(self, path: Union[str, Path]) -> None:
+    def save(self, path: str | Path) -> None:
         """Write a JSON file that `load` reads back bit for bit."""
         content = {'dataset': self.name, 'bases': self.bases.tolist(), 'systems': self.systems.tolist()}
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(content), encoding='utf-8')
 
     @classmethod
-    def load(cls, path: Union[str, Path]) -> 'Family':
+    def load(cls, path: str | Path) -> 'Family':
         """Read a file written by `save`.
 
         Raises:

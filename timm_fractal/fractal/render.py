@@ -1,4 +1,4 @@
-"""Systems -> images: checks the input, allocates the output, chooses the back end.
+"""IFS codes -> images: checks the input, allocates the output, chooses the back end.
 
 Images are two-valued, black and `GRAY`, and stored as bits: uint8 of shape (images, size, 8 * ceil(size / 64)), bit
 ``c & 7`` of byte ``c >> 3`` of a row is column c. `unpack` makes gray images of them.
@@ -6,13 +6,14 @@ Images are two-valued, black and `GRAY`, and stored as bits: uint8 of shape (ima
 
 import functools
 import logging
-import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, NamedTuple, Optional
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from .._utils.cpu import cpu_count
+from ..spec import PATCHES
 from .ifs import Array
 
 _logger = logging.getLogger(__name__)
@@ -21,20 +22,23 @@ Bits = npt.NDArray[np.uint8]
 Patch = Literal['random', 'fill', 'point']
 Backend = Literal['auto', 'numba', 'torch']
 
-#: Gray level of a drawn pixel.
+#: Gray level of a pixel that is not black.
 GRAY = 127
 #: Pixels kept free on every side of an image.
 PADDING = 6
-#: Images drawn side by side by one thread: enough SIMD lanes to hide the latency of the recurrence.
+#: An image wider than this, in the units of the IFS, has diverged.
+LIMIT = 1e9
+#: Keeps points at the edge of the fractal on the outermost pixel, whichever way the last bits of their coordinates are
+#: rounded: chaos games come back to the outermost point again and again, ever closer.
+ROUND_UP = 1 + 2.0**-40
+#: Images rendered side by side by one thread: enough SIMD lanes to hide the latency of the recurrence.
 LANES = 32
-#: Images drawn at once by torch on another device.
+#: Images rendered at once by torch on another device.
 LANES_ELSEWHERE = 256
-
-PATCHES = {'random': 0, 'fill': 1, 'point': 2}
 
 
 class Rendered(NamedTuple):
-    """Images drawn by `render`.
+    """Images rendered by `render`.
 
     Attributes:
         bits: The images, bit-packed, see the head of this module.
@@ -78,10 +82,10 @@ def render(
     *,
     backend: Backend = 'auto',
     device: Any = None,
-    threads: Optional[int] = None,
-    out: Optional[Bits] = None,
+    threads: int | None = None,
+    out: Bits | None = None,
 ) -> Rendered:
-    """Draw one image per system with the chaos game, as the 1p-frac reference does.
+    """Render one image per IFS with the chaos game, as the 1p-frac reference does.
 
     Every image starts at (0, 0) and takes the same sequence of maps. The bounding box of its points, the starting
     transient included, is scaled to the canvas, x and y independently; the image is flipped top to bottom. Every point
@@ -94,11 +98,11 @@ def render(
         size: Width and height in pixels, 16 to 4096.
         patch: ``'random'``: 3 x 3 pixels, each gray or black by a random bit, not all black. ``'fill'``: 3 x 3 gray
             pixels. ``'point'``: one gray pixel.
-        backend: ``'numba'`` draws on the CPU, ``'torch'`` on ``device``; ``'auto'`` takes torch if a device is given
+        backend: ``'numba'`` renders on the CPU, ``'torch'`` on ``device``; ``'auto'`` takes torch if a device is given
             or numba cannot be imported. Both give the same images.
         device: torch device for the torch back end, by default the CPU.
         threads: CPU threads of the numba back end, by default all that this process may use.
-        out: Draw into this array of shape (B, size, row bytes), C-contiguous.
+        out: Render into this array of shape (B, size, row bytes), C-contiguous.
 
     Returns:
         The images, their fill and whether they diverged.
@@ -151,12 +155,12 @@ def render(
             out[part, :, : packed.shape[2]], out[part, :, packed.shape[2] :] = packed, 0
             diverged[part] = lost.cpu().numpy()
     else:
-        _render_numba(systems, addresses, keys, size, PATCHES[patch], out, diverged, threads or cpu_count())
+        _render_numba(systems, addresses, keys, size, PATCHES.index(patch), out, diverged, threads or cpu_count())
     return Rendered(out, np.bitwise_count(out.view(np.uint64)).sum((1, 2), dtype=np.int64) / size**2, diverged)
 
 
-def _parameters(systems: Array) -> Array:
-    """(B, N, 2, 3) -> (N, 6, B), images innermost, as the kernels want them."""
+def images_innermost(systems: Array) -> Array:
+    """Rearrange IFS codes (B, N, 2, 3) -> (N, 6, B), as the kernels want them."""
     return np.ascontiguousarray(systems.reshape(*systems.shape[:2], 6).transpose(1, 2, 0))
 
 
@@ -170,7 +174,7 @@ def _render_numba(
     diverged: npt.NDArray[np.bool_],
     threads: int,
 ) -> None:
-    from .render_numba import draw
+    from .render_numba import render_lanes
 
     # A canvas of the machine's words; their bytes are in the order of `bits` on every little-endian machine.
     canvas = out.reshape(len(out), -1).view('<u8')
@@ -178,7 +182,9 @@ def _render_numba(
     def block(start: int) -> None:
         part = slice(start, start + LANES)
         canvas[part] = 0
-        draw(_parameters(systems[part]), addresses, keys[part], size, PADDING, patch, canvas[part], diverged[part])
+        render_lanes(
+            images_innermost(systems[part]), addresses, keys[part], size, PADDING, patch, canvas[part], diverged[part]
+        )
 
     starts = range(0, len(systems), LANES)
     if threads == 1 or len(starts) < 2:
@@ -197,7 +203,7 @@ def render_on(
     size: int,
     patch: Patch,
 ) -> tuple[Any, Any]:
-    """Draw images on a torch device and leave them there.
+    """Render images on a torch device and leave them there.
 
     Args:
         device: The torch device.
@@ -225,21 +231,11 @@ def render_on(
     lost = torch.empty(len(systems), dtype=torch.bool, device=device)
     for start in range(0, len(systems), lanes):
         part = slice(start, start + lanes)
-        maps = to_device(_parameters(systems[part]), device)
+        maps = to_device(images_innermost(systems[part]), device)
         seeds = to_device(keys[part].astype(np.int64), device)
-        arguments = maps, path, seeds, size, PADDING, PATCHES[patch], GRAY, pixels[part], lost[part]
-        (kernel or render_torch).draw(*arguments)
+        arguments = maps, path, seeds, size, PADDING, PATCHES.index(patch), GRAY, pixels[part], lost[part]
+        (kernel or render_torch).render_lanes(*arguments)
     return pixels, lost
-
-
-def cpu_count() -> int:
-    """CPU threads this process may use: its share when several ranks run on one machine."""
-    mask = getattr(os, 'sched_getaffinity', None)
-    cpus = len(mask(0)) if mask else os.cpu_count() or 1
-    text = os.environ.get('LOCAL_WORLD_SIZE', '1')
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f'the environment variable LOCAL_WORLD_SIZE must be a whole number from 1, got {text[:100]!r}')
-    return max(1, cpus // int(text))
 
 
 @functools.cache

@@ -1,7 +1,7 @@
 """CPU kernel: chaos game and splat, many images side by side.
 
 All images of a call share one address sequence, so one step moves all of them by the same map of their own system: the
-innermost loops run over images, and become SIMD lanes. Everything is float64 without reordering (no fastmath, no fused
+innermost loops run over images and become SIMD lanes. Everything is float64 without reordering (no fastmath, no fused
 multiply-add), so the pixels do not depend on the machine nor on the number of images.
 
 Only the last patch at a position can be seen. The trajectory is therefore walked block by block from its end (the first
@@ -12,14 +12,11 @@ way back is queued, and the queue, shorter than the trajectory, is painted in or
 import numpy as np
 
 from .._utils.jit import kernel, part
+from ..spec import POINT, RANDOM
+from .render import LIMIT, ROUND_UP
 
 #: Steps walked at a time: 8 bits, so that a step and a position (4096 x 4096: 24 bits) fit into 32.
 _BLOCK = 256
-#: An image wider than this, in the units of the IFS, has diverged.
-_LIMIT = 1e9
-#: Keeps points at the edge of the fractal on the outermost pixel, whichever way the last bits of their coordinates are
-#: rounded: chaos games come back to the outermost point again and again, ever closer.
-_ROUND_UP = 1 + 2.0**-40
 
 
 @part
@@ -115,8 +112,8 @@ def _paint(queue, v, first, count, patches, words, canvas):  # type: ignore[no-u
 
 
 @kernel
-def draw(maps, addresses, keys, size, padding, patch, canvas, diverged):  # type: ignore[no-untyped-def]
-    """Draw images.
+def render_lanes(maps, addresses, keys, size, padding, patch, canvas, diverged):  # type: ignore[no-untyped-def]
+    """Render images.
 
     Args:
         maps: (N, 6, B) float64, parameters a, b, e, c, d, f of x' = a x + b y + e, y' = c x + d y + f. Overwritten
@@ -125,8 +122,8 @@ def draw(maps, addresses, keys, size, padding, patch, canvas, diverged):  # type
         keys: (B, 2) uint32, key of the patches of each image.
         size: Width and height in pixels.
         padding: Pixels kept free on every side.
-        patch: 0 random patches, 1 full patches, 2 single points.
-        canvas: (B, size * words) uint64 of zeros, drawn to; bit c of the words of a row is column c.
+        patch: `RANDOM`, `FILL` or `POINT`.
+        canvas: (B, size * words) uint64 of zeros, painted on; bit c of the words of a row is column c.
         diverged: (B,) bool, written.
     """
     steps = len(addresses)
@@ -149,7 +146,7 @@ def draw(maps, addresses, keys, size, padding, patch, canvas, diverged):  # type
         wide = box[1, v] - box[0, v]
         high = box[3, v] - box[2, v]
         # Comparisons with a NaN, or of the last state if it is one, are false.
-        diverged[v] = not (wide < _LIMIT and high < _LIMIT and np.isfinite(track[0, 0, v] + track[0, 1, v]))
+        diverged[v] = not (wide < LIMIT and high < LIMIT and np.isfinite(track[0, 0, v] + track[0, 1, v]))
         if diverged[v]:
             # All its points stay at the origin.
             for j in range(maps.shape[0]):
@@ -161,11 +158,11 @@ def draw(maps, addresses, keys, size, padding, patch, canvas, diverged):  # type
         else:
             frame[0, v] = box[0, v]
             frame[2, v] = box[2, v]
-            frame[1, v] = (size - 2 * padding) * _ROUND_UP / wide if wide > 0 else 0.0
-            frame[3, v] = (size - 2 * padding) * _ROUND_UP / high if high > 0 else 0.0
+            frame[1, v] = (size - 2 * padding) * ROUND_UP / wide if wide > 0 else 0.0
+            frame[3, v] = (size - 2 * padding) * ROUND_UP / high if high > 0 else 0.0
 
     # A patch lies one pixel right and down of its point, a single point lies where it is.
-    shift = 0 if patch == 2 else 1
+    shift = 0 if patch == POINT else 1
     bits = np.empty((_BLOCK, lanes), np.uint32)
     seen = np.zeros(canvas.shape, np.uint64)
     # No more positions than points or pixels, and a place for the one that `_select` writes in vain.
@@ -197,13 +194,13 @@ def draw(maps, addresses, keys, size, padding, patch, canvas, diverged):  # type
     for v in range(lanes):
         if diverged[v]:
             continue
-        if patch == 2:
+        if patch == POINT:
             for k in range(canvas.shape[1]):
                 canvas[v, k] = seen[v, k]
             continue
         for g in range(blocks):
             first = ends[g + 1, v]
             count = ends[g, v] - first
-            if patch == 0:
+            if patch == RANDOM:
                 _patches(queue, v, first, count, g * _BLOCK, keys[v, 0], keys[v, 1], patches)
             _paint(queue, v, first, count, patches, np.uint64(words), canvas)

@@ -12,8 +12,9 @@ import math
 import torch
 from torch import Tensor
 
-_LIMIT = 1e9
-_ROUND_UP = 1 + 2.0**-40
+from ..spec import FILL, POINT
+from .render import LIMIT, ROUND_UP
+
 _WARM_UP = 64
 _MASK32 = 0xFFFFFFFF
 
@@ -74,13 +75,13 @@ def _trajectory(maps: Tensor, addresses: Tensor) -> Tensor:
 def frame(low: Tensor, high: Tensor, size: int, padding: int, diverged: Tensor) -> tuple[Tensor, Tensor]:
     """Where the canvas begins, and pixels per unit, float64 (2, B); writes which images ran away, bool (B,)."""
     span = high - low
-    diverged.copy_(~((span < _LIMIT).all(0)))
+    diverged.copy_(~((span < LIMIT).all(0)))
     # What has no extent, and what ran away, stays in a corner.
-    scale = (size - 2 * padding) * _ROUND_UP / torch.where(diverged | (span == 0), torch.inf, span)
+    scale = (size - 2 * padding) * ROUND_UP / torch.where(diverged | (span == 0), torch.inf, span)
     return torch.where(diverged, 0.0, low), scale
 
 
-def draw(
+def render_lanes(
     maps: Tensor,
     addresses: Tensor,
     keys: Tensor,
@@ -91,7 +92,7 @@ def draw(
     canvas: Tensor,
     diverged: Tensor,
 ) -> None:
-    """Draw images.
+    """Render images.
 
     Args:
         maps: (N, 6, B) float64, parameters a, b, e, c, d, f of x' = a x + b y + e, y' = c x + d y + f.
@@ -99,8 +100,8 @@ def draw(
         keys: (B, 2) int64 in [0, 2^32), key of the patches of each image.
         size: Width and height in pixels.
         padding: Pixels kept free on every side.
-        patch: 0 random patches, 1 full patches, 2 single points.
-        gray: Level of a pixel that is drawn.
+        patch: `RANDOM`, `FILL` or `POINT`.
+        gray: Level of a pixel that is not black.
         canvas: (B, size, size) uint8, written.
         diverged: (B,) bool, written.
     """
@@ -111,11 +112,11 @@ def draw(
 
     flat = torch.full((maps.shape[2], size * size), -1, dtype=torch.int32, device=maps.device)
     corner = ((size - 1 - row) * size + column).T
-    if patch == 2:
+    if patch == POINT:
         flat.scatter_(1, corner, 1)
     else:
         index = torch.arange(len(points), device=maps.device)
-        bits = torch.full_like(corner, 511) if patch == 1 else patch_bits(keys[:, None], index)
+        bits = torch.full_like(corner, 511) if patch == FILL else patch_bits(keys[:, None], index)
         order = (2 * index).int()
         for i in range(3):
             for j in range(3):

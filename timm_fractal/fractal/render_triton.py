@@ -1,7 +1,7 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 """Kernels for a GPU: the images of `render_numba`, from the same arguments.
 
-One lane draws one image, point after point, as the chaos game is defined: a GPU has lanes for thousands of images. It
+One lane renders one image, point after point, as the chaos game is defined: a GPU has lanes for thousands of images. It
 plays twice, for the bounding box and for the patches, which is less than to keep the points. Later patches overwrite
 earlier ones because a lane's writes arrive in their order. Nothing is contracted to multiply-add
 (``enable_fp_fusion``), so every point is the same to the last bit.
@@ -12,9 +12,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..spec import PATCHES, POINT, RANDOM
 from . import render_torch
 
 _LANES = 32
+_RANDOM, _POINT = tl.constexpr(RANDOM), tl.constexpr(POINT)
 
 
 @triton.jit
@@ -78,10 +80,10 @@ def _paste(
         column = ((x - left) * wide + padding).to(tl.int32)
         row = size - 1 - ((y - bottom) * high + padding).to(tl.int32)
         corner = plane + row * size + column
-        if PATCH == 2:
+        if PATCH == _POINT:
             tl.store(corner, tl.full((LANES,), GRAY, tl.uint8), mask=wanted)
         else:
-            if PATCH == 0:
+            if PATCH == _RANDOM:
                 h = (first ^ (first >> 16)) * 0x7FEB352D
                 h = h ^ second
                 h = (h ^ (h >> 15)) * 0x846CA68B
@@ -98,7 +100,7 @@ def _paste(
         x, y = _step(maps, path, t, count, image, wanted, x, y)
 
 
-def draw(
+def render_lanes(
     maps: Tensor,
     addresses: Tensor,
     keys: Tensor,
@@ -109,7 +111,7 @@ def draw(
     canvas: Tensor,
     diverged: Tensor,
 ) -> None:
-    """See `timm_fractal.fractal.render_torch.draw`."""
+    """See `timm_fractal.fractal.render_torch.render_lanes`."""
     count = maps.shape[2]
     path = torch.cat([addresses, addresses.new_zeros(1)])
     low, high = (torch.empty(2, count, dtype=torch.float64, device=maps.device) for _ in range(2))
@@ -130,10 +132,10 @@ def check(device: torch.device) -> None:
     maps = (maps[..., None] * torch.tensor([1, 0.9, 8], dtype=torch.float64)).to(device)
     path = (torch.arange(100, device=device) * 37 % 11 % 2).long()
     keys = torch.arange(6, device=device).view(3, 2) * 715827882
-    for patch in range(3):
+    for patch in range(len(PATCHES)):
         images = [torch.zeros(3, 32, 32, dtype=torch.uint8, device=device) for _ in range(2)]
         lost = [torch.zeros(3, dtype=torch.bool, device=device) for _ in range(2)]
-        for kernel, image, away in zip((draw, render_torch.draw), images, lost):
+        for kernel, image, away in zip((render_lanes, render_torch.render_lanes), images, lost):
             kernel(maps, path, keys, 32, 6, patch, 127, image, away)
         if not torch.equal(*images) or not torch.equal(*lost):
-            raise RuntimeError('wrong pixels: draw')
+            raise RuntimeError('wrong pixels: render_lanes')

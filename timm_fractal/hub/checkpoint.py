@@ -12,7 +12,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path, PureWindowsPath
-from typing import Any, Optional
+from typing import Any
 
 import timm
 import torch
@@ -20,7 +20,8 @@ import yaml
 from safetensors import SafetensorError, safe_open
 from timm.models import clean_state_dict
 
-from ..spec import MAX_SAMPLES, nearest, parse_name
+from .._utils.messages import nearest
+from ..spec import MAX_SAMPLES, parse_name
 
 Tensors = dict[str, torch.Tensor]
 Shapes = dict[str, tuple[int, ...]]
@@ -65,25 +66,25 @@ class Checkpoint:
     path: Path
     tensors: Tensors
     args: dict[str, Any]
-    epochs: Optional[int] = None
+    epochs: int | None = None
     ema: bool = False
-    loss: Optional[float] = None
+    loss: float | None = None
 
     @property
-    def samples(self) -> Optional[int]:
+    def samples(self) -> int | None:
         """Number of samples that were seen, as the arguments say: the last, incomplete batch of an epoch is dropped."""
 
         try:
             spec: Any = parse_name(self.args['dataset'])
             rounds, length = self.args.get('epoch_repeats') or 0, self.args.get('train_num_samples')
-            length = int((length or spec.classes * getattr(spec, 'instances', 1)) * max(1.0, rounds))
+            length = int((length or spec.num_classes * spec.num_instances) * max(1.0, rounds))
             batch = self.args['batch_size'] * (self.args.get('world_size') or 1)
         except (KeyError, ValueError, AttributeError, TypeError):
             return None
         return None if self.epochs is None else self.epochs * (length // batch * batch)
 
 
-def read(path: Path, use_ema: Optional[bool] = None) -> Checkpoint:
+def read(path: Path, use_ema: bool | None = None) -> Checkpoint:
     """Read a checkpoint of train.py, or a safetensors file.
 
     Args:
@@ -249,7 +250,7 @@ def _text(file: Path) -> str:
     return file.read_text(encoding='utf-8')
 
 
-def _loss_beside(path: Path, epochs: Optional[int]) -> Optional[float]:
+def _loss_beside(path: Path, epochs: int | None) -> float | None:
     file = path.with_name('summary.csv')
     if epochs is None or not file.is_file():
         return None
@@ -375,7 +376,7 @@ def _plain_value(value: Any, budget: _Budget, depth: int) -> Any:
     return path.name if path.drive or path.root or text.startswith('~') else text
 
 
-def build(args: dict[str, Any], num_classes: Optional[int] = None, **options: Any) -> Any:
+def build(args: dict[str, Any], num_classes: int | None = None, **options: Any) -> Any:
     """The untrained model that train.py makes from its arguments.
 
     Args:

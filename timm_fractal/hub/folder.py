@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple, Optional, Union
+from typing import Any, NamedTuple
 
 import timm
 import timm.data
@@ -67,15 +67,15 @@ class Published(NamedTuple):
 
 
 def export_weights(
-    path: Union[str, Path],
-    dest: Union[str, Path, None] = None,
+    path: str | Path,
+    dest: str | Path | None = None,
     *,
-    use_ema: Optional[bool] = None,
+    use_ema: bool | None = None,
     head: bool = True,
-    tag: Optional[str] = None,
+    tag: str | None = None,
     license: str = LICENSE,
-    recipe: Optional[str] = None,
-    hardware: Optional[str] = None,
+    recipe: str | None = None,
+    hardware: str | None = None,
     results: Iterable[str] = (),
 ) -> Path:
     """Turn a checkpoint of train.py into a folder that timm loads with ``local-dir:``, and from the Hub.
@@ -113,11 +113,11 @@ export = export_weights
 
 
 def convert(
-    path: Union[str, Path],
-    dest: Union[str, Path, None] = None,
+    path: str | Path,
+    dest: str | Path | None = None,
     *,
     head: bool = True,
-    tag: Optional[str] = None,
+    tag: str | None = None,
     license: str = 'unknown',
     results: Iterable[str] = (),
 ) -> Path:
@@ -204,10 +204,10 @@ def _provenance(found: Checkpoint) -> tuple[dict[str, Any], Any]:
     }
     source = str(found.args.get('data_dir') or found.args.get('data') or '')
     # Made from a file, which is not here, the data set is not what its name alone says. Fractals ignore folders.
-    if spec is None or spec.type == 'image1' or Path(source).suffix:
+    if spec is None or spec.reads == 'images' or Path(source).suffix:
         return said, None
     family = None
-    if hasattr(spec, 'points'):
+    if spec.has_codes:
         if spec.classes > (found.args.get('num_classes') or spec.classes):
             raise ValueError(
                 f'{found.path}: {spec} has {spec.classes} classes and num_classes is {found.args["num_classes"]}: the '
@@ -224,7 +224,7 @@ def _provenance(found: Checkpoint) -> tuple[dict[str, Any], Any]:
 
 def _write(
     found: Checkpoint,
-    dest: Union[str, Path, None],
+    dest: str | Path | None,
     tag: str,
     license: str,
     provenance: dict[str, Any],
@@ -298,7 +298,7 @@ def _refuse_other(dest: Path) -> None:
         raise FileExistsError(f'{dest} holds {others[0]!r}, which no export writes: choose another destination')
 
 
-def entry_of(folder: Union[str, Path], **place: Any) -> Weights:
+def entry_of(folder: str | Path, **place: Any) -> Weights:
     """What a manifest says about an exported folder.
 
     Args:
@@ -383,7 +383,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def check(folder: Union[str, Path]) -> None:
+def check(folder: str | Path) -> None:
     """Refuse a folder that should not be published.
 
     Raises:
@@ -426,12 +426,12 @@ def check(folder: Union[str, Path]) -> None:
 
 
 def publish(
-    folder: Union[str, Path],
+    folder: str | Path,
     repo_id: str,
     *,
     private: bool = False,
     create_pr: bool = False,
-    revision: Optional[str] = None,
+    revision: str | None = None,
     dry_run: bool = False,
 ) -> Published:
     """Upload an exported folder to the Hub, download it again, and compare.

@@ -19,7 +19,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional, Union
+from typing import TYPE_CHECKING, Any
 
 from .._utils.atomic import atomic_write
 
@@ -63,9 +63,9 @@ class Weights:
     pretrained_cfg: dict[str, Any]
     license: str
     provenance: dict[str, Any]
-    file: Optional[str] = None
-    hf_hub_id: Optional[str] = None
-    revision: Optional[str] = None
+    file: str | None = None
+    hf_hub_id: str | None = None
+    revision: str | None = None
 
     def __post_init__(self) -> None:
         architecture, dot, tag = self.name.partition('.')
@@ -93,7 +93,7 @@ class Weights:
         return {k: v for k, v in dataclasses.asdict(self).items() if k != 'name' and v is not None}
 
 
-def manifest(path: Union[str, Path, None] = None) -> dict[str, Weights]:
+def manifest(path: str | Path | None = None) -> dict[str, Weights]:
     """Read the manifest, by default the one of this package.
 
     Raises:
@@ -110,7 +110,7 @@ def manifest(path: Union[str, Path, None] = None) -> dict[str, Weights]:
         raise ValueError(f'{path} is no manifest of weights, or damaged ({error})') from error
 
 
-def add(entry: Weights, weights: Path, path: Union[str, Path]) -> Weights:
+def add(entry: Weights, weights: Path, path: str | Path) -> Weights:
     """Add an entry to a manifest, and the file it speaks of to the folder of the manifest.
 
     Args:
@@ -151,7 +151,7 @@ def checked_bytes(path: Path, entry: Weights) -> bytes:
     return content
 
 
-def load(entry: Weights, cache_dir: Union[str, Path, None] = None) -> 'dict[str, torch.Tensor]':
+def load(entry: Weights, cache_dir: str | Path | None = None) -> 'dict[str, torch.Tensor]':
     """Find weights, check them, and read their tensors.
 
     Args:
@@ -177,7 +177,7 @@ def load(entry: Weights, cache_dir: Union[str, Path, None] = None) -> 'dict[str,
     )
 
 
-def _find_at_source(entry: Weights, cache_dir: Union[str, Path, None]) -> Optional[Path]:
+def _find_at_source(entry: Weights, cache_dir: str | Path | None) -> Path | None:
     source = os.environ.get(SOURCE, '')
     if not source:
         return None
@@ -197,7 +197,7 @@ def _find_at_source(entry: Weights, cache_dir: Union[str, Path, None]) -> Option
     return path if path.is_file() else None
 
 
-def _download(url: str, entry: Weights, cache_dir: Union[str, Path, None]) -> Path:
+def _download(url: str, entry: Weights, cache_dir: str | Path | None) -> Path:
     """The file behind an address."""
     import torch
 
@@ -244,12 +244,12 @@ def _fetch(url: str, path: Path, size: int) -> None:
                 raise TimeoutError(f'only {size + 1 - left:,} of {size:,} bytes came in time')
 
 
-def _find_in_wheel(entry: Weights, cache_dir: Union[str, Path, None]) -> Optional[Path]:
+def _find_in_wheel(entry: Weights, cache_dir: str | Path | None) -> Path | None:
     path = MANIFEST.parent / entry.file if entry.file else None
     return path if path is not None and path.is_file() else None
 
 
-def _find_on_hub(entry: Weights, cache_dir: Union[str, Path, None]) -> Optional[Path]:
+def _find_on_hub(entry: Weights, cache_dir: str | Path | None) -> Path | None:
     if entry.hf_hub_id is None:
         return None
     from huggingface_hub import hf_hub_download

@@ -85,7 +85,7 @@ _TIMM = '[timm](https://github.com/huggingface/pytorch-image-models)'
 def _introduction(dataset: str, provenance: dict[str, Any]) -> str:
     kind = dataset.partition('/')[0]
     if kind in SPECS:
-        what = 'from one image' if kind == 'image1' else 'without a photograph'
+        what = 'from one image' if SPECS[kind].reads == 'images' else 'without a photograph'
         return (
             f'Weights for {_TIMM}, pre-trained {what}: on `{dataset}`, a data set that timm-fractal renders. They are '
             f'meant as a start for fine-tuning; the classes of the head are artificial.'

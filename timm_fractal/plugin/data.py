@@ -26,7 +26,8 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..spec import SPECS, WARPS, nearest, parse_name
+from .._utils.messages import nearest
+from ..spec import SPECS, WARPS, parse_name
 from .hook import Undo, set_attribute, set_item
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import importlib.abc
 import logging
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
@@ -25,9 +25,9 @@ class _Loader(importlib.abc.Loader):
     def __init__(self, inner: Any, hook: '_Hook') -> None:
         self.inner, self.hook = inner, hook
 
-    def create_module(self, spec: 'ModuleSpec') -> 'Optional[ModuleType]':
+    def create_module(self, spec: 'ModuleSpec') -> 'ModuleType | None':
         create = getattr(self.inner, 'create_module', None)
-        module: Optional[ModuleType] = None if create is None else create(spec)
+        module: ModuleType | None = None if create is None else create(spec)
         return module
 
     def exec_module(self, module: 'ModuleType') -> None:
@@ -58,7 +58,7 @@ class _Hook(importlib.abc.MetaPathFinder):
         self.searching = False
         self.patched: Any = None
 
-    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> 'Optional[ModuleSpec]':
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> 'ModuleSpec | None':
         # Parts of a host that is patched already: one that is loaded again takes its own functions back.
         if fullname != self.host and not (self.undo and fullname.startswith(f'{self.host}.')):
             return None

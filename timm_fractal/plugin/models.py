@@ -15,7 +15,8 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..spec import SPECS, nearest
+from .._utils.messages import nearest
+from ..spec import SPECS
 from .hook import Undo, set_attribute, set_item
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Optional, TypeVar, Union
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -38,8 +38,8 @@ from .._utils.device import to_device
 Array = npt.NDArray[np.float64]
 #: What `Warp.make_params` draws: the name of the warp and its numbers, ready for JSON.
 Params = dict[str, list[float]]
-Size = Union[int, Sequence[int], None]
-Fill = Union[float, Sequence[float]]
+Size = int | Sequence[int] | None
+Fill = float | Sequence[float]
 ImageT = TypeVar('ImageT', Image.Image, torch.Tensor)
 
 #: Largest magnitude of every warp.
@@ -110,9 +110,7 @@ class Warp(ABC):
         # 0 is added for the sign of zero.
         return {self.name: (values.round(_DECIMALS) + 0).tolist()}
 
-    def apply(
-        self, image: ImageT, params: Union[Params, Sequence[Params]], size: Size = None, fill: Fill = 0
-    ) -> ImageT:
+    def apply(self, image: ImageT, params: Params | Sequence[Params], size: Size = None, fill: Fill = 0) -> ImageT:
         """Warp an image, or a batch of images on their device.
 
         An image that is at least twice as wide or high as the result is first reduced by a whole factor (each pixel is
@@ -160,7 +158,7 @@ class Warp(ABC):
         return result if image.ndim == 4 else result[0]
 
     def _apply_to_pil(
-        self, image: Image.Image, params: Union[Params, Sequence[Params]], size: Size, fill: Fill
+        self, image: Image.Image, params: Params | Sequence[Params], size: Size, fill: Fill
     ) -> Image.Image:
         _check_mode(image)
         height, width = _size(size, image.height, image.width)
@@ -185,7 +183,7 @@ class Warp(ABC):
         return Image.fromarray(warped[:, :, 0] if image.mode == 'L' else np.ascontiguousarray(warped))
 
     def _apply_to_batch(
-        self, batch: torch.Tensor, params: Union[Params, Sequence[Params]], size: Size, fill: Fill
+        self, batch: torch.Tensor, params: Params | Sequence[Params], size: Size, fill: Fill
     ) -> torch.Tensor:
         height, width = _size(size, *batch.shape[-2:])
         values = self._values(params, len(batch))
@@ -275,7 +273,7 @@ class Warp(ABC):
         scale = to_device(torch.tensor([_STEPS // 2 * n for n in have], dtype=torch.float64), device)
         return lines, columns, scale
 
-    def _values(self, params: Union[Params, Sequence[Params]], batch: int) -> Array:
+    def _values(self, params: Params | Sequence[Params], batch: int) -> Array:
         """The numbers of one record for all, shape (1, count), or of one for each image, shape (B, count)."""
         records = [params] if isinstance(params, Mapping) else list(params)
         if len(records) not in (1, batch) or (not isinstance(params, Mapping) and len(records) != batch):
@@ -526,7 +524,7 @@ def _fill(fill: Fill, channels: int, bytes_only: bool) -> list[float]:
 
 
 @functools.cache
-def _cpu_kernel() -> Optional[Callable[..., None]]:
+def _cpu_kernel() -> Callable[..., None] | None:
     """Without numba torch does it: the same pixels in more time."""
     try:
         from .warp_numba import warp
@@ -656,7 +654,7 @@ class RandomShape(v2.Transform):  # type: ignore[misc]
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Warp one image with what was drawn."""
-        drawn: Optional[Params] = params['params']
+        drawn: Params | None = params['params']
         if drawn is None:
             return inpt
         if isinstance(inpt, Image.Image):

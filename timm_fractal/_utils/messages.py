@@ -1,0 +1,17 @@
+"""Parts of error messages."""
+
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(word: str, valid: Iterable[str]) -> str:
+    """The end of an error message about an unknown word: the nearest valid one, then all of them.
+
+    Example:
+        >>> nearest('fractal2', ['fractal1', 'image1'])
+        "did you mean 'fractal1'? Valid: fractal1, image1"
+    """
+    valid = list(valid)
+    close = difflib.get_close_matches(str(word)[:100], valid, n=1, cutoff=0.5)
+    hint = f'did you mean {close[0]!r}? ' if close else ''
+    return f'{hint}Valid: {", ".join(valid)}'

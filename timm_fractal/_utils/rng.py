@@ -1,0 +1,25 @@
+"""Streams of random numbers: one for each purpose, and within it for each class, image or attempt."""
+
+from enum import IntEnum
+
+import numpy as np
+
+
+class Stream(IntEnum):
+    """What a stream of random numbers is for. The numbers are part of what every data set is: they never change."""
+
+    BASE = 0  # a base IFS; attempt, base
+    PERTURBATION = 1  # the perturbation of a class of fractal1; class, attempt
+    PATCHES = 2  # patch masks; split, class, instance
+    SEARCH = 3  # the random search of FractalDB; category, attempt
+    TRIAL = 4  # trial perturbations of a base IFS; attempt, base
+    IMAGE = 10  # the one image of noise1
+    CLASS = 11  # the warp of image1, the factors of noise1; class
+    JITTER = 12  # noise of the validation split; image
+    ATOM = 20  # parameters of an atom of VisualAtom; class or atom
+    CONTOUR = 21  # what an instance of VisualAtom adds; split, class, instance
+
+
+def stream(seed: int, *key: int) -> np.random.Generator:
+    """A generator of its own for every seed, purpose (`Stream`) and indices."""
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, *map(int, key)))))

@@ -1,0 +1,68 @@
+"""``noise1``: one image of noise as a data set, the control."""
+
+import logging
+import math
+from pathlib import Path
+
+import numpy as np
+
+from .._utils.rng import Stream, stream
+from ..spec import Noise1Spec
+from .base import PixelDataset, Pixels
+
+_logger = logging.getLogger(__name__)
+
+
+def noise_image(kind: str, size: int, rng: np.random.Generator) -> Pixels:
+    """Make an image whose pixels are independent.
+
+    Args:
+        kind: ``'gaussian'``: mean 127.5 and standard deviation 42.5, cut at 0 and 255. ``'uniform'``: all gray levels
+            from 0 to 255 are equally likely.
+        size: Width and height in pixels.
+        rng: Source of randomness; only ``random()`` is used.
+
+    Returns:
+        Shape (size, size).
+
+    Example:
+        >>> image = noise_image('gaussian', 256, np.random.default_rng(0))
+        >>> float(image.mean().round(1)), float(image.std().round(1))
+        (127.5, 42.4)
+    """
+    draws = rng.random((size, size))
+    if kind == 'uniform':
+        return (256 * draws).astype(np.uint8)
+    # The gray level is the number of boundaries, halfway between levels, that the draw is beyond.
+    below = [(1 + math.erf((level + 0.5 - 127.5) / (42.5 * math.sqrt(2)))) / 2 for level in range(255)]
+    return np.searchsorted(below, draws).astype(np.uint8)
+
+
+def perturb_pixels(image: Pixels, delta: float, rng: np.random.Generator) -> Pixels:
+    """Multiply every pixel by its own U(1 - delta, 1 + delta), as `ifs.perturb` does with parameters; at most 255."""
+    factors = (1 - delta) + 2 * delta * rng.random(image.shape)
+    return np.minimum(np.rint(image * factors), 255).astype(np.uint8)
+
+
+class Noise1(PixelDataset):
+    """Classes are perturbations of one image of noise ("Scaling Backwards", ECCV 2024, the controls).
+
+    ``root`` is ignored, since there is nothing to read. The validation split differs from the training split as that of
+    `Image1` does.
+
+    Example:
+        >>> len(Noise1('noise1/noise=uniform,classes=4,size=64'))
+        4
+    """
+
+    spec_type = Noise1Spec
+    spec: Noise1Spec
+
+    def _open(self, root: str | Path | None) -> None:
+        if root is not None:
+            _logger.info('%s is rendered, nothing is read from %s', self.spec, root)
+        self._base = noise_image(self.spec.noise, self.spec.size, stream(self.spec.seed, Stream.IMAGE))
+
+    def _render_one(self, number: int) -> Pixels:
+        rng = stream(self.spec.seed, Stream.CLASS, number)
+        return self._jitter(number, perturb_pixels(self._base, self.spec.delta, rng))
