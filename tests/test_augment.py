@@ -17,10 +17,10 @@ from timm.data.random_erasing import RandomErasing
 from timm.data.transforms import RandomResizedCropAndInterpolation
 from torchvision import transforms
 
-from timm_fractal.augment.ops import MATRICES, NAMES, PIXELS, SHAPES, TABLES, Canvas
-from timm_fractal.augment.policy import level_functions
+from timm_fractal import _timm_private
+from timm_fractal.augment import Erase, Evaluate, Mix, MixParams, Train, create_augment, normalize
+from timm_fractal.augment.ops import MATRICES, NAMES, PIXELS, SHAPES, TABLES, Pipeline
 from timm_fractal.augment.resample import Crop, resample
-from timm_fractal.augment.transforms import Erase, Evaluate, Mix, MixParams, Train, create_augment, normalize
 from timm_fractal.data.fractals import Fractal1
 
 from .paper import AUGMENTATION, HALF
@@ -263,7 +263,7 @@ def test_operations_are_those_of_timm(image, name, cubic):
     small = image.resize((120, 111), Image.Resampling.BILINEAR)
     fill = (128,) * 3 if small.mode == 'L' else (124, 116, 104)
     arguments = np.array(ARGUMENTS[name], float)
-    canvas = Canvas(to_batch(small, len(arguments)), fill[:1] if small.mode == 'L' else fill)
+    canvas = Pipeline(to_batch(small, len(arguments)), fill[:1] if small.mode == 'L' else fill)
     canvas.apply(np.full(len(arguments), NAMES.index(name)), arguments, cubic)
     got = to_arrays(canvas.finish())
     expected = [to_array(pil_operation(small.convert('RGB'), name, value, fill, cubic)) for value in arguments]
@@ -278,7 +278,7 @@ def test_warps_are_those_of_the_pil_operation(image, name):
     fill = (9,) if small.mode == 'L' else (124, 116, 104)
     # A magnitude above 1 counts as 1, as in `shape_op`.
     arguments, seeds = np.array([0, 0.03, 0.27, 1, 1.5]), np.arange(5)
-    canvas = Canvas(to_batch(small, 6), fill)
+    canvas = Pipeline(to_batch(small, 6), fill)
     operation = np.append(np.full(5, NAMES.index(name)), NAMES.index('Invert'))
     canvas.apply(np.full(6, NAMES.index('Invert')), np.zeros(6))
     canvas.apply(operation, np.append(arguments, 0), True, np.append(seeds, 0))
@@ -295,7 +295,7 @@ def test_warps_are_those_of_the_pil_operation(image, name):
 def test_operations_on_a_flat_image(name, level):
     flat = Image.new('L', (40, 30), level)
     arguments = np.array(ARGUMENTS[name], float)
-    canvas = Canvas(to_batch(flat, len(arguments)), (128,))
+    canvas = Pipeline(to_batch(flat, len(arguments)), (128,))
     canvas.apply(np.full(len(arguments), NAMES.index(name)), arguments)
     got = to_arrays(canvas.finish())
     for k, value in enumerate(arguments):
@@ -307,7 +307,7 @@ def test_operations_on_a_flat_image(name, level):
 def test_operations_on_small_images(name, shape):
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8))
     arguments = np.array(ARGUMENTS[name], float)
-    canvas = Canvas(to_batch(noise, len(arguments)), (1, 2, 3))
+    canvas = Pipeline(to_batch(noise, len(arguments)), (1, 2, 3))
     canvas.apply(np.full(len(arguments), NAMES.index(name)), arguments)
     got = to_arrays(canvas.finish())
     for k, value in enumerate(arguments):
@@ -317,7 +317,7 @@ def test_operations_on_small_images(name, shape):
 
 @pytest.mark.parametrize('bits', [0, -1])
 def test_posterizing_to_no_bits_is_black(photo, bits):
-    canvas = Canvas(to_batch(photo), (0, 0, 0))
+    canvas = Pipeline(to_batch(photo), (0, 0, 0))
     canvas.apply(np.array([NAMES.index('Posterize')]), np.array([float(bits)]))
     assert not canvas.finish().any()
 
@@ -341,7 +341,7 @@ def test_operations_follow_each_other(image):
         chain.append(rng.choice([name for name in tables if name not in (*stretching, 'Posterize')]))
         chains.append(chain)
         arguments.append([rng.choice(ARGUMENTS[name]) for name in chain])
-    canvas = Canvas(to_batch(small, len(chains)), fill[:1] if small.mode == 'L' else fill)
+    canvas = Pipeline(to_batch(small, len(chains)), fill[:1] if small.mode == 'L' else fill)
     for place in range(5):
         numbers = np.array([NAMES.index(chain[place]) for chain in chains])
         canvas.apply(numbers, np.array([values[place] for values in arguments], float))
@@ -440,13 +440,25 @@ def test_weights_draw_no_operation_twice():
 @pytest.mark.parametrize('name', sorted(n for n in timm_augment.LEVEL_TO_ARG if canonical(n) in NAMES))
 def test_arguments_are_made_by_timm(name, monkeypatch):
     """The functions of timm with a sign that is handed in, for both signs."""
-    function, hparams = timm_augment.LEVEL_TO_ARG[name], dict(translate_const=100, translate_pct=0.4)
-    if function is None:
+    op = timm_augment.AugmentOp(name, magnitude=9, hparams=dict(translate_const=100, translate_pct=0.4))
+    levels = _timm_private._operation(op).levels
+    if name in ('AutoContrast', 'Equalize', 'Invert'):
+        assert levels is None and op.level_fn is None
         return
-    for negative, ours in enumerate(level_functions(function)):
+    for negative, ours in enumerate(levels):
         monkeypatch.setattr(timm_augment.random, 'random', lambda negative=negative: 0.75 if negative else 0.25)
         for level in np.linspace(0, 20, 101):
-            assert ours(level, hparams) == function(level, hparams)
+            assert ours(level, op.hparams) == op.level_fn(level, op.hparams)
+
+
+def test_a_level_function_that_samples_elsewhere_is_noticed(monkeypatch):
+    """As if timm had moved the sampling of the sign into another module."""
+    state = random.getstate()
+    monkeypatch.setattr(timm_augment, '_rotate_level_to_arg', lambda level, _: (level * random.choice((-1, 1)),))
+    monkeypatch.setitem(timm_augment.LEVEL_TO_ARG, 'Rotate', timm_augment._rotate_level_to_arg)
+    with pytest.raises(_timm_private.UnknownTimm, match='samples more than a sign'):
+        Train(32, auto_augment='rand-m9')
+    assert random.getstate() == state
 
 
 @pytest.mark.parametrize('strength', [0.4, (0.2, 0.0, 0.7), (0.9, 1.5, 0.1)])
@@ -590,9 +602,9 @@ def test_mixing_is_that_of_timm(monkeypatch, params, smoothing, channels):
     images = torch.randint(0, 256, (6, channels, 20, 16), dtype=torch.uint8, generator=generator())
     labels = torch.tensor([0, 1, 2, 3, 4, 0])
     collate = FastCollateMixup(mixup_alpha=1, cutmix_alpha=1, label_smoothing=smoothing, num_classes=5)
-    monkeypatch.setattr(collate, '_params_per_batch', lambda: (params.share, params.box is not None))
+    monkeypatch.setattr(collate, '_params_per_batch', lambda: (params.lam, params.box is not None))
     if params.box:
-        monkeypatch.setattr('timm.data.mixup.cutmix_bbox_and_lam', lambda *_, **__: (params.box, params.share))
+        monkeypatch.setattr('timm.data.mixup.cutmix_bbox_and_lam', lambda *_, **__: (params.box, params.lam))
     # As arrays: older versions know nothing else.
     expected = collate([(image.numpy().copy(), label) for image, label in zip(images, labels.tolist())])
     before = images.clone()
@@ -615,18 +627,18 @@ def test_mixing_is_drawn_as_by_timm(options):
     seed_timm(4)
     expected = []
     for _ in range(count):
-        share, cut = collate._params_per_batch()
+        lam, cut = collate._params_per_batch()
         box = None
         if cut:
             from timm.data.mixup import cutmix_bbox_and_lam
 
-            bounds, share = cutmix_bbox_and_lam((3, *shape), share, collate.cutmix_minmax, collate.correct_lam)
+            bounds, lam = cutmix_bbox_and_lam((3, *shape), lam, collate.cutmix_minmax, collate.correct_lam)
             box = tuple(int(bound) for bound in bounds)
-        expected.append(MixParams(share, box))
+        expected.append(MixParams(lam, box))
     mix, source = Mix(collate), generator(5)
     got = [mix.make_params(*shape, source) for _ in range(count)]
     for value in (
-        lambda p: p.share,
+        lambda p: p.lam,
         lambda p: p.box is not None,
         *(lambda p, k=k: (p.box or (0,) * 4)[k] for k in range(4)),
     ):
@@ -737,7 +749,7 @@ def test_bad_input():
     for mean, std in (((0.5,), (0.5,)), (HALF, (0.5,)), ((0.5,) * 4, (0.5,) * 4)):
         with pytest.raises(ValueError, match='mean and std must have one number for each of 3 channels'):
             normalize(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), mean, std)
-    with pytest.raises(ValueError, match='images must be normalised before something is erased, got torch.uint8'):
+    with pytest.raises(ValueError, match='images must be normalized before something is erased, got torch.uint8'):
         erase = Erase()
         erase.apply(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), erase.make_params(1, 4, 4, generator()))
     for mode in ('pair', 'elem', 'half'):

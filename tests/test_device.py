@@ -14,8 +14,8 @@ from timm_fractal import Fractal1
 from timm_fractal._utils import device as _device
 from timm_fractal.fractal import ifs
 from timm_fractal.fractal.render import PATCHES, render
-from timm_fractal.shape import transform as shape
-from timm_fractal.shape.transform import WARPS
+from timm_fractal.shape import warps as shape
+from timm_fractal.shape.warps import WARPS
 
 from . import paper, pretend
 
@@ -107,7 +107,7 @@ def kernels(request, monkeypatch):
     if request.param == 'triton':
         for kind, names in {
             'augment.ops_triton': ('resize', 'transform', 'look_up', 'mix'),
-            'fractal.render_triton': ('draw',),
+            'fractal.render_triton': ('render_lanes',),
         }.items():
             module = pytest.importorskip(f'timm_fractal.{kind}', reason='there is no Triton for this machine')
             for name in names:

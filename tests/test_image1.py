@@ -19,7 +19,7 @@ from timm_fractal import Image1, Noise1
 from timm_fractal.data import base as datasets
 from timm_fractal.data import photos
 from timm_fractal.data.photos import read_image
-from timm_fractal.shape.transform import VIEWS, WARPS
+from timm_fractal.shape import VIEWS, WARPS
 
 PHOTOS = Path(sklearn.datasets.__file__).parent / 'images'
 CHINA, FLOWER = PHOTOS / 'china.jpg', PHOTOS / 'flower.jpg'

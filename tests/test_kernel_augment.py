@@ -8,9 +8,9 @@ from PIL import Image
 from timm.data import FastCollateMixup
 
 from timm_fractal._utils import device as _device
-from timm_fractal.augment.ops import MATRICES, NAMES, Canvas
+from timm_fractal.augment import Evaluate, Mix, MixParams, Train
+from timm_fractal.augment.ops import MATRICES, NAMES, Pipeline
 from timm_fractal.augment.resample import Crop, resample
-from timm_fractal.augment.transforms import Evaluate, Mix, MixParams, Train
 
 from .paper import AUGMENTATION
 from .test_augment import ARGUMENTS, columns_first, pil_crop, pil_operation, random_crop, to_array, to_arrays, to_batch
@@ -96,7 +96,7 @@ def test_maps_are_those_of_pillow(images, name, cubic, in_use):
     kind = 'colour' if name in ('Rotate', 'ShearX') else 'gray'
     fill = (124, 116, 104) if kind == 'colour' else (128,)
     arguments = np.array(ARGUMENTS[name], float)
-    canvas = Canvas(to_batch(images[kind], len(arguments)).to(DEVICE), fill)
+    canvas = Pipeline(to_batch(images[kind], len(arguments)).to(DEVICE), fill)
     canvas.apply(np.full(len(arguments), NAMES.index(name)), arguments, cubic)
     got = to_arrays(canvas.finish().cpu())
     picture = images[kind].convert('RGB')

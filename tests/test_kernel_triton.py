@@ -55,7 +55,7 @@ from tests.paper import AUGMENTATION
 from timm_fractal._utils import device as _device
 from timm_fractal.augment import ops_triton as _kernel_augment
 from timm_fractal.fractal import render_triton as _kernel_triton
-from timm_fractal.augment.transforms import create_augment
+from timm_fractal.augment import create_augment
 
 
 class Driver:

@@ -18,8 +18,9 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from timm_fractal.data.fractals import Fractal1
-from timm_fractal.shape import transform as shape
-from timm_fractal.shape.transform import MIN_COVER, VIEWS, WARPS, RandomShape, shape_op
+from timm_fractal.shape import VIEWS, RandomShape, shape_op
+from timm_fractal.shape import warps as shape
+from timm_fractal.shape.warps import MIN_COVER, WARPS
 
 NAMES = ('affine', 'homography', 'elastic', 'polynomial')
 SIZES = ((61, 80), (64, 64), (33, 57), (1, 1), (200, 7))
@@ -190,7 +191,7 @@ def test_without_numba_the_pixels_are_the_same(photo, name, size, monkeypatch):
 def test_what_torch_makes_of_the_cpu_does_not_change_the_pixels():
     """torch chooses its code by what the CPU can do, and each rounds in its own way."""
     script = (
-        'import hashlib, numpy as np, torch\nfrom timm_fractal.shape.transform import WARPS\n'
+        'import hashlib, numpy as np, torch\nfrom timm_fractal.shape.warps import WARPS\n'
         'pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 200, 301), np.uint8))\n'
         'params = [warp.make_params(np.random.default_rng(1), 0.4) for warp in WARPS.values()]\n'
         'results = [warp.apply(pixels, p, (190, 250), 90) for warp, p in zip(WARPS.values(), params)]\n'
@@ -416,7 +417,7 @@ def test_contours_without_their_library(photo, monkeypatch):
     with pytest.raises(ImportError, match=r"pip install 'timm-fractal\[contour\]'"):
         VIEWS['contour'](photo)
     with pytest.raises(ValueError, match='sigma must be greater than 0'):
-        shape.contour(photo, 0)
+        VIEWS['contour'](photo, 0)
 
 
 def test_contours_are_edges(photo):

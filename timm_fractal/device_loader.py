@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from timm.data.distributed_sampler import OrderedDistributedSampler, RepeatAugSampler
-from timm.data.loader import adapt_to_chs
-from timm.data.mixup import Mixup
 from torch import Tensor
 from torch.utils.data import BatchSampler, DistributedSampler, Sampler, SequentialSampler, Subset
 
+from ._timm_private import find
 from ._utils import device as _device
 from ._utils.device import Batch, prefetch, to_device
+from .augment.erasing import Erase
+from .augment.mixup import Mix
 from .augment.policy import refuse
-from .augment.transforms import Erase, Evaluate, Mix, Train, create_augment, normalize
+from .augment.transforms import Evaluate, Train, create_augment, normalize
 from .data.base import SyntheticDataset
 from .fractal import ifs
 from .fractal.render import render, render_on, unpack
@@ -358,7 +358,7 @@ def create_device_loader(
         # An option of a newer timm, which may ask for anything; most often it asks for nothing.
         if value := options.pop(name):
             refuse(name, value, 'it has to be left out')
-    if collate_fn is not None and not isinstance(collate_fn, Mixup):
+    if collate_fn is not None and not isinstance(collate_fn, find('timm.data.mixup.Mixup')):
         refuse('collate_fn', collate_fn, "only timm's FastCollateMixup is")
     if num_aug_repeats and not (distributed and is_training):
         # So it is in timm.
@@ -371,15 +371,15 @@ def create_device_loader(
     sampler: Any
     if not is_training:
         # In both cases in order; the ranks take turns.
-        ordered: Any = OrderedDistributedSampler
+        ordered = find('timm.data.distributed_sampler.OrderedDistributedSampler')
         sampler = ordered(dataset) if distributed else SequentialSampler(dataset)
     elif not distributed:
         sampler = ShuffleSampler(dataset, seed)
     elif num_aug_repeats:
-        sampler = RepeatAugSampler(dataset, num_repeats=num_aug_repeats)  # type: ignore[no-untyped-call]
+        sampler = find('timm.data.distributed_sampler.RepeatAugSampler')(dataset, num_repeats=num_aug_repeats)
     else:
         sampler = DistributedSampler(dataset)
-    adapt: Any = adapt_to_chs
+    adapt = find('timm.data.loader.adapt_to_chs')
     mean, std = (adapt(tuple(values), channels) for values in (mean, std))
     sizes, batch_sampler = [input_size], BatchSampler(sampler, batch_size, drop_last=is_training)
     if input_size_choices is not None:
@@ -424,7 +424,5 @@ def is_known(name: str) -> bool:
 
 def _scheduled(sampler: Any, batch_sizes: list[int], schedule: dict[str, Any]) -> Any:
     """timm's sampler for batches of different sizes, which older versions do not have."""
-    from timm.data.scheduled_sampler import ScheduledBatchSampler
-
     schedule['batch_sizes'] = schedule.get('batch_sizes') or batch_sizes
-    return ScheduledBatchSampler(sampler, drop_last=True, **schedule)
+    return find('timm.data.scheduled_sampler.ScheduledBatchSampler')(sampler, drop_last=True, **schedule)

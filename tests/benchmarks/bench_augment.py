@@ -21,7 +21,7 @@ from timm.data.loader import PrefetchLoader, fast_collate
 
 from tests.paper import AUGMENTATION, HALF, LOADER
 from timm_fractal._utils import device as _device
-from timm_fractal.augment.transforms import Erase, create_augment, normalize
+from timm_fractal.augment import Erase, create_augment, normalize
 from timm_fractal.data.fractals import Fractal1
 
 IMAGES, AT_ONCE, ROUNDS, SIZE = 128, 32, 5, 224

@@ -19,7 +19,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 from torchvision.transforms import v2
 
-from timm_fractal.shape.transform import WARPS
+from timm_fractal.shape.warps import WARPS
 
 ROUNDS, BLOCK = 15, 8
 SIZES = ((512, 224), (224, 224), (512, 512))

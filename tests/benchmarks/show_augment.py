@@ -15,7 +15,7 @@ from sklearn.datasets import load_sample_image
 
 from tests.paper import AUGMENTATION
 from tests.test_augment import generator, pil_train, to_array, to_arrays, to_batch
-from timm_fractal.augment.transforms import Train
+from timm_fractal.augment import Train
 from timm_fractal.data.fractals import Fractal1
 
 COLUMNS, SIZE, GAP = 9, 80, 4

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 from .._utils.lazy import door
 
 if TYPE_CHECKING:
-    from .transforms import Erase, EraseParams, Evaluate, Mix, MixParams, Train, TrainParams, create_augment, normalize
+    from .erasing import Erase, EraseParams
+    from .mixup import Mix, MixParams
+    from .transforms import Evaluate, Train, TrainParams, create_augment, normalize
 
 __all__ = [
     'Erase',
@@ -22,11 +24,11 @@ __all__ = [
 __getattr__, __dir__ = door(
     __name__,
     {
-        'Erase': 'transforms',
-        'EraseParams': 'transforms',
+        'Erase': 'erasing',
+        'EraseParams': 'erasing',
         'Evaluate': 'transforms',
-        'Mix': 'transforms',
-        'MixParams': 'transforms',
+        'Mix': 'mixup',
+        'MixParams': 'mixup',
         'Train': 'transforms',
         'TrainParams': 'transforms',
         'create_augment': 'transforms',

@@ -1,10 +1,10 @@
 """timm's augmentation operations on a batch of images on a torch device, each as Pillow computes it.
 
-`Canvas` applies them, one operation with one argument per image, as RandAugment draws them. Most operations map levels
-to levels: they are a table of 256 entries per image and channel, which is kept and composed with the next one until
-something needs the pixels. What they have to know about the image (its mean, extremes, ranks) is in its histogram,
-which goes through a table just as well. The arithmetic is Pillow's: what it truncates is truncated here, and what it
-computes in single precision is computed in single precision.
+`Pipeline` applies them, one operation with one argument per image, as RandAugment samples them. Most operations map
+gray levels to gray levels: they are a look-up table (LUT) of 256 entries per image and channel, which is kept and
+composed with the next one until something needs the pixels. What they have to know about the image (its mean, extremes,
+ranks) is in its histogram, which goes through a LUT just as well. The arithmetic is Pillow's: what it truncates is
+truncated here, and what it computes in single precision is computed in single precision.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,16 +17,16 @@ from torch import Tensor
 
 from .._utils import device as _device
 from .._utils.device import to_device
-from ..shape.transform import MAX_MAGNITUDE, WARPS, Warp
+from ..shape.warps import MAX_MAGNITUDE, WARPS, Warp
+from .sampling import Numbers
 
-Numbers = npt.NDArray[np.float64]
-#: Arguments (b,) and histograms (b, C, 256) -> tables of levels that broadcast to (b, C, 256).
+#: Arguments (b,) and histograms (b, C, 256) -> LUTs that broadcast to (b, C, 256).
 Table = Callable[[Tensor, Tensor], Tensor]
 #: Arguments, height, width -> what Image.transform calls the data of AFFINE, (b, 6).
 Matrix = Callable[[Numbers, int, int], Numbers]
 
 
-# Tables.
+# Look-up tables.
 
 
 def _levels(like: Tensor, dtype: torch.dtype) -> Tensor:
@@ -79,7 +79,7 @@ def _brightness(argument: Tensor, histogram: Tensor) -> Tensor:
 
 
 def _contrast(argument: Tensor, histogram: Tensor) -> Tensor:
-    """Of a single channel; `Canvas` hands in the histogram of the luma."""
+    """Of a single channel; `Pipeline` hands in the histogram of the luma."""
     histogram = histogram.long()
     total = (histogram * _levels(histogram, torch.int64)).sum(-1, keepdim=True)
     mean = (total.double() / histogram.sum(-1, keepdim=True) + 0.5).floor().float()
@@ -304,8 +304,8 @@ NAMES = (*TABLES, *PIXELS, *MATRICES, *SHAPES)
 _NEED_HISTOGRAM = ('AutoContrast', 'Equalize', 'Contrast')
 
 
-class Canvas:
-    """Images, and the tables that have not been applied to them yet.
+class Pipeline:
+    """Images, and the LUTs that have not been applied to them yet.
 
     Args:
         images: uint8 of shape (B, C, H, W), C = 1 or 3. They are overwritten.
@@ -314,7 +314,7 @@ class Canvas:
 
     def __init__(self, images: Tensor, fill: Sequence[int]) -> None:
         self._images = images
-        self._colour = fill
+        self._fill_color = fill
         self._fill = to_device(np.array(fill, np.uint8), images.device)
         identity = torch.arange(256, dtype=torch.uint8, device=images.device)
         self._tables = identity.repeat(*images.shape[:2], 1)
@@ -333,7 +333,7 @@ class Canvas:
             operation: Place of the operation in `NAMES`, shape (B,); -1 for none.
             argument: Its argument, shape (B,): a factor, degrees, bits, a threshold, ... as timm's operation gets it.
             cubic: Whether it interpolates with a cubic (one for all or one for each image), for those that do.
-            seed: Where the parameters of each warp of `SHAPES` are drawn from, shape (B,); None if there are none.
+            seed: Where the parameters of each warp of `SHAPES` are sampled from, shape (B,); None if there are none.
         """
         cubic = np.broadcast_to(cubic, operation.shape)
         for number in np.unique(operation):
@@ -399,10 +399,10 @@ class Canvas:
             SHAPES[name].make_params(np.random.Generator(np.random.PCG64(number)), magnitude)
             for number, magnitude in draws
         ]
-        self._images[index] = SHAPES[name].apply(self._images[index], params, fill=self._colour)
+        self._images[index] = SHAPES[name].apply(self._images[index], params, fill=self._fill_color)
 
     def _flush(self, chosen: npt.NDArray[np.int64]) -> None:
-        """Apply the pending tables of some images."""
+        """Apply the pending LUTs of some images."""
         chosen = chosen[self._pending[chosen]]
         if not len(chosen):
             return

@@ -1,4 +1,4 @@
-"""timm's augmentation for batches of images on a torch device: draw parameters, then apply them.
+"""timm's transforms for batches of images on a torch device: sample parameters, then apply them.
 
 What timm does to one PIL image after the other in its loader workers is done here to a batch of uint8 tensors on any
 device: random resized crop and flips, RandAugment and AutoAugment from timm's configuration strings, colour jitter,
@@ -12,31 +12,24 @@ parameters on any device. Gray images stay one channel until `normalize`.
 
 import inspect
 import math
-import types
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from timm.data import mixup as timm_mixup
 from torch import Tensor
 from torchvision.transforms import ColorJitter
 
-from .._utils import device as _device
 from .._utils.device import to_device
 from .._utils.messages import nearest
-from .ops import NAMES, Canvas, Numbers
-from .policy import Layer, Policy, refuse, rescoped
+from .ops import NAMES, Pipeline
+from .policy import Layer, Policy, refuse
 from .resample import Crop, resample
-
-Pair = tuple[float, float]
+from .sampling import Pair, numpy_generator, sample_sides
 
 #: Interpolations that a resize or a warp can have here.
 INTERPOLATIONS = ('bilinear', 'bicubic', 'random')
-ERASING_MODES = ('const', 'rand', 'pixel')
-
-_ATTEMPTS = 10
 
 
 class TrainParams(NamedTuple):
@@ -44,11 +37,6 @@ class TrainParams(NamedTuple):
 
     crop: Crop
     layers: list[Layer]
-
-
-def _rng(generator: torch.Generator) -> np.random.Generator:
-    """numpy draws more distributions than torch does, and small arrays in less time."""
-    return np.random.Generator(np.random.PCG64(int(torch.randint(2**63 - 1, (), generator=generator))))
 
 
 def _size(input_size: int | Sequence[int]) -> tuple[int, int]:
@@ -123,17 +111,17 @@ class Train:
 
     def make_params(self, count: int, height: int, width: int, generator: torch.Generator) -> TrainParams:
         """Draw what is to become of each of ``count`` images of this height and width."""
-        rng = _rng(generator)
-        box = _draw_boxes(count, height, width, self.scale, self.ratio, rng)
+        rng = numpy_generator(generator)
+        box = _sample_boxes(count, height, width, self.scale, self.ratio, rng)
         cubic = np.full(count, self.interpolation == 'bicubic')
         if self.interpolation == 'random':
             cubic = rng.random(count) < 0.5
         flips = (rng.random(count) < p for p in (self.hflip, self.vflip))
         crop = Crop(*(torch.from_numpy(np.ascontiguousarray(values)) for values in (*box.T, cubic, *flips)))
-        layers = self.policy.draw(count, rng) if self.policy else []
-        return TrainParams(crop, layers + self._draw_jitter(count, rng))
+        layers = self.policy.sample(count, rng) if self.policy else []
+        return TrainParams(crop, layers + self._sample_jitter(count, rng))
 
-    def _draw_jitter(self, count: int, rng: np.random.Generator) -> list[Layer]:
+    def _sample_jitter(self, count: int, rng: np.random.Generator) -> list[Layer]:
         """Brightness, contrast and saturation in an order of each image's own, then the loss of all colour."""
         layers = []
         cubic = np.zeros(count, np.bool_)
@@ -176,10 +164,10 @@ class Train:
         fill: tuple[int, ...] = self.policy.fill if self.policy else (0,)
         if images.shape[1] == 1 and len(fill) == 3:
             images = images.repeat(1, 3, 1, 1)
-        canvas = Canvas(images, fill if len(fill) == images.shape[1] else fill * images.shape[1])
+        pipeline = Pipeline(images, fill if len(fill) == images.shape[1] else fill * images.shape[1])
         for layer in params.layers:
-            canvas.apply(*layer)
-        return canvas.finish()
+            pipeline.apply(*layer)
+        return pipeline.finish()
 
 
 def _check_interpolation(interpolation: str) -> None:
@@ -199,7 +187,7 @@ def _jitter(strength: float | Sequence[float] | None) -> dict[str, Pair]:
     return {name: factors for name, factors in ranges.items() if factors is not None}
 
 
-def _draw_boxes(
+def _sample_boxes(
     count: int, height: int, width: int, scale: Pair, ratio: Pair, rng: np.random.Generator
 ) -> npt.NDArray[np.int64]:
     """Top, left, height, width of random resized crops, shape (count, 4).
@@ -208,32 +196,13 @@ def _draw_boxes(
     is in the range.
     """
     total = np.full(count, height * width)
-    wide, high, found = _draw_sides(total, scale, ratio, (width, height), rng)
+    wide, high, found = sample_sides(total, scale, ratio, (width, height), rng)
     largest = min(height, round(width / min(ratio))), min(width, round(height * max(ratio)))
     high, wide = np.where(found, high, largest[0]), np.where(found, wide, largest[1])
     top, left = (rng.random(count) * (height - high + 1), rng.random(count) * (width - wide + 1))
     top = np.where(found, top, (height - high) // 2)
     left = np.where(found, left, (width - wide) // 2)
     return np.stack([top, left, high, wide], 1).astype(np.int64)
-
-
-def _draw_sides(
-    total: npt.NDArray[Any], area: Pair, ratio: Pair, largest: tuple[int, int], rng: np.random.Generator
-) -> tuple[Numbers, Numbers, npt.NDArray[np.bool_]]:
-    """Two sides of rectangles, whole numbers, and whether one of ten draws gave sides that are at most the largest.
-
-    The product of the sides, relative to ``total``, is uniform, and so is the logarithm of their quotient.
-    """
-    first, second, found = np.zeros(len(total)), np.zeros(len(total)), np.zeros(len(total), np.bool_)
-    pending = np.arange(len(total))
-    for _ in range(_ATTEMPTS):
-        product = rng.uniform(*area, len(pending)) * total[pending]
-        quotient = np.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1]), len(pending)))
-        sides = np.sqrt(product * quotient).round(), np.sqrt(product / quotient).round()
-        fits = (sides[0] <= largest[0]) & (sides[1] <= largest[1])
-        first[pending], second[pending], found[pending] = *sides, fits
-        pending = pending[~fits]
-    return first, second, found
 
 
 class Evaluate:
@@ -346,191 +315,6 @@ def create_augment(
     if gaussian_blur_prob:
         refuse('gaussian_blur_prob', gaussian_blur_prob, 'only 0 is')
     return Train(input_size, interpolation=interpolation, **options)
-
-
-class MixParams(NamedTuple):
-    """What `Mix.make_params` draws for a batch.
-
-    Attributes:
-        share: Weight of each image's own label; with no box also that of its own pixels.
-        box: First and last + 1 row, first and last + 1 column of what is pasted from another image; None for mixup.
-    """
-
-    share: float
-    box: tuple[int, int, int, int] | None
-
-
-class Mix:
-    """Mixup and cutmix of a batch with itself in reverse order, and labels to match.
-
-    Args:
-        collate: timm's ``FastCollateMixup``, or a ``Mixup``; its attributes are read at every draw, ``mixup_enabled``
-            among them.
-
-    Raises:
-        ValueError: It mixes pairs or elements.
-
-    Example:
-        >>> from timm.data import FastCollateMixup
-        >>> mix = Mix(FastCollateMixup(mixup_alpha=0.8, cutmix_alpha=1.0, num_classes=10))
-        >>> images, labels = torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.arange(4)
-        >>> mixed, target = mix.apply(images, labels, mix.make_params(8, 8, torch.Generator().manual_seed(0)))
-        >>> target.shape
-        torch.Size([4, 10])
-    """
-
-    def __init__(self, collate: Any) -> None:
-        if collate.mode != 'batch':
-            refuse('mixup_mode', collate.mode, "only 'batch' is")
-        if getattr(collate, 'multi_label', False):
-            refuse('multi_label', True, 'only False is')
-        self.collate = collate
-        self._numpy = _Numpy()
-        scope = rescoped(timm_mixup, np=self._numpy)
-        self._draw = types.FunctionType(timm_mixup.Mixup._params_per_batch.__code__, scope)
-        self._draw_box = scope['cutmix_bbox_and_lam']
-
-    def make_params(self, height: int, width: int, generator: torch.Generator) -> MixParams:
-        """Draw how a batch of images of this height and width is mixed."""
-        seed = int(torch.randint(2**63 - 1, (), generator=generator))
-        self._numpy.random = np.random.RandomState(np.random.PCG64(seed))
-        share, cut = self._draw(self.collate)
-        if not cut:
-            return MixParams(share, None)
-        box, share = self._draw_box(
-            (height, width), share, ratio_minmax=self.collate.cutmix_minmax, correct_lam=self.collate.correct_lam
-        )
-        top, bottom, left, right = (int(edge) for edge in box)
-        return MixParams(float(share), (top, bottom, left, right))
-
-    def apply(self, images: Tensor, labels: Tensor, params: MixParams) -> tuple[Tensor, Tensor]:
-        """Mix.
-
-        Args:
-            images: uint8 of shape (B, C, H, W), B even.
-            labels: int64 of shape (B,).
-            params: What `make_params` drew.
-
-        Returns:
-            Images, uint8 of the same shape, to whole levels, and targets, float32 of shape (B, classes), with label
-            smoothing. The images are new, or those that came in if nothing is mixed.
-
-        Raises:
-            ValueError: The number of images is odd.
-        """
-        if len(images) % 2:
-            raise ValueError(
-                f'the number of images must be even to mix them, got {len(images)}: use an even batch size'
-            )
-        share, box = params
-        if box is not None:
-            top, bottom, left, right = box
-            mixed = images.clone()
-            mixed[:, :, top:bottom, left:right] = images.flip(0)[:, :, top:bottom, left:right]
-            images = mixed
-        elif share != 1 and (kernels := _device.triton_kernels(images.device)):
-            images = kernels.mix(images, share)
-        elif share != 1:
-            images = (images.float() * share + images.flip(0).float() * (1 - share)).round_().to(torch.uint8)
-        mixup = self.collate
-        mixup_target: Callable[..., Tensor] = timm_mixup.mixup_target
-        return images, mixup_target(labels, mixup.num_classes, share, mixup.label_smoothing)
-
-
-class _Numpy:
-    """numpy with a generator of its own in place of the global one."""
-
-    random: np.random.RandomState
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(np, name)
-
-
-class EraseParams(NamedTuple):
-    """What `Erase.make_params` draws.
-
-    Attributes:
-        box: Top, left, height and width of each block, int64 of shape (B, blocks, 4); height 0 for none.
-        colour: Of each block, float64 of shape (B, blocks, 3), standard normal.
-        seed: Where the noise of the pixels comes from.
-    """
-
-    box: npt.NDArray[np.int64]
-    colour: Numbers
-    seed: int
-
-
-class Erase:
-    """timm's random erasing: boxes of normalised images become 0, one random colour each, or noise.
-
-    Args:
-        prob: Probability that something of an image is erased.
-        mode: ``'const'`` is 0, ``'rand'`` a colour, ``'pixel'`` noise; all of it standard normal.
-        count: Largest number of boxes in an image, at least 1; they share the area.
-
-    Raises:
-        ValueError: An unknown mode, or a number out of range.
-
-    Example:
-        >>> erase = Erase(1.0, 'pixel')
-        >>> images = torch.full((4, 3, 32, 32), 9.0)
-        >>> bool((erase.apply(images, erase.make_params(4, 32, 32, torch.Generator().manual_seed(0))) < 9).any())
-        True
-    """
-
-    #: Area of all boxes of an image relative to it, and range of the quotient of their height and width.
-    area: Pair = (0.02, 1 / 3)
-    ratio: Pair = (0.3, 1 / 0.3)
-
-    def __init__(self, prob: float = 0.5, mode: str = 'const', count: int = 1) -> None:
-        if mode not in ERASING_MODES:
-            raise ValueError(f'unknown re_mode {mode!r}; {nearest(mode, ERASING_MODES)}')
-        if not 0 <= prob <= 1:
-            raise ValueError(f're_prob must be at least 0 and at most 1, got {prob}')
-        if count < 1:
-            raise ValueError(f're_count must be at least 1, got {count}')
-        self.prob, self.mode, self.count = prob, mode, count
-
-    def make_params(self, count: int, height: int, width: int, generator: torch.Generator) -> EraseParams:
-        """Draw what is erased of each of ``count`` images of this height and width."""
-        rng = _rng(generator)
-        number = np.where(rng.random(count) <= self.prob, rng.integers(1, self.count + 1, count), 0)
-        total = np.repeat(height * width / number.clip(1), self.count)
-        sides = _draw_sides(total, self.area, self.ratio, (height - 1, width - 1), rng)
-        high, wide, fits = (values.reshape(count, self.count) for values in sides)
-        found = (fits == 1) & (np.arange(self.count) < number[:, None])
-        top = rng.random(found.shape) * (height - high + 1)
-        left = rng.random(found.shape) * (width - wide + 1)
-        box = np.stack([top, left, high, wide], 2).astype(np.int64) * found[..., None]
-        return EraseParams(box, rng.standard_normal((count, self.count, 3)), int(rng.integers(2**63 - 1)))
-
-    def apply(self, images: Tensor, params: EraseParams) -> Tensor:
-        """Erase, in place, from images (B, C, H, W) of floating point that have been normalised; they are returned.
-
-        The boxes and colours are the same on every device; noise is drawn on the device, from the seed. Raises
-        ValueError for images of whole numbers.
-        """
-        if not images.is_floating_point():
-            raise ValueError(f'images must be normalised before something is erased, got {images.dtype}')
-        noise = torch.Generator(images.device).manual_seed(params.seed)
-        channels, height, width = images.shape[1:]
-        row = torch.arange(height, device=images.device)[:, None]
-        column = torch.arange(width, device=images.device)
-        for block in range(params.box.shape[1]):
-            box = to_device(params.box[:, block], images.device)
-            top, left, high, wide = box.T[..., None, None, None]
-            inside = ((row >= top) & (row < top + high) & (column >= left) & (column < left + wide)).expand_as(images)
-            if self.mode == 'pixel':
-                # As many numbers as pixels: the array on the CPU says how many, so that the device need not.
-                count = channels * int(params.box[:, block, 2:].prod(1).sum())
-                pixels = torch.empty(count, dtype=images.dtype, device=images.device).normal_(generator=noise)
-                images.masked_scatter_(inside, pixels)
-            elif self.mode == 'rand':
-                colour = to_device(params.colour[:, block, :channels, None, None], images.device).to(images.dtype)
-                images.copy_(torch.where(inside, colour, images))
-            else:
-                images.masked_fill_(inside, 0)
-        return images
 
 
 def normalize(

@@ -158,7 +158,7 @@ class Image1(PixelDataset):
                 bar.update()
 
     def _read(self, path: Path) -> Pixels:
-        from ..shape.transform import VIEWS  # Imports torchvision's transforms, which take as long as all the rest.
+        from ..shape.views import VIEWS
 
         view = np.array(VIEWS[self.spec.view](read_image(path, self.spec.size, self.spec.mode)))
         if view.min() == view.max():
@@ -167,7 +167,7 @@ class Image1(PixelDataset):
         return view
 
     def _render_one(self, number: int) -> Pixels:
-        from ..shape.transform import WARPS
+        from ..shape.warps import WARPS
 
         which = number % len(self._paths)
         photo = self._read(self._paths[which]) if self._photos is None else self._photos[which].numpy()

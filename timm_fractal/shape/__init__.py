@@ -5,21 +5,9 @@ from typing import TYPE_CHECKING
 from .._utils.lazy import door
 
 if TYPE_CHECKING:
-    from .transform import (
-        MAX_MAGNITUDE,
-        VIEWS,
-        WARPS,
-        Affine,
-        Elastic,
-        Homography,
-        Polynomial,
-        RandomShape,
-        Warp,
-        contour,
-        gray,
-        rgb,
-        shape_op,
-    )
+    from .transform import RandomShape, shape_op
+    from .views import VIEWS, contour, gray, rgb
+    from .warps import MAX_MAGNITUDE, WARPS, Affine, Elastic, Homography, Polynomial, Warp
 
 __all__ = [
     'Affine',
@@ -40,18 +28,18 @@ __all__ = [
 __getattr__, __dir__ = door(
     __name__,
     {
-        'Affine': 'transform',
-        'Elastic': 'transform',
-        'Homography': 'transform',
-        'MAX_MAGNITUDE': 'transform',
-        'Polynomial': 'transform',
+        'Affine': 'warps',
+        'Elastic': 'warps',
+        'Homography': 'warps',
+        'MAX_MAGNITUDE': 'warps',
+        'Polynomial': 'warps',
         'RandomShape': 'transform',
-        'VIEWS': 'transform',
-        'WARPS': 'transform',
-        'Warp': 'transform',
-        'contour': 'transform',
-        'gray': 'transform',
-        'rgb': 'transform',
+        'VIEWS': 'views',
+        'WARPS': 'warps',
+        'Warp': 'warps',
+        'contour': 'views',
+        'gray': 'views',
+        'rgb': 'views',
         'shape_op': 'transform',
     },
 )

@@ -1,0 +1,37 @@
+"""Sampling that several augmentations share."""
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+Numbers = npt.NDArray[np.float64]
+Pair = tuple[float, float]
+
+_ATTEMPTS = 10
+
+
+def numpy_generator(generator: torch.Generator) -> np.random.Generator:
+    """Make a numpy generator from a torch one: it has more distributions, and takes less time for small arrays."""
+    return np.random.Generator(np.random.PCG64(int(torch.randint(2**63 - 1, (), generator=generator))))
+
+
+def sample_sides(
+    total: npt.NDArray[Any], area: Pair, ratio: Pair, largest: tuple[int, int], rng: np.random.Generator
+) -> tuple[Numbers, Numbers, npt.NDArray[np.bool_]]:
+    """Sample two sides of rectangles, whole numbers; the third array says whether one of ten samples was small enough.
+
+    The product of the sides, relative to ``total``, is uniform, and so is the logarithm of their ratio.
+    """
+    first, second, found = np.zeros(len(total)), np.zeros(len(total)), np.zeros(len(total), np.bool_)
+    pending = np.arange(len(total))
+    for _ in range(_ATTEMPTS):
+        product = rng.uniform(*area, len(pending)) * total[pending]
+        quotient = np.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1]), len(pending)))
+        sides = np.sqrt(product * quotient).round(), np.sqrt(product / quotient).round()
+        fits = (sides[0] <= largest[0]) & (sides[1] <= largest[1])
+        first[pending], second[pending], found[pending] = *sides, fits
+        pending = pending[~fits]
+    return first, second, found

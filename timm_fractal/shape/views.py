@@ -1,0 +1,74 @@
+"""Views of an image, which warps are applied to: gray, in colour, its contours."""
+
+import importlib
+import math
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+from .warps import check_mode
+
+
+def gray(image: Image.Image) -> Image.Image:
+    """The image in gray, mode L (ITU-R 601 luma, as PIL converts).
+
+    Args:
+        image: Mode L or RGB.
+
+    Raises:
+        ValueError: The image has another mode.
+
+    Example:
+        >>> gray(Image.new('RGB', (4, 4), (255, 0, 0))).getpixel((0, 0))
+        76
+    """
+    check_mode(image)
+    return image.convert('L')
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """The image in colour, mode RGB; a gray one has three equal channels.
+
+    Args:
+        image: Mode L or RGB.
+
+    Raises:
+        ValueError: The image has another mode.
+
+    Example:
+        >>> rgb(Image.new('L', (4, 4), 7)).getpixel((0, 0))
+        (7, 7, 7)
+    """
+    check_mode(image)
+    return image.convert('RGB')
+
+
+def contour(image: Image.Image, sigma: float = 2.0) -> Image.Image:
+    """Canny edges of the gray image: mode L, 255 on an edge and 0 elsewhere.
+
+    Needs scikit-image, ``pip install 'timm-fractal[contour]'``; its thresholds are scikit-image's defaults, a tenth and
+    a fifth of the full range.
+
+    Args:
+        image: Mode L or RGB.
+        sigma: Standard deviation in pixels of the Gaussian that smooths the image first, greater than 0.
+
+    Raises:
+        ValueError: The image has another mode, or ``sigma`` is out of range.
+        ImportError: scikit-image is not installed.
+    """
+    check_mode(image)
+    if not 0 < sigma < math.inf:
+        raise ValueError(f'sigma must be greater than 0 and finite, got {sigma}')
+    try:
+        feature = importlib.import_module('skimage.feature')
+    except ImportError as error:
+        raise ImportError("the view 'contour' needs scikit-image: pip install 'timm-fractal[contour]'") from error
+    # The functions of scikit-image are attributes that are loaded on first use.
+    edges = feature.canny(np.asarray(image.convert('L')), sigma=sigma)
+    return Image.fromarray(edges.astype(np.uint8) * np.uint8(255))
+
+
+#: The views by their names: functions from a PIL image to a PIL image.
+VIEWS: dict[str, Callable[[Image.Image], Image.Image]] = {'gray': gray, 'rgb': rgb, 'contour': contour}

@@ -1,0 +1,535 @@
+"""Shape augmentation: warps (affine, homography, elastic, polynomial) and views (gray, rgb, contour) of an image.
+
+A warp is "draw parameters, then apply": `Warp.make_params` draws a record of a few numbers, `Warp.apply` warps PIL
+images and tensors with it. Positions are relative to the image: (u, v) is (-1, -1) at the top left corner of the image
+(the corner, not the middle of the pixel in it) and (1, 1) at the bottom right one, so that 1 is half the width or half
+the height. Every warp is a map from the canvas to the image: the pixel at (u, v) shows what the image has at
+(X(u, v), Y(u, v)), bilinear between pixels, and the fill colour where that lies outside of [-1, 1]^2. Positions are
+rounded to 1/64 pixel and computed from numbers of few bits, so that no sum and no product is rounded, whatever the
+order: a warp of bytes is the same on every machine and device.
+
+X and Y are the identity plus what was drawn, and all warps draw it in the same way: each of their numbers is
+``magnitude * U(-1, 1)`` (half of that for polynomials). What is no image any more is then pulled towards the identity:
+as long as the map turns inside out or stretches some part of the image to more than three times its length, less than a
+third of the canvas shows the image, or the middle of the image is off the canvas, all numbers are multiplied by 0.9.
+
+Only ``random()`` of the generators is used, and a record is made of it by multiplication and rounding alone: the same
+seed draws the same record everywhere.
+"""
+
+import functools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch.nn import functional
+
+from .._utils.device import to_device
+
+Array = npt.NDArray[np.float64]
+#: What `Warp.make_params` draws: the name of the warp and its numbers, ready for JSON.
+Params = dict[str, list[float]]
+Size = int | Sequence[int] | None
+Fill = float | Sequence[float]
+ImageT = TypeVar('ImageT', Image.Image, torch.Tensor)
+
+#: Largest magnitude of every warp.
+MAX_MAGNITUDE = 1.0
+#: At least this part of the canvas shows the image.
+MIN_COVER = 0.25
+
+# A drawn map is looked at in the corners of this many by this many cells.
+_CELLS = 16
+# The smallest size of a cell's image in any direction, relative to the cell: beyond it the image is smeared.
+_MIN_LENGTH = 1 / 3
+# More than `MIN_COVER`, since the corners of cells see less than all pixels do.
+_MIN_COVERED_CORNERS = 1 / 3
+_SHRINK = 0.9
+# Decimals of a record; the sixth is a thousandth of a pixel in an image of 2,000 pixels.
+_DECIMALS = 6
+
+# Pixels are sampled at multiples of 1 / 64 pixel: bilinear weights then have 12 bits, and weighted bytes are exact in
+# single precision.
+_STEP_BITS = 6
+_STEPS = 2**_STEP_BITS
+# Binary places of the numbers that positions are computed from; the error is 1 / 1,000 pixel in 512.
+_BITS = 18
+
+_MODES = ('L', 'RGB')
+
+
+class Warp(ABC):
+    """A family of maps from the canvas to the image. See `Affine`, `Homography`, `Elastic` and `Polynomial`.
+
+    A map is given by the coefficients of two functions (three for a quotient), each a sum of products of one function
+    of u and one of v. A dense grid of positions is then two products with small matrices, on any device.
+    """
+
+    #: Name in `WARPS` and in the records.
+    name: ClassVar[str]
+    #: How many numbers a record has.
+    count: ClassVar[int]
+    #: Half the width of the interval that each number is drawn from, at magnitude 1.
+    scale: ClassVar[float] = 1.0
+    # Up to this magnitude no draw has to be pulled back: looking at the map takes longer than drawing it.
+    _safe: ClassVar[float]
+
+    def make_params(self, rng: np.random.Generator, magnitude: float) -> Params:
+        """Draw a warp: each of its numbers is ``scale * magnitude * U(-1, 1)``, see the head of this module.
+
+        Args:
+            rng: Source of randomness; ``rng.random(count)`` is drawn once, whatever the magnitude.
+            magnitude: Strength, 0 <= magnitude <= 1; 0 is the identity.
+
+        Returns:
+            A record that can be saved as JSON, ``{name: numbers}``.
+
+        Raises:
+            ValueError: ``magnitude`` is out of range.
+
+        Example:
+            >>> rng = np.random.default_rng(0)
+            >>> WARPS['affine'].make_params(rng, 0.1)
+            {'affine': [0.027392, -0.046043, -0.091805, -0.096694, 0.062654, 0.082551]}
+        """
+        if not 0 <= magnitude <= MAX_MAGNITUDE:
+            raise ValueError(f'magnitude must be at least 0 and at most {MAX_MAGNITUDE:g}, got {magnitude}')
+        values = magnitude * self.scale * (2 * rng.random(self.count) - 1)
+        if magnitude > self._safe:
+            while not self._is_an_image(values):
+                values *= _SHRINK
+        # 0 is added for the sign of zero.
+        return {self.name: (values.round(_DECIMALS) + 0).tolist()}
+
+    def apply(self, image: ImageT, params: Params | Sequence[Params], size: Size = None, fill: Fill = 0) -> ImageT:
+        """Warp an image, or a batch of images on their device.
+
+        An image that is at least twice as wide or high as the result is first reduced by a whole factor (each pixel is
+        the mean of the pixels that it stands for), so that warp and resize are one bilinear sampling without much
+        aliasing. A PIL image and a uint8 tensor give the same result, or where the image was reduced one that differs
+        by at most 1 level. A floating point tensor is not rounded: scaled to 255, its result differs from that of the
+        PIL image by at most 0.51 levels, or 1.2 where the image was reduced.
+
+        Args:
+            image: A PIL image of mode L or RGB, or a tensor of shape (B, C, H, W) or (C, H, W), uint8 or floating
+                point of any range.
+            params: What `make_params` drew; for a batch one record for all images or a sequence of B records.
+            size: Height and width of the result in pixels, one number for a square; None for those of the image.
+            fill: Value of the pixels that show no part of the image, in units of the image: one number or one for each
+                channel. Of three numbers for a gray image the luma is taken (ITU-R 601, as PIL converts).
+
+        Returns:
+            A new image of the same type, mode or dtype, and device. With all numbers 0 and at the same size its values
+            are exactly those of ``image``.
+
+        Raises:
+            ValueError: Another mode or shape, a record of another warp or with another number of values, a number of
+                records that is not the batch size, or a bad ``size`` or ``fill``.
+            TypeError: ``image`` is neither a PIL image nor a uint8 or floating point tensor.
+
+        Example:
+            >>> image = Image.linear_gradient('L')
+            >>> warp = Affine()
+            >>> params = warp.make_params(np.random.default_rng(0), 0.2)
+            >>> warp.apply(image, params, size=(96, 128)).size
+            (128, 96)
+            >>> batch = torch.rand(2, 3, 64, 64)
+            >>> warp.apply(batch, [params, {'affine': [0.0] * 6}], fill=0.5).shape
+            torch.Size([2, 3, 64, 64])
+        """
+        if isinstance(image, Image.Image):
+            return self._apply_to_pil(image, params, size, fill)
+        if not isinstance(image, torch.Tensor) or not (image.dtype == torch.uint8 or image.is_floating_point()):
+            what = image.dtype if isinstance(image, torch.Tensor) else type(image).__name__
+            raise TypeError(f'image must be a PIL image or a uint8 or floating point tensor, got {what}')
+        if image.ndim not in (3, 4) or 0 in image.shape:
+            raise ValueError(f'image must have shape (B, C, H, W) or (C, H, W), got {tuple(image.shape)}')
+        batch = image if image.ndim == 4 else image[None]
+        result = self._apply_to_batch(batch, params, size, fill)
+        return result if image.ndim == 4 else result[0]
+
+    def _apply_to_pil(
+        self, image: Image.Image, params: Params | Sequence[Params], size: Size, fill: Fill
+    ) -> Image.Image:
+        check_mode(image)
+        height, width = _size(size, image.height, image.width)
+        values = self._values(params, 1)
+        if not values.any() and (width, height) == image.size:
+            return image.copy()
+        factors = _factors(image.width, width), _factors(image.height, height)
+        if factors != (1, 1):
+            # The mean as PIL computes it takes a fifth of the time of torch's, most of which is floating point.
+            image = image.reduce(factors)
+        pixels = np.asarray(image).reshape(image.height, image.width, -1)
+        kernel = _cpu_kernel()
+        if kernel is None:
+            channels = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
+            warped = self._sample(channels, values, height, width, fill)[0].permute(1, 2, 0).numpy()
+        else:
+            have, cpu = (image.width, image.height), torch.device('cpu')
+            lines, columns, scale = (part.numpy() for part in self._fields(values, height, width, have, cpu))
+            warped = np.empty((height, width, pixels.shape[2]), np.uint8)
+            colour = np.rint(np.broadcast_to(_fill(fill, pixels.shape[2], bytes_only=True), pixels.shape[2:]))
+            kernel(pixels, lines[0], columns.T.copy(), scale, _STEP_BITS, colour.astype(np.uint8), warped)
+        return Image.fromarray(warped[:, :, 0] if image.mode == 'L' else np.ascontiguousarray(warped))
+
+    def _apply_to_batch(
+        self, batch: torch.Tensor, params: Params | Sequence[Params], size: Size, fill: Fill
+    ) -> torch.Tensor:
+        height, width = _size(size, *batch.shape[-2:])
+        values = self._values(params, len(batch))
+        same = (values == 0).all(axis=1) & (batch.shape[-2:] == (height, width))
+        if same.all():
+            return batch.clone()
+        factors = _factors(batch.shape[-2], height), _factors(batch.shape[-1], width)
+        pixels = batch
+        if factors != (1, 1):
+            # A last row or column of fewer pixels is the mean of those that are there, as in PIL.
+            pixels = functional.avg_pool2d(
+                batch.to(_precise(batch.dtype)), factors, ceil_mode=True, count_include_pad=False
+            )
+            pixels = pixels.to(batch.dtype) if batch.is_floating_point() else (pixels + 0.5).to(torch.uint8)
+        warped = self._sample(pixels, values, height, width, fill)
+        if same.any():
+            # Sampling in the middle of a pixel gives its value but for the last bit.
+            index = to_device(same.nonzero()[0], batch.device)
+            warped = warped.index_copy(0, index, batch[index])
+        return warped
+
+    def _sample(self, pixels: torch.Tensor, values: Array, height: int, width: int, fill: Fill) -> torch.Tensor:
+        """Pixels (B, C, h, w) -> (B, C, height, width) for values (B, count) or (1, count)."""
+        precise, device = _precise(pixels.dtype), pixels.device
+        # Width and height; X and Y are in this order, too.
+        have = pixels.shape[-1], pixels.shape[-2]
+        # In double precision, which MPS does not have.
+        where = torch.device('cpu') if device.type == 'mps' else device
+        source = self._positions(values, height, width, have, where).to(device)
+
+        def column(*numbers: float) -> torch.Tensor:
+            return to_device(torch.tensor(numbers, dtype=torch.float32), device)[:, None, None]
+
+        edges = column(*(_STEPS // 2 * n for n in have))
+        # 1 inside and 0 outside: torch takes several times as long for booleans.
+        inside = (source.abs() - edges).amax(dim=1, keepdim=True).le_(0).to(precise)
+        # Relative to a power of 2 positions are exact, and so is what torch makes of them.
+        room = [1 << (n - 1).bit_length() for n in have]
+        missing = [more - n for more, n in zip(room, have)]
+        if any(missing):
+            middles = edges - _STEPS // 2
+            source = torch.minimum(torch.maximum(source, -middles), middles)
+            pixels = functional.pad(pixels, (0, missing[0], 0, missing[1]))
+        scale = column(*(1 / (_STEPS // 2 * more) for more in room))
+        offset = column(*(n / more - 1 for n, more in zip(have, room)))
+        grid = torch.addcmul(offset, source, scale)
+        warped = functional.grid_sample(
+            pixels.to(precise),
+            grid.permute(0, 2, 3, 1).to(precise).expand(len(pixels), -1, -1, -1),
+            mode='bilinear',
+            padding_mode='border',
+            align_corners=False,
+        )
+        filled = torch.tensor(_fill(fill, pixels.shape[1], pixels.dtype == torch.uint8), dtype=precise)
+        colour = to_device(filled, device)[:, None, None]
+        # With weights 0 and 1 this is one or the other, to the last bit.
+        warped = torch.lerp(colour, warped, inside)
+        return (warped if pixels.is_floating_point() else warped.round_()).to(pixels.dtype)
+
+    def _positions(
+        self, values: Array, height: int, width: int, have: tuple[int, int], device: torch.device
+    ) -> torch.Tensor:
+        """Where the middles of the pixels come from: steps from the middle of the image, (B, 2, height, width).
+
+        Whole numbers of `_STEPS` to a pixel, float32. Whatever leads to them is exact: factors have so few bits that
+        products and sums need no rounding, in whatever order a machine does them.
+        """
+        lines, columns, scale = self._fields(values, height, width, have, device)
+        fields = lines @ columns.T
+        if fields.shape[1] == 3:
+            fields = fields[:, :2] / fields[:, 2:]
+        return fields.mul_(scale[:, None, None]).round_().to(torch.float32)
+
+    def _fields(
+        self, values: Array, height: int, width: int, have: tuple[int, int], device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What positions are computed from, float64.
+
+        The functions of u of every line (B, 2 or 3, height, n), those of one coordinate in the middles of the columns
+        (width, n), and half the width and half the height of the image in steps.
+        """
+        coefficients = self._coefficients(values)
+        if not np.isfinite(coefficients).all():
+            raise ValueError(f'params must be finite and give a map, got {values.tolist()}')
+        rows, columns = (_basis_of_pixels(type(self), n, str(device)) for n in (height, width))
+        lines = _keep_bits(rows @ _keep_bits(to_device(coefficients, device), 24), _BITS)
+        scale = to_device(torch.tensor([_STEPS // 2 * n for n in have], dtype=torch.float64), device)
+        return lines, columns, scale
+
+    def _values(self, params: Params | Sequence[Params], batch: int) -> Array:
+        """The numbers of one record for all, shape (1, count), or of one for each image, shape (B, count)."""
+        records = [params] if isinstance(params, Mapping) else list(params)
+        if len(records) not in (1, batch) or (not isinstance(params, Mapping) and len(records) != batch):
+            raise ValueError(f'params must be one record or as many as images, {batch}, got {len(records)}')
+        for record in records:
+            if not isinstance(record, Mapping) or list(record) != [self.name] or len(record[self.name]) != self.count:
+                raise ValueError(f'params must be {{{self.name!r}: [{self.count} numbers]}}, got {record}')
+        return np.array([record[self.name] for record in records], dtype=np.float64)
+
+    def _is_an_image(self, values: Array) -> bool:
+        """Whether the canvas shows enough of the image, its middle included, neither torn nor inside out."""
+        basis = _basis_of_corners(type(self))
+        fields = basis @ self._coefficients(values[None])[0] @ basis.T
+        if len(fields) == 3:
+            # Where the divisor changes its sign, infinity is in the picture. (Not a number fails, too.)
+            if not (fields[2] > 0).all():
+                return False
+            fields = fields[:2] / fields[2]
+        # The two diagonals of each cell's image span a parallelogram that relates to the diagonals of a square as the
+        # map's derivative to the identity.
+        down = (fields[:, 1:, 1:] - fields[:, :-1, :-1]) * (_CELLS / 8**0.5)
+        up = (fields[:, :-1, 1:] - fields[:, 1:, :-1]) * (_CELLS / 8**0.5)
+        area = up[0] * down[1] - up[1] * down[0]
+        # Both singular values are at least the limit if the product of what they exceed it by is not negative, unless
+        # both fall short. The area is negative where the image is mirrored.
+        least = _MIN_LENGTH**2
+        squares = (up * up + down * down).sum(axis=0)
+        if not (area >= least).all() or not (area * area - least * squares + least * least >= 0).all():
+            return False
+        covered = np.count_nonzero(np.abs(fields).max(axis=0) <= 1)
+        if covered < _MIN_COVERED_CORNERS * (_CELLS + 1) ** 2:
+            return False
+        # The middle of the image is on the canvas if the edge of the canvas goes around it, and so it does if no
+        # point of the edge, at distance 1, moves that far.
+        if np.abs(fields - _identity_at_corners()).max() < 1:
+            return True
+        z = fields[0] + 1j * fields[1]
+        edge = np.concatenate([z[0, :-1], z[:-1, -1], z[-1, :0:-1], z[::-1, 0]])
+        turns: float = np.angle(edge[1:] * edge[:-1].conj()).sum() / (2 * np.pi)
+        return turns > 0.5
+
+    @staticmethod
+    @abstractmethod
+    def _basis(t: Array) -> Array:
+        """The functions of one coordinate at t, shape (len(t), n)."""
+
+    @abstractmethod
+    def _coefficients(self, values: Array) -> Array:
+        """Coefficients (B, 2 or 3, n, n), first the function of v, of X and Y, and of what both are divided by."""
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}()'
+
+
+class Affine(Warp):
+    """Affine maps, all six parameters perturbed, as 1p-frac perturbs those of its iterated function system.
+
+    ``X = (1 + a) u + b v + e`` and ``Y = c u + (1 + d) v + f`` with each of a, b, e, c, d, f (the order in the record)
+    ``magnitude * U(-1, 1)``: at most a shift by magnitude * half the image, and entries of the matrix changed by at
+    most the magnitude. Corners move by at most 3 * magnitude * half the image.
+
+    Example:
+        >>> shift = {'affine': [0, 0, 0.5, 0, 0, 0]}
+        >>> pixels = torch.arange(8.0).reshape(1, 1, 8)
+        >>> Affine().apply(pixels, shift, fill=-1)
+        tensor([[[ 2.,  3.,  4.,  5.,  6.,  7., -1., -1.]]])
+    """
+
+    name = 'affine'
+    count = 6
+    _safe = 0.14
+
+    @staticmethod
+    def _basis(t: Array) -> Array:
+        return np.stack([np.ones_like(t), t], axis=1)
+
+    def _coefficients(self, values: Array) -> Array:
+        result = np.zeros((len(values), 2, 2, 2))
+        a, b, e, c, d, f = values.T
+        result[:, 0, 0, 0], result[:, 0, 0, 1], result[:, 0, 1, 0] = e, 1 + a, b
+        result[:, 1, 0, 0], result[:, 1, 0, 1], result[:, 1, 1, 0] = f, c, 1 + d
+        return result
+
+
+class Homography(Warp):
+    """Projective maps: the corners of the canvas show other places of the image.
+
+    The corner (-1, -1) shows the image at (-1 + dx, -1 + dy) and so on, the map between is the one that keeps straight
+    lines straight. The record is dx, dy of the top left, top right, bottom right and bottom left corner, each
+    ``magnitude * U(-1, 1)``: at most magnitude * half the image.
+
+    Example:
+        >>> Homography().make_params(np.random.default_rng(0), 0.0)
+        {'homography': [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]}
+    """
+
+    name = 'homography'
+    count = 8
+    _safe = 0.2
+
+    @staticmethod
+    def _basis(t: Array) -> Array:
+        # From 0 to 1: the map from the unit square to a quadrilateral has a simple closed form.
+        return np.stack([np.ones_like(t), (t + 1) / 2], axis=1)
+
+    def _coefficients(self, values: Array) -> Array:
+        # Heckbert, "Fundamentals of Texture Mapping and Image Warping" (1989), section 2.2.3.
+        corners = values.reshape(-1, 4, 2) + np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
+        p0, p1, p2, p3 = (corners[:, i].T for i in range(4))
+        d1, d2, total = p1 - p2, p3 - p2, p0 - p1 + p2 - p3
+        with np.errstate(all='ignore'):
+            determinant = d1[0] * d2[1] - d2[0] * d1[1]
+            g = (total[0] * d2[1] - d2[0] * total[1]) / determinant
+            h = (d1[0] * total[1] - total[0] * d1[1]) / determinant
+        result = np.zeros((len(values), 3, 2, 2))
+        result[:, :2, 0, 0] = p0.T
+        result[:, :2, 0, 1] = (p1 - p0 + g * p1).T
+        result[:, :2, 1, 0] = (p3 - p0 + h * p3).T
+        result[:, 2, 0, 0], result[:, 2, 0, 1], result[:, 2, 1, 0] = 1, g, h
+        return result
+
+
+class Elastic(Warp):
+    """Smooth local displacements: a cubic B-spline on a lattice of 8 x 8 control points (free-form deformation).
+
+    ``X = u + sum over i, j of dx[i, j] B_i(v) B_j(u)``, and Y alike, with B_i the uniform cubic B-spline around
+    ``-1.4 + 0.4 i``. Every control point moves by ``magnitude * U(-1, 1)`` in x and in y: at most magnitude * half the
+    image, and so no point moves farther; the mean is a third of that. The record is dx, row after row from the top,
+    then dy. Above a magnitude of about 0.3, more and more draws are pulled back: there would be folds. Above 0.5
+    nothing gets stronger.
+
+    Example:
+        >>> params = Elastic().make_params(np.random.default_rng(0), 0.3)
+        >>> Elastic().apply(Image.linear_gradient('L'), params).size
+        (256, 256)
+    """
+
+    name = 'elastic'
+    count = 128
+    _safe = 0.1
+
+    _POINTS: ClassVar[int] = 8
+    _SPACING: ClassVar[float] = 0.4
+
+    _PLACES: ClassVar[Array] = _SPACING * (np.arange(_POINTS, dtype=np.float64) - (_POINTS - 1) / 2)
+    # The spline whose control points are in their places is the identity.
+    _IDENTITY: ClassVar[Array] = np.stack(np.meshgrid(_PLACES, _PLACES))
+
+    @staticmethod
+    def _basis(t: Array) -> Array:
+        x = np.abs(t[:, None] - Elastic._PLACES) / Elastic._SPACING
+        near, far = 2 / 3 - x * x * (1 - x / 2), np.maximum(2 - x, 0) ** 3 / 6
+        result: Array = np.where(x < 1, near, far)
+        return result
+
+    def _coefficients(self, values: Array) -> Array:
+        return values.reshape(-1, *self._IDENTITY.shape) + self._IDENTITY
+
+
+class Polynomial(Warp):
+    """Polynomial maps of degree 3: bends and bulges of the whole image.
+
+    ``X = u + sum over i + j <= 3 of p[i, j] v^i u^j``, and Y alike with q, each of the twenty coefficients
+    ``magnitude * U(-1, 1) / 2``. No point moves farther than 5 * magnitude * half the image; in x and in y, 0.3 *
+    magnitude is typical of the middle and 0.9 * magnitude of the corners. The record is p with j counting fastest,
+    then q. Above a magnitude of about 0.3, more and more draws are pulled back.
+
+    Example:
+        >>> Polynomial().make_params(np.random.default_rng(0), 0.1)['polynomial'][:3]
+        [0.013696, -0.023021, -0.045903]
+    """
+
+    name = 'polynomial'
+    count = 20
+    scale = 0.5
+    _safe = 0.05
+
+    _ROWS: ClassVar[list[int]] = [i for i in range(4) for _ in range(4 - i)]
+    _COLUMNS: ClassVar[list[int]] = [j for i in range(4) for j in range(4 - i)]
+
+    @staticmethod
+    def _basis(t: Array) -> Array:
+        return np.stack([np.ones_like(t), t, t * t, t * t * t], axis=1)
+
+    def _coefficients(self, values: Array) -> Array:
+        result = np.zeros((len(values), 2, 4, 4))
+        result[:, :, self._ROWS, self._COLUMNS] = values.reshape(-1, 2, 10)
+        result[:, 0, 0, 1] += 1
+        result[:, 1, 1, 0] += 1
+        return result
+
+
+#: The warps by their names.
+WARPS: dict[str, Warp] = {warp.name: warp for warp in (Affine(), Homography(), Elastic(), Polynomial())}
+
+
+@functools.lru_cache(maxsize=1024)
+def _basis_of_pixels(warp: type[Warp], count: int, device: str) -> torch.Tensor:
+    """The functions of one coordinate in the middles of ``count`` pixels, shape (count, n)."""
+    basis = torch.from_numpy(warp._basis((2 * np.arange(count) + 1) / count - 1))
+    return _keep_bits(basis, _BITS).to(device)
+
+
+def _keep_bits(values: torch.Tensor, bits: int) -> torch.Tensor:
+    """Round to so many binary places."""
+    return torch.round(values * 2.0**bits) / 2.0**bits
+
+
+@functools.cache
+def _basis_of_corners(warp: type[Warp]) -> Array:
+    return warp._basis(np.linspace(-1, 1, _CELLS + 1))
+
+
+@functools.cache
+def _identity_at_corners() -> Array:
+    t = np.linspace(-1, 1, _CELLS + 1)
+    return np.stack(np.meshgrid(t, t))
+
+
+def _factors(have: int, want: int) -> int:
+    return max(1, have // want)
+
+
+def _size(size: Size, height: int, width: int) -> tuple[int, int]:
+    if size is None:
+        return height, width
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    if len(pair) != 2 or not all(isinstance(n, int) and n >= 1 for n in pair):
+        raise ValueError(f'size must be a whole number of at least 1 or two, height and width, got {size!r}')
+    return pair
+
+
+def _precise(dtype: torch.dtype) -> torch.dtype:
+    """What to compute with."""
+    return torch.promote_types(dtype, torch.float32) if dtype.is_floating_point else torch.float32
+
+
+def _fill(fill: Fill, channels: int, bytes_only: bool) -> list[float]:
+    """One value for all channels, or one for each."""
+    values = [float(fill)] if isinstance(fill, (int, float)) else [float(value) for value in fill]
+    if channels == 1 and len(values) == 3:
+        values = [0.299 * values[0] + 0.587 * values[1] + 0.114 * values[2]]
+    if len(values) not in (1, channels) or not all(map(math.isfinite, values)):
+        raise ValueError(f'fill must be one finite number or one for each of {channels} channels, got {fill!r}')
+    if bytes_only and not all(0 <= value <= 255 for value in values):
+        raise ValueError(f'fill must be at least 0 and at most 255 for images of bytes, got {fill!r}')
+    return values
+
+
+@functools.cache
+def _cpu_kernel() -> Callable[..., None] | None:
+    """Without numba torch does it: the same pixels in more time."""
+    try:
+        from .warp_numba import warp
+    except Exception:
+        return None
+    return warp  # type: ignore[no-any-return]
+
+
+def check_mode(image: Image.Image) -> None:
+    """Refuse other modes than L and RGB."""
+    if image.mode not in _MODES:
+        raise ValueError(f"image must have mode L or RGB, got {image.mode!r}: convert it, image.convert('RGB')")
