@@ -28,7 +28,7 @@ from tests.hub_server import TOKEN, Repo
 from tests.test_checkpoint import ARGS, DATASET, tensors, write
 from timm_fractal import Fractal1, cli
 from timm_fractal.fractal.ifs import Family
-from timm_fractal.hub import checkpoint
+from timm_fractal.hub import checkpoint, publish
 from timm_fractal.hub import folder as hub
 from timm_fractal.hub import manifest as weights
 from timm_fractal.hub.manifest import Weights
@@ -374,7 +374,7 @@ def test_what_is_not_published(exported, tmp_path, change, message):
     folder = copy(exported, tmp_path / 'x')
     change(folder)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        hub.publish(folder, 'me/x', dry_run=True)
+        publish.publish(folder, 'me/x', dry_run=True)
 
 
 @pytest.mark.parametrize(
@@ -382,7 +382,7 @@ def test_what_is_not_published(exported, tmp_path, change, message):
 )
 def test_names_that_the_hub_refuses(exported, repo_id):
     with pytest.raises(ValueError, match='repo_id must be owner/name'):
-        hub.publish(exported, repo_id, dry_run=True)
+        publish.publish(exported, repo_id, dry_run=True)
 
 
 def test_a_link_is_not_published(exported, tmp_path):
@@ -390,12 +390,12 @@ def test_a_link_is_not_published(exported, tmp_path):
     (folder / 'config.json').rename(tmp_path / 'elsewhere.json')
     (folder / 'config.json').symlink_to(tmp_path / 'elsewhere.json')
     with pytest.raises(ValueError, match='config.json must be a regular file'):
-        hub.publish(folder, 'me/x', dry_run=True)
+        publish.publish(folder, 'me/x', dry_run=True)
 
 
 def test_arguments_of_publish(exported):
     with pytest.raises(ValueError, match='leave out --create-pr or --revision dev'):
-        hub.publish(exported, 'me/x', create_pr=True, revision='dev', dry_run=True)
+        publish.publish(exported, 'me/x', create_pr=True, revision='dev', dry_run=True)
 
 
 def test_dry_run(exported, tmp_path, capsys, monkeypatch):
@@ -486,7 +486,7 @@ def published_card(folder, repo_id):
 
 def test_publish_and_load(client, server, exported, tmp_path):
     folder = copy(exported, tmp_path / 'x')
-    done = client(hub.publish, folder, 'me/model')
+    done = client(publish.publish, folder, 'me/model')
     commit = server.repos['me/model'].refs['main']
     assert done.url == f'{server.url}/me/model/commit/{commit}'
     files = server.repos['me/model'].commits[commit]
@@ -499,7 +499,7 @@ def test_publish_and_load(client, server, exported, tmp_path):
     manifest = write_manifest(tmp_path / 'manifest.json', done.entry)
     assert equal(client(load_tag, manifest, name), tensors(1))
     # Done again, it changes nothing.
-    assert client(hub.publish, folder, 'me/model').entry == done.entry
+    assert client(publish.publish, folder, 'me/model').entry == done.entry
     assert len(server.repos['me/model'].commits) == 2
     # The revision of the manifest is kept when the repository moves on.
     server.repos['me/model'].commit('main', {'model.safetensors': b'something else'})
@@ -508,13 +508,13 @@ def test_publish_and_load(client, server, exported, tmp_path):
 
 def test_private_branch_and_pull_request(client, server, exported, tmp_path):
     folder = copy(exported, tmp_path / 'x')
-    client(hub.publish, folder, 'me/hidden', private=True, revision='dev')
+    client(publish.publish, folder, 'me/hidden', private=True, revision='dev')
     repo = server.repos['me/hidden']
     assert repo.private and 'model.safetensors' in repo.commits[repo.refs['dev']]
     assert 'model.safetensors' not in repo.commits[repo.refs['main']]
     server.repos['others/model'] = theirs = Repo()
     theirs.commit('main', {'README.md': b'theirs'})
-    done = client(hub.publish, copy(exported, tmp_path / 'y'), 'others/model', create_pr=True)
+    done = client(publish.publish, copy(exported, tmp_path / 'y'), 'others/model', create_pr=True)
     assert done.url == f'{server.url}/others/model/discussions/1'
     assert 'model.safetensors' in theirs.commits[theirs.refs['refs/pr/1']]
     assert theirs.commits[theirs.refs['main']] == {'README.md': b'theirs'}
@@ -536,7 +536,7 @@ def test_an_interrupted_upload_is_completed(client, server, exported, tmp_path):
     repo = server.repos['me/half']
     assert server.count('^PUT /lfs/') and 'model.safetensors' not in repo.commits[repo.refs['main']]
     server.cut = None
-    client(hub.publish, folder, 'me/half')
+    client(publish.publish, folder, 'me/half')
     files = repo.commits[repo.refs['main']]
     (folder / 'README.md').write_bytes(published_card(folder, 'me/half'))
     assert all(files[path.name] == path.read_bytes() for path in folder.iterdir())
@@ -550,12 +550,12 @@ def test_a_cut_connection_is_tried_again_with_limits(client, server, tmp_path, r
     folder = hub.export_weights(tmp_path / 'model.safetensors', tmp_path / 'x')
     server.cut = request_
     with pytest.raises(ConnectionError, match='publishing to me/cut: .* cannot be reached'):
-        client(hub.publish, folder, 'me/cut')
+        client(publish.publish, folder, 'me/cut')
     assert 1 <= server.count(request_) <= 20
     server.cut = None
     server.faults[request_] = [500] * 50
     with pytest.raises(ConnectionError, match=r'publishing to me/cut: .* fails \(500\)'):
-        client(hub.publish, folder, 'me/cut')
+        client(publish.publish, folder, 'me/cut')
     assert server.count(request_) <= 40
 
 
@@ -564,7 +564,7 @@ def test_a_busy_hub_is_asked_again(client, server, exported, tmp_path):
     server.faults['preupload'] = [503]
     server.faults['commit/main'] = [500]
     server.faults['GET .*model.safetensors'] = [500]
-    client(hub.publish, copy(exported, tmp_path / 'x'), 'me/busy')
+    client(publish.publish, copy(exported, tmp_path / 'x'), 'me/busy')
     assert 'model.safetensors' in server.repos['me/busy'].commits[server.repos['me/busy'].refs['main']]
     assert server.count('POST /api/repos/create') == 3 and server.count('commit/main') == 2
 
@@ -576,7 +576,7 @@ def test_a_busy_hub_is_asked_again(client, server, exported, tmp_path):
 def test_not_for_ever(client, server, exported, tmp_path, status, message):
     server.faults['commit/main'] = [status] * 50
     with pytest.raises(ConnectionError, match=f'publishing to me/fails: .* {message}'):
-        client(hub.publish, copy(exported, tmp_path / 'x'), 'me/fails')
+        client(publish.publish, copy(exported, tmp_path / 'x'), 'me/fails')
     assert server.count('commit/main') == 3
 
 
@@ -585,7 +585,7 @@ def publish_as(token, *args):
     try:
         if token is not None:
             os.environ['HF_TOKEN'] = token
-        return hub.publish(*args)
+        return publish.publish(*args)
     finally:
         os.environ['HF_TOKEN'] = old
 
@@ -601,14 +601,14 @@ def test_tokens(client, server, exported, tmp_path):
     with pytest.raises(
         PermissionError, match=r'publishing to others/x: your token may not do that there \(403\)'
     ) as info:
-        client(hub.publish, folder, 'others/x')
+        client(publish.publish, folder, 'others/x')
     assert TOKEN not in str(info.value)
 
 
 def test_what_came_back_is_compared(client, server, exported, tmp_path):
     server.damage = 'model.safetensors'
     with pytest.raises(OSError, match='me/damaged: model.safetensors came back from the Hub with another sha256'):
-        client(hub.publish, copy(exported, tmp_path / 'x'), 'me/damaged')
+        client(publish.publish, copy(exported, tmp_path / 'x'), 'me/damaged')
 
 
 @pytest.fixture
@@ -650,7 +650,7 @@ def publish_offline(*args):
 
     constants.HF_HUB_OFFLINE = True
     try:
-        return hub.publish(*args)
+        return publish.publish(*args)
     finally:
         constants.HF_HUB_OFFLINE = False
 

@@ -127,6 +127,32 @@ _FRESH = (
 )
 
 
+def _timm_internals() -> Iterator[Check]:
+    import timm
+
+    from .. import _timm_private
+    from ..plugin import data, models
+
+    names = [*_timm_private.READ, *data.PATCHED, *models.PATCHED]
+    missing = [name for name in names if not _is_there(name)]
+    if missing:
+        yield Check(
+            'FAIL',
+            f'timm {timm.__version__} lacks {", ".join(missing)}; what needs them is refused',
+            f'install a version that was checked: {", ".join(_timm_private.CHECKED)}',
+        )
+    else:
+        yield Check('ok', f'timm has all {len(names)} internal names that are used')
+
+
+def _is_there(name: str) -> bool:
+    module, _, attribute = name.rpartition('.')
+    try:
+        return hasattr(import_module(module), attribute)
+    except ImportError:
+        return False
+
+
 def _fresh_process() -> Iterator[Check]:
     # Away from the current folder, in which there may be another timm.
     with tempfile.TemporaryDirectory() as folder:
@@ -234,6 +260,7 @@ CHECKS: tuple[Callable[[], Iterator[Check]], ...] = (
     _versions,
     _torchvision,
     _autoload,
+    _timm_internals,
     _fresh_process,
     _posterize,
     _numba_cache,

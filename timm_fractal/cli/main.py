@@ -302,10 +302,10 @@ def _add_publish(commands: Any) -> None:
 
 
 def _publish(args: Any) -> int:
-    from ..hub import folder as hub
+    from ..hub.publish import publish
 
     options = {name: getattr(args, name) for name in ('private', 'create_pr', 'revision', 'dry_run')}
-    done = hub.publish(args.folder, args.repo_id, **options)
+    done = publish(args.folder, args.repo_id, **options)
     _say(
         f'{args.folder}: uploaded and checked, {done.url}'
         if done.url

@@ -8,15 +8,14 @@ if TYPE_CHECKING:
     from .folder import (
         FILES,
         LICENSE,
-        Published,
         check,
         convert,
         entry_of,
         export,
         export_weights,
-        publish,
         reference_output,
     )
+    from .publish import Published, publish
 
 __all__ = [
     'FILES',
@@ -36,13 +35,13 @@ __getattr__, __dir__ = door(
     {
         'FILES': 'folder',
         'LICENSE': 'folder',
-        'Published': 'folder',
+        'Published': 'publish',
         'check': 'folder',
         'convert': 'folder',
         'entry_of': 'folder',
         'export': 'folder',
         'export_weights': 'folder',
-        'publish': 'folder',
+        'publish': 'publish',
         'reference_output': 'folder',
     },
 )

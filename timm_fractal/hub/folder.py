@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import timm
 import timm.data
@@ -29,9 +29,8 @@ from ..fractal.categories import REFERENCE_CANVAS
 from ..spec import parse_name
 from . import checkpoint
 from .checkpoint import Checkpoint
-from .client import ask
 from .manifest import HUB_FILE, Weights
-from .model_card import FIELDS, REPOSITORY, card
+from .model_card import FIELDS, card
 
 #: The files of an exported folder. The last two are there if the training is known.
 FILES = (HUB_FILE, 'config.json', 'README.md', 'train_args.yaml', 'ifs.json')
@@ -52,18 +51,6 @@ _UNSAFE = ('.bin', '.ckpt', '.pickle', '.pkl', '.pt', '.pth', '.tar')
 
 # A folder within the destination that a killed process leaves behind.
 _UNFINISHED = '.export-'
-
-
-class Published(NamedTuple):
-    """What `publish` has done.
-
-    Attributes:
-        url: Where the weights are now; empty after a dry run.
-        entry: What a manifest says about them; without a place after a dry run.
-    """
-
-    url: str
-    entry: dict[str, Any]
 
 
 def export_weights(
@@ -423,107 +410,3 @@ def check(folder: str | Path) -> None:
     missing = [field for field in FIELDS if not getattr(data, field, None)]
     if missing:
         raise ValueError(f'{path}: the front matter lacks {", ".join(missing)}')
-
-
-def publish(
-    folder: str | Path,
-    repo_id: str,
-    *,
-    private: bool = False,
-    create_pr: bool = False,
-    revision: str | None = None,
-    dry_run: bool = False,
-) -> Published:
-    """Upload an exported folder to the Hub, download it again, and compare.
-
-    Done again, it completes an upload that was interrupted, and changes nothing where nothing has changed. The token is
-    the one of the Hub's client: HF_TOKEN, or what ``hf auth login`` has stored.
-
-    Args:
-        folder: Written by `export_weights` or `convert`; it is not changed. The name of the repository is filled in in
-            the model card that is uploaded.
-        repo_id: ``'owner/name'``; it is created if need be.
-        private: Create it as a private one.
-        create_pr: Open a pull request, in place of a commit.
-        revision: Branch to commit to; it is created if need be.
-        dry_run: Check everything, upload nothing.
-
-    Returns:
-        Where it is, and the entry for a manifest.
-
-    Raises:
-        ValueError: The folder should not be published, see `check`, or an argument is wrong.
-        OSError: The Hub refuses or cannot be reached; the message says what to do.
-    """
-    from huggingface_hub import HfApi, get_token, hf_hub_download
-
-    folder = Path(folder)
-    _check_repo_id(repo_id)
-    if create_pr and revision is not None:
-        raise ValueError(
-            f'a pull request is always for the main branch: leave out --create-pr or --revision {revision}'
-        )
-    check(folder)
-    if dry_run:
-        return Published('', _entry(folder))
-    if get_token() is None:
-        raise PermissionError('no token for the Hub: `hf auth login`, or set HF_TOKEN to one that may write')
-    api = HfApi(library_name='timm-fractal', library_version=__version__)
-    what = f'publishing to {repo_id}'
-    if not create_pr:
-        # Whoever asks for changes in the repository of others does not create it.
-        ask(what, api.create_repo, repo_id, private=private or None, exist_ok=True)
-    if revision is not None:
-        ask(what, api.create_branch, repo_id, branch=revision, exist_ok=True)
-    # The name of the repository is filled in in what is uploaded: the folder can be published elsewhere as well.
-    with tempfile.TemporaryDirectory() as staging, tempfile.TemporaryDirectory() as cache:
-        files = [file for file in FILES if (folder / file).is_file()]
-        for file in files:
-            shutil.copyfile(folder / file, Path(staging, file))
-        card = Path(staging, 'README.md')
-        card.write_text(card.read_text(encoding='utf-8').replace(REPOSITORY, repo_id), encoding='utf-8')
-        info = ask(
-            what,
-            api.upload_folder,
-            repo_id=repo_id,
-            folder_path=staging,
-            commit_message=f'Weights, exported by timm-fractal {__version__}',
-            create_pr=create_pr,
-            revision=revision,
-        )
-        for file in files:
-            options = dict(revision=info.oid, cache_dir=cache)
-            uploaded = Path(ask(f'checking {file} in {repo_id}', hf_hub_download, repo_id, file, **options))
-            if _sha256(uploaded) != _sha256(Path(staging, file)):
-                raise OSError(f'{repo_id}: {file} came back from the Hub with another sha256: publish it again')
-    return Published(info.pr_url or info.commit_url, _entry(folder, hf_hub_id=repo_id, revision=info.oid))
-
-
-def _check_repo_id(repo_id: str) -> None:
-    """Refuse what the Hub would refuse."""
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
-
-    try:
-        validate_repo_id(repo_id)
-        # The Hub's client lets more through than the Hub does.
-        valid = re.fullmatch(r'[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9_.-]+', repo_id) is not None
-    except HFValidationError:
-        valid = False
-    if not valid:
-        raise ValueError(
-            f'repo_id must be owner/name, letters, digits, "_", "-" and ".", at most 96, got {repo_id[:100]!r}'
-        )
-
-
-def _entry(folder: Path, **place: Any) -> dict[str, Any]:
-    """An entry for a manifest; nothing where the model cannot be named by a tag."""
-    try:
-        entry = entry_of(folder, **(place or {'file': HUB_FILE}))
-    except ValueError:
-        return {}
-    return {entry.name: {k: v for k, v in entry.to_json().items() if place or k != 'file'}}
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

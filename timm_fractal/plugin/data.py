@@ -1,22 +1,21 @@
-"""What is patched in ``timm.data``, and why (checked with timm 1.0.12, 1.0.20 and 1.0.31).
+"""What is patched in ``timm.data``, and why.
 
-* ``timm.data.create_dataset`` and ``timm.data.dataset_factory.create_dataset`` are wrapped: a name whose type is ours
-  gives our data set, any other name goes to timm unseen.
-* ``timm.data.create_loader`` and ``timm.data.loader.create_loader`` are wrapped: for our data sets alone, mixup's
-  ``num_classes`` is compared with the data set's classes, ``num_workers=0`` is made to work, and with ``loader=device``
-  in the data set's name our loader is made of the arguments.
-* ``create_dataset`` and ``create_loader`` in ``__main__``, where a script has bound timm's functions before, are the
-  same wrappers.
-* ``timm.data.create_naflex_loader`` and ``timm.data.naflex_loader.create_naflex_loader``, where a version has them, are
-  wrapped: they refuse a data set of ours with ``loader=device``, which they would ignore.
-* ``mixup_target`` and ``pairwise_mixup_target`` in ``timm.data.mixup`` and ``timm.data.naflex_mixup``, where they are,
-  are wrapped: a label beyond ``--num-classes`` is named, where timm ends with an IndexError.
-* ``timm.data.dataset_factory._TORCH_BASIC_DS`` gets our types, so that ``--device-modules timm_fractal --dataset
-  torch/fractal1`` works in a script that bound ``create_dataset`` before this package was imported.
-* ``timm.data.auto_augment.NAME_TO_OP`` and ``LEVEL_TO_ARG`` get the warps of `timm_fractal.shape` as operations, and
-  ``timm.data.auto_augment.rand_augment_choices`` is wrapped so that ``--aa rand-m9-tshape`` can name them.
-* ``timm.data.auto_augment.NAME_TO_OP``: where Pillow refuses ``ImageOps.posterize(image, 0)`` (13 and later), the
-  posterize operations get the old meaning of zero bits back, a black image; timm draws 0 bits at magnitude 10.
+* The factories ``create_dataset`` and ``create_loader`` are wrapped in every module that keeps them, and in
+  ``__main__``, where a script has bound them before. A data set whose type is ours is ours, any other goes to timm
+  unseen. For our data sets alone, mixup's ``num_classes`` is compared with the data set's classes, ``num_workers=0`` is
+  made to work, and ``loader=device`` in the name gives our loader.
+* ``create_naflex_loader``, where a version has it, refuses a data set of ours with ``loader=device``, which it would
+  ignore.
+* ``mixup_target`` and ``pairwise_mixup_target``: a label beyond ``--num-classes`` is named, where timm ends with an
+  IndexError.
+* ``_TORCH_BASIC_DS`` gets our types, so that ``--device-modules timm_fractal --dataset torch/fractal1`` works in a
+  script that bound ``create_dataset`` before this package was imported.
+* ``NAME_TO_OP`` and ``LEVEL_TO_ARG`` get the warps of `timm_fractal.shape` as operations of RandAugment, and
+  ``rand_augment_choices`` is wrapped so that ``--aa rand-m9-tshape`` can name them.
+* ``NAME_TO_OP``: where Pillow refuses ``ImageOps.posterize(image, 0)`` (13 and later), the posterize operations get the
+  old meaning of zero bits back, a black image; timm asks for 0 bits at magnitude 10.
+
+Every name was checked with the versions in `timm_fractal._timm_private.CHECKED`.
 """
 
 import difflib
@@ -32,6 +31,26 @@ from .hook import Undo, set_attribute, set_item
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
+
+#: What is patched, or added to; a test walks it. timm lacks some of those in `PATCHED_IF_THERE` in some versions.
+PATCHED = (
+    'timm.data.create_dataset',
+    'timm.data.dataset_factory.create_dataset',
+    'timm.data.create_loader',
+    'timm.data.loader.create_loader',
+    'timm.data.mixup.mixup_target',
+    'timm.data.dataset_factory._TORCH_BASIC_DS',
+    'timm.data.auto_augment.NAME_TO_OP',
+    'timm.data.auto_augment.LEVEL_TO_ARG',
+    'timm.data.auto_augment.rand_augment_choices',
+    'timm.data.auto_augment.posterize',
+)
+PATCHED_IF_THERE = (
+    'timm.data.create_naflex_loader',
+    'timm.data.naflex_loader.create_naflex_loader',
+    'timm.data.naflex_mixup.mixup_target',
+    'timm.data.naflex_mixup.pairwise_mixup_target',
+)
 
 #: Magnitude of a warp, see `timm_fractal.shape`, at level 10 of RandAugment; the largest of timm's shears is the same.
 MAX_OPERATION_MAGNITUDE = 0.3

@@ -1,4 +1,4 @@
-"""What is patched in ``timm.models``, and why (checked with timm 1.0.12, 1.0.20 and 1.0.31).
+"""What is patched in ``timm.models``, and why.
 
 * ``timm.models._registry``: ``_model_pretrained_cfgs``, ``_model_has_pretrained`` and ``_model_with_tags`` get the tags
   of the manifest, of the architectures that this timm has. timm has no public call that adds a tag to an architecture.
@@ -8,6 +8,8 @@
   model is timm's.
 * ``timm.models._builder.get_pretrained_cfg`` is wrapped: what it says about an unknown tag of ours (``fractal`` in
   it, or a data set type before it) gets the nearest valid ones.
+
+Every name was checked with the versions in `timm_fractal._timm_private.CHECKED`.
 """
 
 import dataclasses
@@ -21,6 +23,18 @@ from .hook import Undo, set_attribute, set_item
 
 if TYPE_CHECKING:
     from ..hub.manifest import Weights
+
+#: What is patched, or added to; a test walks it.
+PATCHED = (
+    'timm.models._registry._model_default_cfgs',
+    'timm.models._registry._model_pretrained_cfgs',
+    'timm.models._registry._model_has_pretrained',
+    'timm.models._registry._model_with_tags',
+    'timm.models._builder.load_pretrained',
+    'timm.models._builder.get_pretrained_cfg',
+    'timm.models.load_pretrained',
+    'timm.models.PretrainedCfg',
+)
 
 # Where timm may take weights from; a user who sets one of them wants those and not ours.
 _SOURCES = ('url', 'file', 'state_dict', 'hf_hub_id', 'hf_hub_filename', 'source')

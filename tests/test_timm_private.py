@@ -1,0 +1,76 @@
+"""The wall around timm: every name of it that is not promised is listed, and is there."""
+
+import ast
+import importlib
+import inspect
+from pathlib import Path
+
+import pytest
+
+import timm_fractal
+from timm_fractal import _timm_private
+from timm_fractal.plugin import data, models
+
+PACKAGE = Path(timm_fractal.__file__).parent
+LISTED = (*_timm_private.READ, *data.PATCHED, *models.PATCHED)
+
+
+@pytest.mark.parametrize('name', LISTED)
+def test_every_name_is_there(name):
+    module, _, attribute = name.rpartition('.')
+    assert hasattr(importlib.import_module(module), attribute), f'this timm has no {name}'
+
+
+def test_what_is_read_has_its_shape():
+    from timm.data import auto_augment
+    from timm.data.mixup import Mixup, mixup_target
+
+    operation = auto_augment.AugmentOp('Rotate', magnitude=9, hparams={})
+    names = ('name', 'prob', 'magnitude', 'magnitude_std', 'magnitude_max', 'level_fn', 'hparams', 'kwargs')
+    assert [name for name in names if not hasattr(operation, name)] == []
+    assert list(inspect.signature(mixup_target).parameters)[:4] == ['target', 'num_classes', 'lam', 'smoothing']
+    names = ('mixup_alpha', 'cutmix_alpha', 'cutmix_minmax', 'mix_prob', 'switch_prob', 'correct_lam', 'mode')
+    names = (*names, 'mixup_enabled', 'num_classes', 'label_smoothing')
+    assert [name for name in names if not hasattr(Mixup(num_classes=2), name)] == []
+    assert auto_augment._randomly_negate(1) in (1, -1)
+
+
+@pytest.mark.parametrize('name', _timm_private.READ)
+def test_a_missing_name_is_named(name, monkeypatch):
+    module, _, attribute = name.rpartition('.')
+    monkeypatch.delattr(importlib.import_module(module), attribute)
+    with pytest.raises(_timm_private.UnknownTimm, match=f'checked with 1.0.12.*{attribute}.*ordinary loader'):
+        _timm_private.find(name)
+
+
+def test_a_missing_sign_refuses_a_policy_and_nothing_else(monkeypatch):
+    from timm_fractal.augment import Train
+
+    _timm_private._scope.cache_clear()
+    monkeypatch.delattr('timm.data.auto_augment._randomly_negate')
+    with pytest.raises(_timm_private.UnknownTimm, match='_randomly_negate'):
+        Train(32, auto_augment='rand-m9')
+    assert Train(32).policy is None
+
+
+def test_nothing_else_of_timm_is_private():
+    """Underscore names of timm stand in the lists, and only there and in the plug-in."""
+    listed = {name.rpartition('.')[2] for name in LISTED}
+    found = {}
+    for path in PACKAGE.rglob('*.py'):
+        tree = ast.parse(path.read_text())
+        timms = {'timm', 'host', 'registry', 'builder', 'auto_augment', 'dataset_factory'}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or '').startswith('timm.'):
+                names = [part for part in node.module.split('.') if part.startswith('_')]
+                names += [alias.name for alias in node.names if alias.name.startswith('_')]
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in timms:
+                names = [node.attr] if node.attr.startswith('_') and not node.attr.startswith('__') else []
+            else:
+                continue
+            for name in names:
+                found.setdefault(name, set()).add(path.relative_to(PACKAGE).parts[0])
+    assert found, 'no name was seen'
+    modules = {'_registry', '_builder'}
+    assert set(found) - modules <= listed
+    assert set().union(*found.values()) <= {'_timm_private.py', 'plugin'}
