@@ -89,6 +89,7 @@ def test_evaluation_is_that_of_timm(split, options):
         'ofdb/classes=6,points=3000,size=72',
         'fractaldb/classes=3,instances=4,points=3000,size=64',
         'noise1/classes=6,size=64',
+        'visualatom/classes=3,instances=4,size=64',
         'image1/classes=6,size=64',
         'image1/classes=6,size=64,view=rgb,warp=elastic',
     ],

@@ -24,7 +24,7 @@ def test_options_are_those_of_the_specification(kind):
 
 
 def test_options_of_the_other_data_sets():
-    section = README.split('### `ofdb`, `fractaldb`, `noise1`\n')[1].split('\n#')[0]
+    section = README.split('### `ofdb`, `fractaldb`, `visualatom`, `noise1`\n')[1].split('\n#')[0]
     rows = re.findall(r'^\| `(\w+)`: `(\w+)` \| (\S+) \|', section, re.MULTILINE)
     assert all(str(SPECS[kind]().__dict__[name]) == default for kind, name, default in rows)
     common = set(re.findall(r'`(\w+)`', section.split('as above')[0])) - set(SPECS)
@@ -66,7 +66,7 @@ def test_files_that_are_named_exist(page):
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.parent.name)
 def test_data_sets_that_are_named_exist(page):
-    names = re.findall(r'--dataset (\w+1\S*|ofdb|fractaldb)', page.read_text())
+    names = re.findall(r'--dataset (\w+1\S*|ofdb|fractaldb|visualatom)', page.read_text())
     assert names
     for name in names:
         parse_name(re.split('[`)]', name)[0].replace('=K', '=3'))

@@ -26,13 +26,13 @@ def test_there_are_recipes():
         'finetune_cifar100',
     }
     types = {parse_name(load(path)['dataset']).type for path in PRETRAINING}
-    assert types == {'fractal1', 'image1', 'ofdb', 'noise1'}
+    assert types == {'fractal1', 'image1', 'ofdb', 'noise1', 'visualatom'}
 
 
 def test_rows_of_the_same_table_differ_in_the_images_alone():
     recipes = [load(path) for path in PRETRAINING if path.name.startswith('pretrain_vit_tiny')]
     names = [recipe.pop('dataset') for recipe in recipes]
-    assert len(set(names)) == len(names) == 7
+    assert len(set(names)) == len(names) == 8
     assert all(recipe == recipes[0] for recipe in recipes)
 
 

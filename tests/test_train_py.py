@@ -130,6 +130,7 @@ PHOTOS = Path(sklearn.datasets.__file__).parent / 'images'
         ('ofdb', ',points=3000'),
         ('fractaldb', ',points=3000,instances=3'),
         ('noise1', ',noise=uniform'),
+        ('visualatom', ',atoms=1,instances=2'),
         ('image1', f' --data-dir {PHOTOS}/china.jpg'),
         ('image1', f',view=rgb,warp=elastic,cache=none --data-dir {PHOTOS} --aa rand-m9-mstd0.5-inc1-tdefault+shape'),
         ('image1', f',view=contour,warp=polynomial,delta=0.3 --data-dir {PHOTOS}/flower.jpg --mixup 0.8'),

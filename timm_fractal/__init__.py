@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .data.fractals import OFDB, Fractal1, FractalDB
     from .data.noise import Noise1
     from .data.photos import Image1
+    from .data.visualatom import VisualAtom
     from .fractal.ifs import Family
     from .register import register, unregister
     from .shape.transform import RandomShape
@@ -51,6 +52,7 @@ __all__ = [
     'Image1',
     'Noise1',
     'RandomShape',
+    'VisualAtom',
     '__version__',
     'autoload',
     'parse_name',
@@ -67,6 +69,7 @@ _HOME = {
     'Noise1': 'data',
     'OFDB': 'data',
     'RandomShape': 'shape',
+    'VisualAtom': 'data',
     'parse_name': 'spec',
 }
 

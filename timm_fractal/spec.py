@@ -143,6 +143,11 @@ class Spec:
         """The canonical name: it and the files in ``--data-dir``, if any, make the images, and nothing else does."""
         return self.canonical().name()
 
+    def first(self: SpecT, classes: int) -> SpecT:
+        """The specification of the first classes: class k does not depend on their number."""
+        changed: Any = {'classes': classes}
+        return dataclasses.replace(self, **changed)
+
     def canonical(self: SpecT) -> SpecT:
         """The specification of the same images: options that change no pixel have their defaults."""
         return dataclasses.replace(self, **type(self)().non_pixel_options())
@@ -269,11 +274,7 @@ class Fractal1Spec(IFSSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.fractals > self.classes:
-            raise ValueError(
-                f'fractal1: fractals must be at most classes = {self.classes}, got {self.fractals}: '
-                f'every fractal needs a class'
-            )
+        _check_bases(self, 'fractals')
         if self.redraw == 'true' and (self.loader != 'device' or self.fractals > 1):
             raise ValueError(
                 f'fractal1: redraw=true needs loader=device and fractals=1, '
@@ -288,6 +289,9 @@ class Fractal1Spec(IFSSpec):
     @property
     def redraws(self) -> bool:
         return self.redraw == 'true'
+
+    def first(self, classes: int) -> 'Fractal1Spec':
+        return dataclasses.replace(self, classes=classes, fractals=min(self.fractals, classes))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -400,8 +404,53 @@ class Noise1Spec(Spec):
     loader: str = _loader()
 
 
+@dataclasses.dataclass(frozen=True)
+class VisualAtomSpec(Spec):
+    """VisualAtom ("Visual Atoms: Pre-training Vision Transformers with Sinusoidal Waves", CVPR 2023), for comparison.
+
+    A class is a formula: noisy closed contours, one around the other, modulated by two waves; an instance has another
+    place and other noise. Ranges as published: 200 to 1,000 vertices, 1 to 200 contours, noise amplitude 2 to 6,
+    spacing up to 0.01, radius up to 50, wave numbers up to 20, stretch 1 to 2.
+
+    With ``atoms=K`` class k is a perturbation of atom ``k % K``: one step of "Scaling Backwards" with this formula.
+
+    Example:
+        >>> parse_name('visualatom/atoms=1,instances=1').delta
+        0.1
+    """
+
+    type = 'visualatom'
+    dataset = 'visualatom.VisualAtom'
+
+    classes: int = _classes(doc='number of formulas, one per class')
+    instances: int = option(1000, 'images per class: another place, other noise', low=1, high=1_000_000)
+    atoms: int = option(0, 'number of base atoms, perturbed; 0: every class has its own', low=0, high=1_000_000)
+    delta: float = option(0.1, 'strength of the perturbation, with atoms', low=0, below=1)
+    size: int = _size()
+    seed: int = _seed(0, 'which atoms')
+    cache: str = _cache()
+    loader: str = _loader()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_bases(self, 'atoms')
+        if not self.atoms and self.delta != type(self).delta:
+            raise ValueError(f'visualatom: delta={self.delta} needs atoms of at least 1, got atoms=0: say atoms=1')
+
+    def first(self, classes: int) -> 'VisualAtomSpec':
+        return dataclasses.replace(self, classes=classes, atoms=min(self.atoms, classes))
+
+
+def _check_bases(spec: Spec, name: str) -> None:
+    count = getattr(spec, name)
+    if count > spec.num_classes:
+        raise ValueError(
+            f'{spec.type}: {name} must be at most classes = {spec.num_classes}, got {count}: each of them needs a class'
+        )
+
+
 SPECS: dict[str, type[Spec]] = {
-    spec.type: spec for spec in (Fractal1Spec, Image1Spec, OFDBSpec, FractalDBSpec, Noise1Spec)
+    spec.type: spec for spec in (Fractal1Spec, Image1Spec, OFDBSpec, FractalDBSpec, VisualAtomSpec, Noise1Spec)
 }
 
 

@@ -145,16 +145,11 @@ def _check(**numbers: int | None) -> None:
 
 
 def _fewer(spec: Spec, count: int) -> Spec:
-    """The same data set without the classes that are not shown: class k does not depend on their number."""
+    """The same data set without the classes and instances that are not shown."""
     fields: dict[str, Any] = {field.name: field for field in dataclasses.fields(spec)}
-    values = vars(spec)
-    classes = min(values['classes'], max(count, fields['classes'].metadata['low']))
-    changes: dict[str, Any] = {'classes': classes}
-    if 'fractals' in fields:
-        changes['fractals'] = min(values['fractals'], classes)
-    if 'instances' in fields:
-        changes['instances'] = 1
-    return dataclasses.replace(spec, **changes)
+    spec = spec.first(min(spec.num_classes, max(count, fields['classes'].metadata['low'])))
+    single: Any = {'instances': 1} if 'instances' in fields else {}
+    return dataclasses.replace(spec, **single)
 
 
 def _with(spec: Spec, option: str, text: str) -> Spec:

@@ -1,0 +1,152 @@
+"""``visualatom``: contours of one formula with random parameters, for comparison."""
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from .._utils.rng import Stream, stream
+from ..spec import VisualAtomSpec
+from .base import PixelDataset, Pixels
+from .visualatom_numba import render_contours
+
+_logger = logging.getLogger(__name__)
+
+#: Width and height of the canvas that the parameters are meant for.
+CANVAS = 512
+#: Largest number of validation images per class: a thousand take as long to render as an epoch of training.
+MAX_VALIDATION = 25
+
+
+@dataclasses.dataclass(frozen=True)
+class Atom:
+    """Parameters of a category, in pixels of an image of 512 x 512.
+
+    Attributes:
+        vertices: Vertices of each contour.
+        orbits: Number of contours.
+        eta: Amplitude of the noise.
+        spacing: Distance of the contours without noise.
+        radius: Radius of the circle that the contours start from.
+        waves: Two wave numbers.
+        oval: Horizontal and vertical stretch of that circle.
+    """
+
+    vertices: int
+    orbits: int
+    eta: float
+    spacing: float
+    radius: float
+    waves: tuple[float, float]
+    oval: tuple[float, float]
+
+
+def sample_atom(rng: np.random.Generator) -> Atom:
+    """Sample a category in the published ranges ("Visual Atoms", CVPR 2023; the defaults of the authors' renderer).
+
+    Args:
+        rng: Source of randomness; only ``random()`` is used.
+
+    Example:
+        >>> atom = sample_atom(np.random.default_rng(0))
+        >>> atom.vertices, atom.orbits, round(atom.eta, 2)
+        (710, 54, 2.16)
+    """
+
+    def whole(low: int, high: int) -> int:
+        return low + int((high + 1 - low) * rng.random())
+
+    vertices, orbits = whole(200, 1000), whole(1, 200)
+    eta, spacing = 2 + 4 * rng.random(), 0.01 * rng.random()
+    radius, first = whole(0, 50), whole(0, 20)
+    # Of 21 numbers, or of the 20 that are not the first wave's; two waves of number 0 are none, and allowed.
+    second = whole(0, 20) if first == 0 else whole(0, 19)
+    second += first > 0 and second >= first
+    return Atom(vertices, orbits, eta, spacing, radius, (first, second), (1 + rng.random(), 1 + rng.random()))
+
+
+def perturb_atom(atom: Atom, delta: float, rng: np.random.Generator) -> Atom:
+    """Multiply every parameter by its own U(1 - delta, 1 + delta), as `timm_fractal.fractal.ifs.perturb` does.
+
+    What counts (vertices, orbits) stays a whole number.
+    """
+    f = (1 - delta) + 2 * delta * rng.random(9)
+    return Atom(
+        max(3, round(atom.vertices * f[0])),
+        max(1, round(atom.orbits * f[1])),
+        float(atom.eta * f[2]),
+        float(atom.spacing * f[3]),
+        float(atom.radius * f[4]),
+        (float(atom.waves[0] * f[5]), float(atom.waves[1] * f[6])),
+        (float(atom.oval[0] * f[7]), float(atom.oval[1] * f[8])),
+    )
+
+
+def render_atom(atom: Atom, center: tuple[float, float], key: tuple[int, int], size: int) -> Pixels:
+    """Render one image.
+
+    Args:
+        atom: The category.
+        center: Horizontally and vertically, from 0 to 512.
+        key: Two numbers of 32 bits: where noise and gray levels come from.
+        size: Width and height in pixels.
+
+    Returns:
+        Shape (size, size).
+
+    Example:
+        >>> atom = Atom(300, 20, 4.0, 0.01, 25, (3, 7), (1.0, 1.5))
+        >>> render_atom(atom, (256, 256), (1, 2), 64).shape
+        (64, 64)
+    """
+    angles = 2 * np.pi * np.arange(atom.vertices) / atom.vertices
+    # Sines differ in the last bit between machines; nine decimals are the same everywhere.
+    cos, sin = np.cos(angles).round(9), np.sin(angles).round(9)
+    waves = (0.5 * np.sin(atom.waves[0] * angles) + 0.5 * np.sin(atom.waves[1] * angles)).round(9)
+    x = center[0] + cos * atom.radius * atom.oval[0]
+    y = center[1] + sin * atom.radius * atom.oval[1]
+    out = np.zeros((size, size), np.uint8)
+    keys = np.uint32(key[0]), np.uint32(key[1])
+    render_contours(x, y, cos, sin, waves, atom.eta, atom.spacing, atom.orbits, *keys, size / CANVAS, out)
+    return out
+
+
+class VisualAtom(PixelDataset):
+    """Every class is a formula, every instance its contours at another place with other noise (CVPR 2023).
+
+    With ``atoms=K`` class k is a perturbation of atom ``k % K``, as with `Fractal1`. ``root`` is ignored, since there
+    is nothing to read. The validation split has at most 25 other instances per class. See `SyntheticDataset` for the
+    other arguments.
+
+    Example:
+        >>> dataset = VisualAtom('visualatom/classes=4,instances=3,size=64')
+        >>> len(dataset), dataset[5][1]
+        (12, 1)
+    """
+
+    spec_type = VisualAtomSpec
+    spec: VisualAtomSpec
+
+    def _open(self, root: str | Path | None) -> None:
+        if root is not None:
+            _logger.info('%s is rendered, nothing is read from %s', self.spec, root)
+
+    def _instances(self) -> int:
+        return super()._instances() if self.split == 'train' else min(super()._instances(), MAX_VALIDATION)
+
+    def atom(self, k: int) -> Atom:
+        """Parameters of class k."""
+        spec = self.spec
+        if not spec.atoms:
+            return sample_atom(stream(spec.seed, Stream.ATOM, k))
+        base = sample_atom(stream(spec.seed, Stream.ATOM, k % spec.atoms))
+        return perturb_atom(base, spec.delta, stream(spec.seed, Stream.ATOM, k % spec.atoms, k))
+
+    def _render_one(self, number: int) -> Pixels:
+        instance, k = divmod(number, self.num_classes)
+        rng = stream(self.spec.seed, Stream.CONTOUR, int(self.split == 'validation'), k, instance)
+        # On a grid of half pixels, anywhere in the image.
+        center = [int((2 * CANVAS + 1) * rng.random()) / 2 for _ in range(2)]
+        key = [int(2**32 * rng.random()) for _ in range(2)]
+        return render_atom(self.atom(k), (center[0], center[1]), (key[0], key[1]), self.spec.size)

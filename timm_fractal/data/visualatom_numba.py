@@ -1,0 +1,92 @@
+"""CPU kernel: the contours of one VisualAtom image."""
+
+import numpy as np
+
+from .._utils.jit import kernel, part
+
+
+@part
+def _hash(index, key0, key1):  # type: ignore[no-untyped-def]
+    """Mix a counter and two keys to 32 random bits."""
+    h = np.uint32(np.uint32(index) + key0)
+    h = np.uint32((h ^ (h >> np.uint32(16))) * np.uint32(0x7FEB352D)) ^ key1
+    h = np.uint32((h ^ (h >> np.uint32(15))) * np.uint32(0x846CA68B))
+    return h ^ (h >> np.uint32(16))
+
+
+@part
+def _perlin(bits):  # type: ignore[no-untyped-def]
+    """Compute one-dimensional Perlin noise between two gradients, of 4 bits each, at a place of 24 bits."""
+    t = (bits >> np.uint32(8)) / 2.0**24
+    fade = t * t * t * (t * (t * 6 - 15) + 10)
+    left = -1.0 if bits & np.uint32(8) else (bits & np.uint32(7)) + 1.0
+    right = -1.0 if bits & np.uint32(128) else ((bits >> np.uint32(4)) & np.uint32(7)) + 1.0
+    a, b = left * t, right * (t - 1)
+    return 0.4 * (a + fade * (b - a))
+
+
+@part
+def _paint(out, x, y, gray):  # type: ignore[no-untyped-def]
+    if 0 <= x < out.shape[1] and 0 <= y < out.shape[0]:
+        out[y, x] = gray
+
+
+@part
+def _line(out, x, y, x1, y1, gray):  # type: ignore[no-untyped-def]
+    """Bresenham's line, one pixel wide, its ends included."""
+    dx, dy = abs(x1 - x), abs(y1 - y)
+    step_x = 1 if x1 > x else -1
+    step_y = 1 if y1 > y else -1
+    if dx > dy:
+        error = 2 * dy - dx
+        for _ in range(dx + 1):
+            _paint(out, x, y, gray)
+            if error >= 0:
+                y += step_y
+                error -= 2 * dx
+            error += 2 * dy
+            x += step_x
+    else:
+        error = 2 * dx - dy
+        for _ in range(dy + 1):
+            _paint(out, x, y, gray)
+            if error >= 0:
+                x += step_x
+                error -= 2 * dy
+            error += 2 * dx
+            y += step_y
+
+
+@kernel
+def render_contours(x, y, cos, sin, waves, eta, spacing, orbits, key0, key1, scale, out):  # type: ignore[no-untyped-def]
+    """Render closed contours, one over the other; every one moves outwards from the one before.
+
+    Args:
+        x: (V,) float64, the first vertices; overwritten.
+        y: As ``x``.
+        cos: (V,) float64, directions outwards.
+        sin: As ``cos``.
+        waves: (V,) float64, how far a vertex moves beyond ``eta`` and ``spacing``.
+        eta: Amplitude of the noise.
+        spacing: Movement without noise.
+        orbits: Number of contours.
+        key0: uint32, with ``key1`` where noise and gray levels come from.
+        key1: uint32.
+        scale: Pixels per unit of the coordinates.
+        out: (size, size) uint8 of zeros, painted on.
+    """
+    count = len(x)
+    for orbit in range(orbits):
+        gray = _hash(orbit, key1, key0) >> np.uint32(24)
+        for v in range(count):
+            index = 2 * (orbit * count + v)
+            x[v] += cos[v] * (spacing + eta + waves[v] - eta * _perlin(_hash(index, key0, key1)))
+            y[v] += sin[v] * (spacing + eta + waves[v] - eta * _perlin(_hash(index + 1, key0, key1)))
+        # Towards zero, as Pillow takes coordinates.
+        first_x, first_y = int(scale * x[0]), int(scale * y[0])
+        here_x, here_y = first_x, first_y
+        for v in range(1, count):
+            there_x, there_y = int(scale * x[v]), int(scale * y[v])
+            _line(out, here_x, here_y, there_x, there_y, gray)
+            here_x, here_y = there_x, there_y
+        _line(out, here_x, here_y, first_x, first_y, gray)
