@@ -29,14 +29,14 @@ lint: $(VENV)/installed
 	$(BIN)/mypy
 
 bench: $(VENV)/installed
-	$(BIN)/python -m tests.benchmarks.bench_render
-	$(BIN)/python -m tests.benchmarks.bench_start
-	$(BIN)/python -m tests.benchmarks.bench_datasets
-	$(BIN)/python -m tests.benchmarks.bench_loader
-	$(BIN)/python -m tests.benchmarks.bench_memory
-	$(BIN)/python -m tests.benchmarks.bench_shape
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.bench_augment
-	$(BIN)/python -m tests.benchmarks.count_traffic
+	$(BIN)/python -m benchmarks.bench_render
+	$(BIN)/python -m benchmarks.bench_start
+	$(BIN)/python -m benchmarks.bench_datasets
+	$(BIN)/python -m benchmarks.bench_loader
+	$(BIN)/python -m benchmarks.bench_memory
+	$(BIN)/python -m benchmarks.bench_shape
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.bench_augment
+	$(BIN)/python -m benchmarks.count_traffic
 
 dist: $(VENV)/installed
 	$(BIN)/python -m build --outdir dist .

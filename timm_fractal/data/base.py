@@ -177,6 +177,11 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
                 yield chunk
                 bar.update(len(chunk))
 
+    @property
+    def table_bytes(self) -> int:
+        """Bytes of the images in memory; 0 if they are rendered on access."""
+        return 0 if self._table is None else self._table.numel()
+
     def __len__(self) -> int:
         return self._length
 

@@ -1,7 +1,7 @@
 """timm's unedited train.py: images a second from the device loader, against one batch that is there already.
 
-    python -m tests.benchmarks.bench_train TIMM_SOURCE
-    python -m tests.benchmarks.bench_train TIMM_SOURCE --device cpu --model test_vit --img-size 64 --batch-size 32
+    python -m benchmarks.bench_train TIMM_SOURCE
+    python -m benchmarks.bench_train TIMM_SOURCE --device cpu --model test_vit --img-size 64 --batch-size 32
 
 TIMM_SOURCE is a checkout of timm's repository. Both runs are train.py in a process of its own with the paper's
 settings, in turn; in one of them timm's create_loader gives the same batch again and again. A loop around the loader
@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from benchmarks.record import Record
 
 PAPER = (
     '--aa rand-m9-mstd0.5-inc1 --mixup 0.8 --cutmix 1.0 --smoothing 0.1 --vflip 0.5 --reprob 0.5 --remode pixel '
@@ -118,19 +120,19 @@ def main() -> None:
     ]
     script = args.timm_source.resolve() / 'train.py'
     rates: dict[bool, list[float]] = {False: [], True: []}
-    for _ in range(args.rounds):
-        for fixed in (True, False):
-            result = run(script, words, args.batches, args.warm_up, fixed)
-            rates[fixed].append(result['rate'])
-            name = 'the same batch' if fixed else 'device loader'
-            print(
-                f'{name:15} {result["rate"]:8.0f} images/s, the host waits for them {result["waiting"]:.1%} of the time'
-            )
-    ratio = statistics.median(ours / same for ours, same in zip(rates[False], rates[True]))
-    rate = statistics.median(rates[False])
     where = 'CPU' if cpu else torch.cuda.get_device_name()
-    print(f'{args.model}, batches of {args.batch_size}, {where}: {ratio:.1%} of the rate with the same batch')
-    print(f"The paper's {SAMPLES / 1e6:.0f} million images would take {SAMPLES / rate / 3600:.1f} hours")
+    with Record('bench_train', f'{args.model}, batches of {args.batch_size}, {where}') as say:
+        for _ in range(args.rounds):
+            for fixed in (True, False):
+                result = run(script, words, args.batches, args.warm_up, fixed)
+                rates[fixed].append(result['rate'])
+                name = 'the same batch' if fixed else 'device loader'
+                text = f'{name:15} {result["rate"]:8.0f} images/s, {result["waiting"]:.1%} of the time waiting for them'
+                say(text, what=name, **result)
+        ratio = statistics.median(ours / same for ours, same in zip(rates[False], rates[True]))
+        rate = statistics.median(rates[False])
+        say(f'{ratio:.1%} of the rate with the same batch', ratio=ratio)
+        say(f"The paper's {SAMPLES / 1e6:.0f} million images would take {SAMPLES / rate / 3600:.1f} hours")
 
 
 if __name__ == '__main__':

@@ -1,8 +1,8 @@
 """Milliseconds of a warp of one image on one core: ours against torchvision's v2 transforms, in the same run, in turn.
 
-    python -m tests.benchmarks.bench_shape
+    python -m benchmarks.bench_shape
 
-Every call draws its parameters and warps a PIL image. Where the size changes, torchvision warps and then resizes, or
+Every call samples its parameters and warps a PIL image. Where the size changes, torchvision warps and then resizes, or
 resizes and then warps, whichever is faster; ours does both at once.
 """
 
@@ -19,6 +19,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 from torchvision.transforms import v2
 
+from benchmarks.record import Record
 from timm_fractal.shape.warps import WARPS
 
 ROUNDS, BLOCK = 15, 8
@@ -54,25 +55,33 @@ def main() -> None:
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
     photo = Image.fromarray(load_sample_image('china.jpg'))
-    print(f'Medians of {ROUNDS} blocks of {BLOCK} warps of one image in turn, drawing included, one core, milliseconds')
-    print(f'{"":30}  ours  torchvision')
-    for mode, (have, want), name in itertools.product(('L', 'RGB'), SIZES, WARPS):
-        image = photo.convert(mode).resize((have, have))
-        theirs = THEIRS[name]()
-        calls = {'ours': partial(ours, name, rng, want, image)}
-        if have == want:
-            calls['theirs'] = partial(theirs, image)
-        else:
-            resize = v2.Resize(want)
-            calls['theirs, then resize'] = partial(v2.Compose([theirs, resize]), image)
-            calls['resize, then theirs'] = partial(v2.Compose([resize, theirs]), image)
-        took = milliseconds(calls)
-        mine = took.pop('ours')
-        best = min(took, key=lambda key: took[key])
-        what = type(theirs).__name__ + best.removeprefix('theirs').replace('resize, then theirs', ' after resize')
-        print(
-            f'{mode:3} {have} -> {want} {name:12} {mine:9.2f} {took[best]:9.2f}  {what}: {took[best] / mine:.1f} times'
-        )
+    with Record(
+        'bench_shape',
+        f'Medians of {ROUNDS} blocks of {BLOCK} warps of one image in turn, sampling included, one core, milliseconds',
+    ) as say:
+        say(f'{"":30}  ours  torchvision')
+        for mode, (have, want), name in itertools.product(('L', 'RGB'), SIZES, WARPS):
+            image = photo.convert(mode).resize((have, have))
+            theirs = THEIRS[name]()
+            calls = {'ours': partial(ours, name, rng, want, image)}
+            if have == want:
+                calls['theirs'] = partial(theirs, image)
+            else:
+                resize = v2.Resize(want)
+                calls['theirs, then resize'] = partial(v2.Compose([theirs, resize]), image)
+                calls['resize, then theirs'] = partial(v2.Compose([resize, theirs]), image)
+            took = milliseconds(calls)
+            mine = took.pop('ours')
+            best = min(took, key=lambda key: took[key])
+            what = type(theirs).__name__ + best.removeprefix('theirs').replace('resize, then theirs', ' after resize')
+            say(
+                f'{mode:3} {have} -> {want} {name:12} {mine:9.2f} {took[best]:9.2f}  {what}: '
+                f'{took[best] / mine:.1f} times',
+                what=f'{name} {mode} {have} {want}',
+                ms=mine,
+                baseline=what,
+                baseline_ms=took[best],
+            )
 
 
 if __name__ == '__main__':

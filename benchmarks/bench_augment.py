@@ -1,8 +1,8 @@
 """Time per image of the paper's augmentation: in batches on a device against timm's transforms on PIL images.
 
-    OMP_NUM_THREADS=1 python -m tests.benchmarks.bench_augment
+    OMP_NUM_THREADS=1 python -m benchmarks.bench_augment
 
-Both start from the same rendered images in memory and end with what a model gets: augmented, normalised, erased. On the
+Both start from the same rendered images in memory and end with what a model gets: augmented, normalized, erased. On the
 CPU with one thread, in turn, in the same run. Where there is a GPU, the batches are also made there, with Triton's
 kernels and with torch's own operations, and the device loader is measured with mixup and cutmix.
 """
@@ -19,6 +19,7 @@ import torch
 from timm.data import FastCollateMixup, create_dataset, create_loader, create_transform
 from timm.data.loader import PrefetchLoader, fast_collate
 
+from benchmarks.record import Record
 from tests.paper import AUGMENTATION, HALF, LOADER
 from timm_fractal._utils import device as _device
 from timm_fractal.augment import Erase, create_augment, normalize
@@ -79,23 +80,29 @@ def main() -> None:
             took = milliseconds(make, IMAGES)
             if turn:
                 times[name].append(took)
-    print(
+    settings = (
         f"The paper's augmentation, 512 to {SIZE} pixels, {IMAGES} images, one CPU thread, medians of {ROUNDS} rounds"
     )
-    for name, took_all in times.items():
-        ratio = statistics.median(other / own for other, own in zip(times['timm, PIL images'], took_all))
-        print(f"{name:17} {statistics.median(took_all):6.2f} ms an image, {ratio:.2f} times as fast as timm's")
-    if not torch.cuda.is_available():
-        print('no GPU here')
-        return
-    on_gpu(gray, generator)
+    with Record('bench_augment', settings) as say:
+        for name, took_all in times.items():
+            ratio = statistics.median(other / own for other, own in zip(times['timm, PIL images'], took_all))
+            each = statistics.median(took_all)
+            say(
+                f"{name:17} {each:6.2f} ms an image, {ratio:.2f} times as fast as timm's",
+                what=name,
+                ms=each,
+                ratio=ratio,
+            )
+        if torch.cuda.is_available():
+            on_gpu(say, gray, generator)
+        else:
+            say('no GPU here')
 
 
-def on_gpu(gray: torch.Tensor, generator: torch.Generator) -> None:
+def on_gpu(say: Record, gray: torch.Tensor, generator: torch.Generator) -> None:
     """Images a second, with Triton's kernels and without them, and what the device loader needs."""
     gpu = torch.device('cuda', torch.cuda.current_device())
     ways = {"Triton's kernels": _device.triton_kernels(gpu), "torch's operations": None}
-    print(torch.cuda.get_device_name())
     for count in (256, 1024, 4096):
         make = on_device(gray.to(gpu).repeat(count // IMAGES, 1, 1, 1), count, generator)
         took: dict[str, list[float]] = {name: [] for name in ways}
@@ -106,10 +113,12 @@ def on_gpu(gray: torch.Tensor, generator: torch.Generator) -> None:
                 if turn > 1:
                     took[name].append(time_of_one)
         for name, times in took.items():
-            print(f'{name:18} {count:5} at once {1e3 / statistics.median(times):9.0f} images/s')
+            rate = 1e3 / statistics.median(times)
+            say(f'{name:18} {count:5} at once {rate:9.0f} images/s', what=name, at_once=count, images_per_s=rate)
     for options in ('classes=1000', 'classes=21000', 'classes=1000,redraw=true'):
         rate, table = device_loader_rate(options)
-        print(f'device loader, {options:24} {rate:9.0f} images/s; the data set takes {table / 1e6:.0f} MB')
+        text = f'device loader, {options:24} {rate:9.0f} images/s; the data set takes {table / 1e6:.0f} MB'
+        say(text, what=f'device loader, {options}', images_per_s=rate, table_bytes=table)
 
 
 def device_loader_rate(options: str) -> tuple[float, int]:

@@ -1,6 +1,6 @@
 """Training with timm's loader and with loader=device: the same problem, several seeds, losses side by side.
 
-    OMP_NUM_THREADS=1 python -m tests.benchmarks.compare_loaders
+    OMP_NUM_THREADS=1 python -m benchmarks.compare_loaders
 
 What the two draw has the same distributions but is not the same, so that the curves agree within the spread of seeds.
 """
@@ -14,6 +14,8 @@ import timm
 import torch
 from timm.data import create_dataset, create_loader
 from timm.utils import random_seed
+
+from benchmarks.record import Record
 
 DATASET = 'fractal1/classes=20,delta=0.2,points=10000,size=48,patch=fill,instances=10'
 EPOCHS, REPEATS, BATCH = 12, 13, 64
@@ -67,13 +69,14 @@ def main() -> None:
     warnings.simplefilter('ignore')
     torch.set_num_threads(1)
     runs = {kind: [train(f'{DATASET},loader={kind}', s) for s in range(args.seeds)] for kind in ('auto', 'device')}
-    print(f'{DATASET}, {EPOCHS} epochs of {200 * REPEATS} samples, seeds 0 to {args.seeds - 1}: mean +- deviation')
-    print('epoch             ' + '  '.join(f'{kind:>15}' for kind in runs))
-    for row in [*range(2, EPOCHS, 3), EPOCHS]:
-        what = f'loss, epoch {row + 1:2}' if row < EPOCHS else 'validation top-1'
-        columns = [[run[row] for run in results] for results in runs.values()]
-        cells = [f'{statistics.mean(values):7.3f} +- {statistics.stdev(values):.3f}' for values in columns]
-        print(f'{what:18}' + '  '.join(f'{cell:>15}' for cell in cells))
+    settings = f'{DATASET}, {EPOCHS} epochs of {200 * REPEATS} samples, seeds 0 to {args.seeds - 1}: mean +- deviation'
+    with Record('compare_loaders', settings) as say:
+        say('epoch             ' + '  '.join(f'{kind:>15}' for kind in runs))
+        for row in [*range(2, EPOCHS, 3), EPOCHS]:
+            what = f'loss, epoch {row + 1:2}' if row < EPOCHS else 'validation top-1'
+            columns = [[run[row] for run in results] for results in runs.values()]
+            cells = [f'{statistics.mean(values):7.3f} +- {statistics.stdev(values):.3f}' for values in columns]
+            say(f'{what:18}' + '  '.join(f'{cell:>15}' for cell in cells), what=what, **dict(zip(runs, columns)))
 
 
 if __name__ == '__main__':

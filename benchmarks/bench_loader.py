@@ -1,6 +1,6 @@
 """Images a second of one loader worker with the paper's augmentation: rendered data set against PNG files.
 
-    python -m tests.benchmarks.bench_loader
+    python -m benchmarks.bench_loader
 
 timm reads the same images as PNG files with the same transforms, in the same run, in turn: RGB files as the reference
 generator writes them, and gray ones as `timm-fractal export` does.
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from timm.data import create_dataset, create_loader
 
+from benchmarks.record import Record
 from tests import paper
 
 CLASSES, BATCH, ROUNDS = 256, 32, 7
@@ -59,11 +60,19 @@ def main() -> None:
                 # The first epoch starts the worker, which then stays.
                 if turn:
                     times[name].append(took)
-    print(f"One worker, the paper's augmentation to 224 pixels, {CLASSES} images, medians of {ROUNDS} rounds in turn")
-    for name, took in times.items():
-        ratio = statistics.median(other / own for other, own in zip(took, times['rendered']))
-        rate, each = CLASSES / statistics.median(took), statistics.median(took) / CLASSES * 1e3
-        print(f'{name:15} {rate:6.0f} images/s {each:6.2f} ms an image; rendered is {ratio:.2f} times as fast')
+    with Record(
+        'bench_loader',
+        f"One worker, the paper's augmentation to 224 pixels, {CLASSES} images, medians of {ROUNDS} rounds in turn",
+    ) as say:
+        for name, took in times.items():
+            ratio = statistics.median(other / own for other, own in zip(took, times['rendered']))
+            rate, each = CLASSES / statistics.median(took), statistics.median(took) / CLASSES * 1e3
+            say(
+                f'{name:15} {rate:6.0f} images/s {each:6.2f} ms an image; rendered is {ratio:.2f} times as fast',
+                what=name,
+                images_per_s=rate,
+                ratio=ratio,
+            )
 
 
 if __name__ == '__main__':

@@ -1,6 +1,6 @@
 """What a GPU reads and writes for the paper's augmentation, counted without one.
 
-    python -m tests.benchmarks.count_traffic
+    python -m benchmarks.count_traffic
 
 Each of torch's own operations is a pass over its tensors; Triton's kernels read their images once and write them once.
 Counted are the bytes of every tensor that an operation takes or gives, from the bits of the data set to what a model
@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from benchmarks.record import Record
 from tests.paper import LOADER
 from timm_fractal._utils import device as _device
 from timm_fractal.augment import resample as _resample
@@ -78,7 +79,7 @@ class Traffic(TorchDispatchMode):
     def look_up(self, images: Tensor, index: Tensor, tables: Tensor) -> None:
         self.add(1, 2 * len(index) * size(images[0]))
 
-    def mix(self, images: Tensor, share: float) -> Tensor:
+    def mix(self, images: Tensor, lam: float) -> Tensor:
         self.add(1, 3 * size(images))
         return images.new_empty(images.shape)
 
@@ -101,15 +102,19 @@ def main() -> None:
     mixup = FastCollateMixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=IMAGES)
     loader = create_device_loader(dataset, SIZE, IMAGES, device='cpu', collate_fn=mixup, **LOADER)
     loader._room = IMAGES
-    print(f"A batch of {IMAGES} images, the paper's augmentation, 512 to {SIZE} pixels, gray, mixup, random erasing")
-    for name, kernels in (("torch's operations", False), ("Triton's kernels", True)):
-        with counted(kernels) as traffic:
-            next(loader._batches(torch.Generator().manual_seed(0)))
-        each = traffic.bytes / IMAGES / 1e6
-        print(
-            f'{name:18} {each:5.1f} MB an image, {traffic.launches:4} launches: '
-            f'at most {BANDWIDTH / each / 1e6:9,.0f} images/s at 4.8 TB/s'
-        )
+    settings = (
+        f"A batch of {IMAGES} images, the paper's augmentation, 512 to {SIZE} pixels, gray, mixup, random erasing"
+    )
+    with Record('count_traffic', settings) as say:
+        for name, kernels in (("torch's operations", False), ("Triton's kernels", True)):
+            with counted(kernels) as traffic:
+                next(loader._batches(torch.Generator().manual_seed(0)))
+            each = traffic.bytes / IMAGES / 1e6
+            text = (
+                f'{name:18} {each:5.1f} MB an image, {traffic.launches:4} launches: '
+                f'at most {BANDWIDTH / each / 1e6:9,.0f} images/s at 4.8 TB/s'
+            )
+            say(text, what=name, megabytes=each, launches=traffic.launches)
 
 
 if __name__ == '__main__':

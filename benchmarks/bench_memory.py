@@ -1,6 +1,6 @@
 """Memory of the table of images, in the main process and all loader workers together.
 
-    python -m tests.benchmarks.bench_memory [classes]
+    python -m benchmarks.bench_memory [classes]
 
 Linux only: proportional set sizes, in which memory that processes share is counted once.
 """
@@ -12,6 +12,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from benchmarks.record import Record
 from timm_fractal import Fractal1
 
 WORKERS = 4
@@ -50,10 +51,15 @@ def main() -> None:
     without = {method: together(few, method) for method in methods}
     start = time.perf_counter()
     many = Fractal1(f'fractal1/classes={classes}')
-    print(f'fractal1/classes={classes}: ready in {time.perf_counter() - start:.1f} s')
-    for method in methods:
-        images = together(many, method) - without[method]
-        print(f'{images / 1e6:6.0f} MB for the images, in the main process and {WORKERS} workers ({method}) together')
+    ready = time.perf_counter() - start
+    with Record('bench_memory', f'fractal1/classes={classes}: ready in {ready:.1f} s') as say:
+        for method in methods:
+            images = (together(many, method) - without[method]) / 1e6
+            say(
+                f'{images:6.0f} MB for the images, in the main process and {WORKERS} workers ({method}) together',
+                method=method,
+                megabytes=images,
+            )
 
 
 if __name__ == '__main__':

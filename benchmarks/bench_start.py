@@ -1,6 +1,6 @@
 """What the package costs before the first image: imports, the autoload stub, compilation.
 
-    python -m tests.benchmarks.bench_start
+    python -m benchmarks.bench_start
 
 Every figure is the median over fresh processes.
 """
@@ -11,11 +11,13 @@ import subprocess
 import sys
 import tempfile
 
+from benchmarks.record import Record
+
 IMPORT = 'import time; s = time.perf_counter(); import timm_fractal; print(time.perf_counter() - s)'
 # What `import torch` does at its end, after it has listed the entry points of everybody.
 STUB = (
     'import torch, time; s = time.perf_counter()\n'
-    'from timm_fractal._autoload import autoload; autoload(); print(time.perf_counter() - s)'
+    'import timm_fractal; timm_fractal.autoload(); print(time.perf_counter() - s)'
 )
 TORCH = 'import time; s = time.perf_counter(); import torch; print(time.perf_counter() - s)'
 FIRST = (
@@ -43,11 +45,16 @@ def cold_ms(repeats: int = 3) -> float:
 
 def main() -> None:
     off = {'TORCH_DEVICE_BACKEND_AUTOLOAD': '0'}
-    print(f'import timm_fractal, alone             {median_ms(IMPORT, **off):8.1f} ms')
-    print(f'import torch, without the stub         {median_ms(TORCH, **off):8.1f} ms')
-    print(f'the stub, at the end of import torch   {median_ms(STUB, **off):8.1f} ms')
-    print(f'first image, numba cache cold          {cold_ms():8.0f} ms (numba imported, kernel compiled, 2 classes)')
-    print(f'first image, numba cache warm          {median_ms(FIRST, 5):8.0f} ms (numba imported, kernel loaded)')
+    rows = {
+        'import timm_fractal, alone': median_ms(IMPORT, **off),
+        'import torch, without the stub': median_ms(TORCH, **off),
+        'the stub, at the end of import torch': median_ms(STUB, **off),
+        'first image, numba cache cold': cold_ms(),
+        'first image, numba cache warm': median_ms(FIRST, 5),
+    }
+    with Record('bench_start', 'Medians over fresh processes, milliseconds') as say:
+        for what, value in rows.items():
+            say(f'{what:38} {value:8.1f} ms', what=what, ms=value)
 
 
 if __name__ == '__main__':

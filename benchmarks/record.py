@@ -1,0 +1,65 @@
+"""What every benchmark does with its figures: print them, and append them to a file of JSON lines."""
+
+import datetime
+import json
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+#: The file; one line per run of a benchmark.
+FILE = Path(os.environ.get('BENCHMARKS_JSON', 'benchmark-results.jsonl'))
+PACKAGES = ('timm-fractal', 'timm', 'torch', 'numpy', 'numba', 'pillow')
+
+
+def machine() -> dict[str, Any]:
+    """Say what the figures were measured on."""
+    cpu = platform.processor() or platform.machine()
+    info = Path('/proc/cpuinfo')
+    if info.is_file():
+        models = [line.partition(':')[2].strip() for line in info.read_text().splitlines() if 'model name' in line]
+        cpu = models[0] if models else cpu
+    return dict(
+        cpu=cpu,
+        cores=os.cpu_count(),
+        gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        system=platform.platform(terse=True),
+        python=platform.python_version(),
+    )
+
+
+class Record:
+    """Prints figures, and appends them to `FILE` when the benchmark ends.
+
+    Args:
+        benchmark: Its name.
+        settings: What was measured, in words.
+    """
+
+    def __init__(self, benchmark: str, settings: str) -> None:
+        self.content = dict(
+            benchmark=benchmark,
+            settings=settings,
+            date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
+            machine=machine(),
+            versions={name: metadata.version(name) for name in PACKAGES},
+            figures=[],
+        )
+        print(settings, flush=True)
+
+    def __call__(self, text: str, **figures: Any) -> None:
+        """Print a line, and keep the figures in it."""
+        print(text, flush=True)
+        if figures:
+            self.content['figures'].append(figures)  # type: ignore[attr-defined]
+
+    def __enter__(self) -> 'Record':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Also of a benchmark that fails in the middle: what it has measured is measured.
+        with open(FILE, 'a') as file:
+            file.write(json.dumps(self.content) + '\n')
