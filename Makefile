@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-timm lint bench dist clean
+.PHONY: demo test test-all test-timm lint bench dist clean
 
 # Installed again whenever the project file changes.
 $(VENV)/installed: pyproject.toml
@@ -16,8 +16,12 @@ $(VENV)/installed: pyproject.toml
 demo: $(VENV)/installed
 	$(BIN)/python train_scripts/quickstart.py --output demo-output
 
+# What a contributor runs: no wheels, no environments, no trainings, no compilation for GPUs.
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n auto -m 'not (slow or wheel or gpu or timm_source)'
+
+test-all: $(VENV)/installed
+	$(BIN)/python -m pytest -n auto
 
 # The unedited train.py and validate.py of timm; TIMM_SOURCE is a checkout of its repository.
 test-timm: $(VENV)/installed

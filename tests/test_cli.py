@@ -185,6 +185,7 @@ def test_interrupted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: py
     assert 'interrupted; the same command continues' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_doctor_finds_nothing_wrong_here(capsys: pytest.CaptureFixture[str]) -> None:
     code = cli.main(['doctor'])
     lines = capsys.readouterr().out.splitlines()
@@ -340,6 +341,7 @@ def test_doctor_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     assert line.status == 'FAIL' and 'is damaged, or not the weights a.b' in line.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('stream', ['None', 'open("/dev/full", "w")', '__import__("io").StringIO()'])
 def test_what_cannot_be_said_is_no_failure(tmp_path: Path, stream: str) -> None:
     code = (

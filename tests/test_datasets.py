@@ -139,6 +139,7 @@ def test_a_class_does_not_depend_on_the_number_of_classes(split):
     assert np.array_equal(few.family.systems, many.family.systems[:12])
 
 
+@pytest.mark.slow
 def test_1k_is_a_prefix_of_21k():
     few = Fractal1('fractal1/points=2000,size=32')
     many = Fractal1('fractal1/points=2000,size=32,classes=21000')
@@ -225,6 +226,7 @@ def test_bad_arguments(options, message):
         Fractal1(SMALL, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'name, message',
     [
@@ -260,6 +262,7 @@ def test_one_fractal_whatever_the_canvas(canvas):
         assert found.family.name == str(found.spec)
 
 
+@pytest.mark.slow
 def test_base_that_cannot_be_perturbed_names_seed_and_delta(monkeypatch):
     honest = ifs.perturb
     monkeypatch.setattr(
@@ -328,7 +331,9 @@ def collate(samples):
 
 @pytest.mark.filterwarnings('ignore:This DataLoader will create')
 @pytest.mark.parametrize('cache', ['shared', 'none'])
-@pytest.mark.parametrize('method', ['fork', 'spawn', 'forkserver'])
+@pytest.mark.parametrize(
+    'method', ['fork', *(pytest.param(name, marks=pytest.mark.slow) for name in ('spawn', 'forkserver'))]
+)
 def test_workers_give_the_same_bytes(method, cache):
     if method not in torch.multiprocessing.get_all_start_methods():
         pytest.skip(f'{method} does not exist on this system')
@@ -339,6 +344,7 @@ def test_workers_give_the_same_bytes(method, cache):
         assert sum(loader, []) == expected
 
 
+@pytest.mark.slow
 def test_workers_share_the_memory_of_the_table():
     """In 12 MB of images, a copy per worker could not be missed."""
     dataset = Fractal1('fractal1/classes=384,points=20000')
@@ -371,6 +377,7 @@ if not os.path.exists('/proc/self/smaps_rollup'):
     )
 
 
+@pytest.mark.slow
 def test_another_process_gives_the_same_bytes():
     script = (
         'import sys, hashlib, random, numpy, torch; numpy.random.seed(1); torch.manual_seed(2); random.seed(3)\n'
@@ -447,6 +454,7 @@ def test_negative_zero_has_the_name_of_zero():
     assert str(parse_name('fractal1/delta=-0.0')) == str(parse_name('fractal1/delta=0')) == 'fractal1/delta=0.0'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('stream', ['None', "__import__('io').StringIO()"])
 def test_without_a_stream_for_progress_images_are_rendered(stream):
     code = (

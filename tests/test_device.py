@@ -19,7 +19,13 @@ from timm_fractal.shape.warps import WARPS
 
 from . import paper, pretend
 
-GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no GPU here')
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no GPU here')
+
+
+def GPU(test):
+    return pytest.mark.gpu(NEEDS_GPU(test))
+
+
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason='there is a real one')
 CPU = torch.device('cpu')
 NAMES = {
@@ -149,6 +155,7 @@ def test_the_pretended_device_notices_mistakes(monkeypatch):
         assert mode.waits == {'_to_copy': 2, '_local_scalar_dense': 1, 'copy_': 1}
 
 
+@pytest.mark.slow
 @NO_GPU
 @pytest.mark.parametrize('name', NAMES)
 @pytest.mark.parametrize('case', [*TRAINING, 'evaluation'])
@@ -218,7 +225,7 @@ def test_a_real_gpu_gets_what_the_cpu_gets_and_nothing_waits_for_it(name, case):
 @GPU
 def test_the_kernels_run_on_this_gpu(caplog):
     _device._triton_kernels.cache_clear()
-    for name in ('augment', 'triton'):
+    for name in ('augment.ops_triton', 'fractal.render_triton'):
         assert _device.triton_kernels(torch.device('cuda', 0), name) is not None, caplog.text
 
 

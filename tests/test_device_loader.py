@@ -172,6 +172,7 @@ def test_several_batches_are_made_at_once(monkeypatch):
             assert torch.equal(images, expected) and torch.equal(labels, targets)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('schedule', ['constant', 'progressive'])
 def test_batches_of_several_sizes(schedule):
     pytest.importorskip('timm.data.scheduled_sampler')

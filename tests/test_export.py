@@ -306,6 +306,7 @@ def test_only_fractals_have_parameters(tmp_path: Path) -> None:
     assert (tmp_path / 'x.json').exists()
 
 
+@pytest.mark.slow
 def test_two_exports_to_one_place_at_once(tmp_path):
     """The second is refused while the first writes, and finds everything there when it has ended."""
     command = [

@@ -81,7 +81,7 @@ def test_export(exported):
     assert config['pretrained_cfg']['mean'] == config['pretrained_cfg']['std'] == [0.5, 0.5, 0.5]
     provenance = config['provenance']
     assert provenance['dataset'] == DATASET and provenance['samples'] == 320 and provenance['epochs'] == 2
-    assert provenance['weights'] == 'moving average' and provenance['results'] == {'digits': '93.1'}
+    assert provenance['weights'] == 'EMA' and provenance['results'] == {'digits': '93.1'}
     assert provenance['base'] == Fractal1(DATASET).family.bases[0].tolist()
     family = Family.load(exported / 'ifs.json')
     assert family.systems.tolist() == Fractal1(DATASET).family.systems.tolist()
@@ -225,6 +225,7 @@ def test_convert(tmp_path, prefix):
     assert sorted(os.listdir(folder)) == ['README.md', 'config.json', 'model.safetensors']
 
 
+@pytest.mark.slow
 def test_convert_refuses(tmp_path):
     path = write(tmp_path / 'x.pth.tar')
     with pytest.raises(ValueError, match="no 'model' in this file, it has: epoch, arch"):
@@ -280,6 +281,7 @@ def test_from_checkpoint_to_tag_in_one_command(tmp_path, capsys, monkeypatch):
         timm_fractal.register()
 
 
+@pytest.mark.slow
 def test_a_full_disk(tmp_path):
     """Exit code 1, a message, and nothing half-written; what an earlier export has left stays whole."""
     path = write(tmp_path / 'last.pth.tar')
@@ -484,6 +486,7 @@ def published_card(folder, repo_id):
     return (folder / 'README.md').read_bytes().replace(b'OWNER/NAME', repo_id.encode())
 
 
+@pytest.mark.slow
 def test_publish_and_load(client, server, exported, tmp_path):
     folder = copy(exported, tmp_path / 'x')
     done = client(publish.publish, folder, 'me/model')
@@ -520,6 +523,7 @@ def test_private_branch_and_pull_request(client, server, exported, tmp_path):
     assert theirs.commits[theirs.refs['main']] == {'README.md': b'theirs'}
 
 
+@pytest.mark.slow
 def test_an_interrupted_upload_is_completed(client, server, exported, tmp_path):
     """The process is killed when half of the weights are at the Hub."""
     safetensors.torch.save_file(tensors(7), tmp_path / 'model.safetensors')
@@ -714,6 +718,7 @@ def test_a_mirror(client, server, exported, tmp_path, published):
         client(load_tag, manifest, name, **options)
 
 
+@pytest.mark.slow
 def test_without_network(exported, tmp_path):
     """Embedded weights load, and for others the message says what to set."""
     entry = hub.entry_of(exported, file='x')

@@ -159,7 +159,7 @@ def test_bad_input(options, error, message):
 
 def test_images_whose_warps_cannot_be_told_apart_are_refused(tmp_path):
     Image.new('RGB', (64, 64), 'black').save(tmp_path / 'black.png')
-    with pytest.raises(ValueError, match=r'black\.png has a single colour: its warps cannot be told apart'):
+    with pytest.raises(ValueError, match=r'black\.png has a single color: its warps cannot be told apart'):
         Image1(SMALL, root=tmp_path / 'black.png')
     Image.linear_gradient('L').save(tmp_path / 'smooth.png')
     with pytest.raises(ValueError, match=r'smooth\.png has no contour'):
@@ -172,7 +172,7 @@ def collate(samples):
 
 @pytest.mark.filterwarnings('ignore:This DataLoader will create')
 @pytest.mark.parametrize('name', [f'{SMALL},cache=none', SMALL, 'noise1/classes=6,size=64,cache=none'])
-@pytest.mark.parametrize('method', ['fork', 'spawn'])
+@pytest.mark.parametrize('method', ['fork', pytest.param('spawn', marks=pytest.mark.slow)])
 def test_workers_give_the_same_bytes(method, name):
     if method not in torch.multiprocessing.get_all_start_methods():
         pytest.skip(f'{method} does not exist on this system')
@@ -182,6 +182,7 @@ def test_workers_give_the_same_bytes(method, name):
     assert sum(loader, []) == expected
 
 
+@pytest.mark.slow
 def test_another_process_and_another_cpu_give_the_same_bytes():
     """torch chooses its code by what the CPU can do, and rounds differently in each."""
     name = 'image1/classes=8,size=200,delta=0.3,warp='

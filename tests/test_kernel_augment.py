@@ -47,6 +47,7 @@ def test_a_wrong_kernel_is_noticed(name, monkeypatch):
         kernels.check(DEVICE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['gray', 'colour'])
 @pytest.mark.parametrize('size', [(40, 33), (9, 60)])
 def test_resizes_are_those_of_pillow(images, name, size, in_use):
@@ -89,6 +90,7 @@ def test_evaluation(images, in_use, monkeypatch):
     assert (fused.int() - plain.int()).abs().max() <= 1 and (fused != plain).float().mean() < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('cubic', [False, True])
 @pytest.mark.parametrize('name', MATRICES)
 def test_maps_are_those_of_pillow(images, name, cubic, in_use):
@@ -128,6 +130,7 @@ def test_levels_are_looked_up_for_the_images_that_are_named(channels):
     assert torch.equal(got.cpu(), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['drawing', 'colour'])
 def test_the_papers_augmentation(images, name, in_use, monkeypatch):
     """Against torch's operations: 1 level here and there, which a later operation may stretch."""

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 DEVICE = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
 
 
+@pytest.mark.slow
 def test_the_kernel_is_right_here(monkeypatch):
     kernel.check(DEVICE)
     monkeypatch.setattr(kernel, 'render_lanes', lambda *arguments: arguments[-2].zero_())
@@ -26,6 +27,7 @@ def test_the_kernel_is_right_here(monkeypatch):
         kernel.check(DEVICE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('patch', PATCHES)
 def test_images_are_those_of_the_cpu(patch):
     """Not a whole number of blocks, and one image that runs away."""
@@ -95,6 +97,7 @@ print(max(len(variants) for variants in compiled.values()), any('fma.rn.f' in p 
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('capability', [80, 90])
 def test_all_kernels_compile_for_a_gpu_and_keep_every_rounding(capability):
     environment = {name: value for name, value in os.environ.items() if name != 'TRITON_INTERPRET'}

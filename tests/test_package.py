@@ -12,6 +12,8 @@ import pytest
 
 from timm_fractal.hub.manifest import manifest
 
+pytestmark = pytest.mark.wheel
+
 ROOT = Path(__file__).parent.parent
 
 # What any script of a timm user does, and nothing about this package.

@@ -15,6 +15,7 @@ from timm_fractal.hub import folder as hub
 SCRIPT = Path(__file__).parent.parent / 'train_scripts' / 'quickstart.py'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('workers', [0, 1])
 def test_the_whole_way_from_fractals_to_digits(tmp_path, workers):
     sizes = ['--samples', '640', '--steps', '4', '--seeds', '2', '--workers', str(workers)]

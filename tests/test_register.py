@@ -246,6 +246,7 @@ def test_warps_and_timms_operations_together(mode):
     pickle.loads(pickle.dumps(transform))(image)  # For workers that are spawned.
 
 
+@pytest.mark.slow
 def test_two_ranks_see_every_sample_once(tmp_path):
     """Real processes, real gloo: the shards are disjoint and complete, and all ranks have the same images."""
     torch.multiprocessing.spawn(_rank, (str(tmp_path / 'store'), str(tmp_path)), nprocs=2)
@@ -274,6 +275,7 @@ def _rank(rank, store, folder):
 USE = f"assert len(create_dataset('{SMALL}', split='train')) == 12"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'code',
     [
@@ -289,6 +291,7 @@ def test_an_unedited_script_finds_the_data_set(code):
     run(code)
 
 
+@pytest.mark.slow
 def test_without_the_autoload():
     environment = {'TORCH_DEVICE_BACKEND_AUTOLOAD': '0'}
     late = (
@@ -315,6 +318,7 @@ def test_torch_alone_pulls_in_nothing():
     run("import sys, torch; assert 'timm_fractal' in sys.modules; assert not {'timm', 'numba'} & sys.modules.keys()")
 
 
+@pytest.mark.slow
 def test_a_timm_of_another_shape_is_reported_and_works():
     code = (
         'import timm.data.dataset_factory as factory; timm_fractal = __import__("timm_fractal")\n'
@@ -356,6 +360,7 @@ class Finder:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('order', ['theirs first', 'ours first'])
 def test_beside_another_import_hook(order):
     """Both are called, whoever comes first."""
@@ -399,6 +404,7 @@ def check():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'what',
     [
@@ -425,6 +431,7 @@ def test_the_module_and_the_function_have_one_name():
     )
 
 
+@pytest.mark.slow
 def test_beside_a_plug_in_that_hides_signatures():
     """One that came first is called through; one that came later stays when ours goes."""
     run(
@@ -446,6 +453,7 @@ def test_beside_a_plug_in_that_hides_signatures():
     )
 
 
+@pytest.mark.slow
 def test_a_timm_with_more_arguments():
     """A new argument that is as timm has it by default asks for nothing; another value is refused by name."""
     run(
@@ -467,6 +475,7 @@ def test_a_timm_with_more_arguments():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['register.py', 'spec.py', 'hub/pretrained/manifest.json'])
 @pytest.mark.parametrize('damage', ['missing', 'broken'])
 def test_a_damaged_installation_leaves_torch_and_timm_alone(tmp_path, name, damage):
@@ -479,6 +488,7 @@ def test_a_damaged_installation_leaves_torch_and_timm_alone(tmp_path, name, dama
     assert 1 <= done.stderr.count('timm_fractal') and ('damaged' in done.stderr)
 
 
+@pytest.mark.slow
 def test_a_script_that_has_bound_the_functions_before():
     """As train.py has when --device-modules imports this package: options work in the names, and loader=device."""
     run(
@@ -495,6 +505,7 @@ def test_a_script_that_has_bound_the_functions_before():
     )
 
 
+@pytest.mark.slow
 def test_beside_a_lazy_loader():
     """importlib's: the module is executed when something of it is asked for."""
     run(

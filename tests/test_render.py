@@ -165,6 +165,7 @@ def test_bad_arguments(change, message):
         render(**arguments)
 
 
+@pytest.mark.slow
 def test_torch_draws_where_numba_cannot_be_imported(tmp_path):
     (tmp_path / 'numba.py').write_text('raise ImportError("no numba for this Python")')
     script = (
@@ -183,6 +184,7 @@ def test_torch_draws_where_numba_cannot_be_imported(tmp_path):
     assert warnings == [1, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('content', ['', 'raise RuntimeError("broken")', 'from ctypes import nothing'])
 def test_torch_renders_where_numba_is_broken(tmp_path, content):
     (tmp_path / 'numba.py').write_text(content)
@@ -197,6 +199,7 @@ def test_torch_renders_where_numba_is_broken(tmp_path, content):
     assert run.stderr.count('numba cannot be used') == 1
 
 
+@pytest.mark.slow
 def test_a_damaged_cache_is_compiled_anew(tmp_path):
     script = (
         'from timm_fractal import Fractal1; print(Fractal1("fractal1/classes=2,size=64,points=500").stored(0).sum())'
@@ -212,6 +215,7 @@ def test_a_damaged_cache_is_compiled_anew(tmp_path):
     assert f'the compiled code in {tmp_path}' in runs[1].stderr and 'delete that folder' in runs[1].stderr
 
 
+@pytest.mark.slow
 def test_compiles_without_a_folder_for_the_cache(tmp_path):
     """Installed read-only for a user without a home folder."""
     script = (

@@ -188,6 +188,7 @@ def test_without_numba_the_pixels_are_the_same(photo, name, size, monkeypatch):
             assert WARPS[name].apply(image, params, size, fill=90) == expected
 
 
+@pytest.mark.slow
 def test_what_torch_makes_of_the_cpu_does_not_change_the_pixels():
     """torch chooses its code by what the CPU can do, and each rounds in its own way."""
     script = (

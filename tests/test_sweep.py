@@ -16,6 +16,7 @@ def run(*args):
     return subprocess.run([sys.executable, str(SCRIPT), *map(str, args)], capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_page_and_data_agree(tmp_path):
     done = run('report', SWEEP, '--results', ROOT / 'train_scripts' / 'results', '--page', tmp_path / 'results.md')
     assert done.returncode == 0, done.stderr
@@ -25,6 +26,7 @@ def test_page_and_data_agree(tmp_path):
     assert plots == {path.name for path in (ROOT / 'docs' / 'results').iterdir()}
 
 
+@pytest.mark.slow
 def test_a_changed_line_changes_the_page(tmp_path):
     lines = (ROOT / 'train_scripts' / 'results' / 'micro.jsonl').read_text().splitlines()
     first = next(i for i, line in enumerate(lines) if '"finetune": "digits-5"' in line)

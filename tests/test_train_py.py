@@ -20,7 +20,10 @@ from timm_fractal.hub.manifest import manifest
 
 SOURCE = os.environ.get('TIMM_SOURCE', '')
 
-pytestmark = pytest.mark.skipif(not SOURCE, reason='TIMM_SOURCE is not set to a checkout of timm')
+pytestmark = [
+    pytest.mark.timm_source,
+    pytest.mark.skipif(not SOURCE, reason='TIMM_SOURCE is not set to a checkout of timm: its train.py is not run'),
+]
 
 DATASET = 'fractal1/classes=20,points=5000,size=64'
 SMALL_VIT = '--model test_vit --img-size 64 --model-kwargs img_size=64 --device cpu'

@@ -116,6 +116,7 @@ def test_instances_and_splits_differ():
     assert train[0][0].mode == 'RGB' and len(create_dataset('visualatom/cache=none', split='train')) == 1_000_000
 
 
+@pytest.mark.slow
 def test_bytes_never_change():
     name = 'visualatom/classes=8,instances=2,size=128'
     code = (

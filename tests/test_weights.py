@@ -256,6 +256,7 @@ def test_the_environment_names_the_first_source(shared, tmp_path, monkeypatch):
         weights.load(entry)
 
 
+@pytest.mark.slow
 def test_the_hook_works_late_too(shared):
     """timm is imported before this package; and listing the tags has read no weights."""
     code = (

@@ -1,4 +1,4 @@
-"""Everything of timm that is read without a promise of timm's; what is patched stands in `timm_fractal.plugin`.
+"""All names of timm that are read and not part of its public interface; `timm_fractal.plugin` has what is patched.
 
 `READ` lists the names, a test and ``timm-fractal doctor`` walk it. Where one of them is missing, what needs it is
 refused with an error that names it (`UnknownTimm`); everything else goes on.
@@ -50,7 +50,7 @@ class UnknownTimm(RuntimeError):
 
 
 def find(name: str) -> Any:
-    """Find what stands in `READ` or `OPTIONAL`.
+    """Import a name of `READ` or `OPTIONAL`.
 
     Raises:
         UnknownTimm: There is no such name in this version.
@@ -71,7 +71,6 @@ def save_config(model: Any, path: Path, model_args: dict[str, Any], **more: Any)
         model_args: What the architecture is given to be this model.
         more: Other entries of the file.
     """
-    # It opens the path, so a word would not do.
     find('timm.models._hub.save_config_for_hf')(model, path, model_config=more, model_args=model_args)
 
 

@@ -1,8 +1,8 @@
-"""Batches that are born on the device: cropped, augmented, mixed and normalised there, behind timm's loader interface.
+"""Data loading and augmentation on the device, behind timm's loader interface.
 
-All images lie on the device as they are stored, fractals bit-packed (33 MB for 1,000 classes), and a batch starts as a
-list of numbers: no worker processes, no PIL image, nothing to copy but parameters. Several batches are augmented at
-once, since a device takes hardly longer for them than for one.
+All images are on the device as they are stored, fractals bit-packed (33 MB for 1,000 classes). A batch is a list of
+image numbers: no worker processes, no PIL images, only parameters are copied. Several batches are augmented at once (a
+mega-batch), since a device takes hardly longer for them than for one.
 """
 
 import functools
@@ -40,7 +40,7 @@ _BYTES_AT_ONCE = 2**29
 _WITHOUT_MEANING = frozenset(
     {'num_workers', 'pin_memory', 'persistent_workers', 'worker_seeding', 'use_prefetcher', 'use_multi_epochs_loader'}
 )
-# Arguments that ask for something that is not to be had here, and how train.py calls them.
+# Arguments that are not available here, and train.py's names for them.
 _REFUSED = {'re_split': '--resplit', 'num_aug_splits': '--aug-splits', 'tf_preprocessing': '--tf-preprocessing'}
 # Arguments about a choice of sizes, and what timm's sampler calls them.
 _OF_CHOICES = {
@@ -93,14 +93,14 @@ def _generator(*key: int) -> torch.Generator:
 
 
 class DeviceLoader:
-    """What timm's ``create_loader`` gives for a data set of which ``loader=device`` is said.
+    """What timm's ``create_loader`` returns for a data set with ``loader=device`` in its name.
 
     To a training script it is timm's ``PrefetchLoader``: it has a length, ``dataset``, ``sampler``, ``batch_sampler``
-    and ``mixup_enabled``, and yields images (B, channels, H, W), normalised, and labels (B,) or mixed targets
+    and ``mixup_enabled``, and yields images (B, channels, H, W), normalized, and labels (B,) or mixed targets
     (B, classes), all on the device.
 
-    What is drawn depends on ``seed``, on the epoch and on how often that epoch has been gone through. The epoch is the
-    sampler's, see ``set_epoch``; one that is never set counts the passes.
+    Parameters depend on ``seed``, on the epoch and on the number of passes over that epoch. The epoch is the sampler's,
+    see ``set_epoch``; if it is never set, only the passes count.
 
     Args:
         dataset: The images; all of them are copied to the device.
@@ -113,7 +113,7 @@ class DeviceLoader:
         mix: Mixup and cutmix, or None.
         erase: Random erasing, or None.
         seed: The seed of the run.
-        redraw: Whether every image is drawn anew, with other noise; `Fractal1` of one fractal only.
+        redraw: Whether every image is rendered again with other noise; `Fractal1` with one base IFS only.
 
     Raises:
         ValueError: The data set transforms its labels.
@@ -154,7 +154,7 @@ class DeviceLoader:
         self.mix = mix
         self.erase = erase
         self.seed = seed
-        # With fresh noise for every sample there is no image to keep.
+        # Every sample is rendered: no image is kept.
         self._table = None if redraw else _table(images, device)
         room = 0 if self._table is None else self._table.numel()
         _logger.info(
@@ -168,12 +168,12 @@ class DeviceLoader:
         # A level for each bit of a fractal.
         image = images.spec.size**2 if self._table is None or images.spec.is_packed else self._table[0].numel()
         self._room = min(_AT_ONCE.get(device.type, _AT_ONCE_ELSEWHERE), _BYTES_AT_ONCE // image)
-        # If it has anything to say, then before the training.
+        # Warnings come before the training.
         _device.triton_kernels(device)
-        #: The epoch that was last gone through, and how often.
+        #: The last epoch, and the number of passes over it.
         self._passed = -1, 0
         if hasattr(self.sampler, 'set_epoch'):
-            # What train.py of timm 1.0.20 and older tells the epoch to: the sampler of one process never hears of it.
+            # train.py of timm 1.0.20 and older sets the epoch of the data set, not of the sampler, in a single process.
             told: Any = dataset
             told.set_epoch = self.sampler.set_epoch
 
@@ -230,7 +230,7 @@ class DeviceLoader:
             yield last, group
 
     def _augment(self, augment: Train | Evaluate, numbers: Tensor, generator: torch.Generator) -> Tensor:
-        images = self._drawn(numbers, generator) if self._table is None else self._stored(self._table, numbers)
+        images = self._rendered(numbers, generator) if self._table is None else self._stored(self._table, numbers)
         if isinstance(augment, Evaluate):
             return augment.apply(images)
         count, _, height, width = images.shape
@@ -243,8 +243,8 @@ class DeviceLoader:
             return self._levels.index_select(0, stored.flatten().int()).view(len(stored), 1, size, -1)[..., :size]
         return stored[:, None] if stored.ndim == 3 else stored.permute(0, 3, 1, 2)
 
-    def _drawn(self, numbers: Tensor, generator: torch.Generator) -> Tensor:
-        """Images with patches and a sequence of maps that no other batch has."""
+    def _rendered(self, numbers: Tensor, generator: torch.Generator) -> Tensor:
+        """Render images with patches and an address sequence of this batch alone."""
         spec, family = self._images.spec, self._images.family  # type: ignore[attr-defined]
         draws = torch.randint(2**32, (2 * len(numbers) + 1,), generator=generator).numpy().astype(np.uint32)
         path = ifs.addresses(ifs.probabilities(family.bases[0]), spec.points, int(draws[-1]))
@@ -285,7 +285,7 @@ def unwrap(dataset: Any) -> tuple[SyntheticDataset, Tensor | None]:
 
 
 def _table(dataset: SyntheticDataset, device: torch.device) -> Tensor:
-    """All images of a data set as they are stored, on the device; in gray where that is asked of a coloured one."""
+    """All images of a data set as they are stored, on the device; in gray where that is asked of a colored one."""
     count = dataset.num_images
     in_gray = dataset.input_img_mode == 'L' and dataset.stored(0).shape[2:] == (3,)
     shape = dataset.stored(0).shape[: 2 if in_gray else None]
@@ -318,7 +318,7 @@ def create_device_loader(
     device: Any = 'cuda',
     **options: Any,
 ) -> DeviceLoader:
-    """The loader that ``timm.data.create_loader`` would make of these arguments, on a device.
+    """Create the counterpart of timm's loader for these arguments of ``timm.data.create_loader``, on a device.
 
     Args:
         dataset: The images; a `torch.utils.data.Subset` of them, too.
@@ -355,13 +355,13 @@ def create_device_loader(
     schedule = {_OF_CHOICES[name]: options.pop(name) for name in _OF_CHOICES.keys() & options.keys()}
     options = {name: value for name, value in options.items() if name not in _WITHOUT_MEANING}
     for name in options.keys() - _augment_options():
-        # An option of a newer timm, which may ask for anything; most often it asks for nothing.
+        # An option of a newer timm; most often it is off.
         if value := options.pop(name):
             refuse(name, value, 'it has to be left out')
     if collate_fn is not None and not isinstance(collate_fn, find('timm.data.mixup.Mixup')):
         refuse('collate_fn', collate_fn, "only timm's FastCollateMixup is")
     if num_aug_repeats and not (distributed and is_training):
-        # So it is in timm.
+        # As in timm.
         raise ValueError(
             f'num_aug_repeats={num_aug_repeats} (--aug-repeats) is for training in several processes only: leave it out'
         )

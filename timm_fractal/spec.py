@@ -87,7 +87,7 @@ class Spec:
 
     @property
     def mode(self) -> str:
-        """The mode of Pillow that loses nothing: ``'L'``, or ``'RGB'`` for what is coloured."""
+        """The mode of Pillow that loses nothing: ``'L'``, or ``'RGB'`` for what is colored."""
         return 'L'
 
     @property
@@ -369,7 +369,7 @@ class Image1Spec(Spec):
     classes: int = _classes(doc='number of warps, one per class')
     warp: str = option('affine', 'kind of shape augmentation', choices=WARPS)
     delta: float = option(0.3, 'magnitude of the warps', low=0, high=1)
-    view: str = option('gray', 'what is warped: the image in gray, in colour, or its edges', choices=VIEWS)
+    view: str = option('gray', 'what is warped: the image in gray, in color, or its edges', choices=VIEWS)
     size: int = _size()
     seed: int = _seed(0, 'which warps')
     cache: str = _cache()

@@ -1,1 +1,1 @@
-"""What all rooms need: files, devices, compilation, lazy doors."""
+"""What all subpackages need: files, devices, compilation, random streams, messages, lazy imports."""

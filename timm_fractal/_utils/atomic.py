@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all."""
+"""Atomic writes and locks: a file is complete or absent."""
 
 import contextlib
 import errno
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; it becomes ``path`` when the block ends well, and is removed when not.
+    """Yield a temporary path beside ``path``; rename it to ``path`` if the block succeeds, else remove it.
 
     Raises:
         OSError: The folder does not exist, is not writable, or the disk is full; nothing is left behind.
@@ -28,14 +28,14 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path, name: str) -> None:
-    """Remove what killed processes have left of `atomic_write`; only where no other process can be writing."""
+    """Remove temporary files that killed processes have left; call it only while holding `alone`."""
     for path in folder.glob(f'.{name}.*.tmp'):
         path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def alone(dest: Path) -> Iterator[None]:
-    """Hold a lock beside a destination: two exports to one place would end each other's files.
+    """Hold a lock file beside a destination, so that two processes do not export to it at once.
 
     Raises:
         BlockingIOError: Another process holds it. One that was killed does not.
@@ -50,7 +50,7 @@ def alone(dest: Path) -> Iterator[None]:
     try:
         with FileLock(path, timeout=0):
             if not path.exists():
-                # The other one has just ended, and taken its lock along.
+                # The other process has just finished and removed its lock file.
                 raise busy
             try:
                 yield

@@ -4,7 +4,7 @@ import os
 
 
 def cpu_count() -> int:
-    """CPU threads this process may use: its share when several ranks run on one machine.
+    """Return the number of CPU threads for this process: its share when several ranks run on one machine.
 
     Raises:
         ValueError: The environment variable ``LOCAL_WORLD_SIZE`` is no whole number from 1.

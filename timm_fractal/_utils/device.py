@@ -1,4 +1,4 @@
-"""What keeps a device busy: the host copies to it without waiting, and makes batches while others are in use."""
+"""Copies to a device that do not block the host, Triton kernels, and prefetching of batches."""
 
 import contextlib
 import functools
@@ -19,25 +19,25 @@ _logger = logging.getLogger(__name__)
 
 Batch = tuple[Tensor, Tensor]
 
-# How many batches lie ready: what is made of several at once takes longer than one is in use.
+# Batches that are prefetched: a mega-batch takes longer to make than one batch is in use.
 _BYTES_READY = 2**29
 _LEAST_READY, _MOST_READY = 2, 8
 
 
 def to_device(values: Tensor | npt.NDArray[Any], device: torch.device) -> Tensor:
-    """Copy from the host to a device, behind the work that is queued there already.
+    """Copy a host array to a device without blocking: pinned memory, asynchronous, on the current stream.
 
-    From memory that is not pinned the host would wait for all of that work, once for each copy.
+    A copy from pageable memory would make the host wait for all work that is queued.
     """
     tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
     if device.type == 'cuda':
-        # torch keeps pinned memory until the copy is through. What has gaps it would copy once more, to other memory.
+        # torch keeps the pinned block until the copy is done. Non-contiguous memory would be copied to pageable memory.
         return tensor.contiguous().pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
 
 def triton_kernels(device: torch.device, name: str = 'augment.ops_triton') -> ModuleType | None:
-    """Triton's kernels, the module ``timm_fractal.{name}``, if they run on this device and are right there."""
+    """Return the Triton kernels in ``timm_fractal.{name}``; None if they do not run, or fail their check, here."""
     if device.type != 'cuda':
         return None
     return _triton_kernels(torch.cuda.current_device() if device.index is None else device.index, name)
@@ -51,7 +51,7 @@ def _triton_kernels(index: int, name: str) -> ModuleType | None:
         with torch.cuda.device(device):
             kernels.check(device)
     except Exception as error:
-        # No Triton for this machine, no compiler for it, a GPU that is too old, ...: there is another way for all.
+        # No Triton, no compiler, a GPU that is too old, ...: torch's own operations do the same.
         _logger.warning('the Triton kernels do not run on %s, torch does their work in more time: %r', device, error)
         return None
     return kernels
@@ -59,23 +59,23 @@ def _triton_kernels(index: int, name: str) -> ModuleType | None:
 
 @functools.cache
 def _side_stream(device: torch.device) -> Any:
-    """One for all loaders and epochs: memory that torch has used on one stream it does not use on another."""
+    """One stream for all loaders: the caching allocator does not reuse memory of one stream on another."""
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def prefetch(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """The same batches, made by a thread and, on a GPU, on a stream of its own, while the last ones are in use.
+    """Prefetch batches in a thread and, on a GPU, on a side stream, while the previous ones are in use.
 
-    A training loop waits for its loss in every step, and in that time neither the host nor all of the GPU is busy.
+    A training loop waits for its loss in every step; that time is used.
     """
     stream = _side_stream(device) if device.type == 'cuda' else None
     if stream is not None:
-        # The images may be on their way to the device still.
+        # The copy of the images to the device may still be in flight.
         stream.wait_stream(torch.cuda.current_stream(device))
 
     def start() -> None:
         if stream is not None:
-            # A thread begins on the first GPU, whichever its process works on.
+            # A new thread starts on GPU 0, whichever its process uses.
             torch.cuda.set_device(stream.device)
 
     def make() -> tuple[Batch | None, Any]:
@@ -96,7 +96,7 @@ def prefetch(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
                     current = torch.cuda.current_stream(device)
                     current.wait_event(made)
                     for tensor in batch:
-                        # Its memory is not to be had for the next batch before the current stream is done with it.
+                        # The caching allocator must not reuse its memory before the current stream is done with it.
                         tensor.record_stream(current)
                 yield batch
         finally:

@@ -1,4 +1,4 @@
-"""How numba compiles kernels: without the interpreter lock, kept on disk where that is possible."""
+"""Decorators for numba kernels: no interpreter lock, cached on disk where possible."""
 
 import logging
 from collections.abc import Callable
@@ -10,14 +10,14 @@ _logger = logging.getLogger(__name__)
 
 _OPTIONS: dict[str, Any] = dict(nogil=True, error_model='numpy')
 
-# Without what Python and C would need to call them, the parts of a kernel compile faster.
+# Functions that only kernels call need no wrappers, and compile faster without.
 _OF_PARTS: dict[str, Any] = dict(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)
 #: Decorator of what kernels call.
 part: Any = njit(**_OF_PARTS)
 
 
 class _Kernel:
-    """A function compiled by numba; compiled anew where what numba has kept of it cannot be read."""
+    """A function compiled by numba; compiled again if numba's cache cannot be read."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function

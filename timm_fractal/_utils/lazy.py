@@ -1,4 +1,4 @@
-"""Rooms whose doors import nothing until somebody goes in."""
+"""Packages that import their modules on first use."""
 
 from collections.abc import Callable
 from importlib import import_module

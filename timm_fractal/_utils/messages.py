@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 
 def nearest(word: str, valid: Iterable[str]) -> str:
-    """The end of an error message about an unknown word: the nearest valid one, then all of them.
+    """Word the end of an error message about an unknown word: the nearest valid one, then all of them.
 
     Example:
         >>> nearest('fractal2', ['fractal1', 'image1'])

@@ -21,5 +21,5 @@ class Stream(IntEnum):
 
 
 def stream(seed: int, *key: int) -> np.random.Generator:
-    """A generator of its own for every seed, purpose (`Stream`) and indices."""
+    """Return a generator of its own for every seed, purpose (`Stream`) and indices."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, *map(int, key)))))

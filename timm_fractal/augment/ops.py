@@ -151,7 +151,7 @@ def _to_levels(values: Tensor) -> Tensor:
     return values.clamp_(0, 255).to(torch.uint8)
 
 
-# Maps of the plane: the matrices.
+# Geometric transforms: the matrices.
 
 
 def _matrix(count: int, **entries: Any) -> Numbers:
@@ -186,7 +186,7 @@ def _translate_y(argument: Numbers, height: int, width: int) -> Numbers:
 
 
 def _rotate(argument: Numbers, height: int, width: int) -> Numbers:
-    """Counter-clockwise by an angle in degrees, around the middle of the image."""
+    """Counter-clockwise by an angle in degrees, around the center of the image."""
     angle = -np.radians(argument % 360)
     cos, sin = np.cos(angle).round(15), np.sin(angle).round(15)
     x, y = width / 2, height / 2
@@ -194,7 +194,7 @@ def _rotate(argument: Numbers, height: int, width: int) -> Numbers:
     return _matrix(len(argument), a=cos, b=sin, d=-sin, e=cos, **shift)
 
 
-# Maps of the plane: the pixels.
+# Geometric transforms: the pixels.
 
 
 def _transform(images: Tensor, data: Numbers, cubic: bool, fill: Tensor) -> Tensor:
@@ -354,7 +354,7 @@ class Pipeline:
                 self._level(name, chosen, argument[chosen])
 
     def finish(self) -> Tensor:
-        """The images, with everything applied."""
+        """Apply what is pending, and return the images."""
         self._flush(self._pending.nonzero()[0])
         return self._images
 

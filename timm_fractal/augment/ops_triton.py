@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
-"""Kernels for a GPU: what `_resample` and `_operations` do in dozens of passes over the pixels, in one.
+"""Triton kernels: what `resample` and `ops` do in dozens of passes over the pixels, in one.
 
 Each stands for a function of those two modules, takes what it takes and gives what Pillow gives: resizing is in
 Pillow's fixed point, 22 bits, and equal to it; positions are in double precision, and nothing is contracted to
@@ -33,11 +33,11 @@ def _weigh(box, cubic, flip, first, weights, resized, size, offset, TAPS: tl.con
     scale = total.to(tl.float64) / resized
     stretch = tl.maximum(scale, 1.0)
     support = tl.where(is_cubic, 2 * stretch, stretch)
-    centre = (shown.to(tl.float64) + 0.5) * scale
-    start = tl.maximum((centre - support + 0.5).to(tl.int32), 0)
-    stop = tl.minimum((centre + support + 0.5).to(tl.int32), total)
+    center = (shown.to(tl.float64) + 0.5) * scale
+    start = tl.maximum((center - support + 0.5).to(tl.int32), 0)
+    stop = tl.minimum((center + support + 0.5).to(tl.int32), total)
     tap = start[None, :] + tl.arange(0, TAPS)[:, None]
-    t = tl.abs((tap.to(tl.float64) - centre[None, :] + 0.5) * (1 / stretch))
+    t = tl.abs((tap.to(tl.float64) - center[None, :] + 0.5) * (1 / stretch))
     # Keys' kernel with a = -1/2, or a triangle.
     near = (1.5 * t - 2.5) * t * t + 1
     far = ((-0.5 * t + 2.5) * t - 4) * t + 2
@@ -190,7 +190,7 @@ def _look_up(images, index, tables, area, CHANNELS: tl.constexpr, PIXELS: tl.con
 
 @triton.jit
 def _mix(images, target, share, rest, count, image, PIXELS: tl.constexpr):
-    """Each of ``count`` pixels, and that at the same place of the image which is as far from the end of the batch."""
+    """Mix each of ``count`` pixels with the same pixel of the image at the same distance from the end of the batch."""
     pixel = tl.program_id(0).to(tl.int64) * PIXELS + tl.arange(0, PIXELS)
     wanted = pixel < count
     other = count - image - pixel // image * image + pixel % image
@@ -251,7 +251,7 @@ def transform(images: Tensor, index: Tensor, data: Tensor, cubic: bool, fill: Te
 
 
 def look_up(images: Tensor, index: Tensor, tables: Tensor) -> None:
-    """Exchange, in place, each level of images ``index`` (b,) for its entry in their tables (B, C, 256)."""
+    """Apply LUTs (B, C, 256) in place to images ``index`` (b,)."""
     channels, area = images.shape[1], images.shape[2] * images.shape[3]
     grid = len(index), channels, triton.cdiv(area, _PIXELS_LOOKED_UP)
     _look_up[grid](images, index, tables, area, channels, _PIXELS_LOOKED_UP, **_EXACT)

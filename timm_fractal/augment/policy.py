@@ -18,7 +18,7 @@ POLICIES = ('rand', 'v0', 'v0r', 'original', 'originalr', '3a')
 
 
 class Layer(NamedTuple):
-    """One operation for each image of a batch; arrays of shape (B,).
+    """One operation per image of a batch; arrays of shape (B,).
 
     Attributes:
         operation: Place in `timm_fractal.augment.ops.NAMES`, -1 for none.
@@ -34,7 +34,7 @@ class Layer(NamedTuple):
 
 
 def refuse(option: str, value: Any, available: str) -> NoReturn:
-    """Say that an option of timm cannot be honoured on a device."""
+    """Raise: an option of timm is not available on a device."""
     raise ValueError(
         f'{option}={value!r} is not available on the device ({available}): use the ordinary loader for it, '
         f'without loader=device in the name of the data set'
@@ -45,7 +45,7 @@ class Policy:
     """RandAugment or AutoAugment, as timm understands its string.
 
     Attributes:
-        fill: What a warp fills in: one level, or three if it is a colour.
+        fill: What a warp fills in: one level, or three if it is a color.
     """
 
     def __init__(self, text: str, size: tuple[int, int], interpolation: str, mean: Sequence[float]) -> None:

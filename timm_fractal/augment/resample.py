@@ -29,7 +29,7 @@ _MOST_TAPS_FUSED = 256
 
 
 class Crop(NamedTuple):
-    """What becomes of each image of a batch: CPU tensors of shape (B,).
+    """Box, filter and flips of each image of a batch: CPU tensors of shape (B,).
 
     Attributes:
         top: First row of the box that is kept, int64.
@@ -85,7 +85,7 @@ def resample(
     kernels = _device.triton_kernels(images.device)
     axes = zip((crop.height, crop.width), resized)
     if kernels and max(_most_taps(length, crop.cubic, wanted) for length, wanted in axes) <= _MOST_TAPS_FUSED:
-        return _resample_fused(kernels, images, crop, resized, size, offset)
+        return _resample_triton(kernels, images, crop, resized, size, offset)
     result = images.new_empty(*images.shape[:2], *size)
     for part, down_first in _parts(crop, resized, _CHUNK.get(images.device.type, _CHUNK_ELSEWHERE)):
         few = Crop(*(values[part] for values in crop))
@@ -112,7 +112,7 @@ class _Axis(NamedTuple):
     offset: int
 
 
-def _resample_fused(
+def _resample_triton(
     kernels: Any, images: Tensor, crop: Crop, resized: tuple[int, int], size: tuple[int, int], offset: tuple[int, int]
 ) -> Tensor:
     """`resample` with one pass over the pixels for each axis, in whole numbers as Pillow."""
@@ -133,7 +133,7 @@ def _resample_fused(
         kernels.resize(
             source, middle, index, place, box, longest, cubic, places.flip, places.resized, places.offset, taps
         )
-        # What was a place is a line now.
+        # The second pass goes along the other axis.
         box = torch.stack([zero, zero + places.size, zero, lines.length], 1)
         taps = _most_taps(lines.lengths, few.cubic, lines.resized)
         kernels.resize(
@@ -216,11 +216,11 @@ def _bands(
         to_device(cubic, device)[:, None, None],
     )
     scale, stretch, support = (to_device(values, device)[:, None] for values in (scale, stretch, support))
-    centre = (line + 0.5) * scale
-    first = (centre - support + 0.5).long().clamp_(min=0)
-    stop = torch.minimum((centre + support + 0.5).long(), length)
+    center = (line + 0.5) * scale
+    first = (center - support + 0.5).long().clamp_(min=0)
+    stop = torch.minimum((center + support + 0.5).long(), length)
     tap = first[..., None] + torch.arange(taps, device=device)
-    distance = ((tap - centre[..., None] + 0.5) * (1 / stretch[..., None])).abs()
+    distance = ((tap - center[..., None] + 0.5) * (1 / stretch[..., None])).abs()
     weights = torch.where(cubic, _cubic(distance), (1 - distance).clamp_(min=0)) * (tap < stop[..., None])
     weights = (weights / weights.sum(-1, keepdim=True)).mul_(_ONE).round_().div_(_ONE).float()
 

@@ -1,4 +1,4 @@
-"""Sampling that several augmentations share."""
+"""Sampling functions that several augmentations use."""
 
 import math
 from typing import Any

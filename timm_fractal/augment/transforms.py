@@ -1,12 +1,12 @@
 """timm's transforms for batches of images on a torch device: sample parameters, then apply them.
 
 What timm does to one PIL image after the other in its loader workers is done here to a batch of uint8 tensors on any
-device: random resized crop and flips, RandAugment and AutoAugment from timm's configuration strings, colour jitter,
-random erasing, mixup and cutmix, and the transform for evaluation. The operations are Pillow's (see `_resample` and
-`_operations`), the order and the distributions of what is drawn are timm's: its strings are read by timm itself, and
-its magnitudes become arguments in its own functions (see `_randaugment`).
+device: random resized crop and flips, RandAugment and AutoAugment from timm's configuration strings, color jitter,
+random erasing, mixup and cutmix, and the transform for evaluation. The operations are Pillow's (see `resample` and
+`ops`), the order and the distributions of the parameters are timm's: its strings are read by timm itself, and
+its magnitudes become arguments in its own functions (see `policy`).
 
-All that is random comes from one seed, drawn from the generator that is passed in: with a CPU generator the same
+All randomness comes from one seed, sampled from the generator that is passed in: a CPU generator gives the same
 parameters on any device. Gray images stay one channel until `normalize`.
 """
 
@@ -33,7 +33,7 @@ INTERPOLATIONS = ('bilinear', 'bicubic', 'random')
 
 
 class TrainParams(NamedTuple):
-    """What `Train.make_params` draws: a crop, then operations in their order."""
+    """What `Train.make_params` samples: a crop, then layers of operations."""
 
     crop: Crop
     layers: list[Layer]
@@ -54,23 +54,23 @@ def _check_images(images: Tensor) -> None:
 
 
 class Train:
-    """Transform for training: random resized crop, flips, automatic augmentation, colour jitter, grayscale.
+    """Transform for training: random resized crop, flips, automatic augmentation, color jitter, grayscale.
 
-    The arguments are those of ``timm.data.create_transform``, with its defaults. As there, colour jitter is off with
+    The arguments are those of ``timm.data.create_transform``, with its defaults. As there, color jitter is off with
     automatic augmentation, unless that is 3-Augment.
 
     Args:
         input_size: Height and width of the result, one number for a square; a leading number of channels is ignored.
         scale: Smallest and largest area of the crop, relative to the image.
-        ratio: Smallest and largest quotient of width and height of the crop.
+        ratio: Smallest and largest aspect ratio (width / height) of the crop.
         hflip: Probability to mirror left and right.
         vflip: Probability to mirror top and bottom.
         color_jitter: Strength, one for all or one each for brightness, contrast and saturation; None for none.
-        color_jitter_prob: Probability of colour jitter; None for always.
+        color_jitter_prob: Probability of color jitter; None for always.
         grayscale_prob: Probability to make an image gray.
         auto_augment: timm's string such as ``'rand-m9-mstd0.5-inc1'``; None for none.
         interpolation: ``'bilinear'``, ``'bicubic'`` or, for each image, one of both: ``'random'``.
-        mean: What the images will be normalised with, from 0 to 1: it is filled in where a warp leaves nothing.
+        mean: What the images will be normalized with, from 0 to 1: it is filled in where a warp leaves nothing.
 
     Raises:
         ValueError: An option that is not available here; the message says which one, and what is.
@@ -110,7 +110,7 @@ class Train:
         self.grayscale_prob = grayscale_prob
 
     def make_params(self, count: int, height: int, width: int, generator: torch.Generator) -> TrainParams:
-        """Draw what is to become of each of ``count`` images of this height and width."""
+        """Sample the parameters for ``count`` images of this height and width."""
         rng = numpy_generator(generator)
         box = _sample_boxes(count, height, width, self.scale, self.ratio, rng)
         cubic = np.full(count, self.interpolation == 'bicubic')
@@ -122,7 +122,7 @@ class Train:
         return TrainParams(crop, layers + self._sample_jitter(count, rng))
 
     def _sample_jitter(self, count: int, rng: np.random.Generator) -> list[Layer]:
-        """Brightness, contrast and saturation in an order of each image's own, then the loss of all colour."""
+        """Sample brightness, contrast and saturation in an order of each image's own, then grayscale."""
         layers = []
         cubic = np.zeros(count, np.bool_)
         names = list(self.jitter)
@@ -146,7 +146,7 @@ class Train:
 
         Returns:
             uint8 of shape (B, C, *size), on the device of ``images``. Gray images become RGB (C = 3) when a warp would
-            fill in a colour.
+            fill in a color.
 
         Raises:
             ValueError: Another dtype or shape.
@@ -176,7 +176,7 @@ def _check_interpolation(interpolation: str) -> None:
 
 
 def _jitter(strength: float | Sequence[float] | None) -> dict[str, Pair]:
-    """Operations and the ranges of their factors, as torchvision computes them."""
+    """Return the operations and the ranges of their factors, as torchvision computes them."""
     if strength is None:
         return {}
     values = (strength,) * 3 if isinstance(strength, (int, float)) else tuple(strength)
@@ -190,10 +190,10 @@ def _jitter(strength: float | Sequence[float] | None) -> dict[str, Pair]:
 def _sample_boxes(
     count: int, height: int, width: int, scale: Pair, ratio: Pair, rng: np.random.Generator
 ) -> npt.NDArray[np.int64]:
-    """Top, left, height, width of random resized crops, shape (count, 4).
+    """Sample top, left, height, width of random resized crops, shape (count, 4).
 
-    Each image takes the first of ten draws that fits into it; if none does, the largest box in the middle whose shape
-    is in the range.
+    Each image takes the first of ten samples that fits into it; if none does, the largest centered box whose aspect
+    ratio is in the range.
     """
     total = np.full(count, height * width)
     wide, high, found = sample_sides(total, scale, ratio, (width, height), rng)
@@ -206,7 +206,7 @@ def _sample_boxes(
 
 
 class Evaluate:
-    """Transform for evaluation: resize, then cut out the middle. The arguments are timm's, with its defaults.
+    """Transform for evaluation: resize, then center crop. The arguments are timm's, with its defaults.
 
     Args:
         input_size: Height and width of the result, one number for a square; a leading number of channels is ignored.
@@ -254,7 +254,7 @@ class Evaluate:
         return resample(images, Crop(*whole, *flags), resized, self.size, (offset[0], offset[1]))
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
-        """The shorter edge, relative to what is wanted, gets the size that is wanted."""
+        """Return the size whose shorter edge, relative to the target, is the target's."""
         if self.scaled[0] == self.scaled[1]:
             short = self.scaled[0]
             long = int(short * max(height, width) / min(height, width))
@@ -275,7 +275,7 @@ def create_augment(
     interpolation: str = 'bilinear',
     **options: Any,
 ) -> Train | Evaluate:
-    """The transform that ``timm.data.create_transform`` makes of these arguments, for batches on a device.
+    """Create the counterpart of ``timm.data.create_transform`` for batches on a device.
 
     Args:
         input_size: See `Train`.
@@ -291,7 +291,7 @@ def create_augment(
 
     Raises:
         ValueError: An option that is not available here; the message says which one, and what is.
-        TypeError: An option that there is not.
+        TypeError: Unknown option.
 
     Example:
         >>> create_augment(224, is_training=True, gaussian_blur_prob=0.1)  # doctest: +ELLIPSIS
@@ -320,7 +320,7 @@ def create_augment(
 def normalize(
     images: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Make of levels what a model gets, as timm's prefetcher does.
+    """Normalize uint8 images, as timm's prefetcher does.
 
     Args:
         images: uint8 of shape (B, C, H, W); gray ones, C = 1, become as many channels as ``mean`` has.
@@ -342,11 +342,11 @@ def normalize(
         raise ValueError(
             f'mean and std must have one number for each of {images.shape[1]} channels, got {len(mean)} and {len(std)}'
         )
-    centre, width = (
+    center, width = (
         to_device(torch.tensor([255 * value for value in values], dtype=dtype), images.device)[:, None, None]
         for values in (mean, std)
     )
     if len({*mean}) == 1:
         # The same number in every channel: of gray images there is one channel until the division.
-        centre = centre[:1]
-    return (images - centre) / width
+        center = center[:1]
+    return (images - center) / width

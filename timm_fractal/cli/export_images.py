@@ -90,7 +90,7 @@ def export_images(
         One entry per split.
 
     Raises:
-        ValueError: An argument is out of range, or the data set cannot be drawn.
+        ValueError: An argument is out of range, or the data set cannot be rendered.
         FileExistsError: ``dest`` holds something else; nothing was written.
         OSError: It cannot be written. What is complete stays.
 

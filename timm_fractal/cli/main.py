@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _say(*words: str, file: Any = None, **options: Any) -> None:
-    """Print. The work is done: what cannot be said, to a stream that is closed or full, does not make it fail."""
+    """Print; a stream that is closed or full does not make a command fail."""
     stream = file or sys.stdout
     try:
         print(*words, file=stream, **options | {'flush': True})
@@ -154,7 +154,7 @@ def _add_dataset(parser: Any) -> None:
 
 
 def _add_preview(commands: Any) -> None:
-    parser = _add_command(commands, 'preview', _preview, 'draw a contact sheet of the classes', _PREVIEW_EXAMPLES)
+    parser = _add_command(commands, 'preview', _preview, 'render a contact sheet of the classes', _PREVIEW_EXAMPLES)
     _add_dataset(parser)
     parser.add_argument('-o', '--output', metavar='FILE', default='fractals.png', help='PNG file (%(default)s)')
     parser.add_argument('--count', type=int, metavar='N', help='number of classes (32)')
@@ -255,12 +255,12 @@ def _add_export_weights(commands: Any) -> None:
         commands,
         'export-weights',
         _export_weights,
-        'make a folder that timm loads of a checkpoint of train.py',
+        'export a checkpoint of train.py as a folder that timm loads',
         _EXPORT_WEIGHTS_EXAMPLES,
     )
     _add_weights(parser, 'CHECKPOINT')
     ema = parser.add_mutually_exclusive_group()
-    ema.add_argument('--use-ema', action='store_true', default=None, help='take the moving average (if there is one)')
+    ema.add_argument('--use-ema', action='store_true', default=None, help='take the EMA weights (if there are any)')
     ema.add_argument('--no-ema', dest='use_ema', action='store_false', help='take the weights themselves')
     parser.add_argument('--recipe', metavar='TEXT', help='recipe of the training, for the card')
     parser.add_argument('--hardware', metavar='TEXT', help='what it ran on, for the card')
@@ -275,7 +275,7 @@ def _export_weights(args: Any) -> int:
 
 
 def _add_convert(commands: Any) -> None:
-    summary = "make such a folder of a .pth file of the method's authors"
+    summary = "convert an authors' checkpoint into a folder that timm loads"
     _add_weights(_add_command(commands, 'convert', _convert, summary, _CONVERT_EXAMPLES), 'FILE')
 
 

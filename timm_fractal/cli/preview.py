@@ -32,7 +32,7 @@ def contact_sheet(
     tile: int = 128,
     data_dir: str | Path | None = None,
 ) -> Image.Image:
-    """Draw the first classes of a data set side by side.
+    """Render the first classes of a data set side by side.
 
     Args:
         name: Data set name, for instance ``'fractal1/delta=0.05'``.
@@ -43,10 +43,10 @@ def contact_sheet(
         data_dir: What ``--data-dir`` is in a training script: an image or a file that the data set is made from.
 
     Returns:
-        An image, gray but for a coloured data set, black and white where the data set is black and gray.
+        An image, gray but for a colored data set, black and white where the data set is black and gray.
 
     Raises:
-        ValueError: An argument is out of range, or the data set cannot be drawn.
+        ValueError: An argument is out of range, or the data set cannot be rendered.
 
     Example:
         >>> contact_sheet('fractal1/classes=6,size=64,points=3000', columns=3, tile=32).size
@@ -69,7 +69,7 @@ def sweep(
     tile: int = 128,
     data_dir: str | Path | None = None,
 ) -> Image.Image:
-    """Draw the first classes once per value of an option; nothing else changes, the seed included.
+    """Render the first classes once per value of an option; nothing else changes, the seed included.
 
     Args:
         name: Data set name; its own value of ``option`` does not matter.
@@ -85,7 +85,7 @@ def sweep(
         An image as that of `contact_sheet`, one row per value, with the value at its left.
 
     Raises:
-        ValueError: An argument is out of range, or one of the data sets cannot be drawn.
+        ValueError: An argument is out of range, or one of the data sets cannot be rendered.
 
     Example:
         >>> sheet = sweep('fractal1/size=64,points=3000', 'delta', ['0', '0.3'], columns=4, tile=32)
@@ -113,7 +113,7 @@ def sweep(
 
 
 def save(sheet: Image.Image, path: str | Path) -> None:
-    """Write a sheet as a PNG file that is whole or not there at all.
+    """Write a sheet as a PNG file (atomic write).
 
     Raises:
         OSError: It cannot be written; nothing is left behind.

@@ -40,7 +40,7 @@ _CACHE_BYTES = {'train': 2**30, 'validation': 256 * 2**20}
 
 
 class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
-    """What all data sets of this package have in common: they are what timm expects, and are made, not read.
+    """Base class of the data sets: what timm expects of a data set, rendered instead of read.
 
     Sample i is image ``i % images``; image n is instance ``n // classes`` of class ``n % classes``. Images are made
     once, at construction, in memory that workers share, or, with ``cache=none`` or where they would take too much of
@@ -118,7 +118,7 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
 
     @abstractmethod
     def _open(self, root: str | Path | None) -> None:
-        """Look at the root, before anything is made."""
+        """Check ``root`` before anything is rendered."""
 
     def _instances(self) -> int:
         """Number of images per class."""
@@ -151,7 +151,7 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
         return classes
 
     def _allocate(self) -> torch.Tensor | None:
-        """Memory that worker processes share, however they are started; None to make images on access."""
+        """Allocate memory that worker processes share, however they are started; None to render images on access."""
         shape = (self.num_images, *self._shape())
         size = int(np.prod(shape, dtype=np.int64))
         if self.spec.cache == 'none' or (self.spec.cache == 'auto' and size > _CACHE_BYTES[self.split]):
@@ -246,7 +246,7 @@ def is_primary() -> bool:
 
 
 class _Bar(tqdm):  # type: ignore[misc]
-    """Progress is decoration: a stream that is closed, or not there at all, ends no rendering."""
+    """A progress bar that never fails: a closed or missing stream must not end the rendering."""
 
     def update(self, n: float | None = 1) -> bool | None:
         with contextlib.suppress(AttributeError, OSError, ValueError):
@@ -301,7 +301,7 @@ class PixelDataset(SyntheticDataset):
 
 
 def jitter(image: Image.Image, draws: Sequence[float]) -> Image.Image:
-    """Small noise of the validation split: a crop of 95 to 100 % of each side, contrast +- 10 %, brightness +- 5 %.
+    """Apply the noise of the validation split: a crop of 95 to 100 % of each side, contrast +- 10 %, brightness +- 5 %.
 
     Args:
         image: Mode L or RGB.

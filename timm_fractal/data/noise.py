@@ -33,7 +33,7 @@ def noise_image(kind: str, size: int, rng: np.random.Generator) -> Pixels:
     draws = rng.random((size, size))
     if kind == 'uniform':
         return (256 * draws).astype(np.uint8)
-    # The gray level is the number of boundaries, halfway between levels, that the draw is beyond.
+    # The gray level is the number of boundaries, halfway between levels, that are below the sample.
     below = [(1 + math.erf((level + 0.5 - 127.5) / (42.5 * math.sqrt(2)))) / 2 for level in range(255)]
     return np.searchsorted(below, draws).astype(np.uint8)
 

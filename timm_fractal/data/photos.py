@@ -162,7 +162,7 @@ class Image1(PixelDataset):
 
         view = np.array(VIEWS[self.spec.view](read_image(path, self.spec.size, self.spec.mode)))
         if view.min() == view.max():
-            what = 'no contour' if self.spec.view == 'contour' else 'a single colour'
+            what = 'no contour' if self.spec.view == 'contour' else 'a single color'
             raise ValueError(f'{path} has {what}: its warps cannot be told apart')
         return view
 

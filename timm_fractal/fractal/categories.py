@@ -1,4 +1,4 @@
-"""The fractals of a data set: which systems its classes are, and how its images are drawn.
+"""The fractals of a data set: IFS codes of its classes, and rendering of its images.
 
 All data sets of fractals come from one generator with three numbers: how many base fractals there are, how many
 perturbations of each are classes of their own, and how many instances each class has.
@@ -34,19 +34,19 @@ from .render import Bits, Rendered, render, unpack
 #: Shows progress: given a number of images, gives ranges that cover them, one after the other.
 Progress = Callable[[int], Iterable[range]]
 
-#: A base or class whose image on `REFERENCE_CANVAS` has no more than this fraction of drawn pixels is sampled again
+#: A base or class whose image on `REFERENCE_CANVAS` has at most this fraction of gray pixels is sampled again
 #: (the reference generator's threshold).
 MIN_FILL = 0.05
 #: Where emptiness is judged, whatever canvas is asked for: a seed stands for the same IFS codes on all of them.
 REFERENCE_CANVAS = {name: getattr(Fractal1Spec(), name) for name in ('points', 'size', 'patch')}
-#: An image with no more drawn pixels than this, or than `MIN_FILL` of a small canvas, shows no shape and is refused.
+#: An image with at most this many gray pixels, or `MIN_FILL` of a small canvas, shows no shape and is refused.
 MIN_PIXELS = 64
 #: How often a base IFS is sampled again before giving up.
 MAX_BASES = 1000
 #: How often the perturbation of a class is sampled again before giving up.
 MAX_PERTURBATIONS = 1000
 #: A base is taken if so many of so many perturbations with the paper's delta are not too empty either: what hardly
-#: survives one is no fractal to make classes of.
+#: survives one cannot make classes.
 MIN_SURVIVORS, TRIALS = 4, 16
 #: The random search takes an IFS whose points alone, 100,000 on 512 x 512 pixels, cover this part of the image.
 MIN_SEARCH_FILL = 0.2
@@ -65,7 +65,7 @@ _ADDRESS_SEED = {'train': 100, 'validation': 100 + 2**31}
 # fails the first, which takes a tenth of the time and is enough for 19 of 20 systems.
 _LOOKS = ((4_000, 64, 0.24), (100_000, 512, MIN_SEARCH_FILL))
 
-# The numbers of the draws that the search with seed 0 ends with, for 21,000 categories; the search takes minutes.
+# The attempt that the search with seed 0 ends with, for each of 21,000 categories; the search takes minutes.
 _FOUND = 'search.npy'
 
 
@@ -79,7 +79,7 @@ def render_images(
         split: ``'train'`` or ``'validation'``: same systems, other noise.
         family: Its systems.
         numbers: Which images.
-        out: Draw into this array, see `render`.
+        out: Render into this array, see `render`.
 
     Returns:
         The images, as `render` gives them.
@@ -97,7 +97,7 @@ def render_images(
     if len(degenerate):
         first = degenerate[0]
         raise ValueError(
-            f'{spec}: class {classes[first]} shows no shape on this canvas, {pixels[first]:.0f} pixels of it are drawn '
+            f'{spec}: class {classes[first]} shows no shape on this canvas, {pixels[first]:.0f} pixels of it are gray '
             f'(points={spec.points}, size={spec.size}, patch={spec.patch}): take more points or another patch'
         )
     if spec.scales:
@@ -257,7 +257,7 @@ def _search(seed: int, category: int) -> Array:
 
 
 def search(seed: int, category: int) -> int:
-    """Which draw is the first that fills enough of the image. Some 40 are looked at on average.
+    """Find the first attempt that fills enough of the image. Some 40 are tried on average.
 
     Example:
         >>> search(0, 1)

@@ -20,14 +20,14 @@ from .._utils.atomic import atomic_write
 
 Array = npt.NDArray[np.float64]
 
-#: The sigma-factor of a base IFS is drawn within this distance of the one asked for (the reference generator's margin).
+#: Largest distance of the sigma-factor of a base IFS from the one asked for (the reference generator's margin).
 SIGMA_MARGIN = 0.1
 #: Numbers of maps that `sample_uniform` chooses from.
 UNIFORM_MAPS = range(2, 8)
 
 
 def sample_singular_values(maps: int, sigma: float, rng: np.random.Generator) -> Array:
-    """Draw singular values with a given sigma-factor ("Improving Fractal Pre-training", section 3.2).
+    """Sample singular values with a given sigma-factor ("Improving Fractal Pre-training", section 3.2).
 
     Args:
         maps: Number N of affine maps, at least 1.
@@ -63,11 +63,11 @@ def sample_singular_values(maps: int, sigma: float, rng: np.random.Generator) ->
 
 
 def sample(maps: int, sigma: float, rng: np.random.Generator) -> Array:
-    """Draw an IFS of contractive maps by its sigma-factor ("Improving Fractal Pre-training", section 3.2).
+    """Sample an IFS of contractive maps by its sigma-factor ("Improving Fractal Pre-training", section 3.2).
 
     The linear part of map j is U diag(s1, s2) V with random rotations U, V (angles uniform in [-pi, pi]) of a basis
     with random signs; the translation is uniform in [-1, 1]^2; the sigma-factor itself is uniform within `SIGMA_MARGIN`
-    of ``sigma``. The order of the draws is the reference's: the same numpy generator gives the same system.
+    of ``sigma``. The order of sampling is the reference's: the same numpy generator gives the same IFS.
 
     Args:
         maps: Number N of affine maps, at least 2.
@@ -129,14 +129,14 @@ def perturb(
             ``'add'``: every parameter plus its own U(-delta/2, delta/2), as the paper writes it.
 
     Returns:
-        Shape (N, 2, 3). It may be no contraction any more: see `timm_fractal.fractal.render.render`.
+        Shape (N, 2, 3). It need not be a contraction: see `timm_fractal.fractal.render.render`.
 
     Raises:
         ValueError: ``delta`` is out of range or ``mode`` unknown.
     """
     if not 0 <= delta < 1:
         raise ValueError(f'delta must be at least 0 and less than 1, got {delta}')
-    # Drawn in the order a, b, c, d, e, f of the map x' = a x + b y + e, y' = c x + d y + f.
+    # Sampled in the order a, b, c, d, e, f of the map x' = a x + b y + e, y' = c x + d y + f.
     draws = rng.random((len(system), 6))
     noise = np.concatenate([draws[:, :4].reshape(-1, 2, 2), draws[:, 4:, None]], axis=2)
     if mode == 'multiply':
@@ -147,7 +147,7 @@ def perturb(
 
 
 def addresses(probs: Array, points: int, seed: int = 100) -> npt.NDArray[np.uint8]:
-    """Draw the sequence of maps that a chaos game applies; all images of a data set share it.
+    """Sample the address sequence of a chaos game; all images of a data set share it.
 
     Args:
         probs: Probability of each map, shape (N,).
@@ -158,7 +158,7 @@ def addresses(probs: Array, points: int, seed: int = 100) -> npt.NDArray[np.uint
         Shape (points - 1,): the map that leads from each point to the next.
     """
     draws = _draws(points, seed)[: points - 1]
-    # Map j is the first whose cumulative probability reaches the draw; rounding may leave the last one short of 1. Maps
+    # Map j is the first whose cumulative probability reaches the sample; rounding may leave the last one below 1. Maps
     # that are never chosen do not count: what has fewer maps than others is filled up with them.
     last = np.flatnonzero(probs)[-1]
     path = np.zeros(len(draws), np.uint8)
@@ -174,15 +174,15 @@ def _draws(points: int, seed: int) -> Array:
 
 
 def sample_uniform(rng: np.random.Generator) -> Array:
-    """Draw an IFS as FractalDB's random search does ("Pre-training without Natural Images", section 3).
+    """Sample an IFS as FractalDB's random search does ("Pre-training without Natural Images", section 3).
 
     The number of maps is one of `UNIFORM_MAPS`, all equally likely; every parameter is uniform in [-1, 1].
 
     Args:
-        rng: Source of randomness; as many numbers are drawn for few maps as for many.
+        rng: Source of randomness; as many numbers are used for few maps as for many.
 
     Returns:
-        Shape (7, 2, 3). Maps beyond the number drawn are zero, and never chosen: their probability is 0.
+        Shape (7, 2, 3). Maps beyond the number sampled are zero, and never chosen: their probability is 0.
 
     Example:
         >>> system = sample_uniform(np.random.default_rng(0))
@@ -201,7 +201,7 @@ def _uniform(rng: np.random.Generator, low: float, high: float, shape: tuple[int
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """Everything a data set is made of: its base fractals and the perturbed one of each class.
+    """IFS codes of a data set: of its bases, and of each class.
 
     Attributes:
         name: Canonical name of the data set.
@@ -231,7 +231,7 @@ class Family:
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: The file is no such file, or damaged; the message says where.
+            ValueError: The file is damaged or something else; the message says where.
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f'{path}: no file of parameters')

@@ -57,7 +57,7 @@ def row_bytes(size: int) -> int:
 
 
 def unpack(bits: Bits, size: int) -> npt.NDArray[np.uint8]:
-    """Gray images of bit-packed ones.
+    """Unpack bit-packed images to gray ones.
 
     Args:
         bits: Shape (..., size, row bytes).

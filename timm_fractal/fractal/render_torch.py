@@ -1,4 +1,4 @@
-"""Kernel for any torch device: the images of `render_numba`, from the same arguments.
+"""Kernel in torch operations, for any device: the images of `render_numba`, from the same arguments.
 
 The recurrence looks sequential, but affine maps compose: the address sequence is cut into chunks, the maps of all
 chunks are composed in parallel, a short scan over the chunks gives the state at the start of each, and all chunks are
@@ -73,10 +73,10 @@ def _trajectory(maps: Tensor, addresses: Tensor) -> Tensor:
 
 
 def frame(low: Tensor, high: Tensor, size: int, padding: int, diverged: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the canvas begins, and pixels per unit, float64 (2, B); writes which images ran away, bool (B,)."""
+    """Return origin and scale (pixels per unit) of the canvas, float64 (2, B); write what diverged, bool (B,)."""
     span = high - low
     diverged.copy_(~((span < LIMIT).all(0)))
-    # What has no extent, and what ran away, stays in a corner.
+    # Images without extent, and diverged ones, stay in a corner.
     scale = (size - 2 * padding) * ROUND_UP / torch.where(diverged | (span == 0), torch.inf, span)
     return torch.where(diverged, 0.0, low), scale
 

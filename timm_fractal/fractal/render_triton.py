@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
-"""Kernels for a GPU: the images of `render_numba`, from the same arguments.
+"""Triton kernels: the images of `render_numba`, from the same arguments.
 
 One lane renders one image, point after point, as the chaos game is defined: a GPU has lanes for thousands of images. It
 plays twice, for the bounding box and for the patches, which is less than to keep the points. Later patches overwrite

@@ -59,7 +59,7 @@ class Checkpoint:
         tensors: The weights, under timm's names.
         args: train.py's arguments, or nothing if the file does not say.
         epochs: Number of epochs that were trained, if the file says it.
-        ema: Whether the weights are the moving average.
+        ema: Whether they are the EMA weights.
         loss: Mean training loss of the last of these epochs, if ``summary.csv`` lies beside the file.
     """
 
@@ -377,7 +377,7 @@ def _plain_value(value: Any, budget: _Budget, depth: int) -> Any:
 
 
 def build(args: dict[str, Any], num_classes: int | None = None, **options: Any) -> Any:
-    """The untrained model that train.py makes from its arguments.
+    """Build the untrained model that train.py makes from its arguments.
 
     Args:
         args: At least ``model``.

@@ -1,4 +1,4 @@
-"""Weights that somebody has trained: from a checkpoint to a folder that timm loads, and from there to the Hub."""
+"""Export of trained weights: from a checkpoint to a folder that timm loads."""
 
 import dataclasses
 import errno
@@ -65,7 +65,7 @@ def export_weights(
     hardware: str | None = None,
     results: Iterable[str] = (),
 ) -> Path:
-    """Turn a checkpoint of train.py into a folder that timm loads with ``local-dir:``, and from the Hub.
+    """Export a checkpoint of train.py as a folder that timm loads with ``local-dir:``, and from the Hub.
 
     Args:
         path: ``last.pth.tar`` and the like, or a safetensors file or a bare state dict with ``args.yaml`` beside it.
@@ -186,7 +186,7 @@ def _provenance(found: Checkpoint) -> tuple[dict[str, Any], Any]:
         'samples': found.samples,
         'epochs': found.epochs,
         'loss': found.loss,
-        'weights': 'moving average' if found.ema else 'as trained',
+        'weights': 'EMA' if found.ema else 'as trained',
         'exported_with': {name: metadata.version(name) for name in packages[:2]} | {packages[2]: __version__},
     }
     source = str(found.args.get('data_dir') or found.args.get('data') or '')

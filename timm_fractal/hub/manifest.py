@@ -1,4 +1,4 @@
-"""Published weights: what the manifest says about each, where it comes from, and that it is what the manifest says.
+"""Published weights: the manifest, where each file comes from, and its check against the manifest.
 
 A file is looked for in this order, and its sha256 compared with the manifest's before any tensor is read:
 
@@ -198,7 +198,7 @@ def _find_at_source(entry: Weights, cache_dir: str | Path | None) -> Path | None
 
 
 def _download(url: str, entry: Weights, cache_dir: str | Path | None) -> Path:
-    """The file behind an address."""
+    """Download the file behind an address."""
     import torch
 
     folder = Path(cache_dir) if cache_dir else Path(torch.hub.get_dir()) / 'checkpoints'
@@ -232,7 +232,7 @@ class _NotThere(Exception):
 
 
 def _fetch(url: str, path: Path, size: int) -> None:
-    """Write what is behind an address to a file: no more than one byte over the size, and not for ever."""
+    """Download an address to a file, with limits of size and time."""
     # At least 100 kB a second, however small its pieces are.
     end = time.monotonic() + PATIENCE + size / 1e5
     with urllib.request.urlopen(url, timeout=PATIENCE) as answer, open(path, 'wb') as file:

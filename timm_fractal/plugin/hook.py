@@ -1,4 +1,4 @@
-"""Patches timm right after it has been imported, whoever imports it, and undoes that.
+"""Import hook: patches timm right after its import, and undoes that.
 
 Nothing here imports timm: it is armed before timm is, and acts when ``timm.data`` or ``timm.models`` has been imported.
 What is patched, and why, stands at the head of `timm_fractal.plugin.data` and `timm_fractal.plugin.models`.
@@ -20,7 +20,7 @@ Undo = list[Callable[[], None]]
 
 
 class _Loader(importlib.abc.Loader):
-    """Around the loader of one module, which may be anybody's, a proxy too: patches after it has done its work."""
+    """Wraps the import loader of one module, whichever it is: patches after it has run."""
 
     def __init__(self, inner: Any, hook: '_Hook') -> None:
         self.inner, self.hook = inner, hook
@@ -107,7 +107,7 @@ class _Hook(importlib.abc.MetaPathFinder):
             self.undo.pop()()
 
     def apply(self, host: Any) -> None:
-        """Patch. A timm that has changed its shape is reported, never broken."""
+        """Patch; if this timm does not fit, undo everything and log one warning."""
         self.restore()
         try:
             self.patch(host, self.undo)

@@ -1,4 +1,4 @@
-"""Random warps as one of torchvision's transforms, and as an operation of timm's RandAugment."""
+"""Random warps as a torchvision transform, and as an operation of timm's RandAugment."""
 
 import random
 from typing import Any
@@ -16,7 +16,7 @@ class RandomShape(v2.Transform):  # type: ignore[misc]
     """Warp an image at random, as one of torchvision's v2 transforms.
 
     Takes what they take: a PIL image, a tensor (..., C, H, W) or a sample with one of them inside, such as
-    ``(image, label)``. All images of one call get the same warp, as everywhere in torchvision. Drawn from torch's
+    ``(image, label)``. All images of one call get the same warp, as everywhere in torchvision. Sampled from torch's
     generator.
 
     Args:
@@ -56,22 +56,22 @@ class RandomShape(v2.Transform):  # type: ignore[misc]
                 raise TypeError(f'RandomShape warps images and videos only, got {type(value).__name__}')
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw a warp, or None in its place."""
+        """Sample a warp, or None."""
         if torch.rand(()) >= self.p:
             return {'params': None}
         rng = np.random.Generator(np.random.PCG64(int(torch.randint(2**63 - 1, ()))))
         return {'params': WARPS[self.warp].make_params(rng, self.magnitude)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Warp one image with what was drawn."""
-        drawn: Params | None = params['params']
-        if drawn is None:
+        """Warp one image with these parameters."""
+        record: Params | None = params['params']
+        if record is None:
             return inpt
         if isinstance(inpt, Image.Image):
-            return WARPS[self.warp].apply(inpt, drawn, fill=self.fill)
+            return WARPS[self.warp].apply(inpt, record, fill=self.fill)
         images = inpt.as_subclass(torch.Tensor)
         batch = images.reshape(-1, *images.shape[-3:]) if images.ndim > 4 else images
-        warped = WARPS[self.warp].apply(batch, drawn, fill=self.fill).reshape(images.shape)
+        warped = WARPS[self.warp].apply(batch, record, fill=self.fill).reshape(images.shape)
         return tv_tensors.wrap(warped, like=inpt) if isinstance(inpt, tv_tensors.TVTensor) else warped
 
     # The names of these two in torchvision 0.20.
@@ -83,13 +83,13 @@ class RandomShape(v2.Transform):  # type: ignore[misc]
 def shape_op(image: Image.Image, magnitude: float, warp: str = 'affine', **kwargs: Any) -> Image.Image:
     """Warp an image at random, as an operation of timm's RandAugment; ``functools.partial`` chooses the warp.
 
-    Draws from Python's generator, as timm's operations do.
+    Samples from Python's generator, as timm's operations do.
 
     Args:
         image: Mode L or RGB.
         magnitude: Strength, at least 0. More than 1 counts as 1: timm's magnitudes can exceed their range.
         warp: A name in `WARPS`.
-        kwargs: timm's: ``fillcolor``, one number or three, is honoured. ``resample`` is not: warps are bilinear.
+        kwargs: timm's: ``fillcolor``, one number or three, is honored. ``resample`` is not: warps are bilinear.
 
     Raises:
         ValueError: An unknown warp, a negative magnitude, or another mode.

@@ -1,4 +1,4 @@
-"""Views of an image, which warps are applied to: gray, in colour, its contours."""
+"""Views of an image, which warps are applied to: gray, in color, its contours."""
 
 import importlib
 import math
@@ -28,7 +28,7 @@ def gray(image: Image.Image) -> Image.Image:
 
 
 def rgb(image: Image.Image) -> Image.Image:
-    """The image in colour, mode RGB; a gray one has three equal channels.
+    """The image in color, mode RGB; a gray one has three equal channels.
 
     Args:
         image: Mode L or RGB.

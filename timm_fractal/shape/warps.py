@@ -1,20 +1,20 @@
 """Shape augmentation: warps (affine, homography, elastic, polynomial) and views (gray, rgb, contour) of an image.
 
-A warp is "draw parameters, then apply": `Warp.make_params` draws a record of a few numbers, `Warp.apply` warps PIL
+A warp is "sample parameters, then apply": `Warp.make_params` samples a few numbers, `Warp.apply` warps PIL
 images and tensors with it. Positions are relative to the image: (u, v) is (-1, -1) at the top left corner of the image
 (the corner, not the middle of the pixel in it) and (1, 1) at the bottom right one, so that 1 is half the width or half
 the height. Every warp is a map from the canvas to the image: the pixel at (u, v) shows what the image has at
-(X(u, v), Y(u, v)), bilinear between pixels, and the fill colour where that lies outside of [-1, 1]^2. Positions are
+(X(u, v), Y(u, v)), bilinear between pixels, and the fill color where that lies outside of [-1, 1]^2. Positions are
 rounded to 1/64 pixel and computed from numbers of few bits, so that no sum and no product is rounded, whatever the
 order: a warp of bytes is the same on every machine and device.
 
-X and Y are the identity plus what was drawn, and all warps draw it in the same way: each of their numbers is
-``magnitude * U(-1, 1)`` (half of that for polynomials). What is no image any more is then pulled towards the identity:
-as long as the map turns inside out or stretches some part of the image to more than three times its length, less than a
+X and Y are the identity plus what was sampled, and all warps sample it in the same way: each of their numbers is
+``magnitude * U(-1, 1)`` (half of that for polynomials). Degenerate warps are then shrunk until valid: as long
+as the map turns inside out or stretches some part of the image to more than three times its length, less than a
 third of the canvas shows the image, or the middle of the image is off the canvas, all numbers are multiplied by 0.9.
 
 Only ``random()`` of the generators is used, and a record is made of it by multiplication and rounding alone: the same
-seed draws the same record everywhere.
+seed gives the same record everywhere.
 """
 
 import functools
@@ -32,7 +32,7 @@ from torch.nn import functional
 from .._utils.device import to_device
 
 Array = npt.NDArray[np.float64]
-#: What `Warp.make_params` draws: the name of the warp and its numbers, ready for JSON.
+#: Parameters of a warp: its name and its numbers, ready for JSON.
 Params = dict[str, list[float]]
 Size = int | Sequence[int] | None
 Fill = float | Sequence[float]
@@ -43,7 +43,7 @@ MAX_MAGNITUDE = 1.0
 #: At least this part of the canvas shows the image.
 MIN_COVER = 0.25
 
-# A drawn map is looked at in the corners of this many by this many cells.
+# A warp is checked at the corners of this many by this many cells.
 _CELLS = 16
 # The smallest size of a cell's image in any direction, relative to the cell: beyond it the image is smeared.
 _MIN_LENGTH = 1 / 3
@@ -74,16 +74,16 @@ class Warp(ABC):
     name: ClassVar[str]
     #: How many numbers a record has.
     count: ClassVar[int]
-    #: Half the width of the interval that each number is drawn from, at magnitude 1.
+    #: Half the width of the interval that each number is sampled from, at magnitude 1.
     scale: ClassVar[float] = 1.0
-    # Up to this magnitude no draw has to be pulled back: looking at the map takes longer than drawing it.
+    # Up to this magnitude no warp is degenerate: the check takes longer than sampling.
     _safe: ClassVar[float]
 
     def make_params(self, rng: np.random.Generator, magnitude: float) -> Params:
-        """Draw a warp: each of its numbers is ``scale * magnitude * U(-1, 1)``, see the head of this module.
+        """Sample a warp: each of its numbers is ``scale * magnitude * U(-1, 1)``, see the head of this module.
 
         Args:
-            rng: Source of randomness; ``rng.random(count)`` is drawn once, whatever the magnitude.
+            rng: Source of randomness; ``rng.random(count)`` is called once, whatever the magnitude.
             magnitude: Strength, 0 <= magnitude <= 1; 0 is the identity.
 
         Returns:
@@ -174,8 +174,8 @@ class Warp(ABC):
             have, cpu = (image.width, image.height), torch.device('cpu')
             lines, columns, scale = (part.numpy() for part in self._fields(values, height, width, have, cpu))
             warped = np.empty((height, width, pixels.shape[2]), np.uint8)
-            colour = np.rint(np.broadcast_to(_fill(fill, pixels.shape[2], bytes_only=True), pixels.shape[2:]))
-            kernel(pixels, lines[0], columns.T.copy(), scale, _STEP_BITS, colour.astype(np.uint8), warped)
+            color = np.rint(np.broadcast_to(_fill(fill, pixels.shape[2], bytes_only=True), pixels.shape[2:]))
+            kernel(pixels, lines[0], columns.T.copy(), scale, _STEP_BITS, color.astype(np.uint8), warped)
         return Image.fromarray(warped[:, :, 0] if image.mode == 'L' else np.ascontiguousarray(warped))
 
     def _apply_to_batch(
@@ -234,9 +234,9 @@ class Warp(ABC):
             align_corners=False,
         )
         filled = torch.tensor(_fill(fill, pixels.shape[1], pixels.dtype == torch.uint8), dtype=precise)
-        colour = to_device(filled, device)[:, None, None]
+        color = to_device(filled, device)[:, None, None]
         # With weights 0 and 1 this is one or the other, to the last bit.
-        warped = torch.lerp(colour, warped, inside)
+        warped = torch.lerp(color, warped, inside)
         return (warped if pixels.is_floating_point() else warped.round_()).to(pixels.dtype)
 
     def _positions(
@@ -398,7 +398,7 @@ class Elastic(Warp):
     ``X = u + sum over i, j of dx[i, j] B_i(v) B_j(u)``, and Y alike, with B_i the uniform cubic B-spline around
     ``-1.4 + 0.4 i``. Every control point moves by ``magnitude * U(-1, 1)`` in x and in y: at most magnitude * half the
     image, and so no point moves farther; the mean is a third of that. The record is dx, row after row from the top,
-    then dy. Above a magnitude of about 0.3, more and more draws are pulled back: there would be folds. Above 0.5
+    then dy. Above a magnitude of about 0.3, more and more warps are shrunk: there would be folds. Above 0.5
     nothing gets stronger.
 
     Example:
@@ -435,7 +435,7 @@ class Polynomial(Warp):
     ``X = u + sum over i + j <= 3 of p[i, j] v^i u^j``, and Y alike with q, each of the twenty coefficients
     ``magnitude * U(-1, 1) / 2``. No point moves farther than 5 * magnitude * half the image; in x and in y, 0.3 *
     magnitude is typical of the middle and 0.9 * magnitude of the corners. The record is p with j counting fastest,
-    then q. Above a magnitude of about 0.3, more and more draws are pulled back.
+    then q. Above a magnitude of about 0.3, more and more warps are shrunk.
 
     Example:
         >>> Polynomial().make_params(np.random.default_rng(0), 0.1)['polynomial'][:3]
