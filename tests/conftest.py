@@ -22,7 +22,11 @@ def flower():
     return Image.fromarray(load_sample_image('flower.jpg'))
 
 
-@pytest.fixture(params=('photo', 'gray photo', 'flower', 'fractal'))
+#: What `image` can be.
+IMAGES = ('photo', 'gray photo', 'flower', 'fractal')
+
+
+@pytest.fixture(params=IMAGES)
 def image(request):
     image = request.getfixturevalue(request.param.split()[-1])
     return image.convert('L') if 'gray' in request.param else image

@@ -9,6 +9,7 @@ import PIL
 import pytest
 import timm
 import torch
+from allpairspy import AllPairs
 from PIL import Image, ImageOps
 from timm.data import FastCollateMixup, create_transform
 from timm.data import auto_augment as timm_augment
@@ -159,10 +160,10 @@ def test_nothing_to_do_changes_nothing(image):
         whole = crop[:4]
 
 
-@pytest.mark.parametrize('crop_mode', [None, 'center', 'squash'])
-@pytest.mark.parametrize('crop_pct', [None, 0.9, 1.0])
-@pytest.mark.parametrize('size', [96, (96, 96), (90, 120)])
-@pytest.mark.parametrize('interpolation', ['bilinear', 'bicubic'])
+@pytest.mark.parametrize(
+    'crop_mode, crop_pct, size, interpolation',
+    list(AllPairs([(None, 'center', 'squash'), (None, 0.9, 1.0), (96, (96, 96), (90, 120)), ('bilinear', 'bicubic')])),
+)
 def test_evaluation_is_that_of_timm(photo, fractal, size, crop_pct, crop_mode, interpolation):
     options = dict(crop_pct=crop_pct, crop_mode=crop_mode, interpolation=interpolation)
     if size == (90, 120) and crop_mode != 'squash' and interpolation == 'bicubic' and OLD:

@@ -11,12 +11,14 @@ import sys
 import numpy as np
 import pytest
 import torch
+from allpairspy import AllPairs
 from PIL import Image
 from timm.data.auto_augment import AugmentOp, RandAugment
 from torchvision import transforms as v1
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from tests.conftest import IMAGES
 from timm_fractal.data.fractals import Fractal1
 from timm_fractal.shape import VIEWS, RandomShape, shape_op
 from timm_fractal.shape import warps as shape
@@ -123,9 +125,11 @@ def oracle(pixels, name, params, height, width, fill):
     return result, slack
 
 
-@pytest.mark.parametrize('name', NAMES)
-@pytest.mark.parametrize('magnitude', [0.1, 0.5, 1.0])
-@pytest.mark.parametrize('size', [(20, 28), (31, 40), (45, 16)])
+@pytest.mark.parametrize(
+    'image, name, magnitude, size',
+    list(AllPairs([IMAGES, NAMES, (0.1, 0.5, 1.0), ((20, 28), (31, 40), (45, 16))])),
+    indirect=['image'],
+)
 def test_warps_are_those_of_the_oracle(image, name, magnitude, size):
     small = image.resize((31, 27), Image.Resampling.BOX, (100, 20, 228, 128) if image.width > 300 else None)
     params = draw(name, magnitude, 7)
@@ -158,9 +162,11 @@ def test_the_identity_may_stand_in_a_batch(photo, name):
     assert not torch.equal(warped[1], batch[1])
 
 
-@pytest.mark.parametrize('name', NAMES)
-@pytest.mark.parametrize('size', [None, 224, (100, 60), (37, 300), 1, 700])
-@pytest.mark.parametrize('magnitude', [0, 0.1, 0.6])
+@pytest.mark.parametrize(
+    'image, name, size, magnitude',
+    list(AllPairs([IMAGES, NAMES, (None, 224, (100, 60), (37, 300), 1, 700), (0, 0.1, 0.6)])),
+    indirect=['image'],
+)
 def test_pil_and_tensors_agree(image, name, size, magnitude):
     params = draw(name, magnitude, 3)
     tensor = to_tensor(image)
