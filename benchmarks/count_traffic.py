@@ -93,7 +93,7 @@ def counted(kernels: bool) -> Iterator[Traffic]:
     traffic = Traffic()
     chosen = patch.object(_device, 'triton_kernels', return_value=traffic if kernels else None)
     # As on a GPU, where no cache has to hold what lies between two operations.
-    with chosen, patch.dict(_resample._CHUNK, cpu=_resample._CHUNK_ELSEWHERE), traffic:
+    with chosen, patch.dict(_resample.CHUNK, cpu=_resample.CHUNK_ELSEWHERE), traffic:
         yield traffic
 
 
@@ -101,14 +101,14 @@ def main() -> None:
     dataset = Fractal1(f'fractal1/classes={IMAGES}')
     mixup = FastCollateMixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=IMAGES)
     loader = create_device_loader(dataset, SIZE, IMAGES, device='cpu', collate_fn=mixup, **LOADER)
-    loader._room = IMAGES
+    loader.at_once = IMAGES
     settings = (
         f"A batch of {IMAGES} images, the paper's augmentation, 512 to {SIZE} pixels, gray, mixup, random erasing"
     )
     with Record('count_traffic', settings) as say:
         for name, kernels in (("torch's operations", False), ("Triton's kernels", True)):
             with counted(kernels) as traffic:
-                next(loader._batches(torch.Generator().manual_seed(0)))
+                next(loader.make_batches(torch.Generator().manual_seed(0)))
             each = traffic.bytes / IMAGES / 1e6
             text = (
                 f'{name:18} {each:5.1f} MB an image, {traffic.launches:4} launches: '

@@ -387,7 +387,7 @@ def test_a_device_that_is_not_there_is_named():
 def test_the_log_tells_where_batches_come_from(redraw, caplog):
     caplog.set_level('INFO', 'timm_fractal')
     create(f'{SMALL},loader=device{",redraw=true" * redraw}', is_training=True)
-    what = 'every sample drawn anew' if redraw else '12 images there take 0 MB'
+    what = 'every sample is rendered again' if redraw else '12 images there take 0 MB'
     assert caplog.messages[-1] == f'{SMALL}, train split: batches are made on cpu, {what}'
 
 
@@ -457,11 +457,11 @@ def test_redraw_needs_the_device_and_one_fractal(name):
 @pytest.mark.parametrize('name, room', [(SMALL, 10), ('image1/classes=12,size=64,view=rgb', 3)])
 def test_as_many_images_at_once_as_there_is_room_for(name, room, monkeypatch):
     name = f'{name},loader=device'
-    assert create(name)._room == 32
+    assert create(name).at_once == 32
     monkeypatch.setattr('timm_fractal.device_loader._BYTES_AT_ONCE', 10 * 64**2)
     loader = create(name, batch_size=2, is_training=True)
     groups = [len(group) for _, group in loader._groups()]
-    assert loader._room == room and sum(groups) == len(loader) == 6 and max(groups) == room // 2
+    assert loader.at_once == room and sum(groups) == len(loader) == 6 and max(groups) == room // 2
 
 
 def test_subsets_give_the_samples_of_their_indices():
@@ -523,3 +523,10 @@ def test_a_coloured_data_set_in_gray(tmp_path):
         batches.append(next(iter(loader))[0])
     assert batches[0].shape == (3, 1, 64, 64)
     torch.testing.assert_close(*batches, rtol=0, atol=1e-5)
+
+
+def test_a_million_large_images_are_refused():
+    dataset = timm.data.create_dataset('visualatom/loader=device,size=4096,cache=none', split='train')
+    words = r'1,000,000 images of 16,777,216 bytes, 15,625.0 GB in all, do not fit on cpu: ask for fewer classes'
+    with pytest.raises(MemoryError, match=words):
+        timm.data.create_loader(dataset, (3, 32, 32), 8, is_training=True, device=torch.device('cpu'))

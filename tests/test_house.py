@@ -65,3 +65,21 @@ def test_public_paths_of_the_first_version():
             assert getattr(room, name) is not None and name in dir(room)
     assert timm_fractal.hub.export is timm_fractal.hub.export_weights
     assert callable(timm_fractal.device_loader.create_device_loader)
+
+
+def test_nobody_reaches_into_another_module():
+    """Underscore names are used in their own module; timm's are listed elsewhere, see test_timm_private."""
+    known = {'_utils', '_timm_private', '_version'}
+    timms = {'dataset_factory', 'host', 'registry', 'warp', 'Elastic'}
+    found = []
+    for path in [*PACKAGE.rglob('*.py'), *(PACKAGE.parent / 'benchmarks').glob('*.py')]:
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                names = [] if node.value.id in timms | {'self', 'cls', 'loader'} else [node.attr]
+            else:
+                continue
+            found += [(path.name, n) for n in names if n.startswith('_') and not n.startswith('__') and n not in known]
+    assert found == []

@@ -162,12 +162,15 @@ class DeviceLoader:
             images.spec,
             images.split,
             device,
-            'every sample drawn anew' if redraw else f'{images.num_images} images there take {room / 2**20:.0f} MB',
+            'every sample is rendered again'
+            if redraw
+            else f'{images.num_images} images there take {room / 2**20:.0f} MB',
         )
         self._levels = torch.from_numpy(unpack(np.arange(256, dtype=np.uint8)[:, None], 8)).to(device)
         # A level for each bit of a fractal.
         image = images.spec.size**2 if self._table is None or images.spec.is_packed else self._table[0].numel()
-        self._room = min(_AT_ONCE.get(device.type, _AT_ONCE_ELSEWHERE), _BYTES_AT_ONCE // image)
+        #: Images that are augmented at once, in whole batches, at least one: a mega-batch.
+        self.at_once = min(_AT_ONCE.get(device.type, _AT_ONCE_ELSEWHERE), _BYTES_AT_ONCE // image)
         # Warnings come before the training.
         _device.triton_kernels(device)
         #: The last epoch, and the number of passes over it.
@@ -198,10 +201,11 @@ class DeviceLoader:
     def __iter__(self) -> Iterator[Batch]:
         epoch = getattr(self.sampler, 'epoch', 0)
         self._passed = epoch, self._passed[1] + 1 if self._passed[0] == epoch else 0
-        batches = self._batches(_generator(self.seed, *self._passed))
+        batches = self.make_batches(_generator(self.seed, *self._passed))
         yield from batches if self.device.type == 'cpu' else prefetch(batches, self.device)
 
-    def _batches(self, generator: torch.Generator) -> Iterator[Batch]:
+    def make_batches(self, generator: torch.Generator) -> Iterator[Batch]:
+        """Yield the batches of an epoch, with parameters from a CPU generator; no prefetching."""
         for choice, group in self._groups():
             numbers = torch.tensor([index for batch in group for index in batch])
             if self._indices is not None:
@@ -221,7 +225,7 @@ class DeviceLoader:
             choice = 0
             if isinstance(batch[0], tuple):
                 choice, batch = batch[0][1], [index for index, _ in batch]
-            if group and (choice != last or count + len(batch) > self._room):
+            if group and (choice != last or count + len(batch) > self.at_once):
                 yield last, group
                 group, count = [], 0
             group.append(batch)
@@ -289,7 +293,14 @@ def _table(dataset: SyntheticDataset, device: torch.device) -> Tensor:
     count = dataset.num_images
     in_gray = dataset.input_img_mode == 'L' and dataset.stored(0).shape[2:] == (3,)
     shape = dataset.stored(0).shape[: 2 if in_gray else None]
-    table = torch.empty((count, *shape), dtype=torch.uint8, device=device)
+    try:
+        table = torch.empty((count, *shape), dtype=torch.uint8, device=device)
+    except (RuntimeError, MemoryError) as error:
+        size = count * int(np.prod(shape)) / 2**30
+        raise MemoryError(
+            f'{dataset.spec}: {count:,} images of {size * 2**30 / count:,.0f} bytes, {size:,.1f} GB in all, do not fit '
+            f'on {device}: ask for fewer classes or instances, or leave out loader=device'
+        ) from error
     for start in range(0, count, 1024):
         part = dataset.stored_range(range(start, min(start + 1024, count)))
         if in_gray:

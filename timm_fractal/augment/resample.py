@@ -21,9 +21,9 @@ _ONE = 2.0**22
 # time goes into copying windows that overlap.
 _BLOCK = 32
 # Images per step. On the CPU what a step needs should fit into the cache, elsewhere many images fill the device.
-_CHUNK = {'cpu': 8}
-_CHUNK_ELSEWHERE = 512
-_CHUNK_FUSED = 2048
+CHUNK = {'cpu': 8}
+CHUNK_ELSEWHERE = 512
+CHUNK_TRITON = 2048
 # A kernel keeps all weights of some lines in registers; what shrinks an image more than sixtyfold is not worth one.
 _MOST_TAPS_FUSED = 256
 
@@ -87,7 +87,7 @@ def resample(
     if kernels and max(_most_taps(length, crop.cubic, wanted) for length, wanted in axes) <= _MOST_TAPS_FUSED:
         return _resample_triton(kernels, images, crop, resized, size, offset)
     result = images.new_empty(*images.shape[:2], *size)
-    for part, down_first in _parts(crop, resized, _CHUNK.get(images.device.type, _CHUNK_ELSEWHERE)):
+    for part, down_first in _parts(crop, resized, CHUNK.get(images.device.type, CHUNK_ELSEWHERE)):
         few = Crop(*(values[part] for values in crop))
         rows = _bands(few.height, resized[0], size[0], offset[0], few.cubic, few.vflip, images.device)
         columns = _bands(few.width, resized[1], size[1], offset[1], few.cubic, few.hflip, images.device)
@@ -117,7 +117,7 @@ def _resample_triton(
 ) -> Tensor:
     """`resample` with one pass over the pixels for each axis, in whole numbers as Pillow."""
     result = images.new_empty(*images.shape[:2], *size)
-    for part, down_first in _parts(crop, resized, _CHUNK_FUSED):
+    for part, down_first in _parts(crop, resized, CHUNK_TRITON):
         few = Crop(*(values[part] for values in crop))
         numbers = torch.stack([*few, part, torch.arange(len(part)), torch.zeros_like(part)])
         top, left, height, width, cubic, hflip, vflip, index, place, zero = to_device(numbers, images.device)
