@@ -72,6 +72,8 @@ class Spec:
     has_codes: ClassVar[bool] = False
     #: Whether images have two gray levels and are stored as bits.
     is_packed: ClassVar[bool] = False
+    #: Whether instances of a class are at different places, so that their pixels cannot be compared.
+    moves: ClassVar[bool] = False
 
     @property
     def num_classes(self) -> int:
@@ -421,6 +423,7 @@ class VisualAtomSpec(Spec):
 
     type = 'visualatom'
     dataset = 'visualatom.VisualAtom'
+    moves = True
 
     classes: int = _classes(doc='number of formulas, one per class')
     instances: int = option(1000, 'images per class: another place, other noise', low=1, high=1_000_000)

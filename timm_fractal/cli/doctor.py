@@ -41,6 +41,42 @@ def _one_line(error: BaseException) -> str:
     return ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
 
 
+def examine_dataset(name: str, data_dir: str | Path | None = None) -> Iterator[Check]:
+    """Check whether the classes of a data set can be told apart, and say what to change.
+
+    Args:
+        name: Data set name.
+        data_dir: What ``--data-dir`` is in a training script.
+
+    Raises:
+        ValueError: The data set cannot be made.
+
+    Example:
+        >>> [check.status for check in examine_dataset('fractal1/delta=0.2,classes=16,size=64,points=5000')]
+        ['ok', 'ok']
+    """
+    from ..data import separability
+    from ..data.base import create
+
+    dataset = create(name, root=data_dir)
+    spec, found = dataset.spec, separability.measure(dataset, data_dir)
+    k, fill = found.emptiest
+    yield Check('ok', f'{spec}: {found.fill:.1%} of the pixels are not black; class {k}, the emptiest, {fill:.1%}')
+    count = min(separability.CLASSES, spec.num_classes)
+    text = (
+        f'of {count} classes at {separability.SIZE} x {separability.SIZE} pixels {found.confused:.1%} of the pairs are '
+        f'no farther from each other than two crops of one class (limit {separability.LIMIT:.0%}); '
+        f'{found.nearest:.0%} of the crops are nearest to their own class'
+    )
+    if spec.moves:
+        yield Check('ok', f'{text}: no measure here, since its instances are at different places')
+    elif found.confused <= separability.LIMIT:
+        yield Check('ok', text)
+    else:
+        delta = separability.larger_delta(spec, data_dir)
+        yield Check('warn', text, f'take delta={delta:g}' if delta else 'no larger delta helps: take another data set')
+
+
 #: What is imported, by the name of its distribution.
 _MODULES = {
     'torch': 'torch',

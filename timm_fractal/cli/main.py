@@ -59,8 +59,9 @@ _PUBLISH_EXAMPLES = """examples:
 The token is that of `hf auth login`, or HF_TOKEN. An interrupted upload is completed by the same command.
 """
 
-_DOCTOR_EXAMPLES = """example:
+_DOCTOR_EXAMPLES = """examples:
   timm-fractal doctor
+  timm-fractal doctor --dataset fractal1/delta=0.01
 
 The exit code is 1 if a line says FAIL, else 0.
 """
@@ -318,14 +319,21 @@ def _publish(args: Any) -> int:
 
 
 def _add_doctor(commands: Any) -> None:
-    _add_command(commands, 'doctor', _doctor, 'check the set-up', _DOCTOR_EXAMPLES)
+    parser = _add_command(commands, 'doctor', _doctor, 'check the set-up, or a data set', _DOCTOR_EXAMPLES)
+    parser.add_argument(
+        '--dataset', dest='name', default=argparse.SUPPRESS, metavar='NAME', help='can its classes be told apart?'
+    )
+    parser.add_argument('--data-dir', metavar='PATH', help='image, images or file of parameters, with --dataset')
 
 
 def _doctor(args: Any) -> int:
     from . import doctor
 
+    name = getattr(args, 'name', None)
+    if args.data_dir and name is None:
+        args.parser.error('--data-dir has no meaning without --dataset NAME')
     failed = False
-    for check in doctor.run():
+    for check in doctor.run() if name is None else doctor.examine_dataset(name, args.data_dir):
         _say(f'{check.status:<5} {check.text}' + (f' -> {check.advice}' if check.advice else ''), flush=True)
         failed |= check.status == 'FAIL'
     return int(failed)

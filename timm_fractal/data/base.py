@@ -134,8 +134,8 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
         """Render images as they are stored, shape (B, ...), into ``out`` if it is given."""
 
     @abstractmethod
-    def _to_pil(self, stored: Pixels) -> Image.Image:
-        """Make an image of mode `input_img_mode`."""
+    def _to_pil(self, stored: Pixels, mode: str) -> Image.Image:
+        """Make an image of mode ``'RGB'`` or ``'L'``."""
 
     def _fill(self) -> None:
         """Render all images into the table, if there is one."""
@@ -200,7 +200,7 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
                 'timm.data.create_loader alone',
                 self.spec.name(),
             )
-        image: Any = self._to_pil(self.stored(number))
+        image: Any = self.image(number, self.input_img_mode)
         target: Any = number % self.num_classes
         if self.transform is not None:
             image = self.transform(image)
@@ -216,6 +216,10 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
             (size, size, 3).
         """
         return self._render([number])[0] if self._table is None else self._table[number].numpy()
+
+    def image(self, number: int, mode: str = 'RGB') -> Image.Image:
+        """Image ``number`` (``instance * classes + class``) of mode ``'RGB'`` or ``'L'``, without transforms."""
+        return self._to_pil(self.stored(number), mode)
 
     def stored_range(self, numbers: range) -> Pixels:
         """Images one after the other as `stored` gives them, shape (B, ...)."""
@@ -296,8 +300,8 @@ class PixelDataset(SyntheticDataset):
         draws = stream(self.spec.seed, Stream.JITTER, number).random(5)
         return np.asarray(jitter(Image.fromarray(pixels), draws.tolist()))
 
-    def _to_pil(self, stored: Pixels) -> Image.Image:
-        return Image.fromarray(stored).convert(self.input_img_mode)
+    def _to_pil(self, stored: Pixels, mode: str) -> Image.Image:
+        return Image.fromarray(stored).convert(mode)
 
 
 def jitter(image: Image.Image, draws: Sequence[float]) -> Image.Image:

@@ -72,8 +72,8 @@ class FractalDataset(SyntheticDataset):
     def _render(self, numbers: Sequence[int], out: Pixels | None = None) -> Pixels:
         return categories.render_images(self.spec, self.split, self.family, numbers, out).bits
 
-    def _to_pil(self, stored: Pixels) -> Image.Image:
-        if self.input_img_mode == 'L':
+    def _to_pil(self, stored: Pixels, mode: str) -> Image.Image:
+        if mode == 'L':
             return Image.fromarray(unpack(stored, self.spec.size))
         height, width = len(stored), 8 * stored.shape[1]
         pixels: Any = np.take(_RGBX_OF_BYTE, stored, axis=0).data

@@ -21,6 +21,7 @@ Every name was checked with the versions in `timm_fractal._timm_private.CHECKED`
 import difflib
 import functools
 import inspect
+import logging
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,8 @@ from .hook import Undo, set_attribute, set_item
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
+
+_logger = logging.getLogger('timm_fractal')
 
 #: What is patched, or added to; a test walks it. timm lacks some of those in `PATCHED_IF_THERE` in some versions.
 PATCHED = (
@@ -156,7 +159,19 @@ def _our_dataset(name: str, split: str = 'validation', **options: Any) -> 'Datas
         if options.pop(option):
             raise ValueError(f'{option} has no meaning for the rendered data set {name!r}: leave it out')
     options = {k: v for k, v in options.items() if k not in _WITHOUT_MEANING and v is not None}
-    return create(name, split=split, **options)
+    dataset = create(name, split=split, **options)
+    _warn_if_alike(dataset, options.get('root'))
+    return dataset
+
+
+def _warn_if_alike(dataset: Any, root: Any) -> None:
+    from ..data import separability
+
+    try:
+        separability.warn(dataset, root)
+    except Exception as error:
+        # Diagnostics: the data set itself is ready.
+        _logger.debug('cannot measure %s: %r', dataset, error)
 
 
 def _torch_dataset(name: str, train: bool, download: bool = False, **options: Any) -> 'Dataset[Any]':

@@ -1,0 +1,60 @@
+"""The measure of whether classes can be told apart, against what is known of data sets."""
+
+import logging
+
+import pytest
+from PIL import Image
+from timm.data import create_dataset
+
+from timm_fractal.cli import main
+from timm_fractal.data import separability
+from timm_fractal.data.base import create
+
+SMALL = 'classes=32,size=64,points=5000,patch=fill'
+
+
+@pytest.fixture(autouse=True)
+def nothing_measured():
+    separability._measured.clear()
+
+
+def test_it_falls_with_delta():
+    names = [f'fractal1/{SMALL},delta={delta}' for delta in (0, 0.01, 0.05, 0.2, 0.4)]
+    values = [separability.measure(create(name)).confused for name in names]
+    assert values == sorted(values, reverse=True) and values[0] > 0.4 and values[1] > 0.25 and values[3] < 0.1
+
+
+def test_a_warning_once(caplog):
+    name = f'fractal1/{SMALL},delta=0.01'
+    with caplog.at_level(logging.WARNING):
+        create_dataset(name, split='train')
+        create_dataset(name, split='train')
+        create_dataset(name, split='validation')
+    (record,) = [record for record in caplog.records if 'pairs of classes' in record.getMessage()]
+    assert 'delta=0.01' in record.getMessage() and 'larger delta' in record.getMessage()
+
+
+@pytest.mark.parametrize('name', ['fractal1', 'ofdb', f'fractal1/{SMALL},delta=0.2', 'visualatom/cache=none'])
+def test_no_warning(name, caplog):
+    with caplog.at_level(logging.WARNING):
+        create_dataset(name, split='train')
+    assert not caplog.records
+
+
+def test_a_failing_measure_does_not_matter(monkeypatch):
+    monkeypatch.setattr(separability, 'measure', lambda *_: 1 / 0)
+    assert len(create_dataset(f'fractal1/{SMALL}', split='train')) == 32
+
+
+def test_doctor_says_what_to_change(capsys, tmp_path):
+    assert main(['doctor', '--dataset', f'fractal1/{SMALL},delta=0.01']) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    delta = float(last.rpartition('take delta=')[2])
+    assert last.startswith('warn') and 0.01 < delta < 0.4
+    assert main(['doctor', '--dataset', f'fractal1/{SMALL},delta={delta}']) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith('ok')
+    Image.linear_gradient('L').save(tmp_path / 'x.png')
+    assert main(['doctor', '--dataset', 'image1/classes=8,size=64', '--data-dir', str(tmp_path)]) == 0
+    assert main(['doctor', '--dataset', 'fractal2']) == 2
+    with pytest.raises(SystemExit):
+        main(['doctor', '--data-dir', str(tmp_path)])

@@ -1,0 +1,138 @@
+"""Can the classes of a data set be told apart? A measure of a fraction of a second, before hours of training."""
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from .._utils.rng import Stream, stream
+from ..spec import Spec
+from .base import SyntheticDataset, create, is_primary
+
+_logger = logging.getLogger(__name__)
+
+#: Classes that are compared with each other.
+CLASSES = 64
+#: Width and height that images are reduced to, in pixels: what a model of small resolution sees of shapes.
+SIZE = 32
+#: Smallest side of a crop, relative to the image.
+MIN_SIDE = 0.8
+#: Beyond this part of confused pairs a data set is suspicious. In the sweep over delta (docs/results.md, 400,000
+#: samples at 32 pixels) 0.115 of the pairs are confused with delta 0.1, of which 40 % of 100 classes were learned, and
+#: 0.225 with delta 0.05, of which 18 % were; noise, of which 2 % were, has 0.27.
+LIMIT = 0.2
+
+_Vectors = npt.NDArray[np.float64]
+
+
+class Separability(NamedTuple):
+    """What `measure` finds.
+
+    Attributes:
+        confused: Part of the pairs of classes, from 0 to 1, in which another class is no farther than a crop of the
+            same class.
+        nearest: Part of the classes whose crop is nearest to its own class.
+        fill: Mean part of the pixels that are not black.
+        emptiest: The class with the fewest of them, and its part.
+    """
+
+    confused: float
+    nearest: float
+    fill: float
+    emptiest: tuple[int, float]
+
+
+def measure(dataset: SyntheticDataset, root: str | Path | None = None) -> Separability:
+    """Compare the first `CLASSES` training images with crops of the validation images of the same classes.
+
+    Both are reduced to `SIZE` pixels; a crop has `MIN_SIDE` to 1 of each side, at a random place.
+
+    Args:
+        dataset: The training split.
+        root: What it was made with.
+
+    Example:
+        >>> found = measure(create('fractal1/classes=16,size=64,points=5000'))
+        >>> 0 <= found.confused < 0.2 < found.nearest <= 1
+        True
+    """
+    count = min(CLASSES, dataset.num_classes)
+    held_out = create(_few(dataset.spec, count, root), 'validation', root=root, input_img_mode='L')
+    own = np.stack([_vector(dataset, k, crop=False) for k in range(count)])
+    other = np.stack([_vector(held_out, k, crop=True) for k in range(count)])
+    distance = (own**2).sum(1)[:, None] + (other**2).sum(1) - 2 * own @ other.T
+    # Rounded, so that equal images are equally far.
+    distance = distance.round(3)
+    confused = (distance <= np.diag(distance)).sum() - count
+    fills = [np.count_nonzero(np.asarray(dataset.image(k, 'L'))) / dataset.spec.size**2 for k in range(count)]
+    emptiest = int(np.argmin(fills))
+    return Separability(
+        float(confused / (count * (count - 1))),
+        float((distance.argmin(0) == np.arange(count)).mean()) if confused < count * (count - 1) else 0.0,
+        float(np.mean(fills)),
+        (emptiest, float(fills[emptiest])),
+    )
+
+
+def _few(spec: Spec, count: int, root: str | Path | None) -> Spec:
+    """The same data set without what is not looked at; what is read goes with the number of classes."""
+    few = spec.canonical() if root is not None else spec.canonical().first(count)
+    changed: dict[str, Any] = {'cache': 'none'}
+    return dataclasses.replace(few, **changed)
+
+
+def _vector(dataset: SyntheticDataset, k: int, crop: bool) -> _Vectors:
+    image = dataset.image(k, 'L')
+    box = (0.0, 0.0, float(image.width), float(image.height))
+    if crop:
+        side, x, y = stream(0, Stream.JITTER, k).random(3)
+        side = (MIN_SIDE + (1 - MIN_SIDE) * side) * image.width
+        x, y = x * (image.width - side), y * (image.height - side)
+        box = (x, y, x + side, y + side)
+    return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BOX, box), np.float64).ravel()
+
+
+def larger_delta(spec: Spec, root: str | Path | None = None) -> float | None:
+    """Find the smallest of 1.5, 2, 3, 4, 6, ... times delta at which classes can be told apart; None if none is."""
+    options: dict[str, Any] = vars(spec)
+    if 'delta' not in options:
+        return None
+    for factor in (1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32):
+        delta: float = round(factor * options['delta'], 3)
+        try:
+            changed: dict[str, Any] = {'delta': delta, 'cache': 'none'}
+            few = dataclasses.replace(_few(spec, min(CLASSES, spec.num_classes), root), **changed)
+            if measure(create(few, root=root), root).confused <= LIMIT / 2:
+                return delta
+        except ValueError:
+            return None
+    return None
+
+
+def advice(spec: Spec, found: Separability) -> str:
+    """Say what is wrong and what to change; empty if nothing is."""
+    if found.confused <= LIMIT or spec.moves:
+        return ''
+    return (
+        f'{found.confused:.0%} of its pairs of classes are no farther from each other than two crops of one class: a '
+        f'model may not learn them. Take a larger delta, a larger sigma or more base fractals, or see timm-fractal '
+        f'doctor --dataset'
+    )
+
+
+_measured: set[str] = set()
+
+
+def warn(dataset: SyntheticDataset, root: str | Path | None = None) -> None:
+    """Log a warning if the classes of a training split can hardly be told apart, once per data set."""
+    name = str(dataset.spec)
+    if dataset.split != 'train' or dataset.spec.moves or name in _measured or not is_primary():
+        return
+    _measured.add(name)
+    words = advice(dataset.spec, measure(dataset, root))
+    if words:
+        _logger.warning('%s: %s', name, words)
