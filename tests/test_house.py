@@ -10,6 +10,7 @@ PACKAGE = Path(timm_fractal.__file__).parent
 # From the top of the house to its cellar; the package's own door stands above all.
 ROOMS = [
     'cli',
+    'explore',
     'plugin',
     'hub',
     'device_loader',

@@ -15,6 +15,7 @@ from ..spec import parse_name
 _EXAMPLES = """examples:
   timm-fractal preview fractal1/delta=0.05 -o fractals.png
   timm-fractal preview fractal1 --sweep delta -o delta.png
+  timm-fractal explore
   timm-fractal export fractal1/classes=100 data/fractal100 --split all
   timm-fractal export-weights output/train/fractal/last.pth.tar my_model
   timm-fractal publish my_model --repo-id me/my_model
@@ -29,6 +30,15 @@ _PREVIEW_EXAMPLES = """examples:
   timm-fractal preview fractal1 --sweep delta --values 0.01,0.05,0.1,0.2,0.4
   timm-fractal preview fractal1 --sweep seed --values 0,1,2,3,4,5
   timm-fractal preview image1 --data-dir photo.jpg --sweep warp
+"""
+
+_EXPLORE_EXAMPLES = """examples:
+  timm-fractal explore
+  timm-fractal explore fractal1/delta=0.05,seed=3 --port 8000
+  timm-fractal explore image1 --data-dir photo.jpg
+
+It needs Gradio: pip install 'timm-fractal[explore]'. The page can be reached from this machine alone, unless --host
+says otherwise.
 """
 
 _EXPORT_EXAMPLES = """examples:
@@ -128,7 +138,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('--version', action='version', version=f'%(prog)s {__version__}')
     commands = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
-    for add in (_add_preview, _add_export, _add_export_weights, _add_convert, _add_publish, _add_doctor):
+    for add in (_add_preview, _add_explore, _add_export, _add_export_weights, _add_convert, _add_publish, _add_doctor):
         add(commands)
     return parser
 
@@ -145,8 +155,9 @@ def _add_command(commands: Any, name: str, run: Callable[[Any], int], summary: s
     return parser
 
 
-def _add_dataset(parser: Any) -> None:
-    parser.add_argument('name', metavar='NAME', help="data set name, e.g. fractal1 or 'fractal1/delta=0.05'")
+def _add_dataset(parser: Any, default: str | None = None) -> None:
+    words = "data set name, e.g. fractal1 or 'fractal1/delta=0.05'"
+    parser.add_argument('name', metavar='NAME', nargs='?' if default else None, default=default, help=words)
     parser.add_argument(
         '--data-dir',
         metavar='PATH',
@@ -189,6 +200,23 @@ def _preview(args: Any) -> int:
         sheet = preview.contact_sheet(args.name, count=count, columns=args.columns, **options)
     preview.save(sheet, args.output)
     _say(f'{args.output}: {sheet.width} x {sheet.height} pixels')
+    return 0
+
+
+def _add_explore(commands: Any) -> None:
+    summary = 'open a page on which the data sets can be seen and chosen'
+    parser = _add_command(commands, 'explore', _explore, summary, _EXPLORE_EXAMPLES)
+    _add_dataset(parser, default='fractal1')
+    parser.add_argument('--host', metavar='ADDRESS', default='127.0.0.1', help='address to listen at (%(default)s)')
+    parser.add_argument('--port', type=int, metavar='N', help='port (the first free one from 7860)')
+
+
+def _explore(args: Any) -> int:
+    if args.port is not None and not 1 <= args.port <= 65535:
+        raise ValueError(f'--port must be from 1 to 65535, got {args.port}')
+    from ..explore import launch
+
+    launch(args.name, args.data_dir, args.host, args.port)
     return 0
 
 

@@ -1,115 +1,14 @@
-"""Contact sheets: what the classes of a data set look like, and what an option does to them."""
+"""Contact sheets as files: what the classes of a data set look like, and what an option does to them."""
 
-import dataclasses
-import math
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from .._utils.atomic import atomic_write
-from .._utils.messages import nearest
-from ..data.base import create
-from ..spec import Spec, parse_name
+from ..explore.sheets import SWEEPS, contact_sheet, sweep
 from .export_images import check_writable
 
-#: What `sweep` shows when no values are given. The sigma-factor of two maps is less than 6.
-SWEEPS = {'delta': ('0.01', '0.05', '0.1', '0.2', '0.4'), 'sigma': ('3.5', '4', '4.5', '5', '5.5')}
-
-# Options that say how many images there are: those shown do not depend on them.
-_NUMBERS = ('classes', 'instances')
-
-_GAP = 2
-_PAPER, _INK = '#303030', '#ffffff'
-
-
-def contact_sheet(
-    name: str,
-    split: str = 'train',
-    count: int = 32,
-    columns: int | None = None,
-    tile: int = 128,
-    data_dir: str | Path | None = None,
-) -> Image.Image:
-    """Render the first classes of a data set side by side.
-
-    Args:
-        name: Data set name, for instance ``'fractal1/delta=0.05'``.
-        split: ``'train'`` or ``'validation'``.
-        count: Number of classes, at least 1; all classes if the data set has fewer.
-        columns: Tiles in a row; by default the sheet is about twice as wide as high.
-        tile: Width and height of an image on the sheet, in pixels.
-        data_dir: What ``--data-dir`` is in a training script: an image or a file that the data set is made from.
-
-    Returns:
-        An image, gray but for a colored data set, black and white where the data set is black and gray.
-
-    Raises:
-        ValueError: An argument is out of range, or the data set cannot be rendered.
-
-    Example:
-        >>> contact_sheet('fractal1/classes=6,size=64,points=3000', columns=3, tile=32).size
-        (104, 70)
-    """
-    _check(count=count, columns=columns, tile=tile)
-    spec = parse_name(name)
-    # What is read, a file of parameters or a folder of images, goes with the number of classes.
-    images = _images(spec if data_dir else _fewer(spec, count), split, count, tile, data_dir)
-    columns = columns or math.ceil(math.sqrt(2 * len(images)))
-    return _sheet([images[start : start + columns] for start in range(0, len(images), columns)], tile)
-
-
-def sweep(
-    name: str,
-    option: str,
-    values: Sequence[str] | None = None,
-    split: str = 'train',
-    columns: int = 8,
-    tile: int = 128,
-    data_dir: str | Path | None = None,
-) -> Image.Image:
-    """Render the first classes once per value of an option; nothing else changes, the seed included.
-
-    Args:
-        name: Data set name; its own value of ``option`` does not matter.
-        option: An option of the data set, for instance ``'delta'``.
-        values: As they are written in a name; by default all words of an option that takes one of a few, and for
-            ``'delta'`` and ``'sigma'`` some of the range.
-        split: ``'train'`` or ``'validation'``.
-        columns: Number of classes, at least 1.
-        tile: Width and height of an image on the sheet, in pixels.
-        data_dir: What ``--data-dir`` is in a training script: an image or a file that the data set is made from.
-
-    Returns:
-        An image as that of `contact_sheet`, one row per value, with the value at its left.
-
-    Raises:
-        ValueError: An argument is out of range, or one of the data sets cannot be rendered.
-
-    Example:
-        >>> sheet = sweep('fractal1/size=64,points=3000', 'delta', ['0', '0.3'], columns=4, tile=32)
-        >>> sheet.height
-        70
-    """
-    _check(columns=columns, tile=tile)
-    spec = parse_name(name)
-    # An option that changes no image has nothing to show, and the number of classes is the number of columns.
-    options = [field.name for field in dataclasses.fields(spec) if field.metadata['images']]
-    options = [name for name in options if name not in _NUMBERS]
-    if option not in options:
-        raise ValueError(f'{spec.type}: cannot sweep {option!r}; {nearest(option, options)}')
-    choices = {field.name: field.metadata['choices'] for field in dataclasses.fields(spec)}
-    values = values or SWEEPS.get(option) or choices[option]
-    if not values:
-        raise ValueError(
-            f'values must be given for the option {option!r}: only {", ".join(SWEEPS)} and words have defaults'
-        )
-    specs = [_with(spec, option, value) for value in values]
-    if data_dir is None:
-        specs = [_fewer(spec, columns) for spec in specs]
-    rows = [_images(changed, split, columns, tile, data_dir) for changed in specs]
-    return _sheet(rows, tile, [f'{option}={value}' for value in values])
+__all__ = ['SWEEPS', 'check_output', 'contact_sheet', 'save', 'sweep']
 
 
 def save(sheet: Image.Image, path: str | Path) -> None:
@@ -135,57 +34,3 @@ def check_output(path: str | Path) -> None:
     if not path.parent.is_dir():
         raise FileNotFoundError(f'output must lie in an existing folder, got {str(path)!r}')
     check_writable(path.parent)
-
-
-def _check(**numbers: int | None) -> None:
-    for name, value in numbers.items():
-        low, high = (8, 4096) if name == 'tile' else (1, 10_000)
-        if value is not None and not low <= value <= high:
-            raise ValueError(f'{name} must be from {low} to {high}, got {value}')
-
-
-def _fewer(spec: Spec, count: int) -> Spec:
-    """The same data set without the classes and instances that are not shown."""
-    fields: dict[str, Any] = {field.name: field for field in dataclasses.fields(spec)}
-    spec = spec.first(min(spec.num_classes, max(count, fields['classes'].metadata['low'])))
-    single: Any = {'instances': 1} if 'instances' in fields else {}
-    return dataclasses.replace(spec, **single)
-
-
-def _with(spec: Spec, option: str, text: str) -> Spec:
-    # Parsed as the name that the user would have written: the same rules, the same errors.
-    values = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
-    return spec.parse(','.join(f'{key}={value}' for key, value in {**values, option: text}.items()))
-
-
-def _images(spec: Spec, split: str, count: int, tile: int, data_dir: str | Path | None) -> list[Image.Image]:
-    # Only what is shown is rendered.
-    uncached: Any = dataclasses.replace(spec.canonical(), **{'cache': 'none'})
-    dataset = create(uncached, split=split, root=data_dir, input_img_mode=spec.mode)
-    images = (dataset[i][0] for i in range(min(count, dataset.num_classes)))
-    return [_tile(image, tile) for image in images]
-
-
-def _tile(image: Image.Image, tile: int) -> Image.Image:
-    # Gray 127 on black is dark to look at, and darker still once a thin line has been averaged with its surroundings.
-    if image.mode == 'L' and image.getextrema()[1] <= 127:  # type: ignore[operator]
-        image = image.point([min(255, 2 * level) for level in range(256)])
-    # The mean of all pixels: whatever else would let thin lines come and go.
-    resample = Image.Resampling.BOX if tile < image.width else Image.Resampling.NEAREST
-    return image.resize((tile, tile), resample)
-
-
-def _sheet(rows: Sequence[Sequence[Image.Image]], tile: int, labels: Sequence[str] = ()) -> Image.Image:
-    scratch = ImageDraw.Draw(Image.new('L', (1, 1)))
-    boxes = [scratch.textbbox((0, 0), label) for label in labels]
-    margin = math.ceil(max((box[2] for box in boxes), default=-4 * _GAP)) + 4 * _GAP
-    step = tile + _GAP
-    mode = 'RGB' if any(image.mode == 'RGB' for row in rows for image in row) else 'L'
-    sheet = Image.new(mode, (margin + step * len(rows[0]) + _GAP, step * len(rows) + _GAP), _PAPER)
-    for number, row in enumerate(rows):
-        for column, image in enumerate(row):
-            sheet.paste(image, (margin + _GAP + step * column, _GAP + step * number))
-    draw = ImageDraw.Draw(sheet)
-    for number, (label, box) in enumerate(zip(labels, boxes, strict=True)):
-        draw.text((2 * _GAP, _GAP + step * number + (tile - box[3]) / 2), label, fill=_INK)
-    return sheet

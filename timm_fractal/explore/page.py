@@ -1,0 +1,334 @@
+"""The page: Gradio's components around `controls`, `pictures` and `recipes`. Only this module needs Gradio."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..spec import SPECS, Spec, parse_name
+from . import pictures, recipes, uploads
+from .controls import Control, Reading, controls, read_controls, read_name, steps, values
+from .sheets import SWEEPS, sweepable
+from .uploads import Source
+
+try:
+    import gradio as gr
+except ImportError as error:
+    raise ImportError("the page needs Gradio: pip install 'timm-fractal[explore]'") from error
+
+#: Where the page can be reached from: this machine alone.
+LOOPBACK = '127.0.0.1'
+
+_TABS = ('Classes', 'Sweep', 'One class', 'Training samples', 'Train')
+
+# What an event does: the last change counts, and those before it are left out.
+_LAST: dict[str, Any] = dict(trigger_mode='always_last')
+# Names and controls answer at once, whatever is being rendered.
+_AT_ONCE: dict[str, Any] = _LAST | dict(queue=False, show_progress='hidden')
+
+
+def launch(
+    name: str = 'fractal1',
+    data_dir: str | Path | None = None,
+    host: str = LOOPBACK,
+    port: int | None = None,
+    wait: bool = True,
+) -> Any:
+    """Open the page and serve it until the process is interrupted.
+
+    Args:
+        name: Data set name that is shown first.
+        data_dir: What ``--data-dir`` is in a training script, for data sets of that type.
+        host: Address that the page can be reached at; by default from this machine alone.
+        port: By default the first free one from 7860.
+        wait: Whether to return only when the page is closed.
+
+    Returns:
+        The page, which has ``close()``, and ``local_url``.
+
+    Raises:
+        ValueError: The name is not valid.
+        OSError: ``data_dir`` does not exist, or the port is taken.
+        ImportError: Gradio is not installed.
+    """
+    page = make_page(name, data_dir)
+    page.queue(max_size=64, default_concurrency_limit=2)
+    page.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        ssr_mode=False,
+        quiet=True,
+        max_file_size=uploads.MAX_BYTES,
+        prevent_thread_lock=True,
+    )
+    if wait:
+        print(f'timm-fractal explore: {page.local_url} (Ctrl-C ends it)', flush=True)
+        page.block_thread()
+    return page
+
+
+def make_page(name: str = 'fractal1', data_dir: str | Path | None = None) -> Any:
+    """Make the page without serving it; arguments and errors are those of `launch`.
+
+    Returns:
+        ``gradio.Blocks``.
+    """
+    start = parse_name(name)
+    own = uploads.local(data_dir) if data_dir else None
+    # What visitors leave is deleted after an hour.
+    with gr.Blocks(title='timm-fractal', analytics_enabled=False, delete_cache=(600, 3600)) as page:
+        _Page(start, own).build(page)
+    return page
+
+
+class _Page:
+    """Components and what happens to them. It has no state: what a visitor does stays in the visitor's browser."""
+
+    def __init__(self, start: Spec, own: Source | None) -> None:
+        self.start, self.own = start, own
+        self.problems: dict[str, Any] = {}
+        self.groups: dict[str, Any] = {}
+        self.fields: dict[str, list[Any]] = {}
+
+    def build(self, page: Any) -> None:
+        start = self.start
+        gr.Markdown('# timm-fractal\nData sets that are rendered from a few numbers, as a training sees them.')
+        with gr.Row():
+            with gr.Column(scale=1, min_width=300):
+                self.name = gr.Textbox(start.name(), label='Data set', info='type/option=value,...; Enter reads it')
+                self.message = gr.Markdown(visible=False, elem_id='message')
+                self.kind = gr.Dropdown(list(SPECS), value=start.type, label='Type')
+                with gr.Group(visible=start.reads == 'images') as self.photo_group:
+                    self.photo = gr.File(label='Photograph', elem_id='photo', height=120)
+                for kind, spec in SPECS.items():
+                    with gr.Column(visible=kind == start.type, elem_id=f'options-{kind}') as self.groups[kind]:
+                        current = start if kind == start.type else spec()
+                        self.fields[kind] = [
+                            _component(kind, control, value) for control, value in zip(controls(spec), values(current))
+                        ]
+            with gr.Column(scale=3, min_width=320):
+                self.note = gr.Markdown(elem_id='note')
+                with gr.Tabs() as self.tabs:
+                    for label, build in zip(
+                        _TABS, (self._classes, self._sweep, self._one_class, self._samples, self._train)
+                    ):
+                        with gr.Tab(label, id=label):
+                            self.problems[label] = gr.Markdown(visible=False, elem_classes='problem')
+                            build()
+        # The last valid name, and the tab that is seen.
+        self.valid, self.active = gr.State(start.name()), gr.State(_TABS[0])
+        self._connect(page)
+
+    def _classes(self) -> None:
+        with gr.Row():
+            self.sheets = [
+                _image(f'{words}: the first {pictures.CLASSES} classes', f'sheet-{split}')
+                for split, words in (('train', 'Training'), ('validation', 'Validation'))
+            ]
+
+    def _sweep(self) -> None:
+        options = sweepable(self.start)
+        with gr.Row():
+            self.option = gr.Dropdown(options, value=_first(options), label='Option', elem_id='sweep-option')
+            self.values = gr.Textbox(
+                label='Values', info=f'separated by commas, at most {pictures.MAX_ROWS}; empty: some of the range'
+            )
+        self.sweep_picture = _image(f'The first {pictures.ROW} classes, one row per value', 'sweep')
+
+    def _one_class(self) -> None:
+        self.number = gr.Slider(0, pictures.LAST_CLASS, value=0, step=1, label='Class', elem_id='class-number')
+        with gr.Row():
+            self.large = _image('The class', 'large')
+            self.instances = _image('Its images', 'instances')
+
+    def _samples(self) -> None:
+        with gr.Row():
+            names = list(recipes.RECIPES)
+            self.recipe = gr.Dropdown(names, value=names[0], label='Recipe', elem_id='recipe')
+            self.model = gr.Dropdown(
+                list(recipes.MODELS),
+                value=recipes.MODELS[0],
+                label='Model',
+                info='any name of timm; its input size is that of the samples',
+                allow_custom_value=True,
+                elem_id='model',
+            )
+            self.seed = gr.Number(0, label='Which samples', precision=0, elem_id='samples-seed')
+        self.gallery = gr.Gallery(
+            label=f'{pictures.SAMPLES} samples, augmented and mixed',
+            columns=4,
+            format='png',
+            interactive=False,
+            object_fit='contain',
+            elem_id='samples',
+        )
+
+    def _train(self) -> None:
+        gr.Markdown(
+            "timm's train.py; the recipe and the model are those of the samples. The augmentation is in both forms, "
+            'optimizer and schedule are for you to choose.'
+        )
+        self.command = gr.Textbox(label='Command line', lines=4, interactive=False, elem_id='command')
+        self.config = gr.Code(label='The same for train.py --config', interactive=False, elem_id='config')
+
+    def _connect(self, page: Any) -> None:
+        everything = [
+            self.name,
+            self.kind,
+            self.message,
+            self.valid,
+            self.photo_group,
+            *self.groups.values(),
+            *(field for fields in self.fields.values() for field in fields),
+        ]
+        gr.on([self.name.submit, self.name.blur], self._from_name, [self.name], everything, **_AT_ONCE)
+        self.kind.input(self._from_name, [self.kind], everything, **_AT_ONCE)
+        for kind, fields in self.fields.items():
+            for field in fields:
+                field.input(
+                    functools.partial(self._from_controls, kind),
+                    fields,
+                    [self.name, self.message, self.valid, *fields],
+                    **_AT_ONCE,
+                )
+        self.tabs.select(_selected, None, [self.active], **_AT_ONCE)
+        gr.on(
+            [page.load, self.valid.change],
+            self._options,
+            [self.valid, self.option],
+            [self.option, self.note],
+            **_AT_ONCE,
+        )
+        changed = [page.load, self.valid.change, self.active.change, self.photo.change]
+        tabs: list[tuple[Callable[..., list[Any]], list[Any], list[Any]]] = [
+            (_draw_classes, [], self.sheets),
+            (_draw_sweep, [self.option, self.values], [self.sweep_picture]),
+            (_draw_class, [self.number], [self.large, self.instances]),
+            (_draw_samples, [self.recipe, self.model, self.seed], [self.gallery]),
+            (_write_command, [self.recipe, self.model], [self.command, self.config]),
+        ]
+        for label, (draw, own, outputs) in zip(_TABS, tabs):
+            gr.on(
+                [*changed, *(component.change for component in own)],
+                functools.partial(self._show, label, draw, len(outputs)),
+                [self.active, self.valid, self.photo, *own],
+                [*outputs, self.problems[label]],
+                **_LAST,
+            )
+
+    # From here on: what events do.
+
+    def _from_name(self, name: str) -> list[Any]:
+        """Fill the controls."""
+        reading = read_name(name or '')
+        kind = reading.kind
+        updates: list[Any] = [
+            reading.name if reading.spec else gr.skip(),
+            kind or gr.skip(),
+            _text(reading.error if not reading.option else ''),
+            reading.name if reading.spec else gr.skip(),
+            gr.update(visible=SPECS[kind].reads == 'images') if kind else gr.skip(),
+            *(gr.update(visible=kind == each) if kind else gr.skip() for each in SPECS),
+        ]
+        for each, spec in SPECS.items():
+            shown = values(reading.spec) if reading.spec and each == kind else None
+            for place, control in enumerate(controls(spec)):
+                changed = {'value': shown[place]} if shown else {}
+                updates.append(gr.update(info=_info(control, reading), **changed) if each == kind else gr.skip())
+        return updates
+
+    def _from_controls(self, kind: str, *given: Any) -> list[Any]:
+        """Write the name."""
+        reading = read_controls(kind, given)
+        infos = [gr.update(info=_info(control, reading)) for control in controls(SPECS[kind])]
+        return [
+            reading.name,
+            _text(reading.error if not reading.option else ''),
+            reading.name if reading.spec else gr.skip(),
+            *infos,
+        ]
+
+    def _options(self, name: str, option: str) -> list[Any]:
+        spec = parse_name(name)
+        options = sweepable(spec)
+        note = pictures.shown(spec)[1]
+        option = option if option in options else _first(options)
+        return [gr.update(choices=options, value=option), note[:1].upper() + note[1:]]
+
+    def _source(self, spec: Spec, photo: str | None) -> Source | None:
+        if spec.reads == 'images' and photo:
+            return uploads.photograph(photo)
+        return self.own if spec.type == self.start.type else None
+
+    def _show(
+        self, tab: str, draw: Callable[..., list[Any]], count: int, active: str, name: str, photo: str | None, *own: Any
+    ) -> list[Any]:
+        """Render what a tab shows, if it is the one that is seen; an error is text above it."""
+        if active != tab:
+            return [gr.skip()] * (count + 1)
+        spec = parse_name(name)
+        try:
+            made = draw(spec, self._source(spec, photo), *own)
+        except ValueError as error:
+            return [*[None] * count, _text(str(error))]
+        return [*made, _text('')]
+
+
+def _draw_classes(spec: Spec, source: Source | None) -> list[Any]:
+    return [pictures.contact(spec.name(), split, source) for split in ('train', 'validation')]
+
+
+def _draw_sweep(spec: Spec, source: Source | None, option: str, text: str) -> list[Any]:
+    if option not in sweepable(spec):
+        # The list of options is about to change with the type.
+        return [gr.skip()]
+    given = [value.strip() for value in text.split(',') if value.strip()]
+    rows = given or SWEEPS.get(option) or steps(spec, option)
+    return [pictures.sweep(spec.name(), option, tuple(rows), source)]
+
+
+def _draw_class(spec: Spec, source: Source | None, number: float) -> list[Any]:
+    return [*pictures.one_class(spec.name(), int(number), source)]
+
+
+def _draw_samples(spec: Spec, source: Source | None, recipe: str, model: str, seed: float | None) -> list[Any]:
+    return [pictures.training_samples(spec.name(), recipe, model or '', int(seed or 0) % 2**32, source)]
+
+
+def _write_command(spec: Spec, source: Source | None, recipe: str, model: str) -> list[Any]:
+    arguments = recipes.arguments(spec, model or '', recipe, source.shown if source else None)
+    return [recipes.command(arguments), recipes.config(arguments)]
+
+
+def _component(kind: str, control: Control, value: Any) -> Any:
+    options: dict[str, Any] = dict(
+        value=value, label=control.name, info=control.info, elem_id=f'{kind}-{control.name}', interactive=True
+    )
+    if control.kind == 'words':
+        return gr.Radio(list(control.choices), **options)
+    if control.kind == 'slider':
+        return gr.Slider(*control.ends, step=control.step, **options)
+    return gr.Number(**options)
+
+
+def _image(label: str, elem_id: str) -> Any:
+    return gr.Image(label=label, format='png', interactive=False, elem_id=elem_id)
+
+
+def _info(control: Control, reading: Reading) -> str:
+    """What stands beside a control: its meaning, or what is wrong with it."""
+    return f'\N{WARNING SIGN} {reading.error}' if control.name == reading.option else control.info
+
+
+def _text(message: str) -> Any:
+    return gr.update(value=f'\N{WARNING SIGN} {message}' if message else '', visible=bool(message))
+
+
+def _selected(event: gr.SelectData) -> str:
+    return str(event.value)
+
+
+def _first(options: list[str]) -> str:
+    """The option whose sweep is shown first: delta, where there is one."""
+    return 'delta' if 'delta' in options else options[0]

@@ -1,0 +1,127 @@
+"""Pictures for the page: small, kept by what they show, and bounded in what they cost."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from PIL import Image
+
+from ..data import fractals
+from ..spec import Spec, parse_name
+from . import sheets
+from .samples import samples
+from .uploads import Source
+
+T = TypeVar('T')
+
+#: Classes on the contact sheet, in a row of a sweep, instances of a class, samples of a training.
+CLASSES, ROW, INSTANCES, SAMPLES = 32, 8, 4, 8
+#: The largest canvas and the most points that are rendered here.
+LIMITS = {'size': 512, 'points': 500_000}
+#: The last class that can be looked at: those before it are made, too.
+LAST_CLASS = 99
+#: Rows of a sweep.
+MAX_ROWS = 6
+
+# Data sets whose IFS codes stay in memory.
+_FAMILIES = 256
+
+
+def shown(spec: Spec) -> tuple[Spec, str]:
+    """The specification that is rendered here, and what is different about it.
+
+    Example:
+        >>> shown(parse_name('fractal1/size=4096'))[1]
+        'shown with size=512 in place of 4096'
+    """
+    changed: dict[str, Any] = {name: most for name, most in LIMITS.items() if getattr(spec, name, most) > most}
+    words = ', '.join(f'{name}={most} in place of {getattr(spec, name)}' for name, most in changed.items())
+    return dataclasses.replace(spec, **changed), f'shown with {words}' if words else ''
+
+
+def contact(name: str, split: str, source: Source | None = None) -> Image.Image:
+    """The first classes. A picture that is kept must not be changed, here and below.
+
+    Raises:
+        ValueError: The data set cannot be rendered; no message says where a visitor's file lies, here and below.
+    """
+    return _drawn(_contact, _name(name), split, source)
+
+
+def sweep(name: str, option: str, values: tuple[str, ...], source: Source | None = None) -> Image.Image:
+    """One row per value of an option.
+
+    Raises:
+        ValueError: See `sheets.sweep`; also too many values, or a canvas that is too large here.
+    """
+    if len(values) > MAX_ROWS:
+        raise ValueError(f'values must be at most {MAX_ROWS}, got {len(values)}')
+    most = LIMITS.get(option)
+    for value in values:
+        # What is no number is refused by the rules of the data set.
+        if most is not None and value.isdecimal() and int(value) > most:
+            raise ValueError(f'{option} must be at most {most} to be shown here, got {value[:100]}')
+    return _drawn(_sweep, _name(name), option, values, source)
+
+
+def one_class(name: str, number: int, source: Source | None = None) -> tuple[Image.Image, Image.Image]:
+    """One class large, and its instances.
+
+    Raises:
+        ValueError: There is no such class, or it is too far from the first here.
+    """
+    if number > LAST_CLASS:
+        raise ValueError(f'class must be at most {LAST_CLASS} to be shown here, got {number}')
+    return _drawn(_one_class, _name(name), number, source)
+
+
+def training_samples(name: str, recipe: str, model: str, seed: int, source: Source | None = None) -> list[Image.Image]:
+    """What a training sees; see `samples.samples`."""
+    return _drawn(_samples, _name(name), recipe, model, seed, source)
+
+
+def _name(name: str) -> str:
+    """What the pictures depend on."""
+    return str(shown(parse_name(name))[0])
+
+
+def _drawn(draw: Callable[..., T], *arguments: Any) -> T:
+    source: Source | None = arguments[-1]
+    try:
+        return draw(*arguments)
+    except (ValueError, OSError, MemoryError) as error:
+        message = source.hide(str(error)) if source else str(error)
+        raise ValueError(message) from None
+    finally:
+        if len(fractals.families) > _FAMILIES:
+            # Visitors try many names: what was found for them is found again if need be.
+            fractals.families.clear()
+
+
+# Drawn once for equal arguments, whoever asks. A changed file is another source.
+
+
+@functools.lru_cache(64)
+def _contact(name: str, split: str, source: Source | None) -> Image.Image:
+    return sheets.contact_sheet(name, split, CLASSES, columns=8, data_dir=_path(source))
+
+
+@functools.lru_cache(32)
+def _sweep(name: str, option: str, values: tuple[str, ...], source: Source | None) -> Image.Image:
+    return sheets.sweep(name, option, values, columns=ROW, data_dir=_path(source))
+
+
+@functools.lru_cache(32)
+def _one_class(name: str, number: int, source: Source | None) -> tuple[Image.Image, Image.Image]:
+    large = sheets.class_image(name, number, data_dir=_path(source))
+    return large, sheets.class_sheet(name, number, INSTANCES, tile=192, data_dir=_path(source))
+
+
+@functools.lru_cache(16)
+def _samples(name: str, recipe: str, model: str, seed: int, source: Source | None) -> list[Image.Image]:
+    return samples(name, recipe, model, seed, _path(source), SAMPLES)
+
+
+def _path(source: Source | None) -> str | None:
+    return source.path if source else None

@@ -1,0 +1,86 @@
+"""What goes into ``train.py``: the augmentation of a recipe, the line to copy, the file for ``--config``."""
+
+import shlex
+from typing import Any
+
+import yaml
+
+from .._utils.messages import nearest
+from ..spec import Spec
+
+_HALF = [0.5, 0.5, 0.5]
+
+#: Arguments of timm's train.py that say what becomes of an image, by the name of the recipe.
+RECIPES: dict[str, dict[str, Any]] = {
+    # "Scaling Backwards" (ECCV 2024), pre-training; as in train_scripts.
+    'paper': dict(
+        mean=_HALF,
+        std=_HALF,
+        train_interpolation='bicubic',
+        scale=[0.08, 1.0],
+        ratio=[0.75, 1.3333333333333333],
+        hflip=0.5,
+        vflip=0.5,
+        color_jitter=0.4,
+        aa='rand-m9-mstd0.5-inc1',
+        reprob=0.5,
+        remode='pixel',
+        smoothing=0.1,
+        mixup=0.8,
+        cutmix=1.0,
+        mixup_switch_prob=0.5,
+    ),
+    # What train.py does when nothing is said, but for mean and std.
+    'defaults of train.py': dict(mean=_HALF, std=_HALF),
+    'no augmentation': dict(mean=_HALF, std=_HALF, no_aug=True),
+}
+
+#: Models that are offered; any name that timm knows is taken.
+MODELS = ('vit_tiny_patch16_224', 'vit_small_patch16_224', 'vit_base_patch16_224', 'resnet50', 'test_vit')
+
+
+def recipe(name: str) -> dict[str, Any]:
+    """The arguments of a recipe.
+
+    Raises:
+        ValueError: There is none of that name.
+    """
+    if name not in RECIPES:
+        raise ValueError(f'unknown recipe {name!r}; {nearest(name, RECIPES)}')
+    return RECIPES[name]
+
+
+def arguments(spec: Spec, model: str, name: str, data_dir: str | None = None) -> dict[str, Any]:
+    """Arguments of train.py for a data set, a model and a recipe.
+
+    Args:
+        spec: The data set.
+        model: timm's name of the model.
+        name: A recipe of `RECIPES`.
+        data_dir: What the data set is made from; one that needs an image and has none gets ``photo.jpg``.
+    """
+    if spec.reads == 'images':
+        data_dir = data_dir or 'photo.jpg'
+    needed: dict[str, Any] = dict(dataset=spec.name(), num_classes=spec.num_classes)
+    return needed | ({'data_dir': data_dir} if data_dir else {}) | {'model': model} | recipe(name)
+
+
+def command(values: dict[str, Any]) -> str:
+    """The line to copy.
+
+    Example:
+        >>> command({'dataset': 'fractal1', 'num_classes': 1000, 'scale': [0.5, 1], 'no_aug': True})
+        'python train.py --dataset fractal1 --num-classes 1000 --scale 0.5 1 --no-aug'
+    """
+    words = ['python', 'train.py']
+    for name, value in values.items():
+        words.append('--' + name.replace('_', '-'))
+        if value is not True:
+            words += [str(item) for item in (value if isinstance(value, list) else [value])]
+    return shlex.join(words)
+
+
+def config(values: dict[str, Any]) -> str:
+    """The same as a file for ``train.py --config``."""
+    text: str = yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=110)
+    return text

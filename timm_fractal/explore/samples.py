@@ -1,0 +1,125 @@
+"""What a training sees: samples of a data set after the augmentation of a recipe."""
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .._timm_private import find
+from ..augment import Erase, Mix, Train, create_augment, normalize
+from .recipes import MODELS, recipe
+from .sheets import first_images
+
+#: Largest input of a model whose samples are shown, in pixels.
+MAX_INPUT = 640
+
+
+def model_input(model: str) -> tuple[tuple[int, int], str]:
+    """Height and width of the images that a model of timm is made for, and the interpolation.
+
+    Raises:
+        ValueError: timm does not know the model, or its images are larger than `MAX_INPUT`.
+
+    Example:
+        >>> model_input('vit_tiny_patch16_224')
+        ((224, 224), 'bicubic')
+    """
+    import timm
+
+    if not timm.is_model(model):
+        close = difflib.get_close_matches(model[:100], timm.list_models(), 1)
+        hint = f'did you mean {close[0]!r}?' if close else f'for instance {", ".join(MODELS)}'
+        raise ValueError(f'unknown model {model[:100]!r}; {hint}')
+    config: Any = timm.get_pretrained_cfg(model)
+    _, height, width = config.input_size
+    if max(height, width) > MAX_INPUT:
+        raise ValueError(f'the input of the model must be at most {MAX_INPUT} pixels wide, got {height} x {width}')
+    return (height, width), config.interpolation
+
+
+def samples(
+    name: str, recipe_name: str, model: str, seed: int = 0, data_dir: str | Path | None = None, count: int = 8
+) -> list[Image.Image]:
+    """Augment and mix the first classes of a data set as a training does.
+
+    Crops, RandAugment, mixup, cutmix and erasing are those of `timm_fractal.augment`, which has timm's distributions.
+
+    Args:
+        name: Data set name.
+        recipe_name: One of `recipes.RECIPES`.
+        model: timm's name of a model: its input size is that of the samples.
+        seed: Which crops, operations and mixtures.
+        data_dir: What ``--data-dir`` is in a training script.
+        count: Number of samples, even. A data set with fewer classes gives some of them twice.
+
+    Returns:
+        Images as the model gets them, normalization undone.
+
+    Raises:
+        ValueError: An unknown recipe or model, or the data set cannot be rendered.
+    """
+    values, (size, interpolation) = recipe(recipe_name), model_input(model)
+    if values.get('no_aug'):
+        # So does train.py.
+        values = values | {'train_interpolation': interpolation}
+    images = [np.asarray(image) for image in first_images(name, count, data_dir)]
+    stack = np.stack([images[i % len(images)] for i in range(count)])
+    batch = torch.from_numpy(stack[:, None] if stack.ndim == 3 else stack.transpose(0, 3, 1, 2).copy())
+    batch = augment(batch, values, size, torch.Generator().manual_seed(seed))
+    pixels = batch.permute(0, 2, 3, 1).mul(255).round_().clamp_(0, 255).to(torch.uint8).numpy()
+    return [Image.fromarray(image) for image in pixels]
+
+
+def augment(
+    images: torch.Tensor, values: dict[str, Any], size: tuple[int, int], generator: torch.Generator
+) -> torch.Tensor:
+    """Augment a batch as train.py does with these arguments.
+
+    Args:
+        images: uint8 of shape (B, C, H, W), B even.
+        values: Arguments of train.py, as in `recipes.RECIPES`.
+        size: Height and width of the result.
+        generator: Of the CPU.
+
+    Returns:
+        float32 of shape (B, 3, *size), from 0 to 1 but for what is erased.
+    """
+    mean, std = values['mean'], values['std']
+    transform = create_augment(
+        size,
+        is_training=True,
+        no_aug=values.get('no_aug', False),
+        scale=values.get('scale'),
+        ratio=values.get('ratio'),
+        hflip=values.get('hflip', 0.5),
+        vflip=values.get('vflip', 0.0),
+        color_jitter=values.get('color_jitter', 0.4),
+        auto_augment=values.get('aa'),
+        interpolation=values.get('train_interpolation', 'random'),
+        mean=mean,
+    )
+    count, _, height, width = images.shape
+    if isinstance(transform, Train):
+        images = transform.apply(images, transform.make_params(count, height, width, generator))
+    else:
+        images = transform.apply(images)
+    height, width = size
+    if values.get('mixup') or values.get('cutmix'):
+        mixup = find('timm.data.mixup.Mixup')(
+            mixup_alpha=values.get('mixup', 0.0),
+            cutmix_alpha=values.get('cutmix', 0.0),
+            switch_prob=values.get('mixup_switch_prob', 0.5),
+            label_smoothing=values.get('smoothing', 0.1),
+            num_classes=count,
+        )
+        mix = Mix(mixup)
+        images, _ = mix.apply(images, torch.arange(count), mix.make_params(height, width, generator))
+    batch = normalize(images, mean, std)
+    if values.get('reprob'):
+        erase = Erase(values['reprob'], values.get('remode', 'pixel'))
+        batch = erase.apply(batch, erase.make_params(count, height, width, generator))
+    center, width_of = (torch.tensor(numbers)[:, None, None] for numbers in (mean, std))
+    return batch * width_of + center

@@ -1,0 +1,241 @@
+"""Contact sheets: what the classes of a data set look like, and what an option does to them."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw
+
+from .._utils.messages import nearest
+from ..data.base import SyntheticDataset, create
+from ..spec import Spec, parse_name
+
+#: What `sweep` shows when no values are given. The sigma-factor of two maps is less than 6.
+SWEEPS = {'delta': ('0.01', '0.05', '0.1', '0.2', '0.4'), 'sigma': ('3.5', '4', '4.5', '5', '5.5')}
+
+# Options that say how many images there are: those shown do not depend on them.
+_NUMBERS = ('classes', 'instances')
+
+_GAP = 2
+_PAPER, _INK = '#303030', '#ffffff'
+
+
+def contact_sheet(
+    name: str,
+    split: str = 'train',
+    count: int = 32,
+    columns: int | None = None,
+    tile: int = 128,
+    data_dir: str | Path | None = None,
+) -> Image.Image:
+    """Render the first classes of a data set side by side.
+
+    Args:
+        name: Data set name, for instance ``'fractal1/delta=0.05'``.
+        split: ``'train'`` or ``'validation'``.
+        count: Number of classes, at least 1; all classes if the data set has fewer.
+        columns: Tiles in a row; by default the sheet is about twice as wide as high.
+        tile: Width and height of an image on the sheet, in pixels.
+        data_dir: What ``--data-dir`` is in a training script: an image or a file that the data set is made from.
+
+    Returns:
+        An image, gray but for a colored data set, black and white where the data set is black and gray.
+
+    Raises:
+        ValueError: An argument is out of range, or the data set cannot be rendered.
+
+    Example:
+        >>> contact_sheet('fractal1/classes=6,size=64,points=3000', columns=3, tile=32).size
+        (104, 70)
+    """
+    _check(count=count, columns=columns, tile=tile)
+    spec = parse_name(name)
+    # What is read, a file of parameters or a folder of images, goes with the number of classes.
+    images = _images(spec if data_dir else _fewer(spec, count), split, count, tile, data_dir)
+    columns = columns or math.ceil(math.sqrt(2 * len(images)))
+    return _sheet([images[start : start + columns] for start in range(0, len(images), columns)], tile)
+
+
+def sweep(
+    name: str,
+    option: str,
+    values: Sequence[str] | None = None,
+    split: str = 'train',
+    columns: int = 8,
+    tile: int = 128,
+    data_dir: str | Path | None = None,
+) -> Image.Image:
+    """Render the first classes once per value of an option; nothing else changes, the seed included.
+
+    Args:
+        name: Data set name; its own value of ``option`` does not matter.
+        option: An option of the data set, for instance ``'delta'``.
+        values: As they are written in a name; by default all words of an option that takes one of a few, and for
+            ``'delta'`` and ``'sigma'`` some of the range.
+        split: ``'train'`` or ``'validation'``.
+        columns: Number of classes, at least 1.
+        tile: Width and height of an image on the sheet, in pixels.
+        data_dir: What ``--data-dir`` is in a training script: an image or a file that the data set is made from.
+
+    Returns:
+        An image as that of `contact_sheet`, one row per value, with the value at its left.
+
+    Raises:
+        ValueError: An argument is out of range, or one of the data sets cannot be rendered.
+
+    Example:
+        >>> sheet = sweep('fractal1/size=64,points=3000', 'delta', ['0', '0.3'], columns=4, tile=32)
+        >>> sheet.height
+        70
+    """
+    _check(columns=columns, tile=tile)
+    spec = parse_name(name)
+    options = sweepable(spec)
+    if option not in options:
+        raise ValueError(f'{spec.type}: cannot sweep {option!r}; {nearest(option, options)}')
+    choices = {field.name: field.metadata['choices'] for field in dataclasses.fields(spec)}
+    values = values or SWEEPS.get(option) or choices[option]
+    if not values:
+        raise ValueError(
+            f'values must be given for the option {option!r}: only {", ".join(SWEEPS)} and words have defaults'
+        )
+    specs = [_with(spec, option, value) for value in values]
+    if data_dir is None:
+        specs = [_fewer(spec, columns) for spec in specs]
+    rows = [_images(changed, split, columns, tile, data_dir) for changed in specs]
+    return _sheet(rows, tile, [f'{option}={value}' for value in values])
+
+
+def first_images(name: str, count: int, data_dir: str | Path | None = None) -> list[Image.Image]:
+    """Training images of the first classes, in their own size and levels.
+
+    Example:
+        >>> [image.size for image in first_images('fractal1/size=64,points=3000', 2)]
+        [(64, 64), (64, 64)]
+    """
+    spec = parse_name(name)
+    dataset = _open(spec if data_dir else _fewer(spec, count), 'train', data_dir)
+    return [dataset[i][0] for i in range(min(count, dataset.num_classes))]
+
+
+def sweepable(spec: Spec | type[Spec]) -> list[str]:
+    """Options that `sweep` takes.
+
+    One that changes no image has nothing to show, and the number of classes is the number of columns.
+    """
+    options = [field.name for field in dataclasses.fields(spec) if field.metadata['images']]
+    return [name for name in options if name not in _NUMBERS]
+
+
+def class_sheet(
+    name: str, number: int, count: int = 4, tile: int = 128, data_dir: str | Path | None = None
+) -> Image.Image:
+    """Render instances of one class: the training images in the first row, those for validation in the second.
+
+    Args:
+        name: Data set name.
+        number: The class, from 0.
+        count: Number of instances; a data set without instances has one image of a class.
+        tile: Width and height of an image on the sheet, in pixels.
+        data_dir: As for `contact_sheet`.
+
+    Raises:
+        ValueError: An argument is out of range, or the data set cannot be rendered.
+
+    Example:
+        >>> class_sheet('fractal1/classes=6,size=64,points=3000', 5, tile=32).height
+        70
+    """
+    _check(count=count, tile=tile)
+    splits = ('train', 'validation')
+    rows = [[_tile(image, tile) for image in _of_class(name, number, count, split, data_dir)] for split in splits]
+    return _sheet(rows, tile, splits)
+
+
+def class_image(name: str, number: int, split: str = 'train', data_dir: str | Path | None = None) -> Image.Image:
+    """Render the first instance of a class in its own size; arguments and errors are those of `class_sheet`.
+
+    Example:
+        >>> class_image('fractal1/classes=6,size=64,points=3000', 5).size
+        (64, 64)
+    """
+    (image,) = _of_class(name, number, 1, split, data_dir)
+    return _tile(image, image.width)
+
+
+def _of_class(name: str, number: int, count: int, split: str, data_dir: str | Path | None) -> list[Image.Image]:
+    spec = parse_name(name)
+    if not 0 <= number < spec.num_classes:
+        raise ValueError(f'class must be from 0 to {spec.num_classes - 1}, got {number}')
+    if data_dir is None:
+        spec = _fewer(spec, number + 1)
+    if has_instances(spec):
+        changed: Any = {'instances': count}
+        spec = dataclasses.replace(spec, **changed)
+    dataset = _open(spec, split, data_dir)
+    instances = min(count, dataset.num_images // dataset.num_classes)
+    return [dataset[i * dataset.num_classes + number][0] for i in range(instances)]
+
+
+def has_instances(spec: Spec) -> bool:
+    """Whether a class can have several training images."""
+    return any(field.name == 'instances' for field in dataclasses.fields(spec))
+
+
+def _check(**numbers: int | None) -> None:
+    for name, value in numbers.items():
+        low, high = (8, 4096) if name == 'tile' else (1, 10_000)
+        if value is not None and not low <= value <= high:
+            raise ValueError(f'{name} must be from {low} to {high}, got {value}')
+
+
+def _fewer(spec: Spec, count: int) -> Spec:
+    """The same data set without the classes and instances that are not shown."""
+    fields: dict[str, Any] = {field.name: field for field in dataclasses.fields(spec)}
+    spec = spec.first(min(spec.num_classes, max(count, fields['classes'].metadata['low'])))
+    single: Any = {'instances': 1} if 'instances' in fields else {}
+    return dataclasses.replace(spec, **single)
+
+
+def _with(spec: Spec, option: str, text: str) -> Spec:
+    # Parsed as the name that the user would have written: the same rules, the same errors.
+    values = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
+    return spec.parse(','.join(f'{key}={value}' for key, value in {**values, option: text}.items()))
+
+
+def _open(spec: Spec, split: str, data_dir: str | Path | None) -> SyntheticDataset:
+    # Only what is shown is rendered.
+    uncached: Any = dataclasses.replace(spec.canonical(), **{'cache': 'none'})
+    return create(uncached, split=split, root=data_dir, input_img_mode=spec.mode)
+
+
+def _images(spec: Spec, split: str, count: int, tile: int, data_dir: str | Path | None) -> list[Image.Image]:
+    dataset = _open(spec, split, data_dir)
+    return [_tile(dataset[i][0], tile) for i in range(min(count, dataset.num_classes))]
+
+
+def _tile(image: Image.Image, tile: int) -> Image.Image:
+    # Gray 127 on black is dark to look at, and darker still once a thin line has been averaged with its surroundings.
+    if image.mode == 'L' and image.getextrema()[1] <= 127:  # type: ignore[operator]
+        image = image.point([min(255, 2 * level) for level in range(256)])
+    # The mean of all pixels: whatever else would let thin lines come and go.
+    resample = Image.Resampling.BOX if tile < image.width else Image.Resampling.NEAREST
+    return image.resize((tile, tile), resample)
+
+
+def _sheet(rows: Sequence[Sequence[Image.Image]], tile: int, labels: Sequence[str] = ()) -> Image.Image:
+    scratch = ImageDraw.Draw(Image.new('L', (1, 1)))
+    boxes = [scratch.textbbox((0, 0), label) for label in labels]
+    margin = math.ceil(max((box[2] for box in boxes), default=-4 * _GAP)) + 4 * _GAP
+    step = tile + _GAP
+    mode = 'RGB' if any(image.mode == 'RGB' for row in rows for image in row) else 'L'
+    sheet = Image.new(mode, (margin + step * len(rows[0]) + _GAP, step * len(rows) + _GAP), _PAPER)
+    for number, row in enumerate(rows):
+        for column, image in enumerate(row):
+            sheet.paste(image, (margin + _GAP + step * column, _GAP + step * number))
+    draw = ImageDraw.Draw(sheet)
+    for number, (label, box) in enumerate(zip(labels, boxes, strict=True)):
+        draw.text((2 * _GAP, _GAP + step * number + (tile - box[3]) / 2), label, fill=_INK)
+    return sheet

@@ -1,0 +1,76 @@
+"""Files of visitors: looked at before they are decoded, and named without where they lie."""
+
+import dataclasses
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+#: The largest file, in bytes.
+MAX_BYTES = 20 * 2**20
+#: The largest image, in pixels.
+MAX_PIXELS = 25_000_000
+#: What a visitor's file may be. Others of Pillow's readers start programs or are hardly used.
+FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF')
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A file or a folder that a data set is made from; equal if it is the same and has not changed.
+
+    Attributes:
+        path: Where it lies.
+        shown: What it is called on the page.
+        changed: Time of the last change, in nanoseconds.
+        size: In bytes.
+    """
+
+    path: str
+    shown: str
+    changed: int
+    size: int
+
+    def hide(self, message: str) -> str:
+        """A message without the place of the file.
+
+        Example:
+            >>> Source('/tmp/x/photo.jpg', 'photo.jpg', 0, 0).hide('/tmp/x/photo.jpg is no image')
+            'photo.jpg is no image'
+        """
+        return message.replace(self.path, self.shown)
+
+
+def local(path: str | Path) -> Source:
+    """What the person who started the page named with ``--data-dir``.
+
+    Raises:
+        OSError: There is no such file or folder.
+    """
+    found = Path(path).stat()
+    return Source(str(path), str(path), found.st_mtime_ns, found.st_size)
+
+
+def photograph(path: str | Path) -> Source:
+    """A photograph of a visitor, whose head alone is read.
+
+    Raises:
+        ValueError: Too many bytes or pixels, or no image of one of `FORMATS`.
+    """
+    path = Path(path)
+    found = path.stat()
+    source = Source(str(path), path.name, found.st_mtime_ns, found.st_size)
+    if found.st_size > MAX_BYTES:
+        raise ValueError(f'the photograph must have at most {MAX_BYTES:,} bytes, got {found.st_size:,}')
+    limit = Image.MAX_IMAGE_PIXELS
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
+    except Image.DecompressionBombError:
+        raise ValueError(f'the photograph must have at most {MAX_PIXELS:,} pixels, got more than {limit:,}') from None
+    except UnidentifiedImageError:
+        names = ', '.join(FORMATS)
+        raise ValueError(f'{source.shown} is no image that can be shown here; formats: {names}') from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(source.hide(f'{source.shown} cannot be used: {error}')) from None
+    if width * height > MAX_PIXELS:
+        raise ValueError(f'the photograph must have at most {MAX_PIXELS:,} pixels, got {width} x {height}')
+    return source
