@@ -24,7 +24,7 @@ _TABS = ('Classes', 'Sweep', 'One class', 'Training samples', 'Train')
 # What an event does: the last change counts, and those before it are left out.
 _LAST: dict[str, Any] = dict(trigger_mode='always_last')
 # Names and controls answer at once, whatever is being rendered.
-_AT_ONCE: dict[str, Any] = _LAST | dict(queue=False, show_progress='hidden')
+_AT_ONCE: dict[str, Any] = _LAST | dict(concurrency_limit=None, show_progress='hidden')
 
 
 def launch(
