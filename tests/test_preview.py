@@ -59,7 +59,7 @@ def test_only_what_is_shown_is_rendered(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(sheets, 'create', create)
     sheet = preview.contact_sheet('fractal1/classes=1000000,instances=50,size=64,points=3000', count=3, tile=64)
-    assert [spec.name() for spec in names] == ['fractal1/classes=3,points=3000,size=64,cache=none']
+    assert [spec.name() for spec in names] == ['fractal1/classes=3,points=3000,size=64,cache=shared']
     np.testing.assert_array_equal(tiles(sheet, 64, 1, 3)[0, 2], 2 * image(NAME, 2))
 
 

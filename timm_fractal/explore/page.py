@@ -1,5 +1,6 @@
 """The page: Gradio's components around `controls`, `pictures` and `recipes`. Only this module needs Gradio."""
 
+import base64
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +14,13 @@ from .uploads import Source
 
 try:
     import gradio as gr
-except ImportError as error:
-    raise ImportError("the page needs Gradio: pip install 'timm-fractal[explore]'") from error
+except ImportError:
+    gr = None
 
 #: Where the page can be reached from: this machine alone.
 LOOPBACK = '127.0.0.1'
 
+_SPLITS = ('train', 'validation')
 _TABS = ('Classes', 'Sweep', 'One class', 'Training samples', 'Train')
 
 # What an event does: the last change counts, and those before it are left out.
@@ -74,10 +76,12 @@ def make_page(name: str = 'fractal1', data_dir: str | Path | None = None) -> Any
     Returns:
         ``gradio.Blocks``.
     """
+    if gr is None:
+        raise ImportError("the page needs Gradio: pip install 'timm-fractal[explore]'")
     start = parse_name(name)
     own = uploads.local(data_dir) if data_dir else None
     # What visitors leave is deleted after an hour.
-    with gr.Blocks(title='timm-fractal', analytics_enabled=False, delete_cache=(600, 3600)) as page:
+    with gr.Blocks(title='timm-fractal', analytics_enabled=False, fill_width=True, delete_cache=(600, 3600)) as page:
         _Page(start, own).build(page)
     return page
 
@@ -116,16 +120,14 @@ class _Page:
                         with gr.Tab(label, id=label):
                             self.problems[label] = gr.Markdown(visible=False, elem_classes='problem')
                             build()
-        # The last valid name, and the tab that is seen.
-        self.valid, self.active = gr.State(start.name()), gr.State(_TABS[0])
+        # The last valid name, what the name's box said last, the option beside which there is an error, the tab seen.
+        self.valid, self.said = gr.State(start.name()), gr.State(start.name())
+        self.wrong, self.active = gr.State(''), gr.State(_TABS[0])
         self._connect(page)
 
     def _classes(self) -> None:
         with gr.Row():
-            self.sheets = [
-                _image(f'{words}: the first {pictures.CLASSES} classes', f'sheet-{split}')
-                for split, words in (('train', 'Training'), ('validation', 'Validation'))
-            ]
+            self.sheets = [gr.HTML(elem_id=f'sheet-{split}', min_height=200) for split in _SPLITS]
 
     def _sweep(self) -> None:
         options = sweepable(self.start)
@@ -134,13 +136,13 @@ class _Page:
             self.values = gr.Textbox(
                 label='Values', info=f'separated by commas, at most {pictures.MAX_ROWS}; empty: some of the range'
             )
-        self.sweep_picture = _image(f'The first {pictures.ROW} classes, one row per value', 'sweep')
+        self.sweep_picture = gr.HTML(elem_id='sweep', min_height=200)
 
     def _one_class(self) -> None:
         self.number = gr.Slider(0, pictures.LAST_CLASS, value=0, step=1, label='Class', elem_id='class-number')
         with gr.Row():
-            self.large = _image('The class', 'large')
-            self.instances = _image('Its images', 'instances')
+            self.large = gr.HTML(elem_id='large', min_height=200)
+            self.instances = gr.HTML(elem_id='instances', min_height=200)
 
     def _samples(self) -> None:
         with gr.Row():
@@ -155,14 +157,7 @@ class _Page:
                 elem_id='model',
             )
             self.seed = gr.Number(0, label='Which samples', precision=0, elem_id='samples-seed')
-        self.gallery = gr.Gallery(
-            label=f'{pictures.SAMPLES} samples, augmented and mixed',
-            columns=4,
-            format='png',
-            interactive=False,
-            object_fit='contain',
-            elem_id='samples',
-        )
+        self.samples = gr.HTML(elem_id='samples', min_height=200)
 
     def _train(self) -> None:
         gr.Markdown(
@@ -178,18 +173,20 @@ class _Page:
             self.kind,
             self.message,
             self.valid,
+            self.said,
+            self.wrong,
             self.photo_group,
             *self.groups.values(),
             *(field for fields in self.fields.values() for field in fields),
         ]
-        gr.on([self.name.submit, self.name.blur], self._from_name, [self.name], everything, **_AT_ONCE)
-        self.kind.input(self._from_name, [self.kind], everything, **_AT_ONCE)
+        gr.on([self.name.submit, self.name.blur], self._from_name, [self.name, self.said], everything, **_AT_ONCE)
+        self.kind.input(self._from_name, [self.kind, self.said], everything, **_AT_ONCE)
         for kind, fields in self.fields.items():
             for field in fields:
                 field.input(
                     functools.partial(self._from_controls, kind),
-                    fields,
-                    [self.name, self.message, self.valid, *fields],
+                    [self.wrong, *fields],
+                    [self.name, self.message, self.valid, self.said, self.wrong, *fields],
                     **_AT_ONCE,
                 )
         self.tabs.select(_selected, None, [self.active], **_AT_ONCE)
@@ -205,7 +202,7 @@ class _Page:
             (_draw_classes, [], self.sheets),
             (_draw_sweep, [self.option, self.values], [self.sweep_picture]),
             (_draw_class, [self.number], [self.large, self.instances]),
-            (_draw_samples, [self.recipe, self.model, self.seed], [self.gallery]),
+            (_draw_samples, [self.recipe, self.model, self.seed], [self.samples]),
             (_write_command, [self.recipe, self.model], [self.command, self.config]),
         ]
         for label, (draw, own, outputs) in zip(_TABS, tabs):
@@ -219,8 +216,12 @@ class _Page:
 
     # From here on: what events do.
 
-    def _from_name(self, name: str) -> list[Any]:
+    def _from_name(self, name: str, said: str) -> list[Any]:
         """Fill the controls."""
+        if name == said:
+            # Somebody looked at the name and went on to a control, which must not be set back.
+            count = sum(map(len, self.fields.values()))
+            return [gr.skip()] * (7 + len(self.groups) + count)
         reading = read_name(name or '')
         kind = reading.kind
         updates: list[Any] = [
@@ -228,6 +229,8 @@ class _Page:
             kind or gr.skip(),
             _text(reading.error if not reading.option else ''),
             reading.name if reading.spec else gr.skip(),
+            reading.name,
+            reading.option,
             gr.update(visible=SPECS[kind].reads == 'images') if kind else gr.skip(),
             *(gr.update(visible=kind == each) if kind else gr.skip() for each in SPECS),
         ]
@@ -238,15 +241,22 @@ class _Page:
                 updates.append(gr.update(info=_info(control, reading), **changed) if each == kind else gr.skip())
         return updates
 
-    def _from_controls(self, kind: str, *given: Any) -> list[Any]:
-        """Write the name."""
+    def _from_controls(self, kind: str, wrong: str, *given: Any) -> list[Any]:
+        """Write the name. Only what says something else changes: a control must not lose what is being typed."""
         reading = read_controls(kind, given)
-        infos = [gr.update(info=_info(control, reading)) for control in controls(SPECS[kind])]
         return [
             reading.name,
             _text(reading.error if not reading.option else ''),
             reading.name if reading.spec else gr.skip(),
-            *infos,
+            reading.name,
+            reading.option,
+            *(
+                # A slider forgets its value when only the text beside it changes.
+                gr.update(info=_info(control, reading), **({'value': value} if control.kind == 'slider' else {}))
+                if control.name in (wrong, reading.option)
+                else gr.skip()
+                for control, value in zip(controls(SPECS[kind]), given)
+            ),
         ]
 
     def _options(self, name: str, option: str) -> list[Any]:
@@ -271,12 +281,18 @@ class _Page:
         try:
             made = draw(spec, self._source(spec, photo), *own)
         except ValueError as error:
-            return [*[None] * count, _text(str(error))]
+            return [*[''] * count, _text(str(error))]
         return [*made, _text('')]
 
 
 def _draw_classes(spec: Spec, source: Source | None) -> list[Any]:
-    return [pictures.contact(spec.name(), split, source) for split in ('train', 'validation')]
+    return [
+        _figure(
+            f'{split.capitalize()}: the first {min(pictures.CLASSES, spec.num_classes)} classes',
+            pictures.contact(spec.name(), split, source),
+        )
+        for split in _SPLITS
+    ]
 
 
 def _draw_sweep(spec: Spec, source: Source | None, option: str, text: str) -> list[Any]:
@@ -285,15 +301,18 @@ def _draw_sweep(spec: Spec, source: Source | None, option: str, text: str) -> li
         return [gr.skip()]
     given = [value.strip() for value in text.split(',') if value.strip()]
     rows = given or SWEEPS.get(option) or steps(spec, option)
-    return [pictures.sweep(spec.name(), option, tuple(rows), source)]
+    sheet = pictures.sweep(spec.name(), option, tuple(rows), source)
+    return [_figure(f'The first {pictures.ROW} classes, one row per value', sheet)]
 
 
 def _draw_class(spec: Spec, source: Source | None, number: float) -> list[Any]:
-    return [*pictures.one_class(spec.name(), int(number), source)]
+    large, instances = pictures.one_class(spec.name(), int(number), source)
+    return [_figure(f'Class {int(number)}', large), _figure('Images of this class', instances)]
 
 
 def _draw_samples(spec: Spec, source: Source | None, recipe: str, model: str, seed: float | None) -> list[Any]:
-    return [pictures.training_samples(spec.name(), recipe, model or '', int(seed or 0) % 2**32, source)]
+    made = pictures.training_samples(spec.name(), recipe, model or '', int(seed or 0) % 2**32, source)
+    return [_figure(f'{len(made)} samples of the first classes, as the model gets them', *made, width='24%')]
 
 
 def _write_command(spec: Spec, source: Source | None, recipe: str, model: str) -> list[Any]:
@@ -312,8 +331,15 @@ def _component(kind: str, control: Control, value: Any) -> Any:
     return gr.Number(**options)
 
 
-def _image(label: str, elem_id: str) -> Any:
-    return gr.Image(label=label, format='png', interactive=False, elem_id=elem_id)
+def _figure(caption: str, *pictures: bytes, width: str = '100%') -> str:
+    """PNG pictures side by side, in the page itself: no file of one visitor lies where another could ask for it."""
+    images = ''.join(
+        f'<img alt="{caption}" style="width: {width}; image-rendering: pixelated"'
+        f' src="data:image/png;base64,{base64.b64encode(picture).decode()}">'
+        for picture in pictures
+    )
+    row = 'display: flex; flex-wrap: wrap; gap: 4px'
+    return f'<figure><figcaption>{caption}</figcaption><div style="{row}">{images}</div></figure>'
 
 
 def _info(control: Control, reading: Reading) -> str:

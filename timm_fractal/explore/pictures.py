@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import io
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -40,8 +41,8 @@ def shown(spec: Spec) -> tuple[Spec, str]:
     return dataclasses.replace(spec, **changed), f'shown with {words}' if words else ''
 
 
-def contact(name: str, split: str, source: Source | None = None) -> Image.Image:
-    """The first classes. A picture that is kept must not be changed, here and below.
+def contact(name: str, split: str, source: Source | None = None) -> bytes:
+    """The first classes, as PNG; all pictures are.
 
     Raises:
         ValueError: The data set cannot be rendered; no message says where a visitor's file lies, here and below.
@@ -49,7 +50,7 @@ def contact(name: str, split: str, source: Source | None = None) -> Image.Image:
     return _drawn(_contact, _name(name), split, source)
 
 
-def sweep(name: str, option: str, values: tuple[str, ...], source: Source | None = None) -> Image.Image:
+def sweep(name: str, option: str, values: tuple[str, ...], source: Source | None = None) -> bytes:
     """One row per value of an option.
 
     Raises:
@@ -65,7 +66,7 @@ def sweep(name: str, option: str, values: tuple[str, ...], source: Source | None
     return _drawn(_sweep, _name(name), option, values, source)
 
 
-def one_class(name: str, number: int, source: Source | None = None) -> tuple[Image.Image, Image.Image]:
+def one_class(name: str, number: int, source: Source | None = None) -> tuple[bytes, bytes]:
     """One class large, and its instances.
 
     Raises:
@@ -76,7 +77,7 @@ def one_class(name: str, number: int, source: Source | None = None) -> tuple[Ima
     return _drawn(_one_class, _name(name), number, source)
 
 
-def training_samples(name: str, recipe: str, model: str, seed: int, source: Source | None = None) -> list[Image.Image]:
+def training_samples(name: str, recipe: str, model: str, seed: int, source: Source | None = None) -> list[bytes]:
     """What a training sees; see `samples.samples`."""
     return _drawn(_samples, _name(name), recipe, model, seed, source)
 
@@ -99,29 +100,36 @@ def _drawn(draw: Callable[..., T], *arguments: Any) -> T:
             fractals.families.clear()
 
 
-# Drawn once for equal arguments, whoever asks. A changed file is another source.
+# Rendered once for equal arguments, whoever asks. A changed file is another source.
 
 
 @functools.lru_cache(64)
-def _contact(name: str, split: str, source: Source | None) -> Image.Image:
-    return sheets.contact_sheet(name, split, CLASSES, columns=8, data_dir=_path(source))
+def _contact(name: str, split: str, source: Source | None) -> bytes:
+    return _png(sheets.contact_sheet(name, split, CLASSES, columns=8, data_dir=_path(source)))
 
 
 @functools.lru_cache(32)
-def _sweep(name: str, option: str, values: tuple[str, ...], source: Source | None) -> Image.Image:
-    return sheets.sweep(name, option, values, columns=ROW, data_dir=_path(source))
+def _sweep(name: str, option: str, values: tuple[str, ...], source: Source | None) -> bytes:
+    return _png(sheets.sweep(name, option, values, columns=ROW, data_dir=_path(source)))
 
 
 @functools.lru_cache(32)
-def _one_class(name: str, number: int, source: Source | None) -> tuple[Image.Image, Image.Image]:
+def _one_class(name: str, number: int, source: Source | None) -> tuple[bytes, bytes]:
     large = sheets.class_image(name, number, data_dir=_path(source))
-    return large, sheets.class_sheet(name, number, INSTANCES, tile=192, data_dir=_path(source))
+    return _png(large), _png(sheets.class_sheet(name, number, INSTANCES, tile=192, data_dir=_path(source)))
 
 
 @functools.lru_cache(16)
-def _samples(name: str, recipe: str, model: str, seed: int, source: Source | None) -> list[Image.Image]:
-    return samples(name, recipe, model, seed, _path(source), SAMPLES)
+def _samples(name: str, recipe: str, model: str, seed: int, source: Source | None) -> list[bytes]:
+    return [_png(image) for image in samples(name, recipe, model, seed, _path(source), SAMPLES)]
 
 
 def _path(source: Source | None) -> str | None:
     return source.path if source else None
+
+
+def _png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    # Fractals hardly become smaller with more effort.
+    image.save(file, 'PNG', compress_level=1)
+    return file.getvalue()

@@ -205,14 +205,15 @@ def _with(spec: Spec, option: str, text: str) -> Spec:
     return spec.parse(','.join(f'{key}={value}' for key, value in {**values, option: text}.items()))
 
 
-def _open(spec: Spec, split: str, data_dir: str | Path | None) -> SyntheticDataset:
+def _open(spec: Spec, split: str, data_dir: str | Path | None, cache: str = 'none') -> SyntheticDataset:
     # Only what is shown is rendered.
-    uncached: Any = dataclasses.replace(spec.canonical(), **{'cache': 'none'})
-    return create(uncached, split=split, root=data_dir, input_img_mode=spec.mode)
+    cached: Any = dataclasses.replace(spec.canonical(), **{'cache': cache})
+    return create(cached, split=split, root=data_dir, input_img_mode=spec.mode)
 
 
 def _images(spec: Spec, split: str, count: int, tile: int, data_dir: str | Path | None) -> list[Image.Image]:
-    dataset = _open(spec, split, data_dir)
+    # All images of a data set that was cut to what is shown are rendered at once, which is faster.
+    dataset = _open(spec, split, data_dir, 'none' if data_dir else 'shared')
     return [_tile(dataset[i][0], tile) for i in range(min(count, dataset.num_classes))]
 
 
