@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all test-timm lint bench dist clean
+.PHONY: demo test test-all test-timm test-browser lint bench dist clean
 
 # Installed again whenever the project file changes.
 $(VENV)/installed: pyproject.toml
@@ -18,7 +18,7 @@ demo: $(VENV)/installed
 
 # What a contributor runs: no wheels, no environments, no trainings, no compilation for GPUs.
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -n auto -m 'not (slow or wheel or gpu or timm_source)'
+	$(BIN)/python -m pytest -n auto -m 'not (slow or wheel or gpu or timm_source or browser)'
 
 test-all: $(VENV)/installed
 	$(BIN)/python -m pytest -n auto
@@ -26,6 +26,11 @@ test-all: $(VENV)/installed
 # The unedited train.py and validate.py of timm; TIMM_SOURCE is a checkout of its repository.
 test-timm: $(VENV)/installed
 	TIMM_SOURCE='$(TIMM_SOURCE)' $(BIN)/python -m pytest tests/test_train_py.py
+
+# The page of `timm-fractal explore` in a Chromium: one in the PATH, or that of `playwright install chromium`.
+test-browser: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[browser]'
+	$(BIN)/python -m pytest tests/browser tests/test_explore.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .

@@ -125,10 +125,9 @@ def read_controls(kind: str, values: Sequence[Any]) -> Reading:
 
 
 def _option(kind: str, error: str) -> str:
-    """The option that an error is about: the first one that it names."""
-    names = {control.name for control in controls(SPECS[kind])} if kind else set()
-    named = (word for word in re.findall(r'\w+', error.partition(':')[2]) if word in names)
-    return next(named, '')
+    """The option that an error of a specification begins with."""
+    first = re.match(rf'{re.escape(kind)}: (?:unknown )?(\w+)', error)
+    return first[1] if kind and first and first[1] in {control.name for control in controls(SPECS[kind])} else ''
 
 
 def values(spec: Spec) -> list[Any]:

@@ -2,6 +2,7 @@
 
 import base64
 import functools
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def launch(
     """
     page = make_page(name, data_dir)
     page.queue(max_size=64, default_concurrency_limit=2)
-    page.launch(
+    options: dict[str, Any] = dict(
         server_name=host,
         server_port=port,
         share=False,
@@ -63,7 +64,17 @@ def launch(
         quiet=True,
         max_file_size=uploads.MAX_BYTES,
         prevent_thread_lock=True,
+        # Kept in the browser, every picture that was seen: the page became slower with each.
+        run_history=False,
+        footer_links=['gradio'],
     )
+    # Not all are in Gradio 5.
+    known = inspect.signature(page.launch).parameters
+    try:
+        page.launch(**{key: value for key, value in options.items() if key in known})
+    except OSError as error:
+        ports = f'port {port}' if port else 'every port from 7860 to 7959'
+        raise OSError(f'{ports} at {host} is taken, or that is no address of this machine') from error
     if wait:
         print(f'timm-fractal explore: {page.local_url} (Ctrl-C ends it)', flush=True)
         page.block_thread()
@@ -127,7 +138,7 @@ class _Page:
 
     def _classes(self) -> None:
         with gr.Row():
-            self.sheets = [gr.HTML(elem_id=f'sheet-{split}', min_height=200) for split in _SPLITS]
+            self.sheets = [_picture(f'sheet-{split}') for split in _SPLITS]
 
     def _sweep(self) -> None:
         options = sweepable(self.start)
@@ -136,13 +147,13 @@ class _Page:
             self.values = gr.Textbox(
                 label='Values', info=f'separated by commas, at most {pictures.MAX_ROWS}; empty: some of the range'
             )
-        self.sweep_picture = gr.HTML(elem_id='sweep', min_height=200)
+        self.sweep_picture = _picture('sweep')
 
     def _one_class(self) -> None:
         self.number = gr.Slider(0, pictures.LAST_CLASS, value=0, step=1, label='Class', elem_id='class-number')
         with gr.Row():
-            self.large = gr.HTML(elem_id='large', min_height=200)
-            self.instances = gr.HTML(elem_id='instances', min_height=200)
+            self.large = _picture('large')
+            self.instances = _picture('instances')
 
     def _samples(self) -> None:
         with gr.Row():
@@ -157,15 +168,19 @@ class _Page:
                 elem_id='model',
             )
             self.seed = gr.Number(0, label='Which samples', precision=0, elem_id='samples-seed')
-        self.samples = gr.HTML(elem_id='samples', min_height=200)
+        self.samples = _picture('samples')
 
     def _train(self) -> None:
         gr.Markdown(
             "timm's train.py; the recipe and the model are those of the samples. The augmentation is in both forms, "
             'optimizer and schedule are for you to choose.'
         )
-        self.command = gr.Textbox(label='Command line', lines=4, interactive=False, elem_id='command')
-        self.config = gr.Code(label='The same for train.py --config', interactive=False, elem_id='config')
+        self.command = gr.Code(
+            label='Command line', language='shell', interactive=False, wrap_lines=True, elem_id='command'
+        )
+        self.config = gr.Code(
+            label='The same for train.py --config', language='yaml', interactive=False, elem_id='config'
+        )
 
     def _connect(self, page: Any) -> None:
         everything = [
@@ -331,11 +346,15 @@ def _component(kind: str, control: Control, value: Any) -> Any:
     return gr.Number(**options)
 
 
+def _picture(elem_id: str) -> Any:
+    with gr.Column(min_width=320):
+        return gr.HTML(elem_id=elem_id)
+
+
 def _figure(caption: str, *pictures: bytes, width: str = '100%') -> str:
     """PNG pictures side by side, in the page itself: no file of one visitor lies where another could ask for it."""
     images = ''.join(
-        f'<img alt="{caption}" style="width: {width}; image-rendering: pixelated"'
-        f' src="data:image/png;base64,{base64.b64encode(picture).decode()}">'
+        f'<img alt="{caption}" style="width: {width}" src="data:image/png;base64,{base64.b64encode(picture).decode()}">'
         for picture in pictures
     )
     row = 'display: flex; flex-wrap: wrap; gap: 4px'
@@ -351,7 +370,7 @@ def _text(message: str) -> Any:
     return gr.update(value=f'\N{WARNING SIGN} {message}' if message else '', visible=bool(message))
 
 
-def _selected(event: gr.SelectData) -> str:
+def _selected(event: 'gr.SelectData') -> str:
     return str(event.value)
 
 

@@ -8,14 +8,12 @@ import yaml
 from .._utils.messages import nearest
 from ..spec import Spec
 
-_HALF = [0.5, 0.5, 0.5]
-
 #: Arguments of timm's train.py that say what becomes of an image, by the name of the recipe.
 RECIPES: dict[str, dict[str, Any]] = {
     # "Scaling Backwards" (ECCV 2024), pre-training; as in train_scripts.
     'paper': dict(
-        mean=_HALF,
-        std=_HALF,
+        mean=[0.5, 0.5, 0.5],
+        std=[0.5, 0.5, 0.5],
         train_interpolation='bicubic',
         scale=[0.08, 1.0],
         ratio=[0.75, 1.3333333333333333],
@@ -31,8 +29,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         mixup_switch_prob=0.5,
     ),
     # What train.py does when nothing is said, but for mean and std.
-    'defaults of train.py': dict(mean=_HALF, std=_HALF),
-    'no augmentation': dict(mean=_HALF, std=_HALF, no_aug=True),
+    'defaults of train.py': dict(mean=[0.5, 0.5, 0.5], std=[0.5, 0.5, 0.5]),
+    'no augmentation': dict(mean=[0.5, 0.5, 0.5], std=[0.5, 0.5, 0.5], no_aug=True),
 }
 
 #: Models that are offered; any name that timm knows is taken.

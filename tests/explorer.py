@@ -1,0 +1,29 @@
+"""The page of ``timm-fractal explore`` in a process of its own."""
+
+import contextlib
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(('127.0.0.1', 0))
+        return int(listener.getsockname()[1])
+
+
+@contextlib.contextmanager
+def explorer(*arguments: str) -> Iterator[str]:
+    """Serve the page, as a user starts it; yields its address, without a slash at the end."""
+    port = free_port()
+    command = [sys.executable, '-m', 'timm_fractal', 'explore', *arguments, '--port', str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            # What is said when it serves, or nothing if it has failed.
+            line = process.stdout.readline()
+            assert line == f'timm-fractal explore: http://127.0.0.1:{port}/ (Ctrl-C ends it)\n'
+            yield f'http://127.0.0.1:{port}'
+        finally:
+            process.kill()
