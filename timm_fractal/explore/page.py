@@ -129,7 +129,7 @@ class _Page:
                         _TABS, (self._classes, self._sweep, self._one_class, self._samples, self._train)
                     ):
                         with gr.Tab(label, id=label):
-                            self.problems[label] = gr.Markdown(visible=False, elem_classes='problem')
+                            self.problems[label] = gr.Markdown(visible=False, elem_id=f'problem-{_TABS.index(label)}')
                             build()
         # The last valid name, what the name's box said last, the option beside which there is an error, the tab seen.
         self.valid, self.said = gr.State(start.name()), gr.State(start.name())
