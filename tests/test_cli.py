@@ -40,7 +40,7 @@ assert not heavy, heavy
     assert "unknown data set 'fractl1'; did you mean 'fractal1'" in done.stderr
 
 
-@pytest.mark.parametrize('command', ['preview', 'export', 'export-weights', 'convert', 'publish', 'doctor'])
+@pytest.mark.parametrize('command', ['preview', 'explore', 'export', 'export-weights', 'convert', 'publish', 'doctor'])
 def test_every_command_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as info:
         cli.main([command, '--help'])

@@ -270,9 +270,9 @@ def test_recipe_is_that_of_the_scripts() -> None:
 def test_line_and_file_say_the_same() -> None:
     given = recipes.arguments(parse_name('image1/view=rgb'), 'resnet50', 'paper', 'my photo.jpg')
     line = recipes.command(given)
-    assert line.startswith(
-        "python train.py --dataset image1/view=rgb --num-classes 1000 --data-dir 'my photo.jpg' --model resnet50 "
-    )
+    first, second = line.splitlines()[:2]
+    assert first == "python train.py --dataset image1/view=rgb --num-classes 1000 --data-dir 'my photo.jpg' \\"
+    assert second.startswith('    --model resnet50 --mean 0.5 0.5 0.5 ')
     text = recipes.config(given)
     assert yaml.safe_load(text) == given and '&' not in text
     assert '--data-dir photo.jpg' in recipes.command(recipes.arguments(parse_name('image1'), 'resnet50', 'paper'))
@@ -290,7 +290,7 @@ SOURCE = os.environ.get('TIMM_SOURCE', '')
 def test_the_line_runs(recipe: str, tmp_path: Path) -> None:
     name = 'fractal1/classes=8,points=3000,size=64'
     line = recipes.command(recipes.arguments(parse_name(name), 'test_vit', recipe))
-    words = [sys.executable, f'{SOURCE}/train.py', *shlex.split(line)[2:]]
+    words = [sys.executable, f'{SOURCE}/train.py', *shlex.split(line.replace('\\\n', ''))[2:]]
     words += shlex.split('--device cpu --epochs 1 --warmup-epochs 0 --batch-size 8 --workers 0 --output out')
     environment = os.environ | {'OMP_NUM_THREADS': '1'}
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)

@@ -24,6 +24,11 @@ LOOPBACK = '127.0.0.1'
 _SPLITS = ('train', 'validation')
 _TABS = ('Classes', 'Sweep', 'One class', 'Training samples', 'Train')
 
+# Errors are seen.
+_STYLE = """
+.wrong, [id^=problem-], #message { border-left: 4px solid #d03030 !important; padding-left: 8px }
+"""
+
 # What an event does: the last change counts, and those before it are left out.
 _LAST: dict[str, Any] = dict(trigger_mode='always_last')
 # Names and controls answer at once, whatever is being rendered.
@@ -66,6 +71,7 @@ def launch(
         prevent_thread_lock=True,
         # Kept in the browser, every picture that was seen: the page became slower with each.
         run_history=False,
+        css=_STYLE,
         footer_links=['gradio'],
     )
     # Not all are in Gradio 5.
@@ -175,9 +181,7 @@ class _Page:
             "timm's train.py; the recipe and the model are those of the samples. The augmentation is in both forms, "
             'optimizer and schedule are for you to choose.'
         )
-        self.command = gr.Code(
-            label='Command line', language='shell', interactive=False, wrap_lines=True, elem_id='command'
-        )
+        self.command = gr.Code(label='Command line', language='shell', interactive=False, elem_id='command')
         self.config = gr.Code(
             label='The same for train.py --config', language='yaml', interactive=False, elem_id='config'
         )
@@ -253,7 +257,7 @@ class _Page:
             shown = values(reading.spec) if reading.spec and each == kind else None
             for place, control in enumerate(controls(spec)):
                 changed = {'value': shown[place]} if shown else {}
-                updates.append(gr.update(info=_info(control, reading), **changed) if each == kind else gr.skip())
+                updates.append(gr.update(**_said(control, reading), **changed) if each == kind else gr.skip())
         return updates
 
     def _from_controls(self, kind: str, wrong: str, *given: Any) -> list[Any]:
@@ -267,7 +271,7 @@ class _Page:
             reading.option,
             *(
                 # A slider forgets its value when only the text beside it changes.
-                gr.update(info=_info(control, reading), **({'value': value} if control.kind == 'slider' else {}))
+                gr.update(**_said(control, reading), **({'value': value} if control.kind == 'slider' else {}))
                 if control.name in (wrong, reading.option)
                 else gr.skip()
                 for control, value in zip(controls(SPECS[kind]), given)
@@ -361,8 +365,12 @@ def _figure(caption: str, *pictures: bytes, width: str = '100%') -> str:
     return f'<figure><figcaption>{caption}</figcaption><div style="{row}">{images}</div></figure>'
 
 
+def _said(control: Control, reading: Reading) -> dict[str, Any]:
+    """What stands beside a control, marked if that is an error."""
+    return dict(info=_info(control, reading), elem_classes=['wrong'] if control.name == reading.option else [])
+
+
 def _info(control: Control, reading: Reading) -> str:
-    """What stands beside a control: its meaning, or what is wrong with it."""
     return f'\N{WARNING SIGN} {reading.error}' if control.name == reading.option else control.info
 
 

@@ -63,19 +63,24 @@ def arguments(spec: Spec, model: str, name: str, data_dir: str | None = None) ->
     return needed | ({'data_dir': data_dir} if data_dir else {}) | {'model': model} | recipe(name)
 
 
-def command(values: dict[str, Any]) -> str:
-    """The line to copy.
+def command(values: dict[str, Any], width: int = 100) -> str:
+    """The command line to copy, broken as a shell takes it.
 
     Example:
-        >>> command({'dataset': 'fractal1', 'num_classes': 1000, 'scale': [0.5, 1], 'no_aug': True})
-        'python train.py --dataset fractal1 --num-classes 1000 --scale 0.5 1 --no-aug'
+        >>> print(command({'dataset': 'fractal1', 'num_classes': 1000, 'scale': [0.5, 1], 'no_aug': True}, 50))
+        python train.py --dataset fractal1 \\
+            --num-classes 1000 --scale 0.5 1 --no-aug
     """
-    words = ['python', 'train.py']
+    lines = ['python train.py']
     for name, value in values.items():
-        words.append('--' + name.replace('_', '-'))
+        words = ['--' + name.replace('_', '-')]
         if value is not True:
             words += [str(item) for item in (value if isinstance(value, list) else [value])]
-    return shlex.join(words)
+        option = shlex.join(words)
+        if len(lines[-1]) + len(option) >= width:
+            lines.append('   ')
+        lines[-1] += f' {option}'
+    return ' \\\n'.join(lines)
 
 
 def config(values: dict[str, Any]) -> str:
