@@ -1,8 +1,12 @@
 """The page of results says what the committed lines say, and the sweep file what the page needs."""
 
 import json
+import os
+import random
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,45 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / 'train_scripts' / 'sweep.py'
 SWEEP = ROOT / 'train_scripts' / 'sweeps' / 'micro.yaml'
+
+
+SOURCE = os.environ.get('TIMM_SOURCE', '')
+
+TINY = """
+name: tiny
+seeds: [0]
+finetune_seeds: [0, 1]
+data: {digits: {kind: digits}}
+pretrain: &all
+  samples: 2560
+  interval: 640
+  model: test_vit
+  model_kwargs: {img_size: 32, patch_size: 8}
+  img_size: 32
+  in_chans: 1
+  mean: 0.5
+  std: 0.5
+  device: cpu
+  workers: 0
+  batch_size: 32
+  opt: adamw
+  lr: 1.0e-3
+  sched: cosine
+  warmup_epochs: 0
+  checkpoint_hist: 1
+conditions:
+  fractal1: {dataset: 'fractal1/classes=16,size=48,points=3000,patch=fill'}
+finetune:
+  digits: {<<: *all, workers: 1, samples: 640, interval: 320, data: digits, shots: 32, val_split: val}
+"""
+
+
+@pytest.fixture
+def sweep_file(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / 'train_scripts'))
+    import sweep_file
+
+    return sweep_file
 
 
 def run(*args):
@@ -40,3 +83,61 @@ def test_a_changed_line_changes_the_page(tmp_path):
 def test_every_result_has_its_provenance(key):
     for text in (ROOT / 'train_scripts' / 'results' / 'micro.jsonl').read_text().splitlines():
         assert json.loads(text)[key] not in (None, ''), text
+
+
+@pytest.mark.parametrize('path', sorted(SWEEP.parent.glob('*.yaml')), ids=lambda path: path.stem)
+def test_every_sweep_file_is_read(path, sweep_file, tmp_path):
+    sweep = sweep_file.Sweep(path)
+    assert sweep.name == path.stem and sweep.units[0].condition == 'scratch'
+    assert len({unit.name for unit in sweep.units}) == len(sweep.units)
+    (tmp_path / 'train.py').touch()
+    done = run('list', path, '--train-py', tmp_path, '--work', tmp_path)
+    assert done.returncode == 0, done.stderr
+    units = len(sweep.units)
+    assert f'{units} units, ' in done.stdout and ' 0 samples' not in done.stdout
+    done = run('run', path, '--train-py', tmp_path, '--work', tmp_path, '--index', units)
+    assert done.returncode == 2 and f'--index must be 0 to {units - 1}, got {units}' in done.stderr
+
+
+def test_a_torn_line_is_written_again(sweep_file, tmp_path):
+    path = tmp_path / 'x.jsonl'
+    first = dict(sweep='x', condition='a', seed=0, finetune=None, finetune_seed=None, settings='s', eval_top1=1.0)
+    path.write_bytes(json.dumps(first).encode() + b'\n{"sweep": "x", "condi')
+    results = sweep_file.Results(path)
+    assert results.read() == [first]
+    results.append(first | dict(eval_top1=2.0))
+    assert results.read() == [first] and path.read_bytes().endswith(b'}\n')
+    results.append(first | dict(seed=1))
+    assert [line['seed'] for line in results.read()] == [0, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.timm_source
+@pytest.mark.skipif(not SOURCE, reason='TIMM_SOURCE is not set to a checkout of timm')
+def test_killed_at_any_time(tmp_path):
+    """Killed again and again, together with its training, it comes to the results of a run that was left alone."""
+    (tmp_path / 'tiny.yaml').write_text(TINY)
+
+    def command(work):
+        words = ['run', tmp_path / 'tiny.yaml', '--train-py', SOURCE, '--work', tmp_path / work, '--poll', 0.1]
+        return [sys.executable, str(SCRIPT), *map(str, words)]
+
+    def results(work):
+        lines = (tmp_path / work / 'tiny.jsonl').read_text().splitlines()
+        names = ('condition', 'finetune', 'finetune_seed', 'samples', 'train_loss', 'eval_top1', 'eval_loss')
+        return [[json.loads(line).get(name) for name in names] for line in lines]
+
+    assert subprocess.run(command('alone'), capture_output=True).returncode == 0
+    rng = random.Random(0)
+    for _ in range(40):
+        child = subprocess.Popen(command('killed'), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        end = time.time() + rng.uniform(6, 14)
+        while child.poll() is None and time.time() < end:
+            time.sleep(0.1)
+        if child.returncode is not None:
+            break
+        child.kill()
+        subprocess.run(['pkill', '-9', '-f', str(tmp_path / 'killed')])
+        child.wait()
+    assert child.returncode == 0 and child.returncode != -signal.SIGKILL
+    assert results('killed') == results('alone') and len(results('alone')) == 3

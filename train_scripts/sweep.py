@@ -67,6 +67,10 @@ def flags(options: dict[str, Any]) -> list[str]:
     return words
 
 
+#: Training images of data sets that train.py downloads.
+IMAGES = {'torch/cifar10': 50_000, 'torch/cifar100': 50_000}
+
+
 class Runner:
     """Runs units.
 
@@ -100,8 +104,14 @@ class Runner:
                 options['num_classes'] = classes
         if 'dataset' in merged and merged['dataset'].partition('/')[0] in SPECS:
             spec = parse_name(merged['dataset'])
-            images = spec.classes * getattr(spec, 'instances', 1)
-            options.setdefault('num_classes', spec.classes)
+            images = spec.num_classes * spec.num_instances
+            options.setdefault('num_classes', spec.num_classes)
+        elif stand_in and 'dataset' in merged:
+            # A data set that train.py would download.
+            images = IMAGES[merged['dataset']]
+            options |= dict(dataset='', data_dir=self.folders.noise(merged['num_classes']), dataset_download=False)
+        elif 'dataset' in merged:
+            images = IMAGES.get(merged['dataset'])
         if 'samples' in settings:
             options |= schedule(settings, images or 0, batch, repeat='dataset' in merged)
         if 'steps' in settings:
@@ -468,7 +478,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         write([Sweep(path) for path in args.sweep], args.results, args.page)
         return 0
-    runner = Runner(Sweep(args.sweep), args)
+    try:
+        runner = Runner(Sweep(args.sweep), args)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
     if args.command == 'list':
         print('\n'.join(listing(runner)))
         return 0

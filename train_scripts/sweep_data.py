@@ -58,7 +58,7 @@ class Folders:
         if count is None:
             raise ValueError(f'data {name}: shots or count must say how many images there are of each class')
         if stand_in:
-            folder = self._made(self.work / f'stand-in-{classes}', lambda path: _noise(path, classes))
+            folder = Path(self.noise(classes))
         elif kind['kind'] == 'digits':
             folder = self._made(self.work / f'{name}-{count}-s{seed}', lambda path: _digits(path, count, seed))
         else:
@@ -74,6 +74,10 @@ class Folders:
 
             folder = self._made(self.work / made, make)
         return str(folder), count * classes, classes
+
+    def noise(self, classes: int) -> str:
+        """A folder of one image of noise per class, for a dry run."""
+        return str(self._made(self.work / f'stand-in-{classes}', lambda path: _noise(path, classes)))
 
     def _source(self, name: str) -> Path:
         """The folder that the user gave, or CIFAR-10."""
