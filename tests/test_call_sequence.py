@@ -40,7 +40,7 @@ def known(arguments):
 def set_epoch(loader, epoch):
     if hasattr(loader.dataset, 'set_epoch'):
         loader.dataset.set_epoch(epoch)
-    if hasattr(loader.batch_sampler, 'set_epoch'):
+    if hasattr(getattr(loader, 'batch_sampler', None), 'set_epoch'):
         loader.batch_sampler.set_epoch(epoch)
     elif hasattr(loader.sampler, 'set_epoch'):
         loader.sampler.set_epoch(epoch)
