@@ -104,9 +104,14 @@ def pil_crop(image, crop, k, size):
 
 
 def columns_first(crop, size):
-    """Older Pillows know only this order."""
     shorter, narrower = crop.height - size[0], crop.width - size[1]
-    return [bool(first) for first in ~((shorter > 0) & (2 * narrower < shorter))]
+    return ~((shorter > 0) & (2 * narrower < shorter)).numpy()
+
+
+def comparable(crop, size):
+    """Images that Pillow resizes in our order: before version 13 it knew only the one that begins with the columns."""
+    recent = int(PIL.__version__.split('.')[0]) >= 13
+    return columns_first(crop, size) | recent
 
 
 @pytest.mark.parametrize('size', [(224, 224), (31, 50), (100, 333), (1, 1)])
@@ -115,12 +120,9 @@ def test_resample_is_that_of_pillow(image, size):
     count = 40
     crop = random_crop(np.random.default_rng(0), count, image.height, image.width)
     result = to_arrays(resample(to_batch(image, count), crop, size, size))
-    same_order = columns_first(crop, size)
-    assert 0 < sum(same_order) < count
+    assert 0 < columns_first(crop, size).sum() < count
     differences = [
-        np.abs(result[k] - to_array(pil_crop(image, crop, k, size)))
-        for k in range(count)
-        if same_order[k] or int(PIL.__version__.split('.')[0]) >= 13
+        np.abs(result[k] - to_array(pil_crop(image, crop, k, size))) for k in comparable(crop, size).nonzero()[0]
     ]
     assert np.max(differences) <= 1 and np.mean(np.array(differences) > 0) < 0.001
 
@@ -523,7 +525,8 @@ def test_the_whole_transform_is_that_of_timm(image, auto_augment, mean):
     assert result.shape == (count, 3 if colour else 1, *size)
     got = to_arrays(result)
     expected = np.stack([to_array(pil_train(image.convert('RGB'), params, k, size, fill)) for k in range(count)])
-    difference = np.abs(got - expected)
+    difference = np.abs(got - expected)[comparable(params.crop, size)]
+    assert len(difference) > count / 2
     assert (difference > 1).mean() < 0.0003 and difference.mean() < 0.003
     assert (difference.max(axis=(1, 2, 3)) <= 1).mean() > 0.6
 
