@@ -1,36 +1,45 @@
-"""What a GPU reads and writes for the paper's augmentation, counted without one.
+"""What the host does, and what a GPU reads and writes, for the paper's augmentation: counted without a GPU.
 
     python -m benchmarks.count_traffic
 
-Each of torch's own operations is a pass over its tensors; Triton's kernels read their images once and write them once.
-Counted are the bytes of every tensor that an operation takes or gives, from the bits of the data set to what a model
-gets, as if no cache helped. Memory of 4.8 TB/s (an H200's) sets the limit that is printed with them; bench_augment
-measures what is reached of it.
+A mega-batch of 8 batches of 256 images goes through the device loader, with torch's own operations, each a pass over
+its tensors, and with the Triton kernels, whose launches do nothing here. Counted are calls (torch's operations,
+launches and uploads; views are free) and the bytes that they read and write, from the bits of the data set to what a
+model gets, as if no cache helped. Memory of 4.8 TB/s (an H200's) sets the limit that is printed with them.
+
+The host's time per image is measured on one thread, and beside it that of timm's transform, on images of 8 x 8 pixels,
+where pixels cost next to nothing. bench_augment and benchmarks.gpu measure what is reached of all this on a GPU.
 """
 
 import contextlib
-from collections.abc import Iterator
+import functools
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import torch
-from timm.data import FastCollateMixup
+from PIL import Image
+from timm.data import FastCollateMixup, create_transform
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.data import Subset
 
 from benchmarks.record import Record
-from tests.paper import LOADER
+from tests.paper import AUGMENTATION, LOADER
 from timm_fractal._utils import device as _device
+from timm_fractal.augment import ops_triton
 from timm_fractal.augment import resample as _resample
 from timm_fractal.data.fractals import Fractal1
-from timm_fractal.device_loader import create_device_loader
+from timm_fractal.device_loader import DeviceLoader, create_device_loader
 
-IMAGES, SIZE, BANDWIDTH = 256, 224, 4.8e12
+BATCHES, IMAGES, SIZE, BANDWIDTH = 8, 256, 224, 4.8e12
 # Nothing is read but the shape, or nothing is written but what is indexed.
 FREE = ('empty', 'new_empty', 'empty_like', 'lift_fresh')
 PARTS = ('index', 'index_select', 'gather')
+LAUNCHERS = ('unpack', 'weigh', 'resize', 'levels', 'move', 'finish', 'targets')
 
 
 def size(tensor: Tensor) -> int:
@@ -39,12 +48,12 @@ def size(tensor: Tensor) -> int:
     return int(np.prod(shape)) * tensor.element_size()
 
 
-class Traffic(TorchDispatchMode):
-    """Counts bytes and launches."""
+class Operations(TorchDispatchMode):
+    """Counts torch's operations: how many, and the bytes that they read and write."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.bytes = self.launches = 0
+        self.bytes = self.calls = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
@@ -52,9 +61,11 @@ class Traffic(TorchDispatchMode):
         given, taken = (
             [size(leaf) for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)] for tree in (result, (args, kwargs))
         )
-        if function.is_view or name in FREE:
+        if function.is_view:
             return result
-        self.launches += 1
+        self.calls += 1
+        if name in FREE:
+            return result
         if name in PARTS:
             self.bytes += 2 * sum(given) + sum(taken[1:])
         elif name == 'index_put_':
@@ -63,58 +74,140 @@ class Traffic(TorchDispatchMode):
             self.bytes += sum(given) + sum(taken)
         return result
 
-    # Triton's kernels, which do nothing here but count.
 
-    def resize(self, source: Tensor, target: Tensor, take: Any, put: Any, box: Tensor, *rest: Any) -> None:
-        lines, places = box[:, 1], box[:, 3]
-        weights = len(box) * target.shape[3] * rest[-1] * 4
-        pixels = lines * (places + target.shape[3])
-        self.add(2, int(pixels.sum()) * source.shape[1] + 2 * weights)
+class Kernels:
+    """The Triton kernels, whose launches are counted and do nothing; what they would read and write is added up."""
 
-    def transform(self, images: Tensor, index: Tensor, *rest: Any) -> Tensor:
-        target = images.new_empty(len(index), *images.shape[1:])
-        self.add(1, 2 * size(target))
-        return target
+    def __init__(self) -> None:
+        self.bytes = self.launches = 0
+        for name in LAUNCHERS:
+            setattr(self, name, functools.partial(self._call, getattr(ops_triton, name), getattr(self, f'_{name}')))
 
-    def look_up(self, images: Tensor, index: Tensor, tables: Tensor) -> None:
-        self.add(1, 2 * len(index) * size(images[0]))
+    def __getitem__(self, grid: Any) -> Callable[..., None]:
+        """In place of each compiled kernel."""
+        return self._launch
 
-    def mix(self, images: Tensor, lam: float) -> Tensor:
-        self.add(1, 3 * size(images))
-        return images.new_empty(images.shape)
+    def _launch(self, *arguments: Any, **options: Any) -> None:
+        self.launches += 1
 
-    def add(self, launches: int, count: int) -> None:
-        self.launches += launches
-        self.bytes += count
+    def _call(self, function: Callable[..., Any], read_and_written: Callable[..., int], *arguments: Any) -> Any:
+        self.bytes += int(read_and_written(*arguments))
+        return function(*arguments)
+
+    # Bytes. Parameters of an image, some dozens of bytes, are left out.
+
+    @staticmethod
+    def _unpack(table: Tensor, numbers: Tensor, levels: Tensor) -> int:
+        return len(numbers) * 9 * size(table[0])
+
+    @staticmethod
+    def _weigh(box: Any, flags: Any, axis: int, resized: int, wanted: int, offset: int, taps: Tensor, most: int) -> int:
+        return 4 * wanted * int((taps.numpy() + 1).sum())
+
+    @staticmethod
+    def _resize(
+        source: Tensor, target: Tensor, take: Any, index: Tensor, box: Tensor, middle: Any, weights: Any, wanted: Any,
+        axis: int, is_first: bool, lines: int,
+    ) -> int:  # fmt: skip
+        first, taps, _ = weights
+        channels = source.shape[1] if is_first else target.shape[1]
+        chosen = index.numpy()
+        height, width = box.numpy()[chosen, 2:].T
+        high, wide = wanted
+        # What is resized, and what across that stays.
+        before, after = (height, high) if axis == 0 else (width, wide)
+        across = (width if is_first else wide) if axis == 0 else (height if is_first else high)
+        pixels = channels * ((before + after) * across).sum()
+        return int(pixels + 4 * first.shape[1] * (taps.numpy()[chosen] + 1).sum())
+
+    @staticmethod
+    def _levels(images: Tensor, rows: Tensor, operation: Tensor, argument: Tensor) -> int:
+        with_histogram = np.isin(operation.numpy(), HISTOGRAMS).sum()
+        return size(images[0]) * int(2 * len(rows) + with_histogram)
+
+    @staticmethod
+    def _move(images: Tensor, rows: Tensor, *rest: Any) -> int:
+        return 2 * len(rows) * size(images[0])
+
+    @staticmethod
+    def _finish(images: Tensor, *rest: Any) -> int:
+        table, count = rest[4], rest[-1]
+        pixels = images.shape[2] * images.shape[3]
+        return count * (2 * size(images[0]) + pixels * len(table) * table.element_size())
+
+    @staticmethod
+    def _targets(
+        labels: Tensor, partners: Any, lam: Any, classes: int, smoothing: float, begin: int, count: int
+    ) -> int:
+        return 4 * count * classes
+
+
+HISTOGRAMS = [ops_triton.NAMES.index(name) for name in ('AutoContrast', 'Equalize', 'Contrast')]
+COMPILED = [name for name, value in vars(ops_triton).items() if type(value).__module__.startswith('triton.runtime')]
 
 
 @contextlib.contextmanager
-def counted(kernels: bool) -> Iterator[Traffic]:
-    traffic = Traffic()
-    chosen = patch.object(_device, 'triton_kernels', return_value=traffic if kernels else None)
-    # As on a GPU, where no cache has to hold what lies between two operations.
-    with chosen, patch.dict(_resample.CHUNK, cpu=_resample.CHUNK_ELSEWHERE), traffic:
-        yield traffic
+def in_use(kernels: Kernels | None) -> Iterator[None]:
+    """Make the loader work as on a GPU, with these kernels or with torch's operations."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(patch.object(_device, 'triton_kernels', return_value=kernels))
+        # No cache has to hold what lies between two operations.
+        stack.enter_context(patch.dict(_resample.CHUNK, cpu=_resample.CHUNK_ELSEWHERE))
+        for name in COMPILED if kernels else ():
+            stack.enter_context(patch.object(ops_triton, name, kernels))
+        yield
+
+
+def make_loader(device: torch.device | str = 'cpu') -> DeviceLoader:
+    """2,048 samples in a mega-batch, with the paper's augmentation."""
+    dataset = Fractal1(f'fractal1/classes={IMAGES}')
+    mixup = FastCollateMixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=IMAGES)
+    samples = Subset(dataset, list(range(IMAGES)) * BATCHES)
+    loader = create_device_loader(samples, SIZE, IMAGES, device=device, collate_fn=mixup, **LOADER)
+    loader.at_once = BATCHES * IMAGES
+    return loader
+
+
+def run(loader: DeviceLoader) -> None:
+    for _ in loader.make_batches(torch.Generator().manual_seed(0)):
+        pass
+
+
+def fastest(function: Callable[[], Any], rounds: int = 7) -> float:
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return min(times)
 
 
 def main() -> None:
-    dataset = Fractal1(f'fractal1/classes={IMAGES}')
-    mixup = FastCollateMixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=IMAGES)
-    loader = create_device_loader(dataset, SIZE, IMAGES, device='cpu', collate_fn=mixup, **LOADER)
-    loader.at_once = IMAGES
+    torch.set_num_threads(1)
+    loader, count = make_loader(), BATCHES * IMAGES
     settings = (
-        f"A batch of {IMAGES} images, the paper's augmentation, 512 to {SIZE} pixels, gray, mixup, random erasing"
+        f"A mega-batch of {BATCHES} x {IMAGES} images, the paper's augmentation, 512 to {SIZE} pixels, gray, mixup, "
+        'random erasing'
     )
     with Record('count_traffic', settings) as say:
-        for name, kernels in (("torch's operations", False), ("Triton's kernels", True)):
-            with counted(kernels) as traffic:
-                next(loader.make_batches(torch.Generator().manual_seed(0)))
-            each = traffic.bytes / IMAGES / 1e6
+        for name, kernels in (("torch's operations", None), ('the Triton kernels', Kernels())):
+            with in_use(kernels), Operations() as operations:
+                run(loader)
+            # One upload, which no copy from the host to itself shows.
+            calls = operations.calls + (kernels.launches + 1 if kernels else 0)
+            each = (kernels.bytes if kernels else operations.bytes) / count / 1e6
             text = (
-                f'{name:18} {each:5.1f} MB an image, {traffic.launches:4} launches: '
+                f'{name:18} {each:5.1f} MB an image, {calls:5} calls: '
                 f'at most {BANDWIDTH / each / 1e6:9,.0f} images/s at 4.8 TB/s'
             )
-            say(text, what=name, megabytes=each, launches=traffic.launches)
+            say(text, what=name, megabytes=each, calls=calls)
+        image = Image.new('RGB', (8, 8))
+        transform = create_transform(8, is_training=True, **AUGMENTATION, re_prob=0.5, re_mode='pixel')
+        with in_use(Kernels()):
+            ours = fastest(lambda: run(loader)) / count
+        theirs = fastest(lambda: [transform(image) for _ in range(200)]) / 200
+        text = f'host, one thread    {ours * 1e6:5.1f} us an image, timm on 8 x 8 pixels {theirs * 1e6:5.1f} us'
+        say(text, what='host', microseconds=ours * 1e6, timm=theirs * 1e6)
 
 
 if __name__ == '__main__':

@@ -6,6 +6,7 @@ the host wait is counted: a number read from the device, or a copy from memory t
 
 import contextlib
 from collections import Counter
+from typing import ClassVar
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -51,13 +52,25 @@ class Device(TorchDispatchMode):
     Attributes:
         calls: What ran on the device, and how often.
         waits: What the host waited for.
+        launching_on: Devices that a kernel would be launched on, the last one counts.
     """
+
+    launching_on: ClassVar[list] = []
 
     def __init__(self):
         super().__init__()
         self.calls = Counter()
         self.waits = Counter()
         self.pinned = set()
+
+    @contextlib.contextmanager
+    def on_device(self, device):
+        """In place of the context that says where Triton launches."""
+        self.launching_on.append(device)
+        try:
+            yield
+        finally:
+            self.launching_on.pop()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
@@ -90,6 +103,9 @@ class Device(TorchDispatchMode):
 
 
 def inner(value):
+    """What is computed with, of a tensor or of a tuple of them."""
+    if isinstance(value, tuple):
+        return tuple(map(inner, value))
     return value.inner if isinstance(value, OnDevice) else value
 
 
@@ -141,6 +157,8 @@ def device(monkeypatch):
     monkeypatch.setattr(torch.cuda, '_lazy_init', lambda: None)
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.Tensor, 'pin_memory', pin)
+    monkeypatch.setattr(_device, 'on', lambda device: mode.on_device(device))
+    monkeypatch.setattr(_device, 'free_bytes', lambda device: 2**33)
     monkeypatch.setattr(_device, '_side_stream', lambda device: mode.side)
     monkeypatch.setattr(torch.cuda, 'current_stream', lambda device: mode.current)
     monkeypatch.setattr(torch.cuda, 'stream', on)

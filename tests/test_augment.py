@@ -280,16 +280,17 @@ def test_warps_are_those_of_the_pil_operation(image, name):
     small = image.resize((90, 71), Image.Resampling.BILINEAR)
     fill = (9,) if small.mode == 'L' else (124, 116, 104)
     # A magnitude above 1 counts as 1, as in `shape_op`.
-    arguments, seeds = np.array([0, 0.03, 0.27, 1, 1.5]), np.arange(5)
+    arguments, seed = np.array([0, 0.03, 0.27, 1, 1.5]), 4
     canvas = Pipeline(to_batch(small, 6), fill)
     operation = np.append(np.full(5, NAMES.index(name)), NAMES.index('Invert'))
     canvas.apply(np.full(6, NAMES.index('Invert')), np.zeros(6))
-    canvas.apply(operation, np.append(arguments, 0), True, np.append(seeds, 0))
+    canvas.apply(operation, np.append(arguments, 0), True, seed)
     got = to_arrays(canvas.finish())
     assert np.array_equal(got[5], to_array(small))
     inverse = ImageOps.invert(small)
-    for k, magnitude in enumerate(arguments):
-        params = SHAPES[name].make_params(np.random.Generator(np.random.PCG64(k)), min(magnitude, 1))
+    rng = np.random.Generator(np.random.PCG64([seed, NAMES.index(name)]))
+    for k, values in enumerate(SHAPES[name].sample(rng, arguments.clip(max=1))):
+        params = {SHAPES[name].name: values.tolist()}
         assert np.array_equal(got[k], to_array(SHAPES[name].apply(inverse, params, fill=fill)))
 
 

@@ -8,12 +8,27 @@ from PIL import Image
 from timm.data import FastCollateMixup
 
 from timm_fractal._utils import device as _device
-from timm_fractal.augment import Evaluate, Mix, MixParams, Train
-from timm_fractal.augment.ops import MATRICES, NAMES, Pipeline
-from timm_fractal.augment.resample import Crop, resample
+from timm_fractal._utils.device import Upload
+from timm_fractal.augment import Evaluate, Mix, MixParams, Train, TrainParams, normalize
+from timm_fractal.augment.erasing import ERASING_MODES, EraseParams
+from timm_fractal.augment.mega_batch import Finish, Layers
+from timm_fractal.augment.ops import MATRICES, NAMES, TABLES, Pipeline
+from timm_fractal.augment.policy import Layer
+from timm_fractal.augment.resample import Crop
+from timm_fractal.fractal.render import unpack
 
-from .paper import AUGMENTATION
-from .test_augment import ARGUMENTS, columns_first, pil_crop, pil_operation, random_crop, to_array, to_arrays, to_batch
+from .paper import AUGMENTATION, HALF
+from .test_augment import (
+    ARGUMENTS,
+    IMAGENET,
+    columns_first,
+    pil_crop,
+    pil_operation,
+    random_crop,
+    to_array,
+    to_arrays,
+    to_batch,
+)
 
 kernels = pytest.importorskip('timm_fractal.augment.ops_triton', reason='there is no Triton for this machine')
 
@@ -37,14 +52,31 @@ def test_the_kernels_are_right_here():
     kernels.check(DEVICE)
 
 
-@pytest.mark.parametrize('name', ['resize', 'transform', 'look_up', 'mix'])
+@pytest.mark.parametrize('name', ['unpack', 'resize', 'levels', 'move', 'finish', 'targets'])
 def test_a_wrong_kernel_is_noticed(name, monkeypatch):
-    if name in ('transform', 'mix'):
-        monkeypatch.setattr(kernels, name, lambda images, *arguments: images)
-    else:
-        monkeypatch.setattr(kernels, name, lambda *arguments: None)
-    with pytest.raises(RuntimeError, match=f'wrong pixels: {name}$'):
+    right = getattr(kernels, name)
+
+    def wrong(*arguments):
+        result = None if name in ('resize', 'levels', 'move') else right(*arguments)
+        return result if result is None else torch.zeros_like(result)
+
+    monkeypatch.setattr(kernels, name, wrong)
+    monkeypatch.setattr(torch, 'empty', torch.zeros)
+    with pytest.raises(RuntimeError, match=f'wrong pixels: .*{name}'):
         kernels.check(DEVICE)
+
+
+@pytest.mark.parametrize('size', [16, 20])
+def test_bits_are_unpacked(size):
+    table = torch.randint(0, 256, (5, size, -(-size // 8)), dtype=torch.uint8)
+    levels = torch.from_numpy(unpack(np.arange(256, dtype=np.uint8)[:, None], 8))
+    got = kernels.unpack(table.to(DEVICE), torch.tensor([4, 0, 4], device=DEVICE), levels.to(DEVICE))
+    assert np.array_equal(got[:, 0, :, :size].cpu().numpy(), unpack(table.numpy()[[4, 0, 4]], size))
+
+
+def crop_and_resize(image, crop, size):
+    batch = to_batch(image, len(crop.top)).to(DEVICE)
+    return to_arrays(Train(size).apply(batch, TrainParams(crop, [])).cpu())
 
 
 @pytest.mark.slow
@@ -54,7 +86,7 @@ def test_resizes_are_those_of_pillow(images, name, size, in_use):
     """Tolerance: none."""
     image, count = images[name], 12
     crop = random_crop(np.random.default_rng(0), count, image.height, image.width)
-    result = to_arrays(resample(to_batch(image, count).to(DEVICE), crop, size, size).cpu())
+    result = crop_and_resize(image, crop, size)
     same_order = columns_first(crop, size)
     assert sum(same_order)
     for k in range(count):
@@ -62,14 +94,17 @@ def test_resizes_are_those_of_pillow(images, name, size, in_use):
             assert np.array_equal(result[k], to_array(pil_crop(image, crop, k, size)))
 
 
-def test_both_orders_of_the_axes(images, in_use):
-    image, size = images['gray'], (9, 40)
-    whole = (torch.tensor([value, value]) for value in (0, 0, image.height, image.width))
-    crop = Crop(*whole, *(torch.tensor([False, flag]) for flag in (True, True, False)))
-    assert not any(columns_first(crop, size))
-    result = to_arrays(resample(to_batch(image, 2).to(DEVICE), crop, size, size).cpu())
-    for k in range(2 * NEW_PILLOW):
-        assert np.array_equal(result[k], to_array(pil_crop(image, crop, k, size)))
+@pytest.mark.parametrize('channels', [1, 3])
+def test_both_orders_of_the_axes_in_one_batch(images, channels, in_use):
+    """Tolerance: none. Images of several tiles, whose boxes begin anywhere."""
+    image, size = images['gray' if channels == 1 else 'colour'].resize((150, 140)), (40, 100)
+    boxes = torch.tensor([[3, 5, 130, 101], [40, 11, 57, 133], [0, 0, 140, 20]]).T
+    crop = Crop(*boxes, *torch.tensor([[True, False, True], [False, True, True], [True, False, False]]))
+    assert columns_first(crop, size).tolist() == [False, True, False]
+    result = crop_and_resize(image, crop, size)
+    for k in range(3):
+        if NEW_PILLOW or k == 1:
+            assert np.array_equal(result[k], to_array(pil_crop(image, crop, k, size)))
 
 
 def test_what_shrinks_beyond_measure_is_left_to_torch(images, in_use, monkeypatch):
@@ -77,57 +112,143 @@ def test_what_shrinks_beyond_measure_is_left_to_torch(images, in_use, monkeypatc
     image = images['gray'].resize((1300, 8))
     crop = random_crop(np.random.default_rng(0), 1, image.height, image.width)
     whole = Crop(*(torch.tensor([value]) for value in (0, 0, 8, 1300)), *crop[4:])
-    result = resample(to_batch(image).to(DEVICE), whole, (8, 20), (8, 20))
-    assert np.abs(to_arrays(result.cpu())[0] - to_array(pil_crop(image, whole, 0, (8, 20)))).max() <= 1
+    result = crop_and_resize(image, whole, (8, 20))
+    assert np.abs(result[0] - to_array(pil_crop(image, whole, 0, (8, 20)))).max() <= 1
 
 
 def test_evaluation(images, in_use, monkeypatch):
     """A window of what is resized."""
     evaluate = Evaluate((24, 20), crop_pct=0.8, interpolation='bicubic')
-    fused = evaluate.apply(to_batch(images['colour'], 2).to(DEVICE)).cpu()
+    got = evaluate.apply(to_batch(images['colour'], 2).to(DEVICE)).cpu()
     monkeypatch.setattr(_device, 'triton_kernels', lambda device: None)
     plain = evaluate.apply(to_batch(images['colour'], 2))
-    assert (fused.int() - plain.int()).abs().max() <= 1 and (fused != plain).float().mean() < 0.01
+    assert (got.int() - plain.int()).abs().max() <= 1 and (got != plain).float().mean() < 0.01
+
+
+def apply_layers(batch, layers, fill):
+    upload = Upload()
+    recorded = Layers(upload, layers, len(batch), batch.shape[1:], fill)
+    upload.send(DEVICE)
+    rows = torch.full((recorded.room, *batch.shape[1:]), 99, dtype=torch.uint8, device=DEVICE)
+    rows[: len(batch)] = batch.to(DEVICE)
+    recorded.run(kernels, rows)
+    return rows.cpu()[recorded.rows]
+
+
+@pytest.mark.parametrize('kind', ['gray', 'colour', 'drawing'])
+@pytest.mark.parametrize('name', [*TABLES, 'Color', 'Sharpness', 'GaussianBlur'])
+def test_operations_without_interpolation_are_those_of_torch(images, name, kind):
+    """Tolerance: none."""
+    arguments = np.array(ARGUMENTS[name], float)
+    batch = to_batch(images[kind], len(arguments))
+    batch[-1] = 77
+    layer = Layer(np.full(len(arguments), NAMES.index(name)), arguments, np.ones(len(arguments), bool))
+    expected = Pipeline(batch.clone(), (128,) * batch.shape[1])
+    expected.apply(*layer)
+    assert torch.equal(apply_layers(batch, [layer], (128,) * batch.shape[1]), expected.finish())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('cubic', [False, True])
 @pytest.mark.parametrize('name', MATRICES)
-def test_maps_are_those_of_pillow(images, name, cubic, in_use):
+def test_maps_are_those_of_pillow(images, name, cubic):
     """Tolerance: 1 level in less than 0.1 % of the pixels if they are bicubic, none if not."""
     kind = 'colour' if name in ('Rotate', 'ShearX') else 'gray'
     fill = (124, 116, 104) if kind == 'colour' else (128,)
     arguments = np.array(ARGUMENTS[name], float)
-    canvas = Pipeline(to_batch(images[kind], len(arguments)).to(DEVICE), fill)
-    canvas.apply(np.full(len(arguments), NAMES.index(name)), arguments, cubic)
-    got = to_arrays(canvas.finish().cpu())
+    count = len(arguments)
+    layer = Layer(np.full(count, NAMES.index(name)), arguments, np.full(count, cubic))
+    got = to_arrays(apply_layers(to_batch(images[kind], count), [layer], fill))
     picture = images[kind].convert('RGB')
     expected = [to_array(pil_operation(picture, name, value, (fill * 3)[:3], cubic)) for value in arguments]
     difference = np.abs(got - np.stack(expected))
     assert difference.max() <= cubic and (difference > 0).mean() < 0.001
 
 
-@pytest.mark.parametrize('channels', [1, 3])
-@pytest.mark.parametrize('share', [0.5, 0.3, 0.9371])
-def test_mixup_is_that_of_torch(channels, share):
+@pytest.mark.parametrize('kind', ['gray', 'colour'])
+def test_every_image_has_operations_of_its_own(images, kind):
+    """Also none at all, and those that change rows an even and an odd number of times. Tolerance: none."""
+    names = ['Equalize', 'TranslateX', 'Sharpness', 'Color', 'Invert', 'Affine']
+    rng = np.random.default_rng(0)
+    layers = []
+    for _ in range(4):
+        numbers = np.array([-1, *map(NAMES.index, names)])[rng.integers(0, 7, 24)]
+        layers.append(Layer(numbers, np.full(24, 0.7), np.zeros(24, bool), 5))
+    batch = to_batch(images[kind], 24)
+    fill = (9,) * batch.shape[1]
+    expected = Pipeline(batch.clone(), fill)
+    for layer in layers:
+        expected.apply(*layer)
+    assert torch.equal(apply_layers(batch, layers, fill), expected.finish())
+
+
+def finished(batch, sizes, mixed, erased, mode='const', mean=IMAGENET, dtype=torch.float32):
+    """What `Finish` makes of images that lie in any order of rows."""
+    upload = Upload()
+    order = np.random.default_rng(0).permutation(len(batch)).astype(np.int32)
+    finish = Finish(upload, order, sizes, mixed, erased, mode)
+    upload.send(DEVICE)
+    rows = torch.empty_like(batch)
+    rows[order] = batch
+    levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    table = normalize(levels, mean, (0.2, 0.3, 0.5), dtype).view(3, 256).to(DEVICE)
+    starts = np.cumsum([0, *sizes]).tolist()
+    labels = torch.arange(len(batch), device=DEVICE) % 5
+    return [
+        (
+            finish.run(kernels, rows.to(DEVICE), table, start, size).cpu(),
+            finish.targets(kernels, labels, 5, 0.1, start, size).cpu(),
+        )
+        for start, size in zip(starts, sizes)
+    ]
+
+
+@pytest.mark.parametrize('channels, dtype', [(1, torch.float32), (3, torch.float16), (3, torch.bfloat16)])
+def test_mixing_and_normalizing_are_those_of_torch(channels, dtype):
     """Tolerance: none; with a half there are numbers that lie half between two."""
-    images = torch.randint(0, 256, (6, channels, 23, 19), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    collate, labels = FastCollateMixup(num_classes=6), torch.arange(6)
-    expected, _ = Mix(collate).apply(images, labels, MixParams(share, None))
-    assert torch.equal(kernels.mix(images.to(DEVICE), share).cpu(), expected)
+    shape = 12, channels, 23, 19
+    batch = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    sizes = [4, 2, 4, 2]
+    mixed = [MixParams(0.5, None), MixParams(0.937, None), MixParams(0.4, (3, 17, 0, 9)), MixParams(0.3, (0, 0, 0, 0))]
+    got = finished(batch, sizes, mixed, None, dtype=dtype)
+    mix = Mix(FastCollateMixup(num_classes=5, label_smoothing=0.1))
+    parts = zip(torch.split(batch, sizes), torch.split(torch.arange(12) % 5, sizes), mixed)
+    for (images, target), (part, labels, params) in zip(got, parts, strict=True):
+        expected, wanted = mix.apply(part, labels, params)
+        assert torch.equal(images, normalize(expected, IMAGENET, (0.2, 0.3, 0.5), dtype))
+        assert torch.equal(target, wanted)
 
 
-@pytest.mark.parametrize('channels', [1, 3])
-def test_levels_are_looked_up_for_the_images_that_are_named(channels):
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (5, channels, 31, 47), dtype=torch.uint8, generator=generator)
-    tables = torch.randint(0, 256, (5, channels, 256), dtype=torch.uint8, generator=generator)
-    got = images.clone().to(DEVICE)
-    kernels.look_up(got, torch.tensor([3, 0], device=DEVICE), tables.to(DEVICE))
-    expected = images.clone()
-    for k in (0, 3):
-        expected[k] = tables[k].gather(1, images[k].flatten(1).long()).view_as(images[k])
-    assert torch.equal(got.cpu(), expected)
+@pytest.mark.parametrize('mode', ERASING_MODES)
+def test_blocks_are_erased(mode):
+    batch = torch.randint(0, 256, (6, 1, 40, 50), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    boxes = np.zeros((6, 2, 4), np.int64)
+    boxes[1, 0], boxes[1, 1], boxes[5, 0] = (3, 4, 30, 20), (10, 10, 30, 40), (0, 49, 1, 1)
+    color = np.random.default_rng(0).standard_normal((6, 2, 3))
+    erased = torch.zeros(6, 3, 40, 50, dtype=torch.bool)
+    wanted = normalize(batch, IMAGENET, (0.2, 0.3, 0.5))
+    for image, block in ((1, 0), (1, 1), (5, 0)):
+        top, left, high, wide = boxes[image, block]
+        part = (image, slice(None), slice(top, top + high), slice(left, left + wide))
+        erased[part] = True
+        wanted[part] = torch.from_numpy(color[image, block]).float()[:, None, None] if mode == 'rand' else 0
+    params = EraseParams(boxes, color, 2**62 + 3)
+    (first, _), (second, _) = finished(batch, [4, 2], None, params, mode)
+    got = torch.cat([first, second])
+    assert torch.equal(got[~erased], wanted[~erased])
+    if mode == 'pixel':
+        noise = got[erased]
+        assert noise.numel() > 4000 and abs(noise.mean()) < 0.05 and abs(noise.std() - 1) < 0.05
+        assert len(noise.unique()) > 0.99 * noise.numel()
+        # Normal, and no channel says anything of another.
+        ranks = torch.special.ndtr(noise.double()).sort().values
+        assert (ranks - torch.arange(len(noise)) / len(noise)).abs().max() < 1.95 / len(noise) ** 0.5
+        few = got[1, :, 10:30, 10:30].flatten(1).numpy()
+        assert np.abs(np.corrcoef(few)[~np.eye(3, dtype=bool)]).max() < 0.2
+        again, other = (finished(batch, [6], None, params._replace(seed=seed), mode)[0][0] for seed in (2**62 + 3, 4))
+        assert torch.equal(again, got) and not torch.equal(other, got)
+    else:
+        assert torch.equal(got, wanted)
 
 
 @pytest.mark.slow
@@ -137,26 +258,58 @@ def test_the_papers_augmentation(images, name, in_use, monkeypatch):
     train, count = Train(32, **AUGMENTATION), 16
     batch = to_batch(images[name], count)
     params = train.make_params(count, *batch.shape[2:], torch.Generator().manual_seed(1))
-    fused = train.apply(batch.to(DEVICE), params).cpu()
+    got = train.apply(batch.to(DEVICE), params).cpu()
     monkeypatch.setattr(_device, 'triton_kernels', lambda device: None)
-    difference = (fused.int() - train.apply(batch, params).int()).abs()
-    assert fused.float().std() > 20 and difference.max() <= 8 and (difference > 0).float().mean() < 0.01
+    difference = (got.int() - train.apply(batch, params).int()).abs()
+    assert got.float().std() > 20 and difference.max() <= 8 and (difference > 0).float().mean() < 0.01
 
 
-def test_a_machine_without_kernels_is_told_once(monkeypatch, caplog):
+@pytest.fixture
+def gpus(monkeypatch):
+    """GPUs that are chosen, by the check alone."""
+    monkeypatch.setattr(_device, '_checked', {})
+    monkeypatch.setattr(_device, '_failures', _device.Counter())
+    monkeypatch.setattr(torch.cuda, 'device', lambda device: torch.no_grad())
+    monkeypatch.setattr(torch.cuda, 'current_device', lambda: 0)
+
+
+def test_a_machine_without_kernels_is_told_once(gpus, monkeypatch, caplog):
+    calls = []
+
     def broken(device):
+        calls.append(device)
         raise RuntimeError('no compiler')
 
     monkeypatch.setattr(kernels, 'check', broken)
-    monkeypatch.setattr(torch.cuda, 'device', lambda device: torch.no_grad())
-    _device._triton_kernels.cache_clear()
-    monkeypatch.setattr(torch.cuda, 'current_device', lambda: 0)
     gpu = torch.device('cuda')
-    assert _device.triton_kernels(torch.device('cuda', 0)) is None and _device.triton_kernels(gpu) is None
+    assert all(_device.triton_kernels(device) is None for device in [torch.device('cuda', 0), *[gpu] * 5])
     assert [record.message for record in caplog.records] == [
         "the Triton kernels do not run on cuda:0, torch does their work in more time: RuntimeError('no compiler')"
     ]
-    _device._triton_kernels.cache_clear()
-    monkeypatch.setattr(kernels, 'check', lambda device: None)
-    assert _device.triton_kernels(gpu) is kernels and _device.triton_kernels(torch.device('cpu')) is None
-    _device._triton_kernels.cache_clear()
+    assert calls == [torch.device('cuda', 0)] * 3
+
+
+def test_a_check_that_failed_for_a_while_is_tried_again(gpus, monkeypatch, caplog):
+    errors = [torch.OutOfMemoryError('CUDA out of memory'), None]
+
+    def check(device):
+        if error := errors.pop(0):
+            raise error
+
+    monkeypatch.setattr(kernels, 'check', check)
+    gpu = torch.device('cuda')
+    assert _device.triton_kernels(gpu) is None
+    assert _device.triton_kernels(gpu) is kernels and _device.triton_kernels(gpu) is kernels
+    assert _device.triton_kernels(torch.device('cpu')) is None
+    assert 'out of memory' in caplog.messages[0] and caplog.messages[1:] == [
+        'the Triton kernels run on cuda:0 after all'
+    ]
+
+
+def test_gray_images_become_coloured_where_a_colour_is_filled_in(images, in_use):
+    train = Train(32, **{**AUGMENTATION, 'mean': IMAGENET})
+    batch = to_batch(images['gray'], 4).to(DEVICE)
+    params = train.make_params(4, *batch.shape[2:], torch.Generator().manual_seed(1))
+    assert train.apply(batch, params).shape == (4, 3, 32, 32)
+    gray = Train(32, **{**AUGMENTATION, 'mean': HALF})
+    assert gray.apply(batch, gray.make_params(4, *batch.shape[2:], torch.Generator())).shape == (4, 1, 32, 32)

@@ -1,5 +1,6 @@
 """Triton's kernels: that of the renderer against the others, interpreted where there is no GPU, and all compiled."""
 
+import json
 import os
 import subprocess
 import sys
@@ -48,16 +49,30 @@ def test_images_are_those_of_the_cpu(patch):
 
 # Everything that happens when a kernel is called, but for the call itself.
 COMPILE = """
+import json
+import re
+import subprocess
 import sys
+import tempfile
+from pathlib import Path
+
 import torch
+import triton
+from timm.data import FastCollateMixup
+from torch.utils.data import Subset
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver, jit
 
-from tests.paper import AUGMENTATION
+from tests.paper import AUGMENTATION, LOADER
+from timm_fractal import Fractal1
+from timm_fractal.device_loader import create_device_loader
 from timm_fractal._utils import device as _device
 from timm_fractal.augment import ops_triton as _kernel_augment
 from timm_fractal.fractal import render_triton as _kernel_triton
 from timm_fractal.augment import create_augment
+
+
+CUOBJDUMP = Path(triton.__file__).parent / 'backends/nvidia/bin/cuobjdump'
 
 
 class Driver:
@@ -73,8 +88,7 @@ class Driver:
 
 def run(self, *args, warmup, **options):
     kernel = original(self, *args, warmup=True, **options)
-    compiled.setdefault(self.__name__, set()).add(kernel.asm['ptx'])
-    assert kernel.asm['cubin']
+    compiled.setdefault(self.__name__, {})[kernel.asm['ptx']] = kernel.asm['cubin']
 
 
 compiled, original = {}, jit.JITFunction.run
@@ -88,12 +102,37 @@ for module in (_kernel_augment, _kernel_triton):
         assert 'wrong pixels' in str(error), error
 generator = torch.Generator().manual_seed(0)
 for channels, size, wanted in ((1, 512, 224), (3, 512, 224), (1, 100, 1), (3, 1, 7)):
-    images = torch.zeros(16, channels, size, size, dtype=torch.uint8)
+    images = torch.zeros(64, channels, size, size, dtype=torch.uint8)
     augment = create_augment(wanted, is_training=True, **AUGMENTATION)
-    augment.apply(images, augment.make_params(16, size, size, generator))
-    create_augment(wanted).apply(images)
-print(*sorted(compiled))
-print(max(len(variants) for variants in compiled.values()), any('fma.rn.f' in p for v in compiled.values() for p in v))
+    augment.apply(images, augment.make_params(64, size, size, generator))
+    create_augment(wanted).apply(images[:15])
+before = {name: len(variants) for name, variants in compiled.items()}
+# A training, and other batches: nothing is compiled any more after the loader has been made.
+mixup = FastCollateMixup(mixup_alpha=0.8, cutmix_alpha=1.0, num_classes=20)
+dataset = Fractal1('fractal1/classes=20,points=500,size=128')
+for dtype in (torch.float32, torch.bfloat16):
+    options = dict(LOADER, collate_fn=mixup, device='cpu', img_dtype=dtype)
+    loader = create_device_loader(Subset(dataset, list(range(20)) * 5), 96, 10, **options)
+    loader._compile()
+    made = sum(len(variants) for variants in compiled.values())
+    for at_once in (64, 30, 10):
+        loader.at_once = at_once
+        list(loader.make_batches(generator))
+    assert sum(len(variants) for variants in compiled.values()) == made
+usage = {}
+for name, variants in compiled.items():
+    for code in variants.values():
+        with tempfile.NamedTemporaryFile(suffix='.cubin') as file:
+            file.write(code), file.flush()
+            command = [CUOBJDUMP, '--dump-resource-usage', file.name]
+            text = subprocess.run(command, capture_output=True, text=True).stdout
+        found = {key: int(value) for key, value in re.findall(r'(REG|STACK|LOCAL):(\\d+)', text)}
+        usage.setdefault(name, []).append((found['REG'], found['STACK'] + found['LOCAL']))
+print(json.dumps(dict(
+    variants=before,
+    usage={name: max(found) for name, found in usage.items()},
+    contracted=any('fma.rn.f' in ptx for name, variants in compiled.items() if name != '_finish' for ptx in variants),
+)))
 """
 
 
@@ -104,8 +143,11 @@ def test_all_kernels_compile_for_a_gpu_and_keep_every_rounding(capability):
     command = [sys.executable, '-W', 'error', '-c', COMPILE, str(capability)]
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    kernels, variants = run.stdout.splitlines()
-    assert kernels == '_bounds _look_up _map _mix _paste _resize _weigh'
+    found = json.loads(run.stdout.splitlines()[-1])
+    names = '_across _bounds _down _finish _look_up _move _paste _tables _targets _unpack _weigh'
+    assert sorted(found['usage']) == names.split()
     # Few variants: a compilation takes a third of a second.
-    count, contracted = variants.split()
-    assert int(count) <= 12 and contracted == 'False'
+    assert max(found['variants'].values()) <= 12 and not found['contracted']
+    # No register is spilled to memory.
+    assert {name: spilled for name, (_, spilled) in found['usage'].items() if spilled} == {}
+    assert all(0 < registers <= 168 for registers, _ in found['usage'].values())

@@ -7,11 +7,14 @@ mega-batch), since a device takes hardly longer for them than for one.
 
 import functools
 import inspect
+import itertools
 import logging
-from collections.abc import Iterator, Sequence, Sized
+import math
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -19,11 +22,12 @@ from torch.utils.data import BatchSampler, DistributedSampler, Sampler, Sequenti
 
 from ._timm_private import find
 from ._utils import device as _device
-from ._utils.device import Batch, prefetch, to_device
-from .augment.erasing import Erase
-from .augment.mixup import Mix
+from ._utils.device import Batch, Upload, prefetch, to_device
+from .augment.erasing import Erase, EraseParams
+from .augment.mega_batch import Finish
+from .augment.mixup import Mix, MixParams, check_even
 from .augment.policy import refuse
-from .augment.transforms import Evaluate, Train, create_augment, normalize
+from .augment.transforms import Evaluate, Train, create_augment, normalize, run
 from .data.base import SyntheticDataset
 from .fractal import ifs
 from .fractal.render import render, render_on, unpack
@@ -35,6 +39,8 @@ _logger = logging.getLogger(__name__)
 _AT_ONCE = {'cpu': 32}
 _AT_ONCE_ELSEWHERE = 2048
 _BYTES_AT_ONCE = 2**29
+# So many images have crops and operations of every kind.
+_COMPILED_WITH = 64
 
 # Arguments of timm's factory that say how processes work on PIL images.
 _WITHOUT_MEANING = frozenset(
@@ -167,18 +173,30 @@ class DeviceLoader:
             else f'{images.num_images} images there take {room / 2**20:.0f} MB',
         )
         self._levels = torch.from_numpy(unpack(np.arange(256, dtype=np.uint8)[:, None], 8)).to(device)
-        # A level for each bit of a fractal.
-        image = images.spec.size**2 if self._table is None or images.spec.is_packed else self._table[0].numel()
+        #: Channels, height and width of an image that is augmented.
+        self._shape: tuple[int, ...] = (1, images.spec.size, images.spec.size)
+        if self._table is not None and not images.spec.is_packed:
+            self._shape = tuple(_channels_first(self._table).shape[1:])
+        all_levels = torch.arange(256, dtype=torch.uint8, device=device).view(1, 1, 16, 16)
+        self._normalized = normalize(all_levels, mean, std, img_dtype).view(len(mean), 256)
+        image = math.prod(self._shape)
         #: Images that are augmented at once, in whole batches, at least one: a mega-batch.
-        self.at_once = min(_AT_ONCE.get(device.type, _AT_ONCE_ELSEWHERE), _BYTES_AT_ONCE // image)
-        # Warnings come before the training.
-        _device.triton_kernels(device)
+        self.at_once = min(_AT_ONCE.get(device.type, _AT_ONCE_ELSEWHERE), _bytes_at_once(device) // image)
         #: The last epoch, and the number of passes over it.
         self._passed = -1, 0
         if hasattr(self.sampler, 'set_epoch'):
             # train.py of timm 1.0.20 and older sets the epoch of the data set, not of the sampler, in a single process.
             told: Any = dataset
             told.set_epoch = self.sampler.set_epoch
+        if device.type == 'cuda':
+            self._compile()
+
+    def _compile(self) -> None:
+        """Have kernels checked and compiled before the training, with all that is in a mega-batch."""
+        numbers = np.arange(_COMPILED_WITH) % self._images.num_images
+        for augment in self.augments:
+            for _ in self._make(augment, numbers, [_COMPILED_WITH], _generator(0)):
+                pass
 
     @property
     def sampler(self) -> Any:
@@ -207,15 +225,69 @@ class DeviceLoader:
     def make_batches(self, generator: torch.Generator) -> Iterator[Batch]:
         """Yield the batches of an epoch, with parameters from a CPU generator; no prefetching."""
         for choice, group in self._groups():
-            numbers = torch.tensor([index for batch in group for index in batch])
+            numbers = np.fromiter(itertools.chain.from_iterable(group), np.int64)
             if self._indices is not None:
                 numbers = self._indices[numbers]
             numbers %= self._images.num_images
-            labels = to_device(numbers % self._images.num_classes, self.device)
-            images = self._augment(self.augments[choice], numbers, generator)
-            sizes = [len(batch) for batch in group]
-            for part, target in zip(torch.split(images, sizes), torch.split(labels, sizes)):
-                yield self._finish(part, target, generator)
+            yield from self._make(self.augments[choice], numbers, [len(batch) for batch in group], generator)
+
+    def _make(
+        self,
+        augment: Train | Evaluate,
+        numbers: npt.NDArray[np.int64],
+        sizes: list[int],
+        generator: torch.Generator,
+    ) -> Iterable[Batch]:
+        """Sample the parameters of a mega-batch, then apply them."""
+        count, channels, height, width = shape = len(numbers), *self._shape
+        table, kernels = self._table, augment.kernels(self.device, shape)
+        rendered = self._rendered(numbers, generator) if table is None else None
+        params = augment.make_params(count, height, width, generator)
+        mixed = erased = None
+        if self.mix is not None:
+            for size in sizes:
+                check_even(size)
+            mixed = [self.mix.make_params(*augment.size, generator) for _ in sizes]
+        if self.erase is not None:
+            erased = self.erase.make_params(count, *augment.size, generator)
+        labels = numbers % self._images.num_classes
+        if kernels is None:
+            images = self._stored(numbers) if rendered is None else rendered
+            images = augment.apply(images, params)
+            return self._finish(images, to_device(labels, self.device), sizes, mixed, erased)
+
+        upload = Upload()
+        places = [upload.add(values) for values in (numbers, labels)]
+        direct = None if table is None or self._images.spec.is_packed else _channels_first(table)
+        resize, layers = augment.record(upload, params, np.arange(count) if direct is None else numbers, shape)
+        finish = Finish(upload, layers.rows, sizes, mixed, erased, self.erase.mode if self.erase else 'const')
+        upload.send(self.device)
+        with _device.on(self.device):
+            if rendered is not None:
+                images = rendered
+            elif direct is not None:
+                images = direct
+            else:
+                images = kernels.unpack(table, upload[places[0]], self._levels)[..., :width]
+            images = run(kernels, resize, layers, images)
+        return self._finished(kernels, finish, images, upload[places[1]], sizes)
+
+    def _finished(
+        self, kernels: Any, finish: Finish, images: Tensor, labels: Tensor, sizes: list[int]
+    ) -> Iterator[Batch]:
+        """Finish one batch after the other, each when it is asked for: only what is in use takes memory."""
+        begin = 0
+        for size in sizes:
+            part = begin, size
+            with _device.on(self.device):
+                batch = finish.run(kernels, images, self._normalized, *part)
+                if self.mix is None:
+                    target = labels[begin : begin + size]
+                else:
+                    collate = self.mix.collate
+                    target = finish.targets(kernels, labels, collate.num_classes, collate.label_smoothing, *part)
+            yield batch, target
+            begin += size
 
     def _groups(self) -> Iterator[tuple[int, list[list[int]]]]:
         """Batches that are made at once, with the place of their transform."""
@@ -233,21 +305,16 @@ class DeviceLoader:
         if group:
             yield last, group
 
-    def _augment(self, augment: Train | Evaluate, numbers: Tensor, generator: torch.Generator) -> Tensor:
-        images = self._rendered(numbers, generator) if self._table is None else self._stored(self._table, numbers)
-        if isinstance(augment, Evaluate):
-            return augment.apply(images)
-        count, _, height, width = images.shape
-        return augment.apply(images, augment.make_params(count, height, width, generator))
+    def _stored(self, numbers: npt.NDArray[np.int64]) -> Tensor:
+        assert self._table is not None
+        stored = self._table.index_select(0, to_device(numbers, self.device))
+        if not self._images.spec.is_packed:
+            return _channels_first(stored)
+        # Eight pixels at a time.
+        words = self._levels.view(torch.int64)[:, 0].index_select(0, stored.flatten().int())
+        return words.view(torch.uint8).view(len(stored), 1, stored.shape[1], -1)[..., : self._shape[2]]
 
-    def _stored(self, table: Tensor, numbers: Tensor) -> Tensor:
-        stored = table.index_select(0, to_device(numbers, self.device))
-        if self._images.spec.is_packed:
-            size = self._images.spec.size
-            return self._levels.index_select(0, stored.flatten().int()).view(len(stored), 1, size, -1)[..., :size]
-        return stored[:, None] if stored.ndim == 3 else stored.permute(0, 3, 1, 2)
-
-    def _rendered(self, numbers: Tensor, generator: torch.Generator) -> Tensor:
+    def _rendered(self, numbers: npt.NDArray[np.int64], generator: torch.Generator) -> Tensor:
         """Render images with patches and an address sequence of this batch alone."""
         spec, family = self._images.spec, self._images.family  # type: ignore[attr-defined]
         draws = torch.randint(2**32, (2 * len(numbers) + 1,), generator=generator).numpy().astype(np.uint32)
@@ -259,28 +326,48 @@ class DeviceLoader:
             images = render_on(self.device, systems, path, keys, spec.size, spec.patch)[0]
         return images[:, None]
 
-    def _finish(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> Batch:
-        count, _, height, width = images.shape
-        if self.mix is not None:
-            images, labels = self.mix.apply(images, labels, self.mix.make_params(height, width, generator))
+    def _finish(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        sizes: list[int],
+        mixed: list[MixParams] | None,
+        erased: EraseParams | None,
+    ) -> Iterable[Batch]:
+        targets: Sequence[Tensor] = torch.split(labels, sizes)
+        if self.mix is not None and mixed is not None:
+            parts = zip(torch.split(images, sizes), targets, mixed)
+            results = [self.mix.apply(*part) for part in parts]
+            images = torch.cat([part for part, _ in results]) if len(results) > 1 else results[0][0]
+            targets = [target for _, target in results]
         images = normalize(images, self.mean, self.std, self.img_dtype)
-        if self.erase is not None:
-            images = self.erase.apply(images, self.erase.make_params(count, height, width, generator))
-        return images, labels
+        if self.erase is not None and erased is not None:
+            images = self.erase.apply(images, erased)
+        return zip(torch.split(images, sizes), targets)
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}({self.dataset!r}, batches={len(self)}, device={str(self.device)!r})'
 
 
-def unwrap(dataset: Any) -> tuple[SyntheticDataset, Tensor | None]:
+def _bytes_at_once(device: torch.device) -> int:
+    """What the images of a mega-batch may take, before they are resized; with all else it is about three times that."""
+    return min(_BYTES_AT_ONCE, _device.free_bytes(device) // 8) if device.type == 'cuda' else _BYTES_AT_ONCE
+
+
+def _channels_first(images: Tensor) -> Tensor:
+    """Images as they are stored, (B, H, W) or (B, H, W, C) -> (B, C, H, W)."""
+    return images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
+
+
+def unwrap(dataset: Any) -> tuple[SyntheticDataset, npt.NDArray[np.int64] | None]:
     """The data set within subsets, as `torch.utils.data.random_split` makes them too, and which of its samples are in.
 
     Returns:
         The data set, and the indices, int64 of shape (samples,); None if they are all.
     """
-    indices: Tensor | None = None
+    indices: npt.NDArray[np.int64] | None = None
     while isinstance(dataset, Subset):
-        own = torch.as_tensor(dataset.indices, dtype=torch.int64)
+        own = np.asarray(dataset.indices, np.int64)
         indices = own if indices is None else own[indices]
         dataset = dataset.dataset
     if not isinstance(dataset, SyntheticDataset):

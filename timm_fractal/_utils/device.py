@@ -4,7 +4,8 @@ import contextlib
 import functools
 import importlib
 import logging
-from collections import deque
+import threading
+from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import ModuleType
@@ -22,6 +23,10 @@ Batch = tuple[Tensor, Tensor]
 # Batches that are prefetched: a mega-batch takes longer to make than one batch is in use.
 _BYTES_READY = 2**29
 _LEAST_READY, _MOST_READY = 2, 8
+# How often kernels are checked that fail: memory may be short for a while.
+_ATTEMPTS = 3
+# Where arrays may begin, in bytes: kernels are compiled for this alignment alone.
+_ALIGNED = 16
 
 
 def to_device(values: Tensor | npt.NDArray[Any], device: torch.device) -> Tensor:
@@ -36,25 +41,87 @@ def to_device(values: Tensor | npt.NDArray[Any], device: torch.device) -> Tensor
     return tensor.to(device)
 
 
+class Upload:
+    """Arrays of the host that are copied to a device all at once.
+
+    Example:
+        >>> upload = Upload()
+        >>> place = upload.add(np.arange(3))
+        >>> upload.send(torch.device('cpu'))
+        >>> upload[place]
+        tensor([0, 1, 2])
+    """
+
+    def __init__(self) -> None:
+        self._arrays: list[npt.NDArray[Any]] = []
+        self._sent: list[Tensor] = []
+
+    def add(self, values: npt.NDArray[Any]) -> int:
+        """Return the place at which the array will be."""
+        self._arrays.append(np.ascontiguousarray(values))
+        return len(self._arrays) - 1
+
+    def send(self, device: torch.device) -> None:
+        """Copy everything, without blocking."""
+        ends = np.cumsum([-(-array.nbytes // _ALIGNED) * _ALIGNED for array in self._arrays])
+        memory = np.empty(int(ends[-1]), np.uint8)
+        starts = [0, *ends[:-1].tolist()]
+        for start, array in zip(starts, self._arrays):
+            memory[start : start + array.nbytes] = array.reshape(-1).view(np.uint8)
+        there = to_device(memory, device)
+        self._sent = [
+            there[start : start + array.nbytes].view(torch.from_numpy(array).dtype).view(array.shape)
+            for start, array in zip(starts, self._arrays)
+        ]
+
+    def __getitem__(self, place: int) -> Tensor:
+        return self._sent[place]
+
+
+def on(device: torch.device) -> Any:
+    """Context in which Triton launches on a device: it takes the current one, wherever its tensors are."""
+    return torch.cuda.device(device) if device.type == 'cuda' else contextlib.nullcontext()
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory of a GPU that nobody uses."""
+    return int(torch.cuda.mem_get_info(device)[0])
+
+
 def triton_kernels(device: torch.device, name: str = 'augment.ops_triton') -> ModuleType | None:
     """Return the Triton kernels in ``timm_fractal.{name}``; None if they do not run, or fail their check, here."""
     if device.type != 'cuda':
         return None
-    return _triton_kernels(torch.cuda.current_device() if device.index is None else device.index, name)
+    index = torch.cuda.current_device() if device.index is None else device.index
+    key = index, name
+    with _lock:
+        if key not in _checked and _failures[key] < _ATTEMPTS:
+            _check(torch.device('cuda', index), name)
+    return _checked.get(key)
 
 
-@functools.cache
-def _triton_kernels(index: int, name: str) -> ModuleType | None:
-    device = torch.device('cuda', index)
+_lock = threading.Lock()
+_checked: dict[tuple[int, str], ModuleType] = {}
+_failures: Counter[tuple[int, str]] = Counter()
+
+
+def _check(device: torch.device, name: str) -> None:
+    key = device.index, name
     try:
         kernels = importlib.import_module(f'timm_fractal.{name}')
         with torch.cuda.device(device):
             kernels.check(device)
     except Exception as error:
-        # No Triton, no compiler, a GPU that is too old, ...: torch's own operations do the same.
-        _logger.warning('the Triton kernels do not run on %s, torch does their work in more time: %r', device, error)
-        return None
-    return kernels
+        # No Triton, no compiler, a GPU that is too old, ...: torch's own operations do the same. Or no memory just now.
+        if not _failures[key]:
+            _logger.warning(
+                'the Triton kernels do not run on %s, torch does their work in more time: %r', device, error
+            )
+        _failures[key] += 1
+    else:
+        _checked[key] = kernels
+        if _failures[key]:
+            _logger.warning('the Triton kernels run on %s after all', device)
 
 
 @functools.cache
@@ -85,12 +152,15 @@ def prefetch(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
 
     with ThreadPoolExecutor(1, 'timm-fractal', start) as pool:
         pending: deque[Future[tuple[Batch | None, Any]]] = deque([pool.submit(make)])
+        ready: int | None = None
         try:
             while True:
                 batch, made = pending.popleft().result()
                 if batch is None:
                     return
-                ready = min(max(_BYTES_READY // batch[0].nbytes, _LEAST_READY), _MOST_READY)
+                if ready is None:
+                    room = _BYTES_READY if stream is None else min(_BYTES_READY, free_bytes(device) // 4)
+                    ready = min(max(room // batch[0].nbytes, _LEAST_READY), _MOST_READY)
                 pending.extend(pool.submit(make) for _ in range(ready - len(pending)))
                 if made is not None:
                     current = torch.cuda.current_stream(device)

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from .._timm_private import find
-from .._utils import device as _device
 from .policy import refuse
 from .sampling import numpy_generator
 
@@ -82,23 +81,24 @@ class Mix:
         Raises:
             ValueError: The number of images is odd.
         """
-        if len(images) % 2:
-            raise ValueError(
-                f'the number of images must be even to mix them, got {len(images)}: use an even batch size'
-            )
+        check_even(len(images))
         lam, box = params
         if box is not None:
             top, bottom, left, right = box
             mixed = images.clone()
             mixed[:, :, top:bottom, left:right] = images.flip(0)[:, :, top:bottom, left:right]
             images = mixed
-        elif lam != 1 and (kernels := _device.triton_kernels(images.device)):
-            images = kernels.mix(images, lam)
         elif lam != 1:
             images = (images.float() * lam + images.flip(0).float() * (1 - lam)).round_().to(torch.uint8)
         mixup = self.collate
         target: Tensor = find('timm.data.mixup.mixup_target')(labels, mixup.num_classes, lam, mixup.label_smoothing)
         return images, target
+
+
+def check_even(count: int) -> None:
+    """Raise ValueError if so many images cannot be mixed with themselves in reverse order."""
+    if count % 2:
+        raise ValueError(f'the number of images must be even to mix them, got {count}: use an even batch size')
 
 
 def _sample_box(height: int, width: int, lam: float, minmax: Any, rng: np.random.Generator) -> Box:

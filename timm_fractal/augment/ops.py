@@ -15,7 +15,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .._utils import device as _device
 from .._utils.device import to_device
 from ..shape.warps import MAX_MAGNITUDE, WARPS, Warp
 from .sampling import Numbers
@@ -304,6 +303,13 @@ NAMES = (*TABLES, *PIXELS, *MATRICES, *SHAPES)
 _NEED_HISTOGRAM = ('AutoContrast', 'Equalize', 'Contrast')
 
 
+def warp(images: Tensor, name: str, magnitude: Numbers, seed: int, fill: Sequence[int]) -> Tensor:
+    """Warp a batch by an operation of `SHAPES`: uint8 (b, C, H, W) -> the same, for magnitudes (b,)."""
+    rng = np.random.Generator(np.random.PCG64([seed, NAMES.index(name)]))
+    values = SHAPES[name].sample(rng, magnitude.clip(max=MAX_MAGNITUDE))
+    return SHAPES[name].apply(images, [{SHAPES[name].name: row} for row in values.tolist()], fill=fill)
+
+
 class Pipeline:
     """Images, and the LUTs that have not been applied to them yet.
 
@@ -325,7 +331,7 @@ class Pipeline:
         operation: npt.NDArray[np.int64],
         argument: Numbers,
         cubic: npt.NDArray[np.bool_] | bool = True,
-        seed: npt.NDArray[np.int64] | None = None,
+        seed: int = 0,
     ) -> None:
         """Apply one operation to each image.
 
@@ -333,7 +339,7 @@ class Pipeline:
             operation: Place of the operation in `NAMES`, shape (B,); -1 for none.
             argument: Its argument, shape (B,): a factor, degrees, bits, a threshold, ... as timm's operation gets it.
             cubic: Whether it interpolates with a cubic (one for all or one for each image), for those that do.
-            seed: Where the parameters of each warp of `SHAPES` are sampled from, shape (B,); None if there are none.
+            seed: Where the parameters of the warps of `SHAPES` are sampled from.
         """
         cubic = np.broadcast_to(cubic, operation.shape)
         for number in np.unique(operation):
@@ -348,8 +354,9 @@ class Pipeline:
                 continue
             chosen = (operation == number).nonzero()[0]
             if name in SHAPES:
-                assert seed is not None
-                self._warp(name, chosen, argument[chosen], seed[chosen])
+                self._flush(chosen)
+                index = self._index(chosen)
+                self._images[index] = warp(self._images[index], name, argument[chosen], seed, self._fill_color)
             else:
                 self._level(name, chosen, argument[chosen])
 
@@ -385,21 +392,7 @@ class Pipeline:
         self._flush(chosen)
         index = self._index(chosen)
         data = MATRICES[name](argument, *self._images.shape[-2:])
-        if kernels := _device.triton_kernels(self._images.device):
-            mapped = kernels.transform(self._images, index, to_device(data, index.device), cubic, self._fill)
-        else:
-            mapped = _transform(self._images[index], data, cubic, self._fill)
-        self._images[index] = mapped
-
-    def _warp(self, name: str, chosen: npt.NDArray[np.int64], argument: Numbers, seed: npt.NDArray[np.int64]) -> None:
-        self._flush(chosen)
-        index = self._index(chosen)
-        draws = zip(seed.tolist(), argument.clip(max=MAX_MAGNITUDE).tolist())
-        params = [
-            SHAPES[name].make_params(np.random.Generator(np.random.PCG64(number)), magnitude)
-            for number, magnitude in draws
-        ]
-        self._images[index] = SHAPES[name].apply(self._images[index], params, fill=self._fill_color)
+        self._images[index] = _transform(self._images[index], data, cubic, self._fill)
 
     def _flush(self, chosen: npt.NDArray[np.int64]) -> None:
         """Apply the pending LUTs of some images."""
@@ -407,13 +400,10 @@ class Pipeline:
         if not len(chosen):
             return
         index = self._index(chosen)
-        if kernels := _device.triton_kernels(self._images.device):
-            kernels.look_up(self._images, index, self._tables)
-        else:
-            images, tables = self._images[index], self._tables[index].flatten()
-            start = 256 * torch.arange(images.shape[0] * images.shape[1], dtype=torch.int32, device=images.device)
-            entry = images.flatten(0, 1).int() + start[:, None, None]
-            self._images[index] = tables.index_select(0, entry.flatten()).view_as(images)
+        images, tables = self._images[index], self._tables[index].flatten()
+        start = 256 * torch.arange(images.shape[0] * images.shape[1], dtype=torch.int32, device=images.device)
+        entry = images.flatten(0, 1).int() + start[:, None, None]
+        self._images[index] = tables.index_select(0, entry.flatten()).view_as(images)
         self._tables[index] = torch.arange(256, dtype=torch.uint8, device=index.device)
         self._pending[chosen] = False
 

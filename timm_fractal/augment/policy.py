@@ -24,13 +24,13 @@ class Layer(NamedTuple):
         operation: Place in `timm_fractal.augment.ops.NAMES`, -1 for none.
         argument: What timm's operation gets: a factor, degrees, a threshold, ...
         cubic: Whether it interpolates bicubic, for those that interpolate; if not, bilinear.
-        seed: Where the parameters of a warp of `timm_fractal.shape` come from, int64; None where there is no such warp.
+        seed: One number, where the parameters of the warps of `timm_fractal.shape` come from.
     """
 
     operation: npt.NDArray[np.int64]
     argument: Numbers
     cubic: npt.NDArray[np.bool_]
-    seed: npt.NDArray[np.int64] | None = None
+    seed: int = 0
 
 
 def refuse(option: str, value: Any, available: str) -> NoReturn:
@@ -91,7 +91,7 @@ class Policy:
             operation[which] = NAMES.index(op.name)
             argument[which] = op.arguments(uniform[1, which], normal[which], uniform[2, which])
             cubic[which] = op.cubic[(uniform[3, which] * len(op.cubic)).astype(np.int64)]
-        return Layer(operation, argument, cubic, rng.integers(2**63 - 1, size=count) if self._seeds else None)
+        return Layer(operation, argument, cubic, int(rng.integers(2**63 - 1)) if self._seeds else 0)
 
 
 class _Operation:

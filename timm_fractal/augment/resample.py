@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._utils import device as _device
 from .._utils.device import to_device
 
 # Pillow keeps weights in fixed point, with as many bits as leave room for a sum of bytes in 32 bits.
@@ -23,9 +22,6 @@ _BLOCK = 32
 # Images per step. On the CPU what a step needs should fit into the cache, elsewhere many images fill the device.
 CHUNK = {'cpu': 8}
 CHUNK_ELSEWHERE = 512
-CHUNK_TRITON = 2048
-# A kernel keeps all weights of some lines in registers; what shrinks an image more than sixtyfold is not worth one.
-_MOST_TAPS_FUSED = 256
 
 
 class Crop(NamedTuple):
@@ -82,10 +78,6 @@ def resample(
     Returns:
         uint8 of shape (B, C, *size), on the device of ``images``.
     """
-    kernels = _device.triton_kernels(images.device)
-    axes = zip((crop.height, crop.width), resized)
-    if kernels and max(_most_taps(length, crop.cubic, wanted) for length, wanted in axes) <= _MOST_TAPS_FUSED:
-        return _resample_triton(kernels, images, crop, resized, size, offset)
     result = images.new_empty(*images.shape[:2], *size)
     for part, down_first in _parts(crop, resized, CHUNK.get(images.device.type, CHUNK_ELSEWHERE)):
         few = Crop(*(values[part] for values in crop))
@@ -97,48 +89,6 @@ def resample(
             result[index] = _apply(_rows(turned, None, few.left, few.width), few.top, columns, rows).mT
         else:
             result[index] = _apply(_rows(images, index, few.top, few.height), few.left, rows, columns)
-    return result
-
-
-class _Axis(NamedTuple):
-    """One axis of a resize: what differs between the images, on the device and on the host, and what does not."""
-
-    start: Tensor
-    length: Tensor
-    flip: Tensor
-    lengths: Tensor
-    resized: int
-    size: int
-    offset: int
-
-
-def _resample_triton(
-    kernels: Any, images: Tensor, crop: Crop, resized: tuple[int, int], size: tuple[int, int], offset: tuple[int, int]
-) -> Tensor:
-    """`resample` with one pass over the pixels for each axis, in whole numbers as Pillow."""
-    result = images.new_empty(*images.shape[:2], *size)
-    for part, down_first in _parts(crop, resized, CHUNK_TRITON):
-        few = Crop(*(values[part] for values in crop))
-        numbers = torch.stack([*few, part, torch.arange(len(part)), torch.zeros_like(part)])
-        top, left, height, width, cubic, hflip, vflip, index, place, zero = to_device(numbers, images.device)
-        lines = _Axis(top, height, vflip, few.height, resized[0], size[0], offset[0])
-        places = _Axis(left, width, hflip, few.width, resized[1], size[1], offset[1])
-        source, target = images, result
-        if down_first:
-            lines, places, source, target = places, lines, source.mT, target.mT
-        longest = int(lines.lengths.max())
-        middle = images.new_empty(len(part), images.shape[1], longest, places.size)
-        box = torch.stack([lines.start, lines.length, places.start, places.length], 1)
-        taps = _most_taps(places.lengths, few.cubic, places.resized)
-        kernels.resize(
-            source, middle, index, place, box, longest, cubic, places.flip, places.resized, places.offset, taps
-        )
-        # The second pass goes along the other axis.
-        box = torch.stack([zero, zero + places.size, zero, lines.length], 1)
-        taps = _most_taps(lines.lengths, few.cubic, lines.resized)
-        kernels.resize(
-            middle.mT, target.mT, place, index, box, places.size, cubic, lines.flip, lines.resized, lines.offset, taps
-        )
     return result
 
 

@@ -21,8 +21,11 @@ import torch
 from torch import Tensor
 from torchvision.transforms import ColorJitter
 
-from .._utils.device import to_device
+from .._utils import device as _device
+from .._utils.device import Upload, to_device
 from .._utils.messages import nearest
+from . import mega_batch
+from .mega_batch import Layers, Resize
 from .ops import NAMES, Pipeline
 from .policy import Layer, Policy, refuse
 from .resample import Crop, resample
@@ -158,16 +161,57 @@ class Train:
         height, width = images.shape[2:]
         if int((top + high).max()) > height or int((left + wide).max()) > width:
             raise ValueError(f'params must be those of images of {height} x {width} pixels, got a box outside of them')
+        if kernels := self.kernels(images.device, images.shape):
+            return _on_kernels(kernels, self, images, params)
         images = resample(images, params.crop, self.size, self.size)
         if not params.layers:
             return images
-        fill: tuple[int, ...] = self.policy.fill if self.policy else (0,)
-        if images.shape[1] == 1 and len(fill) == 3:
-            images = images.repeat(1, 3, 1, 1)
-        pipeline = Pipeline(images, fill if len(fill) == images.shape[1] else fill * images.shape[1])
+        channels, fill = self._filled(images.shape[1])
+        pipeline = Pipeline(images if channels == images.shape[1] else images.repeat(1, channels, 1, 1), fill)
         for layer in params.layers:
             pipeline.apply(*layer)
         return pipeline.finish()
+
+    def kernels(self, device: torch.device, shape: Sequence[int]) -> Any:
+        """Triton kernels that do it for images of shape (B, C, H, W) on the device; None if there are none."""
+        return _kernels(device, shape, self.size)
+
+    def record(
+        self, upload: Upload, params: TrainParams, take: npt.NDArray[np.int64], shape: Sequence[int]
+    ) -> tuple[Resize, Layers]:
+        """What the kernels do for images ``take`` of a source of shape (images, C, H, W)."""
+        channels, fill = self._filled(shape[1])
+        resize = Resize(upload, params.crop, take, (shape[2], shape[3]), self.size, self.size)
+        return resize, Layers(upload, params.layers, len(take), (channels, *self.size), fill)
+
+    def _filled(self, channels: int) -> tuple[int, tuple[int, ...]]:
+        """Channels of the result, and what is filled in in each of them."""
+        fill: tuple[int, ...] = self.policy.fill if self.policy else (0,)
+        channels = max(channels, len(fill))
+        return channels, fill if len(fill) == channels else fill * channels
+
+
+def _kernels(device: torch.device, shape: Sequence[int], resized: tuple[int, int]) -> Any:
+    return _device.triton_kernels(device) if mega_batch.can_resize(shape[2:], resized) else None
+
+
+def _on_kernels(kernels: Any, augment: 'Train | Evaluate', images: Tensor, params: TrainParams) -> Tensor:
+    upload = Upload()
+    resize, layers = augment.record(upload, params, np.arange(len(images)), images.shape)
+    rows = upload.add(layers.rows)
+    upload.send(images.device)
+    with _device.on(images.device):
+        result = run(kernels, resize, layers, images)
+    return result if len(result) == len(images) else result.index_select(0, upload[rows])
+
+
+def run(kernels: Any, resize: Resize, layers: Layers, images: Tensor) -> Tensor:
+    """Resize images and apply layers to them: uint8 (images, C, H, W) -> uint8 (rows, C, *size)."""
+    if images.shape[1] < layers.channels:
+        images = images.expand(-1, layers.channels, -1, -1)
+    result = resize.run(kernels, images, layers.room)
+    layers.run(kernels, result)
+    return result
 
 
 def _check_interpolation(interpolation: str) -> None:
@@ -243,15 +287,39 @@ class Evaluate:
         self.squash = crop_mode == 'squash'
         self.cubic = interpolation == 'bicubic'
 
-    def apply(self, images: Tensor) -> Tensor:
+    def make_params(self, count: int, height: int, width: int, generator: torch.Generator | None = None) -> TrainParams:
+        """Return the same for every image: all of it. Nothing is sampled."""
+        whole = (torch.full((count,), value) for value in (0, 0, height, width))
+        flags = (torch.full((count,), flag) for flag in (self.cubic, False, False))
+        return TrainParams(Crop(*whole, *flags), [])
+
+    def apply(self, images: Tensor, params: TrainParams | None = None) -> Tensor:
         """Resize and crop, uint8 (B, C, H, W) -> uint8 (B, C, *size); raises ValueError for another dtype or shape."""
         _check_images(images)
-        height, width = images.shape[-2:]
+        shape = images.shape[2:]
+        params = params or self.make_params(len(images), *shape)
+        resized, offset = self._geometry(*shape)
+        if kernels := self.kernels(images.device, images.shape):
+            return _on_kernels(kernels, self, images, params)
+        return resample(images, params.crop, resized, self.size, offset)
+
+    def kernels(self, device: torch.device, shape: Sequence[int]) -> Any:
+        """See `Train.kernels`."""
+        return _kernels(device, shape, self._geometry(shape[2], shape[3])[0])
+
+    def record(
+        self, upload: Upload, params: TrainParams, take: npt.NDArray[np.int64], shape: Sequence[int]
+    ) -> tuple[Resize, Layers]:
+        """See `Train.record`."""
+        resized, offset = self._geometry(shape[2], shape[3])
+        resize = Resize(upload, params.crop, take, (shape[2], shape[3]), resized, self.size, offset)
+        return resize, Layers(upload, [], len(take), (shape[1], *self.size), (0,) * shape[1])
+
+    def _geometry(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """What images are resized to, and where in that the result begins."""
         resized = self.scaled if self.squash else self._resized(height, width)
-        offset = tuple(round((large - small) / 2) for large, small in zip(resized, self.size))
-        whole = (torch.full((len(images),), value) for value in (0, 0, height, width))
-        flags = (torch.full((len(images),), flag) for flag in (self.cubic, False, False))
-        return resample(images, Crop(*whole, *flags), resized, self.size, (offset[0], offset[1]))
+        top, left = (round((large - small) / 2) for large, small in zip(resized, self.size))
+        return resized, (top, left)
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         """Return the size whose shorter edge, relative to the target, is the target's."""

@@ -234,7 +234,8 @@ def render_on(
         maps = to_device(images_innermost(systems[part]), device)
         seeds = to_device(keys[part].astype(np.int64), device)
         arguments = maps, path, seeds, size, PADDING, PATCHES.index(patch), GRAY, pixels[part], lost[part]
-        (kernel or render_torch).render_lanes(*arguments)
+        with _device.on(device):
+            (kernel or render_torch).render_lanes(*arguments)
     return pixels, lost
 
 
