@@ -29,8 +29,7 @@ from torch.utils.data import Subset
 
 from benchmarks.record import Record
 from tests.paper import AUGMENTATION, LOADER
-from timm_fractal._utils import device as _device
-from timm_fractal.augment import ops_triton
+from timm_fractal.augment import mega_batch, ops_triton
 from timm_fractal.augment import resample as _resample
 from timm_fractal.data.fractals import Fractal1
 from timm_fractal.device_loader import DeviceLoader, create_device_loader
@@ -150,7 +149,7 @@ COMPILED = [name for name, value in vars(ops_triton).items() if type(value).__mo
 def in_use(kernels: Kernels | None) -> Iterator[None]:
     """Make the loader work as on a GPU, with these kernels or with torch's operations."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(patch.object(_device, 'triton_kernels', return_value=kernels))
+        stack.enter_context(patch.object(mega_batch, 'kernels', return_value=kernels))
         # No cache has to hold what lies between two operations.
         stack.enter_context(patch.dict(_resample.CHUNK, cpu=_resample.CHUNK_ELSEWHERE))
         for name in COMPILED if kernels else ():

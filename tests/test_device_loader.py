@@ -161,9 +161,9 @@ def test_several_batches_are_made_at_once(monkeypatch):
         loader = create(repeats=3, **{**options, 'hflip': 0, 'vflip': 0})
         calls = []
         (augment,) = loader.augments
-        original = augment.apply
-        augment.apply = lambda images, params, calls=calls, original=original: (
-            calls.append(len(images)) or original(images, params)
+        original = augment.make_params
+        augment.make_params = lambda count, *rest, calls=calls, original=original: (
+            calls.append(count) or original(count, *rest)
         )
         batches[count] = list(loader)
         assert calls == {1: [4] * 9, 8: [8, 8, 8, 8, 4], 1000: [36]}[count]

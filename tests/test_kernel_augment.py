@@ -1,4 +1,6 @@
-"""Triton's kernels against Pillow and against torch's operations: on a GPU, or interpreted, with images to match."""
+"""Compiled kernels against Pillow and against torch's operations: numba's, and Triton's, on a GPU or interpreted."""
+
+import sys
 
 import numpy as np
 import PIL
@@ -7,9 +9,10 @@ import torch
 from PIL import Image
 from timm.data import FastCollateMixup
 
+from timm_fractal import augment
 from timm_fractal._utils import device as _device
 from timm_fractal._utils.device import Upload
-from timm_fractal.augment import Evaluate, Mix, MixParams, Train, TrainParams, normalize
+from timm_fractal.augment import Evaluate, Mix, MixParams, Train, TrainParams, mega_batch, normalize
 from timm_fractal.augment.erasing import ERASING_MODES, EraseParams
 from timm_fractal.augment.mega_batch import Finish, Layers
 from timm_fractal.augment.ops import MATRICES, NAMES, TABLES, Pipeline
@@ -30,15 +33,22 @@ from .test_augment import (
     to_batch,
 )
 
-kernels = pytest.importorskip('timm_fractal.augment.ops_triton', reason='there is no Triton for this machine')
-
-DEVICE = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+CPU = torch.device('cpu')
 NEW_PILLOW = int(PIL.__version__.split('.')[0]) >= 13
 
 
+@pytest.fixture(params=['numba', 'triton'])
+def kernels(request, monkeypatch):
+    """They do the work, on the device beside them."""
+    module = pytest.importorskip(f'timm_fractal.augment.ops_{request.param}', reason='not on this machine')
+    monkeypatch.setattr(mega_batch, 'kernels', lambda device: module)
+    on_gpu = request.param == 'triton' and torch.cuda.is_available()
+    return module, torch.device('cuda' if on_gpu else 'cpu')
+
+
 @pytest.fixture
-def in_use(monkeypatch):
-    monkeypatch.setattr(_device, 'triton_kernels', lambda device: kernels)
+def triton():
+    return pytest.importorskip('timm_fractal.augment.ops_triton', reason='there is no Triton for this machine')
 
 
 @pytest.fixture(scope='module')
@@ -48,45 +58,46 @@ def images(photo):
     return {'gray': small.convert('L'), 'colour': small, 'drawing': small.convert('L').point(lambda v: 127 * (v > 99))}
 
 
-def test_the_kernels_are_right_here():
-    kernels.check(DEVICE)
+def test_the_kernels_are_right_here(triton):
+    triton.check(torch.device('cuda' if torch.cuda.is_available() else 'cpu'))
 
 
 @pytest.mark.parametrize('name', ['unpack', 'resize', 'levels', 'move', 'finish', 'targets'])
-def test_a_wrong_kernel_is_noticed(name, monkeypatch):
-    right = getattr(kernels, name)
+def test_a_wrong_kernel_is_noticed(name, triton, monkeypatch):
+    right = getattr(triton, name)
 
     def wrong(*arguments):
         result = None if name in ('resize', 'levels', 'move') else right(*arguments)
         return result if result is None else torch.zeros_like(result)
 
-    monkeypatch.setattr(kernels, name, wrong)
+    monkeypatch.setattr(triton, name, wrong)
     monkeypatch.setattr(torch, 'empty', torch.zeros)
     with pytest.raises(RuntimeError, match=f'wrong pixels: .*{name}'):
-        kernels.check(DEVICE)
+        triton.check(CPU)
 
 
 @pytest.mark.parametrize('size', [16, 20])
-def test_bits_are_unpacked(size):
+def test_bits_are_unpacked(size, kernels):
+    module, device = kernels
     table = torch.randint(0, 256, (5, size, -(-size // 8)), dtype=torch.uint8)
     levels = torch.from_numpy(unpack(np.arange(256, dtype=np.uint8)[:, None], 8))
-    got = kernels.unpack(table.to(DEVICE), torch.tensor([4, 0, 4], device=DEVICE), levels.to(DEVICE))
+    got = module.unpack(table.to(device), torch.tensor([4, 0, 4], device=device), levels.to(device))
     assert np.array_equal(got[:, 0, :, :size].cpu().numpy(), unpack(table.numpy()[[4, 0, 4]], size))
 
 
-def crop_and_resize(image, crop, size):
-    batch = to_batch(image, len(crop.top)).to(DEVICE)
+def crop_and_resize(image, crop, size, device):
+    batch = to_batch(image, len(crop.top)).to(device)
     return to_arrays(Train(size).apply(batch, TrainParams(crop, [])).cpu())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', ['gray', 'colour'])
 @pytest.mark.parametrize('size', [(40, 33), (9, 60)])
-def test_resizes_are_those_of_pillow(images, name, size, in_use):
+def test_resizes_are_those_of_pillow(images, name, size, kernels):
     """Tolerance: none."""
     image, count = images[name], 12
     crop = random_crop(np.random.default_rng(0), count, image.height, image.width)
-    result = crop_and_resize(image, crop, size)
+    result = crop_and_resize(image, crop, size, kernels[1])
     same_order = columns_first(crop, size)
     assert sum(same_order)
     for k in range(count):
@@ -95,49 +106,49 @@ def test_resizes_are_those_of_pillow(images, name, size, in_use):
 
 
 @pytest.mark.parametrize('channels', [1, 3])
-def test_both_orders_of_the_axes_in_one_batch(images, channels, in_use):
+def test_both_orders_of_the_axes_in_one_batch(images, channels, kernels):
     """Tolerance: none. Images of several tiles, whose boxes begin anywhere."""
     image, size = images['gray' if channels == 1 else 'colour'].resize((150, 140)), (40, 100)
     boxes = torch.tensor([[3, 5, 130, 101], [40, 11, 57, 133], [0, 0, 140, 20]]).T
     crop = Crop(*boxes, *torch.tensor([[True, False, True], [False, True, True], [True, False, False]]))
     assert columns_first(crop, size).tolist() == [False, True, False]
-    result = crop_and_resize(image, crop, size)
+    result = crop_and_resize(image, crop, size, kernels[1])
     for k in range(3):
         if NEW_PILLOW or k == 1:
             assert np.array_equal(result[k], to_array(pil_crop(image, crop, k, size)))
 
 
-def test_what_shrinks_beyond_measure_is_left_to_torch(images, in_use, monkeypatch):
-    monkeypatch.setattr(kernels, 'resize', lambda *arguments: pytest.fail('a kernel of so many taps'))
+def test_what_shrinks_beyond_measure_is_left_to_torch(images, kernels, monkeypatch):
+    monkeypatch.setattr(kernels[0], 'resize', lambda *arguments: pytest.fail('a kernel of so many taps'))
     image = images['gray'].resize((1300, 8))
     crop = random_crop(np.random.default_rng(0), 1, image.height, image.width)
     whole = Crop(*(torch.tensor([value]) for value in (0, 0, 8, 1300)), *crop[4:])
-    result = crop_and_resize(image, whole, (8, 20))
+    result = crop_and_resize(image, whole, (8, 20), kernels[1])
     assert np.abs(result[0] - to_array(pil_crop(image, whole, 0, (8, 20)))).max() <= 1
 
 
-def test_evaluation(images, in_use, monkeypatch):
+def test_evaluation(images, kernels, monkeypatch):
     """A window of what is resized."""
     evaluate = Evaluate((24, 20), crop_pct=0.8, interpolation='bicubic')
-    got = evaluate.apply(to_batch(images['colour'], 2).to(DEVICE)).cpu()
-    monkeypatch.setattr(_device, 'triton_kernels', lambda device: None)
+    got = evaluate.apply(to_batch(images['colour'], 2).to(kernels[1])).cpu()
+    monkeypatch.setattr(mega_batch, 'kernels', lambda device: None)
     plain = evaluate.apply(to_batch(images['colour'], 2))
     assert (got.int() - plain.int()).abs().max() <= 1 and (got != plain).float().mean() < 0.01
 
 
-def apply_layers(batch, layers, fill):
+def apply_layers(batch, layers, fill, module, device):
     upload = Upload()
     recorded = Layers(upload, layers, len(batch), batch.shape[1:], fill)
-    upload.send(DEVICE)
-    rows = torch.full((recorded.room, *batch.shape[1:]), 99, dtype=torch.uint8, device=DEVICE)
-    rows[: len(batch)] = batch.to(DEVICE)
-    recorded.run(kernels, rows)
+    upload.send(device)
+    rows = torch.full((recorded.room, *batch.shape[1:]), 99, dtype=torch.uint8, device=device)
+    rows[: len(batch)] = batch.to(device)
+    recorded.run(module, rows)
     return rows.cpu()[recorded.rows]
 
 
 @pytest.mark.parametrize('kind', ['gray', 'colour', 'drawing'])
 @pytest.mark.parametrize('name', [*TABLES, 'Color', 'Sharpness', 'GaussianBlur'])
-def test_operations_without_interpolation_are_those_of_torch(images, name, kind):
+def test_operations_without_interpolation_are_those_of_torch(images, name, kind, kernels):
     """Tolerance: none."""
     arguments = np.array(ARGUMENTS[name], float)
     batch = to_batch(images[kind], len(arguments))
@@ -145,20 +156,20 @@ def test_operations_without_interpolation_are_those_of_torch(images, name, kind)
     layer = Layer(np.full(len(arguments), NAMES.index(name)), arguments, np.ones(len(arguments), bool))
     expected = Pipeline(batch.clone(), (128,) * batch.shape[1])
     expected.apply(*layer)
-    assert torch.equal(apply_layers(batch, [layer], (128,) * batch.shape[1]), expected.finish())
+    assert torch.equal(apply_layers(batch, [layer], (128,) * batch.shape[1], *kernels), expected.finish())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('cubic', [False, True])
 @pytest.mark.parametrize('name', MATRICES)
-def test_maps_are_those_of_pillow(images, name, cubic):
+def test_maps_are_those_of_pillow(images, name, cubic, kernels):
     """Tolerance: 1 level in less than 0.1 % of the pixels if they are bicubic, none if not."""
     kind = 'colour' if name in ('Rotate', 'ShearX') else 'gray'
     fill = (124, 116, 104) if kind == 'colour' else (128,)
     arguments = np.array(ARGUMENTS[name], float)
     count = len(arguments)
     layer = Layer(np.full(count, NAMES.index(name)), arguments, np.full(count, cubic))
-    got = to_arrays(apply_layers(to_batch(images[kind], count), [layer], fill))
+    got = to_arrays(apply_layers(to_batch(images[kind], count), [layer], fill, *kernels))
     picture = images[kind].convert('RGB')
     expected = [to_array(pil_operation(picture, name, value, (fill * 3)[:3], cubic)) for value in arguments]
     difference = np.abs(got - np.stack(expected))
@@ -166,51 +177,52 @@ def test_maps_are_those_of_pillow(images, name, cubic):
 
 
 @pytest.mark.parametrize('kind', ['gray', 'colour'])
-def test_every_image_has_operations_of_its_own(images, kind):
+def test_every_image_has_operations_of_its_own(images, kind, kernels):
     """Also none at all, and those that change rows an even and an odd number of times. Tolerance: none."""
     names = ['Equalize', 'TranslateX', 'Sharpness', 'Color', 'Invert', 'Affine']
     rng = np.random.default_rng(0)
     layers = []
     for _ in range(4):
-        numbers = np.array([-1, *map(NAMES.index, names)])[rng.integers(0, 7, 24)]
-        layers.append(Layer(numbers, np.full(24, 0.7), np.zeros(24, bool), 5))
-    batch = to_batch(images[kind], 24)
+        numbers = np.array([-1, *map(NAMES.index, names)])[rng.integers(0, 7, 12)]
+        layers.append(Layer(numbers, np.full(12, 0.7), np.zeros(12, bool), 5))
+    batch = to_batch(images[kind], 12)
     fill = (9,) * batch.shape[1]
     expected = Pipeline(batch.clone(), fill)
     for layer in layers:
         expected.apply(*layer)
-    assert torch.equal(apply_layers(batch, layers, fill), expected.finish())
+    assert torch.equal(apply_layers(batch, layers, fill, *kernels), expected.finish())
 
 
-def finished(batch, sizes, mixed, erased, mode='const', mean=IMAGENET, dtype=torch.float32):
+def finished(kernels, batch, sizes, mixed, erased, mode='const', mean=IMAGENET, dtype=torch.float32):
     """What `Finish` makes of images that lie in any order of rows."""
+    module, device = kernels
     upload = Upload()
     order = np.random.default_rng(0).permutation(len(batch)).astype(np.int32)
     finish = Finish(upload, order, sizes, mixed, erased, mode)
-    upload.send(DEVICE)
+    upload.send(device)
     rows = torch.empty_like(batch)
     rows[order] = batch
     levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
-    table = normalize(levels, mean, (0.2, 0.3, 0.5), dtype).view(3, 256).to(DEVICE)
+    table = normalize(levels, mean, (0.2, 0.3, 0.5), dtype).view(3, 256).to(device)
     starts = np.cumsum([0, *sizes]).tolist()
-    labels = torch.arange(len(batch), device=DEVICE) % 5
+    labels = torch.arange(len(batch), device=device) % 5
     return [
         (
-            finish.run(kernels, rows.to(DEVICE), table, start, size).cpu(),
-            finish.targets(kernels, labels, 5, 0.1, start, size).cpu(),
+            finish.run(module, rows.to(device), table, start, size).cpu(),
+            finish.targets(module, labels, 5, 0.1, start, size).cpu(),
         )
         for start, size in zip(starts, sizes)
     ]
 
 
 @pytest.mark.parametrize('channels, dtype', [(1, torch.float32), (3, torch.float16), (3, torch.bfloat16)])
-def test_mixing_and_normalizing_are_those_of_torch(channels, dtype):
+def test_mixing_and_normalizing_are_those_of_torch(channels, dtype, kernels):
     """Tolerance: none; with a half there are numbers that lie half between two."""
     shape = 12, channels, 23, 19
     batch = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     sizes = [4, 2, 4, 2]
     mixed = [MixParams(0.5, None), MixParams(0.937, None), MixParams(0.4, (3, 17, 0, 9)), MixParams(0.3, (0, 0, 0, 0))]
-    got = finished(batch, sizes, mixed, None, dtype=dtype)
+    got = finished(kernels, batch, sizes, mixed, None, dtype=dtype)
     mix = Mix(FastCollateMixup(num_classes=5, label_smoothing=0.1))
     parts = zip(torch.split(batch, sizes), torch.split(torch.arange(12) % 5, sizes), mixed)
     for (images, target), (part, labels, params) in zip(got, parts, strict=True):
@@ -220,7 +232,7 @@ def test_mixing_and_normalizing_are_those_of_torch(channels, dtype):
 
 
 @pytest.mark.parametrize('mode', ERASING_MODES)
-def test_blocks_are_erased(mode):
+def test_blocks_are_erased(mode, kernels):
     batch = torch.randint(0, 256, (6, 1, 40, 50), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     boxes = np.zeros((6, 2, 4), np.int64)
     boxes[1, 0], boxes[1, 1], boxes[5, 0] = (3, 4, 30, 20), (10, 10, 30, 40), (0, 49, 1, 1)
@@ -233,7 +245,7 @@ def test_blocks_are_erased(mode):
         erased[part] = True
         wanted[part] = torch.from_numpy(color[image, block]).float()[:, None, None] if mode == 'rand' else 0
     params = EraseParams(boxes, color, 2**62 + 3)
-    (first, _), (second, _) = finished(batch, [4, 2], None, params, mode)
+    (first, _), (second, _) = finished(kernels, batch, [4, 2], None, params, mode)
     got = torch.cat([first, second])
     assert torch.equal(got[~erased], wanted[~erased])
     if mode == 'pixel':
@@ -245,7 +257,10 @@ def test_blocks_are_erased(mode):
         assert (ranks - torch.arange(len(noise)) / len(noise)).abs().max() < 1.95 / len(noise) ** 0.5
         few = got[1, :, 10:30, 10:30].flatten(1).numpy()
         assert np.abs(np.corrcoef(few)[~np.eye(3, dtype=bool)]).max() < 0.2
-        again, other = (finished(batch, [6], None, params._replace(seed=seed), mode)[0][0] for seed in (2**62 + 3, 4))
+        again, other = (
+            torch.cat([part for part, _ in finished(kernels, batch, [4, 2], None, params._replace(seed=seed), mode)])
+            for seed in (2**62 + 3, 4)
+        )
         assert torch.equal(again, got) and not torch.equal(other, got)
     else:
         assert torch.equal(got, wanted)
@@ -253,13 +268,13 @@ def test_blocks_are_erased(mode):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', ['drawing', 'colour'])
-def test_the_papers_augmentation(images, name, in_use, monkeypatch):
+def test_the_papers_augmentation(images, name, kernels, monkeypatch):
     """Against torch's operations: 1 level here and there, which a later operation may stretch."""
     train, count = Train(32, **AUGMENTATION), 16
     batch = to_batch(images[name], count)
     params = train.make_params(count, *batch.shape[2:], torch.Generator().manual_seed(1))
-    got = train.apply(batch.to(DEVICE), params).cpu()
-    monkeypatch.setattr(_device, 'triton_kernels', lambda device: None)
+    got = train.apply(batch.to(kernels[1]), params).cpu()
+    monkeypatch.setattr(mega_batch, 'kernels', lambda device: None)
     difference = (got.int() - train.apply(batch, params).int()).abs()
     assert got.float().std() > 20 and difference.max() <= 8 and (difference > 0).float().mean() < 0.01
 
@@ -273,14 +288,14 @@ def gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'current_device', lambda: 0)
 
 
-def test_a_machine_without_kernels_is_told_once(gpus, monkeypatch, caplog):
+def test_a_machine_without_kernels_is_told_once(gpus, triton, monkeypatch, caplog):
     calls = []
 
     def broken(device):
         calls.append(device)
         raise RuntimeError('no compiler')
 
-    monkeypatch.setattr(kernels, 'check', broken)
+    monkeypatch.setattr(triton, 'check', broken)
     gpu = torch.device('cuda')
     assert all(_device.triton_kernels(device) is None for device in [torch.device('cuda', 0), *[gpu] * 5])
     assert [record.message for record in caplog.records] == [
@@ -289,27 +304,55 @@ def test_a_machine_without_kernels_is_told_once(gpus, monkeypatch, caplog):
     assert calls == [torch.device('cuda', 0)] * 3
 
 
-def test_a_check_that_failed_for_a_while_is_tried_again(gpus, monkeypatch, caplog):
+def test_a_check_that_failed_for_a_while_is_tried_again(gpus, triton, monkeypatch, caplog):
     errors = [torch.OutOfMemoryError('CUDA out of memory'), None]
 
     def check(device):
         if error := errors.pop(0):
             raise error
 
-    monkeypatch.setattr(kernels, 'check', check)
+    monkeypatch.setattr(triton, 'check', check)
     gpu = torch.device('cuda')
     assert _device.triton_kernels(gpu) is None
-    assert _device.triton_kernels(gpu) is kernels and _device.triton_kernels(gpu) is kernels
+    assert _device.triton_kernels(gpu) is triton and _device.triton_kernels(gpu) is triton
     assert _device.triton_kernels(torch.device('cpu')) is None
     assert 'out of memory' in caplog.messages[0] and caplog.messages[1:] == [
         'the Triton kernels run on cuda:0 after all'
     ]
 
 
-def test_gray_images_become_coloured_where_a_colour_is_filled_in(images, in_use):
+def test_gray_images_become_coloured_where_a_colour_is_filled_in(images, kernels):
     train = Train(32, **{**AUGMENTATION, 'mean': IMAGENET})
-    batch = to_batch(images['gray'], 4).to(DEVICE)
+    batch = to_batch(images['gray'], 4).to(kernels[1])
     params = train.make_params(4, *batch.shape[2:], torch.Generator().manual_seed(1))
     assert train.apply(batch, params).shape == (4, 3, 32, 32)
     gray = Train(32, **{**AUGMENTATION, 'mean': HALF})
     assert gray.apply(batch, gray.make_params(4, *batch.shape[2:], torch.Generator())).shape == (4, 1, 32, 32)
+
+
+@pytest.mark.parametrize('threads', [1, 3])
+def test_threads_share_the_images(threads, images):
+    """Not a whole number of images for each."""
+    assert mega_batch.kernels(CPU).__name__.endswith('ops_numba')
+    train = Train(20, **AUGMENTATION)
+    batch = to_batch(images['colour'], 7)
+    params = train.make_params(7, *batch.shape[2:], torch.Generator().manual_seed(1))
+    expected = train.apply(batch, params)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        assert torch.equal(train.apply(batch, params), expected)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_without_numba_torch_does_the_work(monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, 'timm_fractal.augment.ops_numba', None)
+    monkeypatch.delattr(augment, 'ops_numba', raising=False)
+    mega_batch._numba_kernels.cache_clear()
+    train = Train(20, **AUGMENTATION)
+    batch = torch.zeros(2, 1, 30, 30, dtype=torch.uint8)
+    params = train.make_params(2, 30, 30, torch.Generator().manual_seed(1))
+    assert mega_batch.kernels(CPU) is None and train.apply(batch, params).shape == (2, 1, 20, 20)
+    assert [message[:39] for message in caplog.messages] == ['the numba kernels cannot be used, torch']
+    mega_batch._numba_kernels.cache_clear()

@@ -1,23 +1,30 @@
-"""A mega-batch on a GPU: its parameters in one upload, its pixels in about a dozen Triton launches.
+"""A mega-batch by compiled kernels: on a GPU, its parameters are one upload, its pixels about thirty launches.
 
 Each step is made first, on the host, where it adds its parameters to an `Upload`, and run when that has been sent. The
 pixels are those of `resample`, `Pipeline`, `Mix` and `normalize`, which do the same with torch's own operations on any
 device, and of `Erase` (whose noise is another one).
 """
 
+import functools
+import logging
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
+from .._utils import device as _device
 from .._utils.device import Upload
 from .erasing import ERASING_MODES, EraseParams
 from .mixup import MixParams
 from .ops import MATRICES, NAMES, PIXELS, SHAPES, TABLES, warp
 from .policy import Layer
 from .resample import Crop
+
+_logger = logging.getLogger(__name__)
 
 _ON_LEVELS = np.array([name in (*TABLES, 'Color') for name in NAMES])
 _MOVES = np.array([name in (*MATRICES, 'Sharpness') for name in NAMES])
@@ -27,6 +34,21 @@ _SHARPNESS, _COLOR = NAMES.index('Sharpness'), NAMES.index('Color')
 
 # What shrinks an image more than sixtyfold is left to torch.
 _MOST_TAPS = 256
+
+
+@functools.cache
+def _numba_kernels() -> ModuleType | None:
+    try:
+        from . import ops_numba
+    except Exception as error:
+        _logger.warning('the numba kernels cannot be used, torch does their work in more time: %r', error)
+        return None
+    return ops_numba
+
+
+def kernels(device: torch.device) -> ModuleType | None:
+    """Kernels for mega-batches on a device, Triton's or numba's; None if there are none."""
+    return _numba_kernels() if device.type == 'cpu' else _device.triton_kernels(device)
 
 
 def most_taps(length: float, resized: int) -> int:

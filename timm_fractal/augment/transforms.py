@@ -173,7 +173,7 @@ class Train:
         return pipeline.finish()
 
     def kernels(self, device: torch.device, shape: Sequence[int]) -> Any:
-        """Triton kernels that do it for images of shape (B, C, H, W) on the device; None if there are none."""
+        """Compiled kernels that do it for images of shape (B, C, H, W) on the device; None if there are none."""
         return _kernels(device, shape, self.size)
 
     def record(
@@ -192,7 +192,7 @@ class Train:
 
 
 def _kernels(device: torch.device, shape: Sequence[int], resized: tuple[int, int]) -> Any:
-    return _device.triton_kernels(device) if mega_batch.can_resize(shape[2:], resized) else None
+    return mega_batch.kernels(device) if mega_batch.can_resize(shape[2:], resized) else None
 
 
 def _on_kernels(kernels: Any, augment: 'Train | Evaluate', images: Tensor, params: TrainParams) -> Tensor:
