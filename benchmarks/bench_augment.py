@@ -1,10 +1,10 @@
-"""Time per image of the paper's augmentation: in batches on a device against timm's transforms on PIL images.
+"""Time per image of the paper's augmentation: the device loader against timm's loader on PIL images.
 
     OMP_NUM_THREADS=1 python -m benchmarks.bench_augment
 
-Both start from the same rendered images in memory and end with what a model gets: augmented, normalized, erased. On the
-CPU with one thread, in turn, in the same run. Where there is a GPU, the batches are also made there, with Triton's
-kernels and with torch's own operations, and the device loader is measured with mixup and cutmix.
+Both start from the same rendered images in memory and end with what a model gets: augmented, mixed, normalized, erased.
+On the CPU with one thread and no workers, in turn, in the same run: with the numba kernels and with torch's operations.
+Where there is a GPU, Triton's kernels are measured there, and the device loader as a whole.
 """
 
 import statistics
@@ -16,18 +16,19 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from timm.data import FastCollateMixup, create_dataset, create_loader, create_transform
-from timm.data.loader import PrefetchLoader, fast_collate
+from timm.data import FastCollateMixup, create_dataset, create_loader
 
 from benchmarks.record import Record
 from tests.paper import AUGMENTATION, HALF, LOADER
 from timm_fractal._utils import device as _device
-from timm_fractal.augment import Erase, create_augment, normalize
+from timm_fractal.augment import Erase, create_augment, mega_batch, normalize
 from timm_fractal.data.fractals import Fractal1
 
-IMAGES, AT_ONCE, ROUNDS, SIZE = 128, 32, 5, 224
+IMAGES, BATCH, ROUNDS, SIZE = 128, 32, 5, 224
 # Random erasing has its own place.
 PAPER = dict(is_training=True, **AUGMENTATION)
+# Gray, bit-packed; and RGB.
+DATASETS = {'gray': 'fractal1/classes={}', 'RGB': 'noise1/classes={}'}
 
 
 def milliseconds(make: Callable[[], Any], count: int, synchronize: Callable[[], Any] = lambda: None) -> float:
@@ -50,50 +51,56 @@ def on_device(table: torch.Tensor, at_once: int, generator: torch.Generator) -> 
     return lambda: [make_part(part) for part in table.split(at_once)]
 
 
-def with_timm(images: list[Any]) -> Callable[[], Any]:
-    """The same with timm: transforms, collation, and what its prefetcher does."""
-    transform = create_transform(SIZE, use_prefetcher=True, re_prob=0.5, re_mode='pixel', **PAPER)
+def epoch(name: str, without_kernels: bool = False) -> Callable[[], Any]:
+    """An epoch of timm's loader, which is the device loader where the name says so."""
+    mixup = FastCollateMixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=IMAGES)
+    dataset = create_dataset(name, split='train')
+    arguments = dict(**LOADER, collate_fn=mixup, num_workers=0, device=torch.device('cpu'))
+    loader = create_loader(dataset, (3, SIZE, SIZE), BATCH, **arguments)
 
-    def make() -> Any:
-        batch = fast_collate([(transform(image), 0) for image in images])
-        loader = PrefetchLoader([batch], HALF, HALF, device=torch.device('cpu'), re_prob=0.5, re_mode='pixel')
-        return next(iter(loader))[0]
+    def run() -> Any:
+        if without_kernels:
+            with patch.object(mega_batch, 'kernels', return_value=None):
+                return [None for _ in loader]
+        return [None for _ in loader]
 
-    return make
+    return run
 
 
 def main() -> None:
     warnings.simplefilter('ignore')
     torch.set_num_threads(1)
-    dataset = Fractal1(f'fractal1/classes={IMAGES}')
-    images = [dataset[k][0] for k in range(IMAGES)]
-    gray = torch.from_numpy(np.stack([np.asarray(image)[..., 0] for image in images]))[:, None]
     generator = torch.Generator().manual_seed(0)
-    ways: dict[str, Callable[[], Any]] = {
-        'timm, PIL images': with_timm(images),
-        'batch, gray': on_device(gray, AT_ONCE, generator),
-        'batch, RGB': on_device(gray.repeat(1, 3, 1, 1), AT_ONCE, generator),
-    }
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(ROUNDS + 1):
-        for name, make in ways.items():
-            took = milliseconds(make, IMAGES)
-            if turn:
-                times[name].append(took)
     settings = (
-        f"The paper's augmentation, 512 to {SIZE} pixels, {IMAGES} images, one CPU thread, medians of {ROUNDS} rounds"
+        f"The paper's augmentation, 512 to {SIZE} pixels, {IMAGES} images in batches of {BATCH}, one CPU thread, "
+        f'medians of {ROUNDS} rounds'
     )
     with Record('bench_augment', settings) as say:
-        for name, took_all in times.items():
-            ratio = statistics.median(other / own for other, own in zip(times['timm, PIL images'], took_all))
-            each = statistics.median(took_all)
-            say(
-                f"{name:17} {each:6.2f} ms an image, {ratio:.2f} times as fast as timm's",
-                what=name,
-                ms=each,
-                ratio=ratio,
-            )
+        for kind, text in DATASETS.items():
+            name = text.format(IMAGES)
+            ways = {
+                "timm's loader": epoch(name),
+                'device loader': epoch(f'{name},loader=device'),
+                'the same, torch only': epoch(f'{name},loader=device', without_kernels=True),
+            }
+            times: dict[str, list[float]] = {way: [] for way in ways}
+            for turn in range(ROUNDS + 1):
+                for way, make in ways.items():
+                    took = milliseconds(make, IMAGES)
+                    if turn:
+                        times[way].append(took)
+            for way, took_all in times.items():
+                ratio = statistics.median(other / own for other, own in zip(times["timm's loader"], took_all))
+                each = statistics.median(took_all)
+                say(
+                    f"{kind:4} {way:20} {each:6.2f} ms an image, {ratio:.2f} times as fast as timm's",
+                    what=f'{kind}, {way}',
+                    ms=each,
+                    ratio=ratio,
+                )
         if torch.cuda.is_available():
+            dataset = Fractal1(f'fractal1/classes={IMAGES}')
+            gray = torch.from_numpy(np.stack([np.asarray(dataset[k][0])[..., 0] for k in range(IMAGES)]))[:, None]
             on_gpu(say, gray, generator)
         else:
             say('no GPU here')
