@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all test-timm test-browser lint bench dist clean
+.PHONY: demo test test-all test-timm test-browser lint bench bench-gpu dist clean
 
 # Installed again whenever the project file changes.
 $(VENV)/installed: pyproject.toml
@@ -46,6 +46,10 @@ bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.bench_shape
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.bench_augment
 	$(BIN)/python -m benchmarks.count_traffic
+
+# Everything that needs a GPU, in at most ten minutes; TIMM_SOURCE is a checkout of timm's repository.
+bench-gpu: $(VENV)/installed
+	$(BIN)/python -m benchmarks.gpu '$(TIMM_SOURCE)' --json gpu.jsonl
 
 dist: $(VENV)/installed
 	$(BIN)/python -m build --outdir dist .

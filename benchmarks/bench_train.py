@@ -106,8 +106,11 @@ def main() -> None:
     parser.add_argument('--batches', type=int, default=150)
     parser.add_argument('--warm-up', type=int, default=50)
     parser.add_argument('--rounds', type=int, default=3)
+    modes = ['none', 'default', 'reduce-overhead']
+    parser.add_argument('--compile', choices=modes, help='mode of torch.compile (default: none on the CPU)')
     args = parser.parse_args()
     cpu = args.device == 'cpu'
+    mode = args.compile or ('none' if cpu else 'default')
     size = ['--img-size', str(args.img_size), '--model-kwargs', f'img_size={args.img_size}']
     words = [
         *PAPER.split(),
@@ -116,7 +119,8 @@ def main() -> None:
         # As many passes over the classes as the batches need; validation is of a few images.
         *('--dataset', 'fractal1/loader=device', '--val-split', 'validation', '--workers', '0'),
         *('--epoch-repeats', str(-(-(args.batches + 1) * args.batch_size // 1000))),
-        *([] if cpu else ['--amp', '--amp-dtype', 'bfloat16', '--torchcompile']),
+        *([] if cpu else ['--amp', '--amp-dtype', 'bfloat16']),
+        *([] if mode == 'none' else ['--torchcompile', '--torchcompile-mode', mode]),
     ]
     script = args.timm_source.resolve() / 'train.py'
     rates: dict[bool, list[float]] = {False: [], True: []}

@@ -1,0 +1,257 @@
+"""The day there is a GPU: everything that only one can say, in at most ten minutes, most important first.
+
+    python -m benchmarks.gpu TIMM_SOURCE --json gpu.jsonl
+    python -m benchmarks.gpu TIMM_SOURCE --json dry-run.jsonl --device cpu
+
+TIMM_SOURCE is a checkout of timm's repository. Each part appends its figures to the file before the next begins, and
+one that fails is a line, too: nothing that was measured is lost. On the CPU all sizes are cut: that shows that the parts
+run.
+
+1. Versions, clocks, free memory.
+2. The tests that need a GPU.
+3. A mega-batch with the paper's recipe: the host's time and the GPU's, separately, and by kernel.
+4. The device loader, with two sizes of mega-batch.
+5. The unedited train.py: the recipe as it stands, larger batches with compilation, and CUDA graphs, each against
+   training on one batch that is there already.
+6. Peak memory.
+7. A verdict for each goal.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.data import FastCollateMixup, create_dataset, create_loader
+
+from benchmarks import record
+from benchmarks.bench_train import SAMPLES
+from benchmarks.record import Record
+from tests.paper import LOADER
+
+BATCH, CLASSES = 256, 1000
+# Images a second with the full recipe, and the part of the rate with one fixed batch.
+GOAL_RATE, GOAL_PART = 100_000, 0.95
+# Seconds that a part may take.
+LIMIT = 150
+
+
+class Session:
+    """What the parts share.
+
+    Attributes:
+        figures: Results that the verdict looks at.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.script, self.json = args.timm_source.resolve(), args.json.resolve()
+        self.device = torch.device(args.device)
+        self.is_gpu = self.device.type == 'cuda'
+        self.size = 224 if self.is_gpu else 32
+        self.batch = BATCH if self.is_gpu else 16
+        self.figures: dict[str, float] = {}
+
+    def make_loader(self, samples: int) -> Any:
+        name = (
+            f'fractal1/classes={CLASSES},loader=device' if self.is_gpu else 'fractal1/classes=16,size=64,loader=device'
+        )
+        dataset = create_dataset(name, split='train', num_samples=samples)
+        mixup = FastCollateMixup(
+            mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=dataset.num_classes
+        )
+        options = dict(LOADER, collate_fn=mixup, device=self.device, img_dtype=torch.bfloat16)
+        return create_loader(dataset, (3, self.size, self.size), self.batch, **options)
+
+    def synchronize(self) -> None:
+        if self.is_gpu:
+            torch.cuda.synchronize(self.device)
+
+
+def versions(session: Session, say: Record) -> None:
+    from torch.utils.collect_env import get_pretty_env_info
+
+    say(get_pretty_env_info(), what='environment')
+    if session.is_gpu:
+        asked = 'name,clocks.sm,clocks.max.sm,clocks.mem,power.limit,memory.total,memory.free,driver_version'
+        command = ['nvidia-smi', f'--query-gpu={asked}', '--format=csv']
+        run = subprocess.run(command, capture_output=True, text=True, check=True)
+        say(run.stdout, what='clocks', csv=run.stdout)
+
+
+def tests(session: Session, say: Record) -> None:
+    command = [sys.executable, '-m', 'pytest', '-q', '-x', '-p', 'no:cacheprovider', 'tests/test_device.py']
+    command += ['tests/test_kernel_augment.py', 'tests/test_kernel_triton.py', '-m', 'gpu or not slow', '-n', '4']
+    run = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
+    last = run.stdout.strip().splitlines()[-1]
+    say(last if not run.returncode else run.stdout[-4000:], what='tests', passed=run.returncode == 0, summary=last)
+    session.figures['tests'] = float(run.returncode == 0)
+
+
+def mega_batch(session: Session, say: Record) -> None:
+    loader = session.make_loader(8 * session.batch)
+    loader.at_once = 8 * session.batch
+    generator = torch.Generator().manual_seed(0)
+
+    def make() -> int:
+        return sum(len(images) for images, _ in loader.make_batches(generator))
+
+    for _ in range(3):
+        make()
+    session.synchronize()
+    host, gpu = [], []
+    for _ in range(10):
+        # Nothing else is queued: how long the host takes does not depend on the GPU, and the other way round the events
+        # are as far apart as the GPU takes, unless the host takes longer.
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if session.is_gpu else []
+        for event in events[:1]:
+            event.record()
+        start = time.perf_counter()
+        count = make()
+        host.append((time.perf_counter() - start) / count * 1e6)
+        for event in events[1:]:
+            event.record()
+        session.synchronize()
+        if events:
+            gpu.append(events[0].elapsed_time(events[1]) / count * 1e3)
+    for what, times in (('host', host), ('GPU, host included', gpu)):
+        if times:
+            each = statistics.median(times)
+            say(f'{what}: {each:.2f} us an image, median of {len(times)} mega-batches', what=what, microseconds=each)
+    activities = [torch.profiler.ProfilerActivity.CUDA if session.is_gpu else torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities) as profile:
+        count = sum(make() for _ in range(5))
+        session.synchronize()
+    total = 0.0
+    rows = sorted(profile.key_averages(), key=_device_time, reverse=True)
+    for row in rows[:20]:
+        each = _device_time(row) / count
+        total += each
+        say(f'{each:8.3f} us an image  {row.key[:80]}', what='kernel', kernel=row.key[:80], microseconds=each)
+    session.figures['us of kernels'] = total
+    say(f'{total:8.3f} us an image in all kernels: {1e6 / total:,.0f} images/s', what='kernels', microseconds=total)
+
+
+def _device_time(row: Any) -> float:
+    # Older torch calls the device CUDA.
+    found = getattr(row, 'self_device_time_total', None) or getattr(row, 'self_cuda_time_total', 0)
+    return float(found or row.self_cpu_time_total)
+
+
+def loader(session: Session, say: Record) -> None:
+    for at_once in (2048, 512) if session.is_gpu else (64, 16):
+        made = session.make_loader(100 * session.batch * (10 if session.is_gpu else 1) // 10)
+        made.at_once = at_once
+        rates = []
+        for _ in range(4):
+            start = time.perf_counter()
+            count = sum(len(images) for images, _ in made)
+            session.synchronize()
+            rates.append(count / (time.perf_counter() - start))
+        # The first is not warm.
+        rate = statistics.median(rates[1:])
+        text = f'device loader, {at_once} at once: {rate:,.0f} images/s'
+        say(text, what='loader', at_once=at_once, images_per_s=rate)
+        session.figures['loader rate'] = max(rate, session.figures.get('loader rate', 0.0))
+
+
+def train(session: Session, say: Record) -> None:
+    """Each in a process of its own, with the smallest number of rounds that gives a ratio."""
+    cases = {
+        'as it stands': ['--batch-size', '256', '--compile', 'none'],
+        'batches of 1024, compiled': ['--batch-size', '1024', '--compile', 'default'],
+        'batches of 1024, CUDA graphs': ['--batch-size', '1024', '--compile', 'reduce-overhead'],
+    }
+    if not session.is_gpu:
+        small = ['--device', 'cpu', '--model', 'test_vit', '--img-size', '64', '--batches', '6', '--warm-up', '2']
+        cases = {'cut down': ['--batch-size', '8', '--compile', 'none', *small]}
+    for name, words in cases.items():
+        command = [sys.executable, '-m', 'benchmarks.bench_train', str(session.script), '--rounds', '1', *words]
+        environment = os.environ | {'BENCHMARKS_JSON': str(session.json)}
+        try:
+            run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT)
+            if run.returncode:
+                raise RuntimeError(run.stderr[-2000:])
+        except Exception as error:
+            say(f'{name}: {error!r}', what=f'train.py, {name}', error=repr(error))
+            continue
+        say(f'{name}:\n{run.stdout.rstrip()}')
+        figures = json.loads(session.json.read_text().splitlines()[-1])['figures']
+        ratio = figures[-1]['ratio']
+        rate = next(one['rate'] for one in figures if one['what'] == 'device loader')
+        say(f'{name}: {rate:,.0f} images/s', what=f'train.py, {name}', images_per_s=rate, ratio=ratio)
+        session.figures['ratio'] = max(ratio, session.figures.get('ratio', 0.0))
+        session.figures['train rate'] = max(rate, session.figures.get('train rate', 0.0))
+
+
+def memory(session: Session, say: Record) -> None:
+    if not session.is_gpu:
+        say('no GPU: no peak')
+        return
+    torch.cuda.reset_peak_memory_stats(session.device)
+    before = torch.cuda.memory_allocated(session.device)
+    for _ in session.make_loader(20 * BATCH):
+        pass
+    session.synchronize()
+    peak = (torch.cuda.max_memory_allocated(session.device) - before) / 2**20
+    say(f'the loader takes {peak:,.0f} MB at most, prefetched batches included', what='memory', megabytes=peak)
+
+
+def verdict(session: Session, say: Record) -> None:
+    figures = session.figures
+    rate, part, trained = (figures.get(name) for name in ('loader rate', 'ratio', 'train rate'))
+    goals: list[tuple[str, float | None, Callable[[float], bool]]] = [
+        ('GPU tests pass', figures.get('tests'), bool),
+        (f'{GOAL_RATE:,} images/s from the loader', rate, lambda value: value >= GOAL_RATE),
+        (f'{GOAL_PART:.0%} of the rate with a fixed batch', part, lambda value: value >= GOAL_PART),
+    ]
+    for goal, value, reached in goals:
+        if value is None:
+            say(f'not measured  {goal}', goal=goal, reached=None)
+        else:
+            text = 'reached     ' if reached(value) else 'not reached '
+            say(f'{text}  {goal}: {value:,.3g}', goal=goal, reached=reached(value), value=value)
+    if trained:
+        hours = SAMPLES / trained / 3600
+        say(f"{hours:.1f} hours for the paper's {SAMPLES / 1e6:.0f} million samples", goal='hours', value=hours)
+
+
+PARTS = (versions, tests, mega_batch, loader, train, memory, verdict)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('timm_source', type=Path)
+    parser.add_argument('--json', type=Path, default=Path('gpu.jsonl'), help='file of JSON lines')
+    parser.add_argument('--device', default='cuda', choices=['cuda', 'cpu'])
+    parser.add_argument('--only', nargs='+', choices=[part.__name__ for part in PARTS])
+    args = parser.parse_args()
+    if not (args.timm_source / 'train.py').is_file():
+        parser.error(f'timm_source must be a checkout of timm, with a train.py in it, got {args.timm_source}')
+    if args.device == 'cuda' and not torch.cuda.is_available():
+        parser.error('there is no GPU here; with --device cpu all sizes are cut')
+    record.FILE = args.json
+    session, failed = Session(args), 0
+    for part in PARTS:
+        if args.only and part.__name__ not in args.only:
+            continue
+        start = time.perf_counter()
+        with Record(f'gpu, {part.__name__}', f'-- {part.__name__}') as say:
+            try:
+                part(session, say)
+            except Exception as error:
+                failed += 1
+                say(f'failed: {error!r}', what='failure', error=repr(error))
+            seconds = time.perf_counter() - start
+            say(f'   {seconds:.0f} s', what='seconds', seconds=seconds)
+    return min(failed, 1)
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())
