@@ -4,8 +4,8 @@
     python -m benchmarks.gpu TIMM_SOURCE --json dry-run.jsonl --device cpu
 
 TIMM_SOURCE is a checkout of timm's repository. Each part appends its figures to the file before the next begins, and
-one that fails is a line, too: nothing that was measured is lost. On the CPU all sizes are cut: that shows that the parts
-run.
+one that fails is a line, too: nothing that was measured is lost. On the CPU all sizes are cut: that shows that all
+parts run.
 
 1. Versions, clocks, free memory.
 2. The tests that need a GPU.

@@ -96,8 +96,8 @@ class Resize:
         self._box = upload.add(np.stack([top, left, height, width], 1).astype(np.int32))
         self._flags = upload.add(np.stack([cubic, vflip, hflip], 1).astype(np.int32))
         stretch = [np.maximum(length / want, 1) for length, want in zip((height, width), resized)]
-        taps = [2 * np.ceil(np.where(cubic, 2, 1) * times).astype(np.int32) + 1 for times in stretch]
-        self._taps = [upload.add(values) for values in taps]
+        taps = [2 * np.ceil(np.where(cubic, 2, 1) * times) + 1 for times in stretch]
+        self._taps = [upload.add(np.minimum(*pair).astype(np.int32)) for pair in zip(taps, (height, width))]
         self._begin = np.cumsum(area) - area
         self._middle: dict[int, int] = {}
         # Which axis is first, which images, and how many lines they have at most before and after the first pass.

@@ -18,8 +18,10 @@ from torch import Tensor
 
 from .ops import NAMES
 
-# Lines and places of the tile of a program that resizes; pixels of others: double precision needs registers.
-_LINES, _PLACES = 16, 64
+# Lines, places and warps of a program that resizes: few lines where every line has weights of its own.
+_TILE_ACROSS = 16, 64, 4
+_TILE_DOWN = 2, 128, 1
+# Pixels of others: double precision needs registers.
 _WEIGHED = 32
 _PIXELS_MOVED = 256
 _PIXELS = 1024
@@ -72,19 +74,22 @@ def _weigh(box, flags, axis, resized, size, offset, first, taps, weights, TAPS: 
     center = (shown.to(tl.float64) + 0.5) * scale
     start = tl.maximum((center - support + 0.5).to(tl.int32), 0)
     stop = tl.minimum((center + support + 0.5).to(tl.int32), total)
-    tap = start[None, :] + tl.arange(0, TAPS)[:, None]
+    # So many lines from the first one on are inside of the box; those that do not count have the weight 0.
+    number = tl.load(taps + image)
+    begin = tl.minimum(start, total - number)
+    tap = begin[None, :] + tl.arange(0, TAPS)[:, None]
     t = tl.abs((tap.to(tl.float64) - center[None, :] + 0.5) * (1 / stretch))
     # Keys' kernel with a = -1/2, or a triangle.
     near = (1.5 * t - 2.5) * t * t + 1
     far = ((-0.5 * t + 2.5) * t - 4) * t + 2
     weight = tl.where(is_cubic, tl.where(t < 1, near, tl.where(t < 2, far, 0.0)), tl.maximum(1 - t, 0.0))
-    weight = tl.where(tap < stop[None, :], weight, 0.0)
+    weight = tl.where((tap >= start[None, :]) & (tap < stop[None, :]), weight, 0.0)
     weight = weight / tl.sum(weight, 0)[None, :] * (1 << 22)
     whole = tl.where(weight < 0, weight - 0.5, weight + 0.5).to(tl.int32)
-    tl.store(first + image * size + line, start, mask=inside)
+    tl.store(first + image * size + line, begin, mask=inside)
     place = (image * TAPS + tl.arange(0, TAPS)[:, None]) * size + line[None, :]
     # What nobody reads is not written.
-    tl.store(weights + place, whole, mask=inside[None, :] & (tl.arange(0, TAPS)[:, None] < tl.load(taps + image)))
+    tl.store(weights + place, whole, mask=inside[None, :] & (tl.arange(0, TAPS)[:, None] < number))
 
 
 @triton.jit
@@ -134,18 +139,19 @@ def _across(
         result = target + (n.to(tl.int64) * channels + channel) * high * wide
     if tile // across * LINES >= lines:
         return
-    inside = place < wide
-    wanted = (line < lines)[:, None] & inside[None, :]
-    start = tl.load(first + n * wide + place, mask=inside, other=0)
+    wanted = (line < lines)[:, None] & (place < wide)[None, :]
+    # What lies beyond the end shows the last line and place again, and is not stored.
+    here, there = tl.minimum(line, lines - 1), tl.minimum(place, wide - 1)
+    start = tl.load(first + n * wide + there)
     total = tl.full((LINES, PLACES), 1 << 21, tl.int32)
-    pixels += line[:, None] * row
-    weights += n * TAPS * wide + place
-    for tap in range(tl.load(taps + n)):
-        weight = tl.load(weights + tap * wide, mask=inside, other=0)
-        # Beyond the box the weight is 0.
-        shown = tl.minimum(start + tap, width - 1)
-        level = tl.load(pixels + shown[None, :] * column, mask=wanted, other=0)
-        total += weight[None, :] * level.to(tl.int32)
+    # From one tap to the next all move by the same distance: it is added once, not for every pixel.
+    offset = (here[:, None] * row + start[None, :] * column).to(tl.uint32)
+    weights += n * TAPS * wide
+    for _ in range(tl.load(taps + n)):
+        weight = tl.load(weights + there)
+        total += weight[None, :] * tl.load(pixels + offset).to(tl.int32)
+        weights += wide
+        pixels += column
     tl.store(result + line[:, None] * wide + place[None, :], _to_level(total), mask=wanted)
 
 
@@ -191,17 +197,18 @@ def _down(
     place = tile // up * PLACES + tl.arange(0, PLACES)
     if tile // up * PLACES >= places:
         return
-    inside = line < high
-    wanted = inside[:, None] & (place < places)[None, :]
-    start = tl.load(first + n * high + line, mask=inside, other=0)
+    wanted = (line < high)[:, None] & (place < places)[None, :]
+    here, there = tl.minimum(line, high - 1), tl.minimum(place, places - 1)
+    start = tl.load(first + n * high + here)
     total = tl.full((LINES, PLACES), 1 << 21, tl.int32)
-    pixels += place[None, :] * column
-    weights += n * TAPS * high + line
-    for tap in range(tl.load(taps + n)):
-        weight = tl.load(weights + tap * high, mask=inside, other=0)
-        shown = tl.minimum(start + tap, height - 1)
-        level = tl.load(pixels + shown[:, None] * row, mask=wanted, other=0)
-        total += weight[:, None] * level.to(tl.int32)
+    # From one tap to the next all move by the same distance: it is added once, not for every pixel.
+    offset = (start[:, None] * row + there[None, :] * column).to(tl.uint32)
+    weights += n * TAPS * high
+    for _ in range(tl.load(taps + n)):
+        weight = tl.load(weights + here)
+        total += weight[:, None] * tl.load(pixels + offset).to(tl.int32)
+        weights += high
+        pixels += row
     tl.store(result + line[:, None] * places + place[None, :], _to_level(total), mask=wanted)
 
 
@@ -550,7 +557,7 @@ def weigh(
         resized: Lines that every box is resized to.
         size: Lines that are wanted of them.
         offset: The first of those.
-        taps: Lines of the box, at most, that count for one of the result, int32 of shape (B,).
+        taps: Lines of the box, at most, that count for one of the result, not more than it has, int32 of shape (B,).
         most: The largest that ``taps`` can be.
 
     Returns:
@@ -596,11 +603,12 @@ def resize(
     first, taps, numbers = weights
     channels = source.shape[1] if is_first else target.shape[1]
     strides = source.stride() if is_first else (0, 0, 0, 0)
-    kernel, along, (here, there) = (_down, 0, (_LINES, _PLACES)) if axis == 0 else (_across, 1, (_PLACES, _LINES))
-    grid = len(index), channels, triton.cdiv(size[along], here) * triton.cdiv(lines, there)
+    kernel, (height, width, warps) = (_down, _TILE_DOWN) if axis == 0 else (_across, _TILE_ACROSS)
+    high, wide = (size[0], lines) if axis == 0 else (lines, size[1])
+    grid = len(index), channels, triton.cdiv(high, height) * triton.cdiv(wide, width)
     kernel[grid](
         source, *strides, target, take, index, box, middle, first, taps, numbers, *size, channels,
-        is_first, numbers.shape[1], _LINES, _PLACES, **_EXACT,
+        is_first, numbers.shape[1], height, width, num_warps=warps, **_EXACT,
     )  # fmt: skip
 
 

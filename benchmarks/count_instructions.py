@@ -1,0 +1,123 @@
+"""Registers, spilled bytes and instructions per tap of the Triton kernels, compiled for a GPU that need not be there.
+
+    python -m benchmarks.count_instructions [--capability 90]
+
+A mega-batch of the paper's recipe is compiled and not launched. Of each kernel the registers of a thread and the bytes
+that do not fit into them are printed; of the two passes of a resize also the instructions in the loop over the
+taps together, for each pixel of the result.
+"""
+
+import argparse
+import math
+import os
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+# Triton reads it when it is imported.
+os.environ.pop('TRITON_INTERPRET', None)
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver, jit
+
+from benchmarks.count_traffic import make_loader, run
+from benchmarks.record import Record
+from timm_fractal.augment import mega_batch, ops_triton
+
+TOOLS = Path(triton.__file__).parent / 'backends/nvidia/bin'
+WARP = 32
+# Pixels of a program: lines times places, the first two numbers of its tile.
+TILES = {name: math.prod(getattr(ops_triton, f'_TILE{name.upper()}')[:2]) for name in ('_across', '_down')}
+
+
+class Driver:
+    """Stands for a GPU, so that kernels are compiled for it."""
+
+    def __init__(self, capability: int) -> None:
+        self.capability = capability
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget('cuda', self.capability, WARP)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def compiled(capability: int) -> dict[str, Any]:
+    """The kernels of a mega-batch by their names."""
+    found: dict[str, Any] = {}
+    original = jit.JITFunction.run
+
+    def compile_only(self: Any, *args: Any, warmup: bool, **options: Any) -> Any:
+        kernel = original(self, *args, warmup=True, **options)
+        # Of the passes of a resize the first and the second are two kernels, which differ in addresses alone.
+        found[self.__name__] = kernel
+        return kernel
+
+    driver.set_active(Driver(capability))
+    jit.JITFunction.run = compile_only
+    mega_batch.kernels = lambda device: ops_triton
+    run(make_loader())
+    return found
+
+
+def tool(name: str, option: str, code: bytes) -> str:
+    with tempfile.NamedTemporaryFile(suffix='.cubin') as file:
+        file.write(code)
+        file.flush()
+        command = [str(TOOLS / name), option, file.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def longest_inner_loop(code: bytes) -> int:
+    """Instructions of the longest loop that has no other loop in it."""
+    places: list[int] = []
+    jumps: list[tuple[int, int]] = []
+    for line in tool('cuobjdump', '-sass', code).splitlines():
+        if match := re.match(r'\s+/\*([0-9a-f]{4,})\*/\s+(.*?);', line):
+            place, text = int(match[1], 16), match[2]
+            places.append(place)
+            if target := re.search(r'\bBRA\b.*?(0x[0-9a-f]+)', text):
+                jumps.append((int(target[1], 16), place))
+    # A jump to itself ends every program.
+    loops = [(start, end) for start, end in jumps if start < end]
+    inner = [
+        (start, end)
+        for start, end in loops
+        if not any(start <= first and last <= end and (first, last) != (start, end) for first, last in loops)
+    ]
+    return max((sum(start <= place <= end for place in places) for start, end in inner), default=0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--capability', type=int, default=90, help="of the GPU: 90 is an H100's")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    kernels = compiled(args.capability)
+    with Record(
+        'count_instructions', f"The kernels of a mega-batch with the paper's recipe, sm_{args.capability}"
+    ) as say:
+        for name, kernel in sorted(kernels.items()):
+            code = kernel.asm['cubin']
+            usage = dict(re.findall(r'(REG|STACK|LOCAL):(\d+)', tool('cuobjdump', '--dump-resource-usage', code)))
+            registers, spilled = int(usage['REG']), int(usage['STACK']) + int(usage['LOCAL'])
+            text = f'{name:10} {registers:4} registers, {spilled} bytes spilled'
+            figures: dict[str, Any] = dict(what=name, registers=registers, spilled=spilled)
+            if name in ('_across', '_down'):
+                threads = WARP * kernel.metadata.num_warps
+                body = longest_inner_loop(code)
+                figures['per_tap'] = body * threads / TILES[name]
+                text += f', {figures["per_tap"]:.1f} instructions per pixel in the loop over taps'
+            say(text, **figures)
+
+
+if __name__ == '__main__':
+    main()
