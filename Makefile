@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all test-timm test-browser lint bench bench-gpu dist clean
+.PHONY: demo test test-all test-timm test-browser lint bench bench-gpu docs dist clean
 
 # Installed again whenever the project file changes.
 $(VENV)/installed: pyproject.toml
@@ -51,8 +51,13 @@ bench: $(VENV)/installed
 bench-gpu: $(VENV)/installed
 	$(BIN)/python -m benchmarks.gpu '$(TIMM_SOURCE)' --json gpu.jsonl
 
+# The site, in `site`; warnings are errors.
+docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/mkdocs build --strict
+
 dist: $(VENV)/installed
 	$(BIN)/python -m build --outdir dist .
 
 clean:
-	rm -rf $(VENV) dist demo-output
+	rm -rf $(VENV) dist demo-output site

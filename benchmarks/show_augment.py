@@ -1,6 +1,6 @@
 """Draws the picture of the augmentation on the device beside timm's, for the same drawn parameters.
 
-    python -m benchmarks.show_augment .github/images/device.png
+    python -m benchmarks.show_augment docs/images/device.png
 
 Rows: what timm makes of PIL images; what batches on the device become; where the two differ, a white pixel for a
 difference of any size. Above fractals, below crops of a photograph.

@@ -1,79 +1,138 @@
-"""What the README says is so."""
+"""What the README and the pages in docs say is so."""
 
-import dataclasses
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
 
 from timm_fractal import parse_name
+from timm_fractal.cli.main import make_parser
 from timm_fractal.spec import SPECS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / 'README.md').read_text()
-PAGES = [ROOT / 'README.md', ROOT / 'train_scripts' / 'README.md']
+DOCS = ROOT / 'docs'
+PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', ROOT / 'train_scripts/README.md', *sorted(DOCS.glob('*.md'))]
+
+sys.path.insert(0, str(DOCS))
+import options  # noqa: E402
 
 
-@pytest.mark.parametrize('kind', ['fractal1', 'image1'])
-def test_options_are_those_of_the_specification(kind):
-    section = README.split(f'### `{kind}`\n')[1].split('\n#')[0]
-    rows = re.findall(r'^\| `(\w+)` \| (\S+) \| .* \| (.*) \|$', section, re.MULTILINE)
-    expected = [(field.name, str(field.default), field.metadata['doc']) for field in dataclasses.fields(SPECS[kind])]
-    assert rows == expected
+def each_page(function):
+    return pytest.mark.parametrize('page', PAGES, ids=lambda page: f'{page.parent.name}-{page.stem}')(function)
 
 
-def test_options_of_the_other_data_sets():
-    section = README.split('### `ofdb`, `fractaldb`, `visualatom`, `noise1`\n')[1].split('\n#')[0]
-    rows = re.findall(r'^\| `(\w+)`: `(\w+)` \| (\S+) \|', section, re.MULTILINE)
-    assert all(str(SPECS[kind]().__dict__[name]) == default for kind, name, default in rows)
-    common = set(re.findall(r'`(\w+)`', section.split('as above')[0])) - set(SPECS)
-    for kind in ('ofdb', 'fractaldb'):
-        options = {field.name for field in dataclasses.fields(SPECS[kind])}
-        assert options == common | {name for type_, name, _ in rows if type_ == kind}
+def blocks(text, language=''):
+    return re.findall(rf'^```{language}\n(.*?)^```', text, re.MULTILINE | re.DOTALL)
 
 
-def test_every_data_set_is_in_the_table():
-    table = README.split('## The data sets\n')[1].split('\n\n!')[0]
-    assert {name.split('/')[0] for name in re.findall(r'^\| `(\S+)`', table, re.MULTILINE)} == set(SPECS)
+def commands(page):
+    """Lines of the blocks without a language, continued lines joined, comments left out."""
+    text = ''.join(blocks(page.read_text())).replace('\\\n', ' ')
+    return [line.partition('  #')[0].strip() for line in text.splitlines() if line.strip()]
 
 
-def test_python_snippets_run(tmp_path, monkeypatch):
+def test_the_readme_is_read_in_two_minutes():
+    assert len(README.split()) <= 800
+
+
+def test_tables_of_options_are_those_of_the_specifications():
+    """Each default, range and word: the whole tables."""
+    page = options.PAGE.read_text()
+    assert {kind for _, kind, _ in options.MARKED.findall(page)} == set(SPECS)
+    assert options.filled(page) == page, 'python docs/options.py'
+
+
+def test_a_table_that_lacks_a_row_or_a_range_is_noticed():
+    page = options.PAGE.read_text()
+    for wrong in (
+        page.replace('| `delta` | 0.1 | ≥ 0, < 1 |', '| `delta` | 0.1 | |', 1),
+        re.sub(r'\| `sigma`.*\n', '', page),
+    ):
+        assert wrong != page and options.filled(wrong) == page
+
+
+@pytest.mark.parametrize('text', [README, options.PAGE.read_text()], ids=['README', 'datasets'])
+def test_every_data_set_is_in_the_table(text):
+    rows = re.findall(r'^\| \[?`([\w/=]+)`', text.split('| name |')[1].split('\n\n')[0], re.MULTILINE)
+    assert {name.split('/')[0] for name in rows} == set(SPECS)
+
+
+@each_page
+def test_python_snippets_run(page, tmp_path, monkeypatch):
+    """In order, in one namespace."""
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
-    snippets = re.findall(r'^```python\n(.*?)^```', README, re.MULTILINE | re.DOTALL)
-    assert len(snippets) == 4
-    for snippet in snippets:
+    for snippet in blocks(page.read_text(), 'python'):
         exec(snippet, names)
-    assert len(names['again']) == 100 and names['again'][7][0] == names['dataset'][7][0]
+    if page.stem == 'datasets':
+        assert len(names['again']) == 100 and names['again'][7][0] == names['dataset'][7][0]
+    if page.stem == 'device-loader':
+        assert names['batch'].shape == (8, 3, 224, 224) and abs(names['batch'].mean()) < 0.5
+    if page.stem == 'shape':
+        assert names['warped'].size == names['image'].size
 
 
-def test_the_snippet_of_the_recipes_runs():
-    names: dict[str, object] = {}
-    (snippet,) = re.findall(r'^```python\n(.*?)^```', PAGES[1].read_text(), re.MULTILINE | re.DOTALL)
-    exec(snippet, names)
-    assert names['batch'].shape == (8, 3, 224, 224) and abs(names['batch'].mean()) < 0.5
-
-
-@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.parent.name)
+@each_page
 def test_files_that_are_named_exist(page):
     text = page.read_text()
-    links = [link.partition('#')[0] for link in re.findall(r'\]\(([^)]+)\)', text) if not link.startswith('http')]
-    files = re.findall(r'(?:train_scripts/)?[\w/]+\.(?:yaml|sh)\b', text)
-    folders = (page.parent, page.parent / 'sweeps', ROOT)
-    missing = [name for name in links + files if not any((folder / name).exists() for folder in folders)]
+    links = [link.partition('#')[0] for link in re.findall(r'\]\(([^)\s]+)\)', text) if not link.startswith('http')]
+    files = re.findall(r'(?:train_scripts/)?[\w/]+\.(?:yaml|sh|py)\b', text)
+    # Of timm, of Python's and of the user's own.
+    theirs = ('train.py', 'validate.py', 'args.yaml', 'avg_checkpoints.py', 'clean_checkpoint.py', '__init__.py')
+    files = [name for name in files if not name.endswith(theirs)]
+    rooms = [
+        ROOT / 'train_scripts',
+        ROOT / 'train_scripts/sweeps',
+        ROOT / 'timm_fractal',
+        DOCS,
+        *ROOT.glob('timm_fractal/*'),
+    ]
+    missing = [name for name in links if name and not (page.parent / name).exists()]
+    missing += [name for name in files if not any((folder / name).exists() for folder in [ROOT, page.parent, *rooms])]
     assert not missing
 
 
-@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.parent.name)
+@each_page
+def test_anchors_that_are_named_exist(page):
+    for target, anchor in re.findall(r'\]\(([\w/.-]*)#([\w-]+)\)', page.read_text()):
+        text = (page.parent / target).read_text() if target else page.read_text()
+        titles = [
+            re.sub(r'[^\w -]', '', title).strip().lower() for title in re.findall(r'^#+ (.*)', text, re.MULTILINE)
+        ]
+        assert anchor in {title.replace(' ', '-') for title in titles} or target == 'api.md'
+
+
+@each_page
 def test_data_sets_that_are_named_exist(page):
-    names = re.findall(r'--dataset (\w+1\S*|ofdb|fractaldb|visualatom)', page.read_text())
-    assert names
-    for name in names:
+    for name in re.findall(r'--dataset (\w+1\S*|ofdb|fractaldb|visualatom\S*)', page.read_text()):
         parse_name(re.split('[`)]', name)[0].replace('=K', '=3'))
 
 
-def test_make_targets_that_are_named_exist():
+@each_page
+def test_commands_of_the_console_are_understood(page):
+    for line in commands(page):
+        if line.startswith('timm-fractal '):
+            make_parser().parse_args(shlex.split(line)[1:])
+
+
+@each_page
+def test_make_targets_that_are_named_exist(page):
     targets = re.findall(r'^(\w[\w-]*):', (ROOT / 'Makefile').read_text(), re.MULTILINE)
-    named = {shlex.split(line)[1] for line in re.findall(r'^make [\w-]+', README, re.MULTILINE)}
-    assert named == {'demo', 'test', 'test-all'} and named <= set(targets)
+    named = {shlex.split(line)[1] for line in commands(page) if line.startswith('make ')}
+    named |= set(re.findall(r'`make ([\w-]+)', page.read_text()))
+    assert named <= set(targets)
+
+
+def test_ci_runs_commands_of_the_readme():
+    lines = (ROOT / '.ci/run').read_text().splitlines()[2:]
+    assert lines and all(f'`{line}`' in README or f'\n{line}\n' in README for line in lines)
+
+
+@each_page
+def test_modules_that_are_run_exist(page):
+    for module in re.findall(r'python -m ([\w.]+)', page.read_text()):
+        if module.startswith('benchmarks'):
+            assert (ROOT / (module.replace('.', '/') + '.py')).is_file()

@@ -3,7 +3,7 @@
 ``import timm_fractal`` is cheap: it only makes timm know the data sets and weights (see `timm_fractal.plugin.hook`).
 Everything that needs numpy, torch or numba is imported on first use.
 
-Example:
+Examples:
     >>> import timm_fractal
     >>> from timm.data import create_dataset
     >>> dataset = create_dataset('fractal1/classes=4,size=64,points=5000', split='train')

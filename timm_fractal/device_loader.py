@@ -68,7 +68,7 @@ class ShuffleSampler(Sampler[int]):
         dataset: What has as many samples.
         seed: The seed of the run.
 
-    Example:
+    Examples:
         >>> sampler = ShuffleSampler(range(5), seed=1)
         >>> first = list(sampler)
         >>> sampler.set_epoch(1)
@@ -124,7 +124,7 @@ class DeviceLoader:
     Raises:
         ValueError: The data set transforms its labels.
 
-    Example:
+    Examples:
         >>> from timm_fractal import Fractal1
         >>> dataset = Fractal1('fractal1/classes=10,size=64,points=5000')
         >>> loader = create_device_loader(dataset, 32, batch_size=4, is_training=True, device='cpu')

@@ -240,7 +240,7 @@ class Fractal1Spec(IFSSpec):
     With ``fractals=K`` class k is a perturbation of base fractal ``k % K``: the paper's axis from 1,000 base fractals
     down to 1.
 
-    Example:
+    Examples:
         >>> spec = parse_name('fractal1/classes=21000,delta=0.05')
         >>> spec.classes, spec.delta, spec.sigma
         (21000, 0.05, 3.5)
@@ -254,7 +254,7 @@ class Fractal1Spec(IFSSpec):
 
     classes: int = _classes(doc='number of perturbed fractals, one per class')
     delta: float = option(0.1, 'strength of the perturbation', low=0, below=1)
-    sigma: float = option(3.5, 'sigma-factor of the base IFS: how complex it is', above=0)
+    sigma: float = option(3.5, 'sigma-factor of the base IFS, less than 3 * maps: how complex it is', above=0)
     maps: int = option(2, 'number of affine maps of the IFS', low=2, high=64)
     points: int = _points()
     size: int = _size()
@@ -262,7 +262,9 @@ class Fractal1Spec(IFSSpec):
     perturb: str = option(
         'multiply', 'parameter * U(1-delta, 1+delta), or + U(-delta/2, delta/2)', choices=('multiply', 'add')
     )
-    fractals: int = option(1, 'number of base fractals, the classes divided over them', low=1, high=1_000_000)
+    fractals: int = option(
+        1, 'number of base fractals, not more than classes, which are divided over them', low=1, high=1_000_000
+    )
     seed: int = _seed(15, 'which fractal')
     instances: int = option(1, 'images per class: same shape, other noise', low=1, high=1_000_000)
     cache: str = _cache()
@@ -304,7 +306,7 @@ class OFDBSpec(IFSSpec):
     The categories are those of `FractalDBSpec` with the same seed. The images are rendered as those of `Fractal1Spec`,
     so that a comparison of the two compares shapes.
 
-    Example:
+    Examples:
         >>> str(parse_name('ofdb/classes=21000'))
         'ofdb/classes=21000'
     """
@@ -328,7 +330,7 @@ class FractalDBSpec(IFSSpec):
     Instance i scales one of the six parameters of all maps (``i % 25``: none, or a to f times 0.8, 0.9, 1.1, 1.2),
     flips the image (``i // 25 % 4``: not, left to right, top to bottom, both) and has its own patches.
 
-    Example:
+    Examples:
         >>> str(parse_name('fractaldb/instances=100'))
         'fractaldb/instances=100'
     """
@@ -358,7 +360,7 @@ class Image1Spec(Spec):
     the crops of the augmentation hide shifts: a small ViT told 13 % of 100 classes of a photograph apart after 100,000
     images with 0.1, and 50 % with 0.3.
 
-    Example:
+    Examples:
         >>> spec = parse_name('image1/warp=elastic,delta=0.3')
         >>> spec.warp, spec.view
         ('elastic', 'gray')
@@ -389,7 +391,7 @@ class Noise1Spec(Spec):
     What a fractal's parameters are to `Fractal1Spec`, the pixels are here: class k multiplies each pixel of the one
     image by its own U(1 - delta, 1 + delta).
 
-    Example:
+    Examples:
         >>> parse_name('noise1/noise=uniform').noise
         'uniform'
     """
@@ -416,7 +418,7 @@ class VisualAtomSpec(Spec):
 
     With ``atoms=K`` class k is a perturbation of atom ``k % K``: one step of "Scaling Backwards" with this formula.
 
-    Example:
+    Examples:
         >>> parse_name('visualatom/atoms=1,instances=1').delta
         0.1
     """

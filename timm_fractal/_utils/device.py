@@ -44,7 +44,7 @@ def to_device(values: Tensor | npt.NDArray[Any], device: torch.device) -> Tensor
 class Upload:
     """Arrays of the host that are copied to a device all at once.
 
-    Example:
+    Examples:
         >>> upload = Upload()
         >>> place = upload.add(np.arange(3))
         >>> upload.send(torch.device('cpu'))

@@ -11,7 +11,7 @@ def door(package: str, homes: dict[str, str]) -> tuple[Callable[[str], object], 
         package: ``__name__`` of the package.
         homes: Each name and the module of the package that has it.
 
-    Example:
+    Examples:
         >>> get, names = door('timm_fractal', {'parse_name': 'spec'})
         >>> get('parse_name').__name__, names()
         ('parse_name', ['parse_name'])

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 def nearest(word: str, valid: Iterable[str]) -> str:
     """Word the end of an error message about an unknown word: the nearest valid one, then all of them.
 
-    Example:
+    Examples:
         >>> nearest('fractal2', ['fractal1', 'image1'])
         "did you mean 'fractal1'? Valid: fractal1, image1"
     """

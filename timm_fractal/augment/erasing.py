@@ -39,7 +39,7 @@ class Erase:
     Raises:
         ValueError: An unknown mode, or a number out of range.
 
-    Example:
+    Examples:
         >>> erase = Erase(1.0, 'pixel')
         >>> images = torch.full((4, 3, 32, 32), 9.0)
         >>> bool((erase.apply(images, erase.make_params(4, 32, 32, torch.Generator().manual_seed(0))) < 9).any())

@@ -35,7 +35,7 @@ class Mix:
     Raises:
         ValueError: It mixes pairs or elements.
 
-    Example:
+    Examples:
         >>> from timm.data import FastCollateMixup
         >>> mix = Mix(FastCollateMixup(mixup_alpha=0.8, cutmix_alpha=1.0, num_classes=10))
         >>> images, labels = torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.arange(4)

@@ -78,7 +78,7 @@ class Train:
     Raises:
         ValueError: An option that is not available here; the message says which one, and what is.
 
-    Example:
+    Examples:
         >>> train = Train(32, auto_augment='rand-m9-mstd0.5-inc1', interpolation='bicubic', mean=(0.5, 0.5, 0.5))
         >>> images = torch.zeros(4, 1, 64, 64, dtype=torch.uint8)
         >>> params = train.make_params(4, 64, 64, torch.Generator().manual_seed(0))
@@ -261,7 +261,7 @@ class Evaluate:
     Raises:
         ValueError: An option that is not available here; the message says which one, and what is.
 
-    Example:
+    Examples:
         >>> images = torch.zeros(4, 1, 64, 64, dtype=torch.uint8)
         >>> Evaluate(32, crop_pct=0.9).apply(images).shape
         torch.Size([4, 1, 32, 32])
@@ -361,7 +361,7 @@ def create_augment(
         ValueError: An option that is not available here; the message says which one, and what is.
         TypeError: Unknown option.
 
-    Example:
+    Examples:
         >>> create_augment(224, is_training=True, gaussian_blur_prob=0.1)  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
@@ -402,7 +402,7 @@ def normalize(
     Raises:
         ValueError: Another number of means or deviations than of channels.
 
-    Example:
+    Examples:
         >>> normalize(torch.full((1, 1, 1, 1), 255, dtype=torch.uint8), (0.5,) * 3, (0.5,) * 3).flatten()
         tensor([1., 1., 1.])
     """

@@ -26,7 +26,7 @@ class Check(NamedTuple):
 def run() -> Iterator[Check]:
     """Make all checks; one that crashes is a failed check, and the others are still made.
 
-    Example:
+    Examples:
         >>> next(run()).status
         'ok'
     """
@@ -51,7 +51,7 @@ def examine_dataset(name: str, data_dir: str | Path | None = None) -> Iterator[C
     Raises:
         ValueError: The data set cannot be made.
 
-    Example:
+    Examples:
         >>> [check.status for check in examine_dataset('fractal1/delta=0.2,classes=16,size=64,points=5000')]
         ['ok', 'ok']
     """

@@ -94,7 +94,7 @@ def export_images(
         FileExistsError: ``dest`` holds something else; nothing was written.
         OSError: It cannot be written. What is complete stays.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     export_images('fractal1/classes=3,size=64,points=5000', folder)[0]

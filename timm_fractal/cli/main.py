@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0, or 1 for what the machine refuses (files, memory), 2 for what the user asked wrongly, 130 if
         interrupted.
 
-    Example:
+    Examples:
         >>> main(['preview', 'fractal2'])
         2
     """

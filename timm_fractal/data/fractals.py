@@ -107,7 +107,7 @@ class Fractal1(FractalDataset):
     from, in place of one sampled from the seed. A folder is ignored, since there is nothing to read. See
     `SyntheticDataset` for the arguments.
 
-    Example:
+    Examples:
         >>> dataset = Fractal1('fractal1/classes=3,size=64,points=5000', input_img_mode='L')
         >>> image, label = dataset[1]
         >>> len(dataset), image.size, image.mode, label
@@ -121,7 +121,7 @@ class OFDB(FractalDataset):
     """One image per category, every category an IFS of its own ("Pre-training Vision Transformers with Very Limited
     Synthesized Images", ICCV 2023). Arguments as for `Fractal1`.
 
-    Example:
+    Examples:
         >>> len(OFDB('ofdb/classes=10,size=64'))
         10
     """
@@ -135,7 +135,7 @@ class FractalDB(FractalDataset):
     A million images are 33 GB: they are rendered on access. The validation split has at most 25 instances per class.
     Arguments as for `Fractal1`.
 
-    Example:
+    Examples:
         >>> dataset = FractalDB('fractaldb/classes=10,instances=100,size=64')
         >>> len(dataset), dataset[523][1]
         (1000, 3)

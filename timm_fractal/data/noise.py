@@ -25,7 +25,7 @@ def noise_image(kind: str, size: int, rng: np.random.Generator) -> Pixels:
     Returns:
         Shape (size, size).
 
-    Example:
+    Examples:
         >>> image = noise_image('gaussian', 256, np.random.default_rng(0))
         >>> float(image.mean().round(1)), float(image.std().round(1))
         (127.5, 42.4)
@@ -50,7 +50,7 @@ class Noise1(PixelDataset):
     ``root`` is ignored, since there is nothing to read. The validation split differs from the training split as that of
     `Image1` does.
 
-    Example:
+    Examples:
         >>> len(Noise1('noise1/noise=uniform,classes=4,size=64'))
         4
     """

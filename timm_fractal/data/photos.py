@@ -124,7 +124,7 @@ class Image1(PixelDataset):
     contrast and brightness. See `SyntheticDataset` for the other arguments, `read_image` for what is read, and
     `shape` for the warps.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> with tempfile.NamedTemporaryFile(suffix='.png') as file:
         ...     Image.linear_gradient('L').save(file)

@@ -55,7 +55,7 @@ def measure(dataset: SyntheticDataset, root: str | Path | None = None) -> Separa
         dataset: The training split.
         root: What it was made with.
 
-    Example:
+    Examples:
         >>> found = measure(create('fractal1/classes=16,size=64,points=5000'))
         >>> 0 <= found.confused < 0.2 < found.nearest <= 1
         True

@@ -48,7 +48,7 @@ def sample_atom(rng: np.random.Generator) -> Atom:
     Args:
         rng: Source of randomness; only ``random()`` is used.
 
-    Example:
+    Examples:
         >>> atom = sample_atom(np.random.default_rng(0))
         >>> atom.vertices, atom.orbits, round(atom.eta, 2)
         (710, 54, 2.16)
@@ -95,7 +95,7 @@ def render_atom(atom: Atom, center: tuple[float, float], key: tuple[int, int], s
     Returns:
         Shape (size, size).
 
-    Example:
+    Examples:
         >>> atom = Atom(300, 20, 4.0, 0.01, 25, (3, 7), (1.0, 1.5))
         >>> render_atom(atom, (256, 256), (1, 2), 64).shape
         (64, 64)
@@ -119,7 +119,7 @@ class VisualAtom(PixelDataset):
     is nothing to read. The validation split has at most 25 other instances per class. See `SyntheticDataset` for the
     other arguments.
 
-    Example:
+    Examples:
         >>> dataset = VisualAtom('visualatom/classes=4,instances=3,size=64')
         >>> len(dataset), dataset[5][1]
         (12, 1)

@@ -38,7 +38,7 @@ class Control:
 def controls(spec: type[Spec]) -> list[Control]:
     """Controls for the options of a data set type, in the order of its name.
 
-    Example:
+    Examples:
         >>> [control.kind for control in controls(SPECS['image1'])][:4]
         ['number', 'words', 'slider', 'words']
     """
@@ -93,7 +93,7 @@ class Reading:
 def read_name(name: str) -> Reading:
     """Read a data set name.
 
-    Example:
+    Examples:
         >>> read_name('fractal1/delta=2').error, read_name('fractal1/delta=2').option
         ('fractal1: delta must be less than 1, got 2.0', 'delta')
     """
@@ -110,7 +110,7 @@ def read_name(name: str) -> Reading:
 def read_controls(kind: str, values: Sequence[Any]) -> Reading:
     """Read the values of the controls of a data set type, in the order of `controls`.
 
-    Example:
+    Examples:
         >>> read_controls('ofdb', [1000, 50000, 64, 'random', 0, 'auto', 'auto']).name
         'ofdb/points=50000,size=64'
     """
@@ -138,7 +138,7 @@ def values(spec: Spec) -> list[Any]:
 def steps(spec: Spec, option: str, count: int = 5) -> list[str]:
     """Values of an option for a sweep: all words, or numbers below and above the present one.
 
-    Example:
+    Examples:
         >>> steps(parse_name('fractal1'), 'points'), steps(parse_name('image1'), 'seed')
         (['25000', '50000', '100000', '200000', '400000'], ['0', '1', '2', '3', '4'])
     """

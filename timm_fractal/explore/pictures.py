@@ -32,7 +32,7 @@ _FAMILIES = 256
 def shown(spec: Spec) -> tuple[Spec, str]:
     """The specification that is rendered here, and what is different about it.
 
-    Example:
+    Examples:
         >>> shown(parse_name('fractal1/size=4096'))[1]
         'shown with size=512 in place of 4096'
     """

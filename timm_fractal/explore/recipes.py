@@ -66,7 +66,7 @@ def arguments(spec: Spec, model: str, name: str, data_dir: str | None = None) ->
 def command(values: dict[str, Any], width: int = 100) -> str:
     """The command line to copy, broken as a shell takes it.
 
-    Example:
+    Examples:
         >>> print(command({'dataset': 'fractal1', 'num_classes': 1000, 'scale': [0.5, 1], 'no_aug': True}, 50))
         python train.py --dataset fractal1 \\
             --num-classes 1000 --scale 0.5 1 --no-aug

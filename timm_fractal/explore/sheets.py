@@ -46,7 +46,7 @@ def contact_sheet(
     Raises:
         ValueError: An argument is out of range, or the data set cannot be rendered.
 
-    Example:
+    Examples:
         >>> contact_sheet('fractal1/classes=6,size=64,points=3000', columns=3, tile=32).size
         (104, 70)
     """
@@ -85,7 +85,7 @@ def sweep(
     Raises:
         ValueError: An argument is out of range, or one of the data sets cannot be rendered.
 
-    Example:
+    Examples:
         >>> sheet = sweep('fractal1/size=64,points=3000', 'delta', ['0', '0.3'], columns=4, tile=32)
         >>> sheet.height
         70
@@ -111,7 +111,7 @@ def sweep(
 def first_images(name: str, count: int, data_dir: str | Path | None = None) -> list[Image.Image]:
     """Training images of the first classes, in their own size and levels.
 
-    Example:
+    Examples:
         >>> [image.size for image in first_images('fractal1/size=64,points=3000', 2)]
         [(64, 64), (64, 64)]
     """
@@ -144,7 +144,7 @@ def class_sheet(
     Raises:
         ValueError: An argument is out of range, or the data set cannot be rendered.
 
-    Example:
+    Examples:
         >>> class_sheet('fractal1/classes=6,size=64,points=3000', 5, tile=32).height
         70
     """
@@ -157,7 +157,7 @@ def class_sheet(
 def class_image(name: str, number: int, split: str = 'train', data_dir: str | Path | None = None) -> Image.Image:
     """Render the first instance of a class in its own size; arguments and errors are those of `class_sheet`.
 
-    Example:
+    Examples:
         >>> class_image('fractal1/classes=6,size=64,points=3000', 5).size
         (64, 64)
     """

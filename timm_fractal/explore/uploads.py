@@ -32,7 +32,7 @@ class Source:
     def hide(self, message: str) -> str:
         """A message without the place of the file.
 
-        Example:
+        Examples:
             >>> Source('/tmp/x/photo.jpg', 'photo.jpg', 0, 0).hide('/tmp/x/photo.jpg is no image')
             'photo.jpg is no image'
         """

@@ -259,7 +259,7 @@ def _search(seed: int, category: int) -> Array:
 def search(seed: int, category: int) -> int:
     """Find the first attempt that fills enough of the image. Some 40 are tried on average.
 
-    Example:
+    Examples:
         >>> search(0, 1)
         45
     """

@@ -40,7 +40,7 @@ def sample_singular_values(maps: int, sigma: float, rng: np.random.Generator) ->
     Raises:
         ValueError: ``sigma`` is not between 0 and 3 N.
 
-    Example:
+    Examples:
         >>> values = sample_singular_values(2, 3.5, np.random.default_rng(0))
         >>> float(round((values @ [1, 2]).sum(), 12))
         3.5
@@ -80,7 +80,7 @@ def sample(maps: int, sigma: float, rng: np.random.Generator) -> Array:
     Raises:
         ValueError: ``maps`` or ``sigma`` is out of range.
 
-    Example:
+    Examples:
         >>> sample(2, 3.5, np.random.default_rng(0)).shape
         (2, 2, 3)
     """
@@ -184,7 +184,7 @@ def sample_uniform(rng: np.random.Generator) -> Array:
     Returns:
         Shape (7, 2, 3). Maps beyond the number sampled are zero, and never chosen: their probability is 0.
 
-    Example:
+    Examples:
         >>> system = sample_uniform(np.random.default_rng(0))
         >>> probabilities(system).round(2).tolist()
         [0.11, 0.28, 0.22, 0.15, 0.24, 0.0, 0.0]
@@ -208,7 +208,7 @@ class Family:
         bases: The base IFS, shape (K, N, 2, 3). Where they differ in the number of maps, the missing ones are zero.
         systems: One IFS per class, shape (classes, N, 2, 3); that of class k is a perturbation of ``bases[k % K]``.
 
-    Example:
+    Examples:
         >>> from timm_fractal import Fractal1
         >>> family = Fractal1('fractal1/classes=2,size=64,points=5000').family
         >>> family.name, family.bases.shape, family.systems.shape

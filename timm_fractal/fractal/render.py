@@ -110,7 +110,7 @@ def render(
     Raises:
         ValueError: An argument has the wrong shape or is out of range.
 
-    Example:
+    Examples:
         >>> from timm_fractal.fractal import ifs
         >>> system = ifs.sample(2, 3.5, np.random.default_rng(1))
         >>> path = ifs.addresses(ifs.probabilities(system), points=5000)

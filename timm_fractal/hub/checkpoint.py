@@ -135,7 +135,7 @@ def is_bare(content: dict[Any, Any]) -> bool:
 def listed(names: Iterable[Any]) -> str:
     """The first names, for a message.
 
-    Example:
+    Examples:
         >>> listed('abcdefg')
         'a, b, c, d, e, ... (7 in all)'
     """
@@ -387,7 +387,7 @@ def build(args: dict[str, Any], num_classes: int | None = None, **options: Any) 
     Raises:
         ValueError: There is no such architecture, or it does not take these arguments.
 
-    Example:
+    Examples:
         >>> build({'model': 'test_vit', 'num_classes': 7, 'model_kwargs': {'img_size': 64}}).num_classes
         7
     """
@@ -421,7 +421,7 @@ def architecture_options(name: str, options: Any, source: str) -> dict[str, Any]
     Raises:
         ValueError: There is no such architecture, or an option is none of it.
 
-    Example:
+    Examples:
         >>> architecture_options('test_vit', {'img_size': [64, 64]}, 'model_kwargs')
         {'img_size': (64, 64)}
     """
@@ -486,7 +486,7 @@ def model_shapes(model: Any) -> Shapes:
 def differences(expected: Shapes, found: Shapes) -> list[str]:
     """In words, where two sets of tensors differ.
 
-    Example:
+    Examples:
         >>> differences({'a': (2,), 'b': (1,)}, {'a': (3,)})
         ['a has shape (3,) and must have (2,)', 'b is missing']
     """

@@ -31,7 +31,7 @@ def ask(what: str, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         ConnectionError: The Hub cannot be reached, or stays busy (429) or broken (500 to 504).
         OSError: There is no room for a download.
 
-    Example:
+    Examples:
         >>> ask('adding', sum, [1, 2])
         3
     """

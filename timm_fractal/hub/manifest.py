@@ -99,7 +99,7 @@ def manifest(path: str | Path | None = None) -> dict[str, Weights]:
     Raises:
         ValueError: It is damaged; the message says where.
 
-    Example:
+    Examples:
         >>> all(entry.sha256 for entry in manifest().values())
         True
     """

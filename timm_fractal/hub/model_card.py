@@ -49,7 +49,7 @@ def card(name: str, cfg: dict[str, Any], provenance: dict[str, Any]) -> str:
         cfg: timm's configuration of input and head.
         provenance: How the weights came to be.
 
-    Example:
+    Examples:
         >>> text = card('test_vit.x', {'license': 'mit', 'num_classes': 0}, {'dataset': 'fractal1'})
         >>> text.splitlines()[1:3]
         ['datasets:', '- fractal1']

@@ -28,7 +28,7 @@ class RandomShape(v2.Transform):  # type: ignore[misc]
     Raises:
         ValueError: An unknown warp, or a number out of range.
 
-    Example:
+    Examples:
         >>> transform = RandomShape('elastic', magnitude=0.2)
         >>> transform
         RandomShape(warp=elastic, magnitude=0.2, p=1.0, fill=0)
@@ -94,7 +94,7 @@ def shape_op(image: Image.Image, magnitude: float, warp: str = 'affine', **kwarg
     Raises:
         ValueError: An unknown warp, a negative magnitude, or another mode.
 
-    Example:
+    Examples:
         >>> shape_op(Image.linear_gradient('L'), 0.2, 'polynomial', fillcolor=(128, 128, 128)).mode
         'L'
     """

@@ -19,7 +19,7 @@ def gray(image: Image.Image) -> Image.Image:
     Raises:
         ValueError: The image has another mode.
 
-    Example:
+    Examples:
         >>> gray(Image.new('RGB', (4, 4), (255, 0, 0))).getpixel((0, 0))
         76
     """
@@ -36,7 +36,7 @@ def rgb(image: Image.Image) -> Image.Image:
     Raises:
         ValueError: The image has another mode.
 
-    Example:
+    Examples:
         >>> rgb(Image.new('L', (4, 4), 7)).getpixel((0, 0))
         (7, 7, 7)
     """

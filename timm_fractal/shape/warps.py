@@ -92,7 +92,7 @@ class Warp(ABC):
         Raises:
             ValueError: ``magnitude`` is out of range.
 
-        Example:
+        Examples:
             >>> rng = np.random.default_rng(0)
             >>> WARPS['affine'].make_params(rng, 0.1)
             {'affine': [0.027392, -0.046043, -0.091805, -0.096694, 0.062654, 0.082551]}
@@ -119,7 +119,7 @@ class Warp(ABC):
         Raises:
             ValueError: A magnitude is out of range.
 
-        Example:
+        Examples:
             >>> WARPS['elastic'].sample(np.random.default_rng(0), np.full(1000, 0.3)).shape
             (1000, 128)
         """
@@ -181,7 +181,7 @@ class Warp(ABC):
                 records that is not the batch size, or a bad ``size`` or ``fill``.
             TypeError: ``image`` is neither a PIL image nor a uint8 or floating point tensor.
 
-        Example:
+        Examples:
             >>> image = Image.linear_gradient('L')
             >>> warp = Affine()
             >>> params = warp.make_params(np.random.default_rng(0), 0.2)
@@ -380,7 +380,7 @@ class Affine(Warp):
     ``magnitude * U(-1, 1)``: at most a shift by magnitude * half the image, and entries of the matrix changed by at
     most the magnitude. Corners move by at most 3 * magnitude * half the image.
 
-    Example:
+    Examples:
         >>> shift = {'affine': [0, 0, 0.5, 0, 0, 0]}
         >>> pixels = torch.arange(8.0).reshape(1, 1, 8)
         >>> Affine().apply(pixels, shift, fill=-1)
@@ -410,7 +410,7 @@ class Homography(Warp):
     lines straight. The record is dx, dy of the top left, top right, bottom right and bottom left corner, each
     ``magnitude * U(-1, 1)``: at most magnitude * half the image.
 
-    Example:
+    Examples:
         >>> Homography().make_params(np.random.default_rng(0), 0.0)
         {'homography': [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]}
     """
@@ -450,7 +450,7 @@ class Elastic(Warp):
     then dy. Above a magnitude of about 0.3, more and more warps are shrunk: there would be folds. Above 0.5
     nothing gets stronger.
 
-    Example:
+    Examples:
         >>> params = Elastic().make_params(np.random.default_rng(0), 0.3)
         >>> Elastic().apply(Image.linear_gradient('L'), params).size
         (256, 256)
@@ -486,7 +486,7 @@ class Polynomial(Warp):
     magnitude is typical of the middle and 0.9 * magnitude of the corners. The record is p with j counting fastest,
     then q. Above a magnitude of about 0.3, more and more warps are shrunk.
 
-    Example:
+    Examples:
         >>> Polynomial().make_params(np.random.default_rng(0), 0.1)['polynomial'][:3]
         [0.013696, -0.023021, -0.045903]
     """
