@@ -30,6 +30,7 @@ _PREVIEW_EXAMPLES = """examples:
   timm-fractal preview fractal1 --sweep delta --values 0.01,0.05,0.1,0.2,0.4
   timm-fractal preview fractal1 --sweep seed --values 0,1,2,3,4,5
   timm-fractal preview image1 --data-dir photo.jpg --sweep warp
+  timm-fractal preview --weights test_vit.fractal1_1k -o weights.png
 """
 
 _EXPLORE_EXAMPLES = """examples:
@@ -167,12 +168,17 @@ def _add_dataset(parser: Any, default: str | None = None) -> None:
 
 def _add_preview(commands: Any) -> None:
     parser = _add_command(commands, 'preview', _preview, 'render a contact sheet of the classes', _PREVIEW_EXAMPLES)
-    _add_dataset(parser)
+    _add_dataset(parser, default='fractal1')
+    parser.add_argument(
+        '--weights',
+        metavar='NAME',
+        help='show filters and attention of these weights, on the first class of the data set',
+    )
     parser.add_argument('-o', '--output', metavar='FILE', default='fractals.png', help='PNG file (%(default)s)')
     parser.add_argument('--count', type=int, metavar='N', help='number of classes (32)')
     parser.add_argument('--columns', type=int, metavar='N', help='images in a row; in a sweep, of classes (8)')
     parser.add_argument('--split', default='train', choices=('train', 'validation'), help='split (%(default)s)')
-    parser.add_argument('--tile', type=int, metavar='PX', default=128, help='size of an image (%(default)s)')
+    parser.add_argument('--tile', type=int, metavar='PX', help='size of an image (128; with --weights 64)')
     parser.add_argument('--sweep', metavar='OPTION', help='one row per value of this option, e.g. delta or sigma')
     parser.add_argument(
         '--values', metavar='V,V,...', help='values of the sweep; delta, sigma and options that are words have defaults'
@@ -184,11 +190,17 @@ def _preview(args: Any) -> int:
         args.parser.error('--count has no meaning with --sweep: use --columns')
     if args.values and not args.sweep:
         args.parser.error('--values has no meaning without --sweep OPTION')
+    if args.weights and (args.sweep or args.count is not None or args.split != 'train'):
+        args.parser.error('--sweep, --count and --split have no meaning with --weights')
     from . import preview
 
     preview.check_output(args.output)
-    options: dict[str, Any] = dict(split=args.split, tile=args.tile, data_dir=args.data_dir)
-    if args.sweep:
+    tile = args.tile if args.tile is not None else 64 if args.weights else 128
+    options: dict[str, Any] = dict(split=args.split, tile=tile, data_dir=args.data_dir)
+    if args.weights:
+        columns = 13 if args.columns is None else args.columns
+        sheet = preview.weights_sheet(args.weights, args.name, columns=columns, tile=tile, data_dir=args.data_dir)
+    elif args.sweep:
         values = [value.strip() for value in args.values.split(',')] if args.values else None
         if values and not all(values):
             args.parser.error(f'--values must be separated by one comma each, got {args.values!r}')

@@ -1,6 +1,7 @@
-"""Contact sheets as files: what the classes of a data set look like, and what an option does to them."""
+"""Contact sheets as files: classes of a data set, what an option does to them, what a pre-trained model looks for."""
 
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -8,7 +9,14 @@ from .._utils.atomic import atomic_write
 from ..explore.sheets import SWEEPS, contact_sheet, sweep
 from .export_images import check_writable
 
-__all__ = ['SWEEPS', 'check_output', 'contact_sheet', 'save', 'sweep']
+__all__ = ['SWEEPS', 'check_output', 'contact_sheet', 'save', 'sweep', 'weights_sheet']
+
+
+def weights_sheet(*args: Any, **options: Any) -> Image.Image:
+    """See `timm_fractal.explore.filters.weights_sheet`, which needs timm's models; sheets of data sets do not."""
+    from ..explore.filters import weights_sheet
+
+    return weights_sheet(*args, **options)
 
 
 def save(sheet: Image.Image, path: str | Path) -> None:

@@ -55,7 +55,7 @@ def contact_sheet(
     # What is read, a file of parameters or a folder of images, goes with the number of classes.
     images = _images(spec if data_dir else _fewer(spec, count), split, count, tile, data_dir)
     columns = columns or math.ceil(math.sqrt(2 * len(images)))
-    return _sheet([images[start : start + columns] for start in range(0, len(images), columns)], tile)
+    return join([images[start : start + columns] for start in range(0, len(images), columns)], tile)
 
 
 def sweep(
@@ -105,7 +105,7 @@ def sweep(
     if data_dir is None:
         specs = [_fewer(spec, columns) for spec in specs]
     rows = [_images(changed, split, columns, tile, data_dir) for changed in specs]
-    return _sheet(rows, tile, [f'{option}={value}' for value in values])
+    return join(rows, tile, [f'{option}={value}' for value in values])
 
 
 def first_images(name: str, count: int, data_dir: str | Path | None = None) -> list[Image.Image]:
@@ -151,7 +151,7 @@ def class_sheet(
     _check(count=count, tile=tile)
     splits = ('train', 'validation')
     rows = [[_tile(image, tile) for image in _of_class(name, number, count, split, data_dir)] for split in splits]
-    return _sheet(rows, tile, splits)
+    return join(rows, tile, splits)
 
 
 def class_image(name: str, number: int, split: str = 'train', data_dir: str | Path | None = None) -> Image.Image:
@@ -226,7 +226,8 @@ def _tile(image: Image.Image, tile: int) -> Image.Image:
     return image.resize((tile, tile), resample)
 
 
-def _sheet(rows: Sequence[Sequence[Image.Image]], tile: int, labels: Sequence[str] = ()) -> Image.Image:
+def join(rows: Sequence[Sequence[Image.Image]], tile: int, labels: Sequence[str] = ()) -> Image.Image:
+    """Put rows of square tiles together, with a label on the left of each; the first row is the longest."""
     scratch = ImageDraw.Draw(Image.new('L', (1, 1)))
     boxes = [scratch.textbbox((0, 0), label) for label in labels]
     margin = math.ceil(max((box[2] for box in boxes), default=-4 * _GAP)) + 4 * _GAP
