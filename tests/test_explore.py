@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import io
 import os
+import re
 import runpy
 import shlex
 import struct
@@ -26,6 +27,8 @@ import timm_fractal.explore
 from tests.explorer import explorer
 from timm_fractal import Fractal1, cli, parse_name
 from timm_fractal.augment import create_augment
+from timm_fractal.data import separability
+from timm_fractal.data.base import create as create_of_name
 from timm_fractal.explore import pictures, recipes, samples, sheets, uploads
 from timm_fractal.explore.controls import controls, read_controls, read_name, steps, values
 from timm_fractal.spec import SPECS, Spec, option
@@ -143,6 +146,34 @@ def test_one_class() -> None:
         pictures.one_class(NAME, 6)
     with pytest.raises(ValueError, match='class must be at most 99 to be shown here, got 100'):
         pictures.one_class('fractal1', 100)
+
+
+def test_the_verdict_is_that_of_the_doctor() -> None:
+    name = 'fractal1/classes=20,size=64,points=5000'
+    found = separability.measure(create_of_name(name))
+    words = pictures.verdict(name)
+    assert f'**{found.confused:.1%}**' in words and f'{found.nearest:.0%} of the crops' in words
+    assert 'They can be told apart' in words and words.startswith('\N{CHECK MARK}')
+    assert pictures.verdict('noise1/classes=20,size=64,delta=0.01').startswith('\N{WARNING SIGN}')
+    assert 'cannot be compared' in pictures.verdict('visualatom/classes=4,size=64')
+    with pytest.raises(ValueError, match='image1 needs an image'):
+        pictures.verdict('image1/classes=4,size=64')
+
+
+def test_published_weights(tmp_path: Path) -> None:
+    (name, *_) = pictures.weight_names()
+    assert name == 'test_vit.fractal1_1k' and '| samples | ' in pictures.card(name)
+    assert decode(pictures.weights(name)).shape[2] == 3
+    path = tmp_path / 'text.jpg'
+    Image.linear_gradient('L').save(tmp_path / 'gradient.png')
+    found = pictures.resemblances(name, str(tmp_path / 'gradient.png'))
+    assert len(found) == 5 and all(re.fullmatch(r'class \d+: \d+\.\d%', words) for words, _ in found)
+    assert len({picture for _, picture in found}) == 5 and all(picture for _, picture in found)
+    with pytest.raises(ValueError, match='text.jpg is no image that can be shown here'):
+        path.write_text('no image')
+        pictures.resemblances(name, str(path))
+    with pytest.raises(ValueError, match='at most 25,000,000 pixels'):
+        pictures.resemblances(name, str(bomb(tmp_path / 'bomb.png', 40_000, 40_000)))
 
 
 def test_what_is_rendered_is_bounded() -> None:

@@ -164,6 +164,21 @@ def test_errors_stand_beside_the_controls(page: Any) -> None:
     expect(page.locator(PROBLEM)).to_have_count(0)
 
 
+def test_the_verdict_follows_the_name(page: Any) -> None:
+    expect = sync_api.expect
+    expect(page.locator('#verdict')).to_contain_text('They can be told apart')
+    type_name(page, SMALL + ',delta=0.001')
+    expect(page.locator('#verdict')).to_contain_text('A model may not learn them')
+
+
+def test_which_classes_an_image_resembles(page: Any, tmp_path: Path) -> None:
+    expect = sync_api.expect
+    open_tab(page, 'Weights')
+    page.wait_for_selector('#filters img')
+    page.locator('#image input[type=file]').set_input_files(photo_file(tmp_path / 'green', 'green'))
+    expect(page.locator('#nearest img')).to_have_count(5)
+
+
 def test_other_tabs(page: Any) -> None:
     expect = sync_api.expect
     open_tab(page, 'Sweep')
@@ -184,6 +199,9 @@ def test_other_tabs(page: Any) -> None:
     old = picture(page, '#samples img')
     page.locator('#samples-seed input').fill('1')
     wait_for_another(page, old, '#samples img')
+    open_tab(page, 'Weights')
+    page.wait_for_selector('#filters img')
+    expect(page.locator('#card')).to_contain_text('samples')
     # What a tab shows is that of the present name, also if the name has changed meanwhile.
     open_tab(page, 'Classes')
     old = picture(page)

@@ -22,7 +22,7 @@ except ImportError:
 LOOPBACK = '127.0.0.1'
 
 _SPLITS = ('train', 'validation')
-_TABS = ('Classes', 'Sweep', 'One class', 'Training samples', 'Train')
+_TABS = ('Classes', 'Sweep', 'One class', 'Training samples', 'Train', 'Weights')
 
 # Errors are seen.
 _STYLE = """
@@ -132,7 +132,8 @@ class _Page:
                 self.note = gr.Markdown(elem_id='note')
                 with gr.Tabs() as self.tabs:
                     for label, build in zip(
-                        _TABS, (self._classes, self._sweep, self._one_class, self._samples, self._train)
+                        _TABS,
+                        (self._classes, self._sweep, self._one_class, self._samples, self._train, self._weights),
                     ):
                         with gr.Tab(label, id=label):
                             self.problems[label] = gr.Markdown(visible=False, elem_id=f'problem-{_TABS.index(label)}')
@@ -145,6 +146,7 @@ class _Page:
     def _classes(self) -> None:
         with gr.Row():
             self.sheets = [_picture(f'sheet-{split}') for split in _SPLITS]
+        self.verdict = gr.Markdown(elem_id='verdict')
 
     def _sweep(self) -> None:
         options = sweepable(self.start)
@@ -186,6 +188,14 @@ class _Page:
             label='The same for train.py --config', language='yaml', interactive=False, elem_id='config'
         )
 
+    def _weights(self) -> None:
+        found = pictures.weight_names()
+        self.weights = gr.Dropdown(found, value=found[0], label='Published weights', elem_id='weights')
+        self.card = gr.Markdown(elem_id='card')
+        self.filters = _picture('filters')
+        self.image = gr.File(label='An image: which classes does it resemble?', elem_id='image', height=120)
+        self.nearest = _picture('nearest')
+
     def _connect(self, page: Any) -> None:
         everything = [
             self.name,
@@ -223,6 +233,7 @@ class _Page:
             (_draw_class, [self.number], [self.large, self.instances]),
             (_draw_samples, [self.recipe, self.model, self.seed], [self.samples]),
             (_write_command, [self.recipe, self.model], [self.command, self.config]),
+            (_draw_weights, [self.weights, self.image], [self.card, self.filters, self.nearest]),
         ]
         for label, (draw, own, outputs) in zip(_TABS, tabs):
             gr.on(
@@ -232,6 +243,15 @@ class _Page:
                 [*outputs, self.problems[label]],
                 **_LAST,
             )
+
+        # By itself: the sheets do not wait for it.
+        gr.on(
+            changed,
+            functools.partial(self._show, _TABS[0], _say_verdict, 1),
+            [self.active, self.valid, self.photo],
+            [self.verdict, gr.State()],
+            **_LAST | dict(show_progress='hidden'),
+        )
 
     # From here on: what events do.
 
@@ -337,6 +357,18 @@ def _draw_samples(spec: Spec, source: Source | None, recipe: str, model: str, se
 def _write_command(spec: Spec, source: Source | None, recipe: str, model: str) -> list[Any]:
     arguments = recipes.arguments(spec, model or '', recipe, source.shown if source else None)
     return [recipes.command(arguments), recipes.config(arguments)]
+
+
+def _say_verdict(spec: Spec, source: Source | None) -> list[Any]:
+    return [pictures.verdict(spec.name(), source)]
+
+
+def _draw_weights(spec: Spec, source: Source | None, name: str, image: str | None) -> list[Any]:
+    found = pictures.resemblances(name, image) if image else []
+    figures = [_figure(words, *[made] if made else [], width='128px') for words, made in found]
+    row = f'<div style="display: flex; flex-wrap: wrap; gap: 12px">{"".join(figures)}</div>'
+    sheet = _figure('Filters of the first layer, attention of each block', pictures.weights(name))
+    return [pictures.card(name), sheet, row if figures else '']
 
 
 def _component(kind: str, control: Control, value: Any) -> Any:

@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from ..data import fractals
+from ..data import fractals, separability
+from ..data.base import create
+from ..hub.manifest import manifest
 from ..spec import Spec, parse_name
 from . import sheets
 from .samples import samples
@@ -82,6 +84,44 @@ def training_samples(name: str, recipe: str, model: str, seed: int, source: Sour
     return _drawn(_samples, _name(name), recipe, model, seed, source)
 
 
+def verdict(name: str, source: Source | None = None) -> str:
+    """Whether classes can be told apart, in a sentence of Markdown; see `timm_fractal.data.separability`."""
+    return _drawn(_verdict, _name(name), source)
+
+
+def weight_names() -> list[str]:
+    """Published weights of this package."""
+    return list(manifest())
+
+
+def card(name: str) -> str:
+    """What is known of published weights, as a table in Markdown."""
+    from .weights import card
+
+    return card(name)
+
+
+def weights(name: str) -> bytes:
+    """Filters and attention of published weights."""
+    from .weights import picture
+
+    return _png(picture(name))
+
+
+def resemblances(name: str, path: str) -> list[tuple[str, bytes | None]]:
+    """Classes that an image resembles: their numbers with probabilities, and their images where they can be rendered.
+
+    Raises:
+        ValueError: The file is no image.
+    """
+    from .weights import resemblances
+
+    return [
+        (f'class {one.label}: {one.probability:.1%}', _png(one.image) if one.image else None)
+        for one in resemblances(name, path)
+    ]
+
+
 def _name(name: str) -> str:
     """What the pictures depend on."""
     return str(shown(parse_name(name))[0])
@@ -106,6 +146,23 @@ def _drawn(draw: Callable[..., T], *arguments: Any) -> T:
 @functools.lru_cache(64)
 def _contact(name: str, split: str, source: Source | None) -> bytes:
     return _png(sheets.contact_sheet(name, split, CLASSES, columns=8, data_dir=_path(source)))
+
+
+@functools.lru_cache(64)
+def _verdict(name: str, source: Source | None) -> str:
+    spec, path = parse_name(name), _path(source)
+    if spec.moves:
+        return 'Instances of a class are at different places here: their pixels cannot be compared.'
+    few = spec if path else spec.first(min(spec.num_classes, separability.CLASSES))
+    found = separability.measure(create(few, root=path), path)
+    words = (
+        f'**{found.confused:.1%}** of the pairs of classes are no farther from each other than two crops of one class '
+        f'(limit {separability.LIMIT:.0%}, {separability.SIZE} x {separability.SIZE} pixels); {found.nearest:.0%} of '
+        f'the crops are nearest to their own class; {found.fill:.0%} of the pixels are not black. '
+    )
+    if found.confused > separability.LIMIT:
+        return f'\N{WARNING SIGN} {words}A model may not learn them: larger delta, larger sigma or more base fractals.'
+    return f'\N{CHECK MARK} {words}They can be told apart.'
 
 
 @functools.lru_cache(32)

@@ -1,0 +1,85 @@
+"""Published weights on the page: what the card says, what the model looks for, which classes an image resembles."""
+
+import functools
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from timm import create_model
+from timm.data.config import resolve_data_config
+from timm.data.transforms_factory import create_transform
+
+from ..hub.manifest import manifest
+from ..spec import parse_name
+from . import filters, sheets
+from .uploads import FORMATS, photograph
+
+#: Classes that are named for an image.
+NEAREST = 5
+
+
+class Resemblance(NamedTuple):
+    """A class that an image resembles.
+
+    Attributes:
+        label: Its number.
+        probability: What the model gives it, from 0 to 1.
+        image: Its first training image; None where that takes a photograph that is not here.
+    """
+
+    label: int
+    probability: float
+    image: Image.Image | None
+
+
+def card(name: str) -> str:
+    """What is known of the weights, as a table in Markdown.
+
+    Examples:
+        >>> card('test_vit.fractal1_1k').splitlines()[2].startswith('| data set | `fractal1/')
+        True
+    """
+    provenance = manifest()[name].provenance
+    rows = [('data set', f'`{provenance["dataset"]}`'), ('samples', f'{provenance["samples"]:,}')]
+    if 'loss' in provenance:
+        rows.append(('last training loss', f'{provenance["loss"]:.2f}'))
+    rows += [(key, str(provenance[key])) for key in ('recipe', 'hardware') if key in provenance]
+    rows += [(f'**{key}**', f'**{value}**') for key, value in provenance.get('results', {}).items()]
+    return '\n'.join(['| | |', '|---|---|', *(f'| {key} | {value} |' for key, value in rows)])
+
+
+@functools.lru_cache(8)
+def picture(name: str) -> Image.Image:
+    """Filters and attention, see `filters.weights_sheet`; on the first class of ``fractal1``."""
+    return filters.weights_sheet(name, 'fractal1/size=128,points=20000')
+
+
+@functools.lru_cache(2)
+def _model(name: str) -> tuple[Any, Any]:
+    model = create_model(name, pretrained=True).eval()
+    config: dict[str, Any] = resolve_data_config({}, model=model)  # type: ignore[no-untyped-call]
+    return model, create_transform(**config)
+
+
+def resemblances(name: str, path: str | Path) -> list[Resemblance]:
+    """The classes of pre-training that an image resembles most, the first ones first.
+
+    Raises:
+        ValueError: The file is no image, or too large.
+    """
+    source = photograph(path)
+    model, transform = _model(name)
+    try:
+        with Image.open(source.path, formats=FORMATS) as image:
+            pixels = transform(image.convert('RGB'))
+    except (OSError, SyntaxError) as error:
+        raise ValueError(source.hide(f'{source.shown} cannot be used: {error}')) from None
+    with torch.inference_mode():
+        found = model(pixels[None]).softmax(1)[0].topk(NEAREST)
+    spec = parse_name(manifest()[name].provenance['dataset'])
+    pairs = zip(found.indices.tolist(), found.values.tolist(), strict=True)
+    return [
+        Resemblance(k, value, None if spec.reads == 'images' else sheets.class_image(spec.name(), k))
+        for k, value in pairs
+    ]
