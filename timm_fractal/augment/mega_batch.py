@@ -91,15 +91,14 @@ class Resize:
         shorter, narrower = height - resized[0], width - resized[1]
         rows_first = (shorter > 0) & (2 * narrower < shorter)
         area = np.where(rows_first, size[0] * width, height * size[1])
-        self._between = area
+        self._between = int(area.sum())
         self._take = upload.add(take)
         self._box = upload.add(np.stack([top, left, height, width], 1).astype(np.int32))
         self._flags = upload.add(np.stack([cubic, vflip, hflip], 1).astype(np.int32))
         stretch = [np.maximum(length / want, 1) for length, want in zip((height, width), resized)]
         taps = [2 * np.ceil(np.where(cubic, 2, 1) * times) + 1 for times in stretch]
         self._taps = [upload.add(np.minimum(*pair).astype(np.int32)) for pair in zip(taps, (height, width))]
-        self._begin = np.cumsum(area) - area
-        self._middle: dict[int, int] = {}
+        begin = np.cumsum(area) - area
         # Which axis is first, which images, and how many lines they have at most before and after the first pass.
         self._orders = [
             (axis, upload.add(chosen.astype(np.int32)), int(across[chosen].max()))
@@ -109,8 +108,7 @@ class Resize:
             )
             if len(chosen)
         ]
-        self._count = len(top)
-        self._begins = {channels: upload.add(self._begin * channels) for channels in (1, 3)}
+        self._begins = {channels: upload.add(begin * channels) for channels in (1, 3)}
 
     def run(self, kernels: Any, source: Tensor, rows: int) -> Tensor:
         """uint8 (images, C, H, W) -> uint8 (rows, C, *size), of which the first B are written."""
@@ -123,7 +121,7 @@ class Resize:
             )
             for axis in (0, 1)
         ]  # fmt: skip
-        between = source.new_empty(int(self._between.sum()) * channels)
+        between = source.new_empty(self._between * channels)
         target = source.new_empty(rows, channels, *self._size)
         for axis, index, across in self._orders:
             chosen = upload[index]
@@ -213,7 +211,6 @@ class Finish:
     Args:
         upload: Gets the parameters.
         rows: Where each image lies, int32 of shape (B,).
-        size: Height and width.
         sizes: Of the batches, in order.
         mixed: How each batch is mixed; None if there is no mixup.
         erased: What is erased of each image; None if nothing is.
@@ -250,7 +247,7 @@ class Finish:
         """Finish one batch.
 
         Args:
-            kernels: Triton's.
+            kernels: See `kernels`.
             images: uint8 of shape (rows, C, H, W).
             table: Normalized levels, of shape (channels, 256).
             begin: Number of the first image of the batch.
