@@ -64,6 +64,17 @@ class Table:
             return f'`{canonical(own["dataset"])}`'
         return f'`{own["data"]}`' if 'data' in own else ''
 
+    def is_pretrained(self, condition: str) -> bool:
+        return not (self.sweep.raw['conditions'][condition] or {}).keys() <= {'label'}
+
+    def samples(self, condition: str) -> str:
+        """Samples of pre-training; in brackets, if it has not been run."""
+        own = self.sweep.raw['conditions'][condition] or {}
+        found = {line['samples'] for line in self.pretrained[condition]}
+        if not found and self.is_pretrained(condition):
+            return f'({own.get("samples", self.sweep.raw["pretrain"]["samples"]):,})'
+        return ', '.join(f'{n:,}' for n in sorted(found))
+
     def cell(self, condition: str, task: str) -> str:
         """Mean and standard deviation over all runs, and how many."""
         runs = self.top1[condition][task]
@@ -77,7 +88,7 @@ class Table:
         """How well pre-training did at its own task: top-1 on its validation split, and the loss."""
         lines = self.pretrained[condition]
         if not lines:
-            return '' if (self.sweep.raw['conditions'][condition] or {}).keys() <= {'label'} else 'not yet run'
+            return 'not yet run' if self.is_pretrained(condition) else ''
         loss = f'loss {fmean(line["train_loss"] for line in lines):.2f}'
         tops = [line['eval_top1'] for line in lines if 'eval_top1' in line]
         return f'{fmean(tops):.1f} %, {loss}' if tops else loss
@@ -119,9 +130,8 @@ def section(table: Table, finding: dict[str, Any], plot: str) -> str:
     out += ['| ' + ' | '.join(heads) + ' |', '|' + '---|' * len(heads)]
     for row in rows:
         condition = row['condition']
-        samples = {line['samples'] for line in table.pretrained[condition]}
         cells = [row.get('label') or table.label(condition), table.name(condition)]
-        cells += [', '.join(f'{n:,}' for n in sorted(samples)), table.own_task(condition)]
+        cells += [table.samples(condition), table.own_task(condition)]
         cells += [table.cell(condition, task) for task in table.tasks]
         cells += [str(row.get('published', ''))] * published
         out.append('| ' + ' | '.join(cells) + ' |')
