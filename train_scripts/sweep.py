@@ -117,7 +117,9 @@ class Runner:
         if 'steps' in settings:
             options['epochs'] = max(1, round(settings['steps'] / max(1, (images or 0) // batch)))
             options['warmup_epochs'] = round(0.1 * options['epochs'])
-            options['val_interval'] = options['epochs']
+            options.setdefault('val_interval', options['epochs'])
+        if 'weights' in settings:
+            options |= dict(model=settings['weights'], pretrained=not stand_in)
         merged = config | options
         if settings.get('processes'):
             command = ['sh', str(HERE / 'launch.sh')]
@@ -225,7 +227,11 @@ class Runner:
             .replace(str(self.args.train_py), 'train.py')
         )
         words = re.sub(r' --(data-dir|resume) \S*/', lambda m: f' --{m[1]} ', words)
-        numbers = {key: round(float(row[key]), 4) for key in ('train_loss', 'eval_top1', 'eval_loss') if row.get(key)}
+        numbers: dict[str, Any] = {
+            key: round(float(row[key]), 4) for key in ('train_loss', 'eval_top1', 'eval_loss') if row.get(key)
+        }
+        if len(points := curve(log.parent / 'summary.csv')) > 1:
+            numbers['curve'] = points
         return dict(
             dataset=canonical(dataset),
             samples=samples,
@@ -311,6 +317,13 @@ class Runner:
                 if error:
                     problems.append(f'{unit.name} {job.name}: {error}')
         return problems
+
+
+def curve(summary: Path) -> list[tuple[int, float]]:
+    """Epochs that ended, and top-1 on the test images then; of a training that was resumed, each once."""
+    rows = csv.DictReader(summary.read_text().splitlines()) if summary.exists() else []
+    found = {int(row['epoch']) + 1: round(float(row['eval_top1']), 4) for row in rows if row.get('eval_top1')}
+    return sorted(found.items())
 
 
 def schedule(settings: dict[str, Any], images: int, batch: int, repeat: bool) -> dict[str, Any]:

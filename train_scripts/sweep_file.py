@@ -28,6 +28,7 @@ OWN = {
     'processes',
     'label',
     'only',
+    'weights',
 }
 # Options without influence on what is learnt: they may change without making a result another one.
 ASIDE = {
@@ -120,6 +121,9 @@ class Sweep:
                 for task, tuning in self.raw['finetune'].items():
                     if task not in own.get('only', self.raw['finetune']):
                         continue
+                    if 'weights' in own:
+                        # Published ones, in place of a pre-training of the sweep.
+                        tuning = tuning | dict(weights=own['weights'])
                     both = digest([settings if trains else None, tuning])
                     for tune in self.raw.get('finetune_seeds', [0]):
                         more = dict(finetune=task, finetune_seed=tune, settings=both)
