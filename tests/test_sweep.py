@@ -146,3 +146,32 @@ def test_killed_at_any_time(tmp_path):
     # timm's own loader of the fine-tunings draws other samples after a resume; the device loader does not.
     for name in ('train_loss', 'eval_top1', 'eval_loss'):
         assert killed[0][name] == alone[0][name]
+
+
+def test_published_weights_in_place_of_a_pre_training(sweep_file, tmp_path, monkeypatch):
+    import sweep
+
+    text = TINY.replace('conditions:\n', 'conditions:\n  tag: {weights: test_vit.fractal1_1k}\n  scratch: {}\n')
+    path = tmp_path / 'tiny.yaml'
+    path.write_text(text)
+    args = sweep.make_parser().parse_args(['run', str(path), '--train-py', str(tmp_path), '--work', str(tmp_path)])
+    read = sweep_file.Sweep(path)
+    runner = sweep.Runner(read, args)
+    units = {unit.condition: unit for unit in read.units}
+    assert units['tag'].pretrain is None and units['fractal1'].pretrain is not None
+    command, _ = runner.command(units['tag'], units['tag'].finetune[0])
+    assert command[command.index('--model') + 1] == 'test_vit.fractal1_1k' and '--pretrained' in command
+    assert '--pretrained-path' not in command
+    plain, _ = runner.command(units['scratch'], units['scratch'].finetune[0])
+    assert '--pretrained' not in plain and plain[plain.index('--model') + 1] == 'test_vit'
+    keys = [units[name].finetune[0].key['settings'] for name in ('tag', 'scratch')]
+    assert keys[0] != keys[1]
+
+
+def test_a_curve_has_each_epoch_once(sweep_file, tmp_path):
+    import sweep
+
+    summary = tmp_path / 'summary.csv'
+    summary.write_text('epoch,train_loss,eval_top1\n0,2.1,10.0\n1,2.0,\n2,1.9,30.5\n2,1.8,31.0\n')
+    assert sweep.curve(summary) == [(1, 10.0), (3, 31.0)]
+    assert sweep.curve(tmp_path / 'none.csv') == []

@@ -464,7 +464,7 @@ def listing(runner: Runner) -> Iterator[str]:
             yield f'at {price:.2f} $ an hour: {hours * price:,.0f} $'
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or '').split('\n')[0])
     commands = parser.add_subparsers(dest='command', required=True)
     common = argparse.ArgumentParser(add_help=False)
@@ -485,6 +485,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     report.add_argument('sweep', type=Path, nargs='+')
     report.add_argument('--results', type=Path, default=HERE / 'results', help='folder with NAME.jsonl of each sweep')
     report.add_argument('--page', type=Path, default=HERE.parent / 'docs' / 'results.md')
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = make_parser()
     args = parser.parse_args(argv)
     if args.command == 'report':
         from sweep_report import write
