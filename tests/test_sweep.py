@@ -154,6 +154,7 @@ def test_published_weights_in_place_of_a_pre_training(sweep_file, tmp_path, monk
     text = TINY.replace('conditions:\n', 'conditions:\n  tag: {weights: test_vit.fractal1_1k}\n  scratch: {}\n')
     path = tmp_path / 'tiny.yaml'
     path.write_text(text)
+    (tmp_path / 'train.py').touch()
     args = sweep.make_parser().parse_args(['run', str(path), '--train-py', str(tmp_path), '--work', str(tmp_path)])
     read = sweep_file.Sweep(path)
     runner = sweep.Runner(read, args)
