@@ -445,7 +445,7 @@ def _finish(
     erased,
     color,
     noise,
-    drawn_before,
+    noise_before,
     mode,
     is_mixed,
     start,
@@ -480,15 +480,15 @@ def _finish(
                 target = out[place, channel, row]
                 for k in range(width):
                     target[k] = entries[level[k]]
-        drawn = drawn_before[place]
+        noise_place = noise_before[place]
         for block in range(erased.shape[1]):
             top, left, high, wide = erased[n, block]
             for channel in range(channels):
                 for row in range(top, top + high):
                     for k in range(left, left + wide):
                         if mode == _PIXEL:
-                            out[place, channel, row, k] = noise[drawn]
-                            drawn += 1
+                            out[place, channel, row, k] = noise[noise_place]
+                            noise_place += 1
                         elif mode == _RAND:
                             out[place, channel, row, k] = color[n, block, channel]
                         else:
