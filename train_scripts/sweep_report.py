@@ -46,12 +46,16 @@ class Table:
         #: Top-1 by condition, task, (seed of pre-training, seed of fine-tuning).
         self.top1: dict[str, dict[str, dict[tuple[int, int], float]]] = defaultdict(lambda: defaultdict(dict))
         self.pretrained: dict[str, list[Line]] = defaultdict(list)
+        #: Epochs and top-1 along each fine-tuning, by condition and task.
+        self.curves: dict[str, dict[str, list[list[tuple[int, float]]]]] = defaultdict(lambda: defaultdict(list))
         for line in self.lines:
             if line.get('finetune') is None:
                 self.pretrained[line['condition']].append(line)
             else:
                 runs = self.top1[line['condition']][line['finetune']]
                 runs[line['seed'], line['finetune_seed']] = line['eval_top1']
+                if 'curve' in line:
+                    self.curves[line['condition']][line['finetune']].append(line['curve'])
 
     def label(self, condition: str) -> str:
         own = self.sweep.raw['conditions'][condition] or {}
@@ -62,10 +66,10 @@ class Table:
         own = self.sweep.raw['conditions'][condition] or {}
         if 'dataset' in own:
             return f'`{canonical(own["dataset"])}`'
-        return f'`{own["data"]}`' if 'data' in own else ''
+        return f'`{own["data"]}`' if 'data' in own else ''  # Published weights say it on their card.
 
     def is_pretrained(self, condition: str) -> bool:
-        return not (self.sweep.raw['conditions'][condition] or {}).keys() <= {'label'}
+        return not {'dataset', 'data', 'config'}.isdisjoint(self.sweep.raw['conditions'][condition] or {})
 
     def samples(self, condition: str) -> str:
         """Samples of pre-training; in brackets, if it has not been run."""
@@ -152,6 +156,8 @@ def data_of(table: Table, finding: dict[str, Any]) -> str:
         ]
         for row in rows_of(finding)
     }
+    if finding.get('curves'):
+        shown['curves'] = [table.curves[row['condition']] for row in rows_of(finding)]
     return hashlib.sha256(json.dumps([finding, shown], sort_keys=True).encode()).hexdigest()
 
 
@@ -164,6 +170,9 @@ def draw(table: Table, finding: dict[str, Any], path: Path) -> None:
     for panel, task in zip(panels[0], table.tasks, strict=True):
         panel.set_title(task, fontsize='medium')
         panel.set_ylabel('top-1 (%)')
+        if finding.get('curves'):
+            draw_curves(table, rows, task, panel)
+            continue
         lines: dict[str, list[tuple[float, list[float]]]] = defaultdict(list)
         bars = []
         for row in rows:
@@ -199,6 +208,27 @@ def draw(table: Table, finding: dict[str, Any], path: Path) -> None:
                 panel.legend(fontsize='small')
     figure.savefig(path, dpi=80, metadata={'Description': data_of(table, finding)})
     plt.close(figure)
+
+
+def draw_curves(table: Table, rows: list[dict[str, Any]], task: str, panel: Any) -> None:
+    """Top-1 along the fine-tunings of a task: mean and standard deviation over the runs that had as many epochs."""
+    steps = table.sweep.raw['finetune'][task]['steps']
+    for number, row in enumerate(rows):
+        curves = table.curves[row['condition']][task]
+        if not curves:
+            continue
+        epochs = [epoch for epoch, _ in curves[0]]
+        values = [[top1 for _, top1 in curve] for curve in curves if [epoch for epoch, _ in curve] == epochs]
+        x = [steps * epoch / epochs[-1] for epoch in epochs]
+        means = [fmean(column) for column in zip(*values, strict=True)]
+        spreads = [stdev(column) if len(values) > 1 else 0 for column in zip(*values, strict=True)]
+        color = 'tab:gray' if number == 0 else f'C{number - 1}'
+        panel.plot(x, means, marker='.', color=color, label=row.get('label') or table.label(row['condition']))
+        low, high = ([m + sign * d for m, d in zip(means, spreads, strict=True)] for sign in (-1, 1))
+        panel.fill_between(x, low, high, color=color, alpha=0.15)
+    panel.set_xlabel('step of fine-tuning')
+    if panel.get_legend_handles_labels()[0]:
+        panel.legend(fontsize='small')
 
 
 def introduction(table: Table) -> str:
