@@ -43,7 +43,7 @@ GOAL_RATE, GOAL_PART = 100_000, 0.95
 LIMIT = 150
 
 
-class Session:
+class Shared:
     """What the parts share.
 
     Attributes:
@@ -74,29 +74,29 @@ class Session:
             torch.cuda.synchronize(self.device)
 
 
-def versions(session: Session, say: Record) -> None:
+def versions(shared: Shared, say: Record) -> None:
     from torch.utils.collect_env import get_pretty_env_info
 
     say(get_pretty_env_info(), what='environment')
-    if session.is_gpu:
+    if shared.is_gpu:
         asked = 'name,clocks.sm,clocks.max.sm,clocks.mem,power.limit,memory.total,memory.free,driver_version'
         command = ['nvidia-smi', f'--query-gpu={asked}', '--format=csv']
         run = subprocess.run(command, capture_output=True, text=True, check=True)
         say(run.stdout, what='clocks', csv=run.stdout)
 
 
-def tests(session: Session, say: Record) -> None:
+def tests(shared: Shared, say: Record) -> None:
     command = [sys.executable, '-m', 'pytest', '-q', '-x', '-p', 'no:cacheprovider', 'tests/test_device.py']
     command += ['tests/test_kernel_augment.py', 'tests/test_kernel_triton.py', '-m', 'gpu or not slow', '-n', '4']
     run = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
     last = run.stdout.strip().splitlines()[-1]
     say(last if not run.returncode else run.stdout[-4000:], what='tests', passed=run.returncode == 0, summary=last)
-    session.figures['tests'] = float(run.returncode == 0)
+    shared.figures['tests'] = float(run.returncode == 0)
 
 
-def mega_batch(session: Session, say: Record) -> None:
-    loader = session.make_loader(8 * session.batch)
-    loader.at_once = 8 * session.batch
+def mega_batch(shared: Shared, say: Record) -> None:
+    loader = shared.make_loader(8 * shared.batch)
+    loader.at_once = 8 * shared.batch
     generator = torch.Generator().manual_seed(0)
 
     def make() -> int:
@@ -104,12 +104,12 @@ def mega_batch(session: Session, say: Record) -> None:
 
     for _ in range(3):
         make()
-    session.synchronize()
+    shared.synchronize()
     host, gpu = [], []
     for _ in range(10):
         # Nothing else is queued: how long the host takes does not depend on the GPU, and the other way round the events
         # are as far apart as the GPU takes, unless the host takes longer.
-        events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if session.is_gpu else []
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if shared.is_gpu else []
         for event in events[:1]:
             event.record()
         start = time.perf_counter()
@@ -117,24 +117,24 @@ def mega_batch(session: Session, say: Record) -> None:
         host.append((time.perf_counter() - start) / count * 1e6)
         for event in events[1:]:
             event.record()
-        session.synchronize()
+        shared.synchronize()
         if events:
             gpu.append(events[0].elapsed_time(events[1]) / count * 1e3)
     for what, times in (('host', host), ('GPU, host included', gpu)):
         if times:
             each = statistics.median(times)
             say(f'{what}: {each:.2f} us an image, median of {len(times)} mega-batches', what=what, microseconds=each)
-    activities = [torch.profiler.ProfilerActivity.CUDA if session.is_gpu else torch.profiler.ProfilerActivity.CPU]
+    activities = [torch.profiler.ProfilerActivity.CUDA if shared.is_gpu else torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities) as profile:
         count = sum(make() for _ in range(5))
-        session.synchronize()
+        shared.synchronize()
     total = 0.0
     rows = sorted(profile.key_averages(), key=_device_time, reverse=True)
     for row in rows[:20]:
         each = _device_time(row) / count
         total += each
         say(f'{each:8.3f} us an image  {row.key[:80]}', what='kernel', kernel=row.key[:80], microseconds=each)
-    session.figures['us of kernels'] = total
+    shared.figures['us of kernels'] = total
     say(f'{total:8.3f} us an image in all kernels: {1e6 / total:,.0f} images/s', what='kernels', microseconds=total)
 
 
@@ -144,36 +144,36 @@ def _device_time(row: Any) -> float:
     return float(found or row.self_cpu_time_total)
 
 
-def loader(session: Session, say: Record) -> None:
-    for at_once in (2048, 512) if session.is_gpu else (64, 16):
-        made = session.make_loader(100 * session.batch * (10 if session.is_gpu else 1) // 10)
+def loader(shared: Shared, say: Record) -> None:
+    for at_once in (2048, 512) if shared.is_gpu else (64, 16):
+        made = shared.make_loader(100 * shared.batch * (10 if shared.is_gpu else 1) // 10)
         made.at_once = at_once
         rates = []
         for _ in range(4):
             start = time.perf_counter()
             count = sum(len(images) for images, _ in made)
-            session.synchronize()
+            shared.synchronize()
             rates.append(count / (time.perf_counter() - start))
         # The first is not warm.
         rate = statistics.median(rates[1:])
         text = f'device loader, {at_once} at once: {rate:,.0f} images/s'
         say(text, what='loader', at_once=at_once, images_per_s=rate)
-        session.figures['loader rate'] = max(rate, session.figures.get('loader rate', 0.0))
+        shared.figures['loader rate'] = max(rate, shared.figures.get('loader rate', 0.0))
 
 
-def train(session: Session, say: Record) -> None:
+def train(shared: Shared, say: Record) -> None:
     """Each in a process of its own, with the smallest number of rounds that gives a ratio."""
     cases = {
         'as it stands': ['--batch-size', '256', '--compile', 'none'],
         'batches of 1024, compiled': ['--batch-size', '1024', '--compile', 'default'],
         'batches of 1024, CUDA graphs': ['--batch-size', '1024', '--compile', 'reduce-overhead'],
     }
-    if not session.is_gpu:
+    if not shared.is_gpu:
         small = ['--device', 'cpu', '--model', 'test_vit', '--img-size', '64', '--batches', '6', '--warm-up', '2']
         cases = {'cut down': ['--batch-size', '8', '--compile', 'none', *small]}
     for name, words in cases.items():
-        command = [sys.executable, '-m', 'benchmarks.bench_train', str(session.script), '--rounds', '1', *words]
-        environment = os.environ | {'BENCHMARKS_JSON': str(session.json)}
+        command = [sys.executable, '-m', 'benchmarks.bench_train', str(shared.script), '--rounds', '1', *words]
+        environment = os.environ | {'BENCHMARKS_JSON': str(shared.json)}
         try:
             run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT)
             if run.returncode:
@@ -182,29 +182,29 @@ def train(session: Session, say: Record) -> None:
             say(f'{name}: {error!r}', what=f'train.py, {name}', error=repr(error))
             continue
         say(f'{name}:\n{run.stdout.rstrip()}')
-        figures = json.loads(session.json.read_text().splitlines()[-1])['figures']
+        figures = json.loads(shared.json.read_text().splitlines()[-1])['figures']
         ratio = figures[-1]['ratio']
         rate = next(one['rate'] for one in figures if one['what'] == 'device loader')
         say(f'{name}: {rate:,.0f} images/s', what=f'train.py, {name}', images_per_s=rate, ratio=ratio)
-        session.figures['ratio'] = max(ratio, session.figures.get('ratio', 0.0))
-        session.figures['train rate'] = max(rate, session.figures.get('train rate', 0.0))
+        shared.figures['ratio'] = max(ratio, shared.figures.get('ratio', 0.0))
+        shared.figures['train rate'] = max(rate, shared.figures.get('train rate', 0.0))
 
 
-def memory(session: Session, say: Record) -> None:
-    if not session.is_gpu:
+def memory(shared: Shared, say: Record) -> None:
+    if not shared.is_gpu:
         say('no GPU: no peak')
         return
-    torch.cuda.reset_peak_memory_stats(session.device)
-    before = torch.cuda.memory_allocated(session.device)
-    for _ in session.make_loader(20 * BATCH):
+    torch.cuda.reset_peak_memory_stats(shared.device)
+    before = torch.cuda.memory_allocated(shared.device)
+    for _ in shared.make_loader(20 * BATCH):
         pass
-    session.synchronize()
-    peak = (torch.cuda.max_memory_allocated(session.device) - before) / 2**20
+    shared.synchronize()
+    peak = (torch.cuda.max_memory_allocated(shared.device) - before) / 2**20
     say(f'the loader takes {peak:,.0f} MB at most, prefetched batches included', what='memory', megabytes=peak)
 
 
-def verdict(session: Session, say: Record) -> None:
-    figures = session.figures
+def verdict(shared: Shared, say: Record) -> None:
+    figures = shared.figures
     rate, part, trained = (figures.get(name) for name in ('loader rate', 'ratio', 'train rate'))
     goals: list[tuple[str, float | None, Callable[[float], bool]]] = [
         ('GPU tests pass', figures.get('tests'), bool),
@@ -237,14 +237,14 @@ def main() -> int:
     if args.device == 'cuda' and not torch.cuda.is_available():
         parser.error('there is no GPU here; with --device cpu all sizes are cut')
     record.FILE = args.json
-    session, failed = Session(args), 0
+    shared, failed = Shared(args), 0
     for part in PARTS:
         if args.only and part.__name__ not in args.only:
             continue
         start = time.perf_counter()
         with Record(f'gpu, {part.__name__}', f'-- {part.__name__}') as say:
             try:
-                part(session, say)
+                part(shared, say)
             except Exception as error:
                 failed += 1
                 say(f'failed: {error!r}', what='failure', error=repr(error))

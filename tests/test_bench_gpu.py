@@ -22,12 +22,12 @@ def run(tmp_path, monkeypatch):
 
 
 def test_a_part_that_fails_loses_nothing(run, monkeypatch):
-    def loader(session, say):
+    def loader(shared, say):
         say('before', what='before', value=1)
         raise RuntimeError('no memory')
 
-    def memory(session, say):
-        session.figures['loader rate'] = 2e5
+    def memory(shared, say):
+        shared.figures['loader rate'] = 2e5
 
     monkeypatch.setattr(gpu, 'PARTS', (loader, memory, gpu.verdict))
     code, lines = run()
