@@ -132,6 +132,33 @@ def test_without_head(tmp_path):
 
 
 @needs_local_dir
+@pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
+def test_half_the_size(tmp_path, exported, dtype):
+    path = write(tmp_path / 'last.pth.tar')
+    folder = hub.export_weights(path, tmp_path / 'x', dtype=dtype)
+    half, whole = ((place / 'model.safetensors').stat().st_size for place in (folder, exported))
+    assert 0.45 < half / whole < 0.55 and f'Stored as: {dtype}' in (folder / 'README.md').read_text()
+    expected = {name: t.to(getattr(torch, dtype)).float() for name, t in tensors(1).items()}
+    model = timm.create_model(f'local-dir:{folder}', pretrained=True)
+    assert same(model, expected)
+    assert hub.reference_output(model) == hub.entry_of(folder, file='x').provenance['reference_output']
+    # timm resamples position embeddings, which it does in single precision.
+    larger = timm.create_model(f'local-dir:{folder}', pretrained=True, img_size=96)
+    assert larger.pos_embed.dtype == torch.float32 and larger.pos_embed.isfinite().all()
+
+
+def test_weights_that_a_dtype_cannot_hold(tmp_path):
+    large = {name: t * 1e6 for name, t in tensors(1).items()}
+    path = write(tmp_path / 'last.pth.tar', state_dict_ema=large)
+    with pytest.raises(ValueError, match='has values too large for float16: store the weights as bfloat16'):
+        hub.export_weights(path, tmp_path / 'x', dtype='float16')
+    with pytest.raises(ValueError, match="dtype must be one of float32, float16, bfloat16, got 'half'"):
+        hub.export_weights(path, tmp_path / 'x', dtype='half')
+    assert not (tmp_path / 'x' / 'model.safetensors').exists()
+    assert hub.export_weights(path, tmp_path / 'x', dtype='bfloat16')
+
+
+@needs_local_dir
 def test_a_safetensors_file_with_arguments(tmp_path):
     safetensors.torch.save_file(tensors(0), tmp_path / 'model.safetensors')
     with pytest.raises(ValueError, match='does not say how it was trained: put the args.yaml'):

@@ -37,6 +37,9 @@ FILES = (HUB_FILE, 'config.json', 'README.md', 'train_args.yaml', 'ifs.json')
 
 LICENSE = 'apache-2.0'
 
+#: How weights can be stored; timm loads them into a model of any dtype.
+DTYPES = {'float32': torch.float32, 'float16': torch.float16, 'bfloat16': torch.bfloat16}
+
 # Arguments of an architecture that every timm model has or can be given: a tag can stand for all others only if there
 # are none.
 _ORDINARY = {'num_classes', 'in_chans', 'img_size', 'global_pool'}
@@ -63,6 +66,7 @@ def export_weights(
     license: str = LICENSE,
     recipe: str | None = None,
     hardware: str | None = None,
+    dtype: str | None = None,
     results: Iterable[str] = (),
 ) -> Path:
     """Export a checkpoint of train.py as a folder that timm loads with ``local-dir:``, and from the Hub.
@@ -76,23 +80,27 @@ def export_weights(
         license: SPDX identifier.
         recipe: The recipe of the training, for the model card.
         hardware: What it ran on, for the model card.
+        dtype: ``float16`` or ``bfloat16`` store the weights in half the bytes of ``float32``; by default as they are.
         results: What was measured, each as ``'name=value'``, for the model card.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: The checkpoint is damaged, refused, or does not fit its architecture.
+        ValueError: The checkpoint is damaged, refused, or does not fit its architecture; a weight is too large for
+            ``dtype``.
         FileExistsError: The folder holds something else.
         OSError: It cannot be read or written.
     """
     found = checkpoint.read(Path(path), use_ema)
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f'dtype must be one of {", ".join(DTYPES)}, got {dtype!r}')
     if 'model' not in found.args:
         raise ValueError(f'{path} does not say how it was trained: put the args.yaml of the training beside it')
     provenance, family = _provenance(found)
-    provenance |= {'recipe': recipe, 'hardware': hardware, 'results': _results(results)}
+    provenance |= {'recipe': recipe, 'hardware': hardware, 'stored_as': dtype, 'results': _results(results)}
     tag = tag or _default_tag(found)
-    return _write(found, dest, tag, license, provenance, family, head)
+    return _write(found, dest, tag, license, provenance, family, head, dtype=dtype)
 
 
 #: The name of 0.1.0.
@@ -218,6 +226,7 @@ def _write(
     family: Any,
     head: bool,
     with_args: bool = True,
+    dtype: str | None = None,
 ) -> Path:
     if not re.fullmatch(_TAG, tag):
         raise ValueError(f'tag must be letters, digits, "_" and "-", got {tag!r}')
@@ -231,6 +240,7 @@ def _write(
     if not head:
         model = checkpoint.build(found.args, num_classes=0)
     model.load_state_dict({name: found.tensors[name] for name in model.state_dict()})
+    stored = _stored_as(found.path, model.state_dict(), dtype)
     of_architecture = ('fixed_input_size', 'pool_size', 'first_conv', 'classifier')
     cfg = {key: model.pretrained_cfg[key] for key in of_architecture if key in model.pretrained_cfg}
     cfg |= dict(config, num_classes=model.num_classes, license=license, architecture=architecture, tag=tag)
@@ -249,7 +259,7 @@ def _write(
             save_config(
                 model, temporary / 'config.json', dict(found.args.get('model_kwargs') or {}), provenance=provenance
             )
-            _save_tensors(model.state_dict(), temporary / HUB_FILE)
+            _save_tensors(stored, temporary / HUB_FILE)
             # safetensors makes files that nobody else can read.
             shutil.copymode(temporary / 'config.json', temporary / HUB_FILE)
             (temporary / 'README.md').write_text(card(name, cfg, provenance), encoding='utf-8')
@@ -263,6 +273,16 @@ def _write(
                 else:
                     (dest / file).unlink(missing_ok=True)
     return dest
+
+
+def _stored_as(path: Path, tensors: checkpoint.Tensors, dtype: str | None) -> checkpoint.Tensors:
+    if dtype is None:
+        return tensors
+    stored = {name: t.to(DTYPES[dtype]) if t.is_floating_point() else t for name, t in tensors.items()}
+    for name, tensor in tensors.items():
+        if not torch.equal(stored[name].isfinite(), tensor.isfinite()):
+            raise ValueError(f'{path}: {name} has values too large for {dtype}: store the weights as bfloat16')
+    return stored
 
 
 def _save_tensors(tensors: checkpoint.Tensors, path: Path) -> None:

@@ -25,6 +25,7 @@ _WORDS = {
     'epochs': 'Epochs',
     'loss': 'Final training loss',
     'weights': 'Weights',
+    'stored_as': 'Stored as',
     'recipe': 'Recipe',
     'hardware': 'Hardware',
     'exported_with': 'Exported with',
