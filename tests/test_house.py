@@ -1,6 +1,7 @@
 """Imports point in one direction: a room uses what stands below it, and never what stands above."""
 
 import ast
+import re
 from pathlib import Path
 
 import timm_fractal
@@ -38,15 +39,33 @@ def imports(path):
                     yield room, name
 
 
-def test_imports_point_downwards():
+def all_imports():
+    """Every import of one room by another: both rooms, and the file."""
     found = set()
     for path in PACKAGE.rglob('*.py'):
         if path.parent == PACKAGE and path.stem in ('__init__', '__main__', 'register'):
             continue
         found |= {(room, name, path.relative_to(PACKAGE).as_posix()) for room, name in imports(path)}
+    return found
+
+
+def test_imports_point_downwards():
+    found = all_imports()
     assert found, 'no import was seen'
     upwards = [pair for pair in found if ROOMS.index(pair[0]) > ROOMS.index(pair[1])]
     assert upwards == []
+
+
+def test_the_picture_of_the_house():
+    """Each arrow is an import, and each import follows arrows; what all use has none."""
+    picture = (PACKAGE.parent / 'docs' / 'images' / 'architecture.svg').read_text()
+    arrows = set(re.findall(r'id="(\w+)-to-(\w+)"', picture))
+    used = {pair[:2] for pair in all_imports() if not pair[1].startswith('_')}
+    assert arrows and arrows <= used
+    reached = set(arrows)
+    while more := {(a, d) for a, b in reached for c, d in arrows if b == c} - reached:
+        reached |= more
+    assert used <= reached
 
 
 def test_every_room_is_in_the_list():

@@ -1,5 +1,6 @@
 """What the README and the pages in docs say is so."""
 
+import importlib
 import re
 import shlex
 import sys
@@ -136,3 +137,17 @@ def test_modules_that_are_run_exist(page):
     for module in re.findall(r'python -m ([\w.]+)', page.read_text()):
         if module.startswith('benchmarks'):
             assert (ROOT / (module.replace('.', '/') + '.py')).is_file()
+
+
+def test_the_reference_has_every_public_name():
+    text = (DOCS / 'api.md').read_text()
+    named = set()
+    for module, members in re.findall(r'^::: ([\w.]+)\n +options: \{members: \[(.*)\]\}', text, re.MULTILINE):
+        names = members.split(', ')
+        missing = [name for name in names if not hasattr(importlib.import_module(module), name)]
+        assert not missing, module
+        named |= set(names)
+    assert text.count('\n::: ') == len(re.findall(r'members: \[', text))
+    for room in ('', '.augment', '.data', '.fractal', '.hub', '.shape'):
+        public = set(importlib.import_module(f'timm_fractal{room}').__all__) - {'__version__'}
+        assert public <= named, public - named
