@@ -457,12 +457,25 @@ def test_arguments_are_made_by_timm(name, monkeypatch):
 
 def test_a_level_function_that_samples_elsewhere_is_noticed(monkeypatch):
     """As if timm had moved the sampling of the sign into another module."""
-    state = random.getstate()
     monkeypatch.setattr(timm_augment, '_rotate_level_to_arg', lambda level, _: (level * random.choice((-1, 1)),))
     monkeypatch.setitem(timm_augment.LEVEL_TO_ARG, 'Rotate', timm_augment._rotate_level_to_arg)
     with pytest.raises(_timm_private.UnknownTimm, match='samples more than a sign'):
         Train(32, auto_augment='rand-m9')
-    assert random.getstate() == state
+
+
+def test_generators_that_other_threads_use_are_no_matter(monkeypatch):
+    """As in a server, or beside a loader of timm's in a thread."""
+    original, calls = timm_augment._enhance_level_to_arg, []
+
+    def with_a_thread_beside(level, hparams):
+        if len(calls) % 3 == 0:
+            random.random()
+        calls.append(level)
+        return original(level, hparams)
+
+    for name in ('Color', 'Contrast'):
+        monkeypatch.setitem(timm_augment.LEVEL_TO_ARG, name, with_a_thread_beside)
+    assert Train(32, auto_augment='rand-m9').policy is not None and calls
 
 
 @pytest.mark.parametrize('strength', [0.4, (0.2, 0.0, 0.7), (0.9, 1.5, 0.1)])

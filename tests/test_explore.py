@@ -1,5 +1,6 @@
 """The explorer: options <-> controls, pictures, uploads, the line for train.py, the page over HTTP."""
 
+import contextvars
 import dataclasses
 import inspect
 import io
@@ -29,8 +30,10 @@ from timm_fractal import Fractal1, cli, parse_name
 from timm_fractal.augment import create_augment
 from timm_fractal.data import separability
 from timm_fractal.data.base import create as create_of_name
+from timm_fractal.data.base import watcher
 from timm_fractal.explore import pictures, recipes, samples, sheets, uploads
 from timm_fractal.explore.controls import controls, read_controls, read_name, steps, values
+from timm_fractal.explore.turns import Superseded, Turns
 from timm_fractal.spec import SPECS, Spec, option
 
 ROOT = Path(__file__).parent.parent
@@ -416,3 +419,29 @@ def test_space(monkeypatch: pytest.MonkeyPatch) -> None:
     (line,) = (folder / 'requirements.txt').read_text().splitlines()
     extras = line.partition('[')[2].strip(']').split(',')
     assert 'explore' in extras and all(f'\n{extra} = [' in (ROOT / 'pyproject.toml').read_text() for extra in extras)
+
+
+def test_a_later_turn_ends_a_rendering() -> None:
+    turns, seen = Turns(), []
+
+    def render(what: str, later: str) -> None:
+        def progress(fraction: float) -> None:
+            seen.append(fraction)
+            if len(seen) == 2:
+                turns.take('visitor', later)
+
+        watcher.set(turns.take('visitor', what, progress))
+        create_of_name('ofdb/classes=64,points=2000,size=64,seed=5')
+
+    with pytest.raises(Superseded):
+        contextvars.copy_context().run(render, 'sheet', 'sheet')
+    assert len(seen) == 2 and seen[0] == 0 < seen[1] < 0.6
+    seen.clear()
+    contextvars.copy_context().run(render, 'sheet', 'verdict')
+    assert len(seen) > 2 and watcher.get() is None
+    # A visitor who has left.
+    watch, other = turns.take('visitor', 'sheet'), turns.take('other', 'sheet')
+    turns.forget('visitor')
+    other(0.5)
+    with pytest.raises(Superseded):
+        watch(0.5)

@@ -4,11 +4,10 @@
 refused with an error that names it (`UnknownTimm`); everything else goes on.
 """
 
-import contextlib
 import functools
 import random
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -176,23 +175,29 @@ def _levels(function: Any, hparams: dict[str, Any]) -> tuple[Level, Level]:
         plus, minus = (
             functools.partial(scope[partial.func.__name__], *partial.args, **partial.keywords) for scope in scopes
         )
-    with _no_global_generator(partial.func):
-        for level in (0.0, 5.0, 10.0):
-            for signed in (plus, minus):
-                if len(signed(level, hparams)) > 1:
-                    raise UnknownTimm(f'{partial.func.__name__} gives several arguments')
+    results = [functools.partial(signed, level, hparams) for level in (0.0, 5.0, 10.0) for signed in (plus, minus)]
+    if any(len(result()) > 1 for result in results):
+        raise UnknownTimm(f'{partial.func.__name__} gives several arguments')
+    if not all(map(_is_determined, results)):
+        raise UnknownTimm(f'timm.data.auto_augment.{partial.func.__name__} samples more than a sign')
     return plus, minus
 
 
-@contextlib.contextmanager
-def _no_global_generator(function: Any) -> Iterator[None]:
-    """Fail if the block has used one of the global generators, and put them back."""
-    before = random.getstate(), np.random.get_state()
-    yield
-    if random.getstate() != before[0] or repr(np.random.get_state()) != repr(before[1]):
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-        raise UnknownTimm(f'timm.data.auto_augment.{function.__name__} samples more than a sign')
+def _is_determined(call: Callable[[], object]) -> bool:
+    """Whether a call leaves the global generators alone.
+
+    Other threads may use them meanwhile: a call that samples does so every time.
+    """
+    for _ in range(10):
+        before = _global_generators()
+        call()
+        if _global_generators() == before:
+            return True
+    return False
+
+
+def _global_generators() -> tuple[Any, str]:
+    return random.getstate(), repr(np.random.get_state())
 
 
 @functools.cache

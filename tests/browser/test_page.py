@@ -1,5 +1,6 @@
 """The page of ``timm-fractal explore`` in a real browser. ``make test-browser`` runs this."""
 
+import base64
 import os
 import re
 import shlex
@@ -15,6 +16,7 @@ import pytest
 
 from tests.explorer import explorer
 from tests.test_explore import bomb, photo_file
+from timm_fractal.explore import pictures
 
 sync_api = pytest.importorskip('playwright.sync_api')
 gradio = pytest.importorskip('gradio')
@@ -162,6 +164,21 @@ def test_errors_stand_beside_the_controls(page: Any) -> None:
     expect(page.locator(PROBLEM)).to_contain_text('shows no shape on this canvas')
     type_name(page, SMALL)
     expect(page.locator(PROBLEM)).to_have_count(0)
+
+
+def test_of_quick_changes_the_last_counts(page: Any) -> None:
+    """Each of them takes longer to render than the next takes to come."""
+    for seed in range(5):
+        type_name(page, f'ofdb/seed={77 + seed}')
+        time.sleep(0.15)
+    sync_api.expect(name(page)).to_have_value('ofdb/seed=81')
+    expected = base64.b64encode(pictures.contact('ofdb/seed=81', 'train')).decode()
+    wait_until = '(expected) => document.querySelector("#sheet-train img").src.endsWith(expected)'
+    page.wait_for_function(wait_until, arg=expected)
+    # No answer to an earlier name comes later, and nobody is told of an error.
+    time.sleep(1)
+    assert picture(page).endswith(expected) and name(page).input_value() == 'ofdb/seed=81'
+    assert page.locator('.toast-body').count() == 0
 
 
 def test_the_verdict_follows_the_name(page: Any) -> None:

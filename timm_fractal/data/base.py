@@ -9,6 +9,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,6 +27,10 @@ from .._utils.rng import Stream, stream
 from ..spec import MAX_SAMPLES, Spec, parse_name
 
 Pixels = npt.NDArray[np.uint8]
+
+#: Called with the fraction that is rendered, before each part of a data set, in the context that sets it: for programs
+#: that show progress themselves. What it raises ends the rendering.
+watcher: ContextVar[Callable[[float], None] | None] = ContextVar('watcher', default=None)
 
 _logger = logging.getLogger(__name__)
 
@@ -169,11 +174,15 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
                 f'(docker run --shm-size), or say cache=none in the name of the data set to make them on access'
             ) from error
 
-    def _progress(self, count: int) -> Iterator[range]:
-        """Yield ranges of `step` images each, and show a progress bar."""
+    def _progress(self, count: int, step: int | None = None) -> Iterator[range]:
+        """Yield ranges of ``step`` images each, and show a progress bar."""
+        step = step or self.step
+        watch = watcher.get()
         with progress_bar(f'rendering {self.spec}', count) as bar:
-            for start in range(0, count, self.step):
-                chunk = range(start, min(start + self.step, count))
+            for start in range(0, count, step):
+                if watch is not None:
+                    watch(start / count)
+                chunk = range(start, min(start + step, count))
                 yield chunk
                 bar.update(len(chunk))
 

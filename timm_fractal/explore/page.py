@@ -1,5 +1,6 @@
 """The page: Gradio's components around `controls`, `pictures` and `recipes`. Only this module needs Gradio."""
 
+import asyncio
 import base64
 import functools
 import inspect
@@ -7,10 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..data.base import watcher
 from ..spec import SPECS, Spec, parse_name
 from . import pictures, recipes, uploads
 from .controls import Control, Reading, controls, read_controls, read_name, steps, values
 from .sheets import SWEEPS, sweepable
+from .turns import Superseded, Turns
 from .uploads import Source
 
 try:
@@ -29,10 +32,11 @@ _STYLE = """
 .wrong, [id^=problem-], #message { border-left: 4px solid #d03030 !important; padding-left: 8px }
 """
 
-# What an event does: the last change counts, and those before it are left out.
-_LAST: dict[str, Any] = dict(trigger_mode='always_last')
-# Names and controls answer at once, whatever is being rendered.
-_AT_ONCE: dict[str, Any] = _LAST | dict(concurrency_limit=None, show_progress='hidden')
+# Names and controls answer at once, whatever is being rendered; of several changes the last counts.
+_AT_ONCE: dict[str, Any] = dict(trigger_mode='always_last', concurrency_limit=None, show_progress='hidden')
+# Every change is told to the server at once, which stops what it renders for an earlier one: see `turns`.
+_RENDER: dict[str, Any] = dict(trigger_mode='multiple', concurrency_limit=None)
+_RENDERED_AT_ONCE = 2
 
 
 def launch(
@@ -60,7 +64,7 @@ def launch(
         ImportError: Gradio is not installed.
     """
     page = make_page(name, data_dir)
-    page.queue(max_size=64, default_concurrency_limit=2)
+    page.queue(max_size=64)
     options: dict[str, Any] = dict(
         server_name=host,
         server_port=port,
@@ -104,10 +108,12 @@ def make_page(name: str = 'fractal1', data_dir: str | Path | None = None) -> Any
 
 
 class _Page:
-    """Components and what happens to them. It has no state: what a visitor does stays in the visitor's browser."""
+    """Components and what happens to them. Its one state is the turns; what a visitor does stays in the browser."""
 
     def __init__(self, start: Spec, own: Source | None) -> None:
         self.start, self.own = start, own
+        self.turns = Turns()
+        self.free = asyncio.Semaphore(_RENDERED_AT_ONCE)
         self.problems: dict[str, Any] = {}
         self.groups: dict[str, Any] = {}
         self.fields: dict[str, list[Any]] = {}
@@ -151,7 +157,14 @@ class _Page:
     def _sweep(self) -> None:
         options = sweepable(self.start)
         with gr.Row():
-            self.option = gr.Dropdown(options, value=_first(options), label='Option', elem_id='sweep-option')
+            self.option = gr.Dropdown(
+                options,
+                value=_first(options),
+                label='Option',
+                elem_id='sweep-option',
+                # Gradio refuses what is no choice, as an option of the type before is for a moment.
+                allow_custom_value=True,
+            )
             self.values = gr.Textbox(
                 label='Values', info=f'separated by commas, at most {pictures.MAX_ROWS}; empty: some of the range'
             )
@@ -238,20 +251,21 @@ class _Page:
         for label, (draw, own, outputs) in zip(_TABS, tabs):
             gr.on(
                 [*changed, *(component.change for component in own)],
-                functools.partial(self._show, label, draw, len(outputs)),
+                self._shows(label, draw, len(outputs)),
                 [self.active, self.valid, self.photo, *own],
                 [*outputs, self.problems[label]],
-                **_LAST,
+                **_RENDER,
             )
 
         # By itself: the sheets do not wait for it.
         gr.on(
             changed,
-            functools.partial(self._show, _TABS[0], _say_verdict, 1),
+            self._shows(_TABS[0], _say_verdict, 1),
             [self.active, self.valid, self.photo],
             [self.verdict, gr.State()],
-            **_LAST | dict(show_progress='hidden'),
+            **_RENDER | dict(show_progress='hidden'),
         )
+        page.unload(self._forget)
 
     # From here on: what events do.
 
@@ -264,7 +278,8 @@ class _Page:
         reading = read_name(name or '')
         kind = reading.kind
         updates: list[Any] = [
-            reading.name if reading.spec else gr.skip(),
+            # What reads as it was written stays: the visitor may be typing on.
+            reading.name if reading.spec and reading.name != name else gr.skip(),
             kind or gr.skip(),
             _text(reading.error if not reading.option else ''),
             reading.name if reading.spec else gr.skip(),
@@ -310,18 +325,39 @@ class _Page:
             return uploads.photograph(photo)
         return self.own if spec.type == self.start.type else None
 
-    def _show(
-        self, tab: str, draw: Callable[..., list[Any]], count: int, active: str, name: str, photo: str | None, *own: Any
-    ) -> list[Any]:
-        """Render what a tab shows, if it is the one that is seen; an error is text above it."""
-        if active != tab:
-            return [gr.skip()] * (count + 1)
-        spec = parse_name(name)
-        try:
-            made = draw(spec, self._source(spec, photo), *own)
-        except ValueError as error:
-            return [*[''] * count, _text(str(error))]
-        return [*made, _text('')]
+    def _shows(self, tab: str, draw: Callable[..., list[Any]], count: int) -> Callable[..., Any]:
+        """Make a function that renders what a tab shows, if it is the one that is seen; an error is text above it."""
+        nothing = [gr.skip()] * (count + 1)
+
+        def render(watch: Callable[[float], None], name: str, photo: str | None, *own: Any) -> list[Any]:
+            spec = parse_name(name)
+            try:
+                watch(0)
+                watcher.set(watch)
+                return [*draw(spec, self._source(spec, photo), *own), _text('')]
+            except Superseded:
+                return nothing
+            except ValueError as error:
+                return [*[''] * count, _text(str(error))]
+
+        # Turns are taken in the server's event loop, where changes arrive in their order. Gradio finds the request by
+        # its annotation, and the progress by its default.
+        async def show(
+            request: 'gr.Request',
+            progress: Any = gr.Progress(),  # noqa: B008
+            active: str = '',
+            *shown: Any,
+        ) -> list[Any]:
+            if active != tab:
+                return nothing
+            watch = self.turns.take(str(request.session_hash), draw.__name__, progress)
+            async with self.free:
+                return await asyncio.to_thread(render, watch, *shown)
+
+        return show
+
+    def _forget(self, request: 'gr.Request') -> None:
+        self.turns.forget(str(request.session_hash))
 
 
 def _draw_classes(spec: Spec, source: Source | None) -> list[Any]:

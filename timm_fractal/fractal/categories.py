@@ -31,8 +31,8 @@ from . import ifs
 from .ifs import Array, Family
 from .render import Bits, Rendered, render, unpack
 
-#: Shows progress: given a number of images, gives ranges that cover them, one after the other.
-Progress = Callable[[int], Iterable[range]]
+#: Shows progress: given a number of images, and how many at a time, gives ranges that cover them in their order.
+Progress = Callable[[int, int | None], Iterable[range]]
 
 #: A base or class whose image on `REFERENCE_CANVAS` has at most this fraction of gray pixels is sampled again
 #: (the reference generator's threshold).
@@ -191,13 +191,17 @@ def find(spec: IFSSpec, progress: Progress, table: Bits | None = None) -> Family
         ValueError: No base, or no perturbation for a class, is found.
     """
     if not spec.perturbs:
-        systems = np.stack([_search(spec.seed, k) for chunk in progress(spec.num_classes) for k in chunk])
+        with ThreadPoolExecutor(cpu_count()) as pool:
+            search_one = functools.partial(_search, spec.seed)
+            # A search takes about as long as 20 images.
+            chunks = progress(spec.num_classes, 8 * cpu_count())
+            systems = np.stack([system for chunk in chunks for system in pool.map(search_one, chunk)])
         return Family(str(spec), systems, systems)
     reference: Any = dataclasses.replace(spec, **REFERENCE_CANVAS)
     with ThreadPoolExecutor(cpu_count()) as pool:
         bases = np.stack(list(pool.map(functools.partial(_find_base, reference), range(spec.num_bases))))
     family = Family(str(spec), bases, np.empty((spec.num_classes, *bases.shape[1:])))
-    for chunk in progress(spec.num_classes):
+    for chunk in progress(spec.num_classes, None):
         _find_classes(reference, family, chunk, None if table is None else table[chunk.start : chunk.stop])
     return family
 

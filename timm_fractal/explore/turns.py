@@ -1,0 +1,53 @@
+"""Whose turn it is: of what a visitor asks for, the last counts, and what renders for an earlier change stops."""
+
+import itertools
+from collections.abc import Callable
+
+
+class Superseded(Exception):
+    """The visitor has asked for something else, or has left."""
+
+
+class Turns:
+    """The last turn of every visitor, for each thing that is shown."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count()
+        self._last: dict[tuple[str, str], int] = {}
+
+    def take(
+        self, visitor: str, what: str, progress: Callable[[float], object] | None = None
+    ) -> Callable[[float], None]:
+        """Take the turn of rendering something for a visitor; it ends the one before.
+
+        Args:
+            visitor: A session of the page.
+            what: What is to be rendered.
+            progress: Is told the fraction of a data set that is rendered.
+
+        Returns:
+            What to call along the way, a `timm_fractal.data.base.watcher`: raises `Superseded` when the turn has ended.
+
+        Examples:
+            >>> turns = Turns()
+            >>> first, second = turns.take('a', 'sheet'), turns.take('a', 'sheet')
+            >>> second(0.5)
+            >>> first(0.5)
+            Traceback (most recent call last):
+            timm_fractal.explore.turns.Superseded
+        """
+        key, number = (visitor, what), next(self._numbers)
+        self._last[key] = number
+
+        def watch(fraction: float) -> None:
+            if self._last.get(key) != number:
+                raise Superseded
+            if progress is not None:
+                progress(fraction)
+
+        return watch
+
+    def forget(self, visitor: str) -> None:
+        """End all turns of a visitor who has left."""
+        for key in [key for key in self._last if key[0] == visitor]:
+            del self._last[key]
