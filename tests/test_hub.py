@@ -21,6 +21,7 @@ import safetensors.torch
 import timm
 import torch
 import yaml
+from PIL import Image
 
 import timm_fractal
 from tests import hub_server
@@ -43,8 +44,13 @@ needs_local_dir = pytest.mark.skipif(
 @pytest.fixture(scope='module')
 def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp('exported')
+    Image.new('RGB', (30, 20), 'white').save(folder / 'curves.png')
     return hub.export_weights(
-        write(folder / 'last.pth.tar'), folder / 'model', hardware='a machine', results=['digits=93.1']
+        write(folder / 'last.pth.tar'),
+        folder / 'model',
+        hardware='a machine',
+        results=['digits=93.1'],
+        curves=folder / 'curves.png',
     )
 
 
@@ -147,6 +153,25 @@ def test_half_the_size(tmp_path, exported, dtype):
     assert larger.pos_embed.dtype == torch.float32 and larger.pos_embed.isfinite().all()
 
 
+def test_curves_on_the_card(tmp_path):
+    path = write(tmp_path / 'last.pth.tar')
+    Image.new('RGB', (30, 20), 'white').save(tmp_path / 'a.png')
+    folder = hub.export_weights(path, tmp_path / 'x', curves=tmp_path / 'a.png')
+    assert (folder / 'curves.png').read_bytes() == (tmp_path / 'a.png').read_bytes()
+    assert '](curves.png)' in (folder / 'README.md').read_text()
+    hub.check(folder)
+    # An export without them leaves none.
+    hub.export_weights(path, folder)
+    assert not (folder / 'curves.png').exists() and 'curves.png' not in (folder / 'README.md').read_text()
+    for content in (b'', b'<svg/>', (tmp_path / 'a.png').read_bytes()[:60]):
+        (tmp_path / 'b.png').write_bytes(content)
+        with pytest.raises(ValueError, match='b.png is no PNG file, or damaged'):
+            hub.export_weights(path, tmp_path / 'y', curves=tmp_path / 'b.png')
+    with pytest.raises(FileNotFoundError):
+        hub.export_weights(path, tmp_path / 'y', curves=tmp_path / 'none.png')
+    assert not (tmp_path / 'y').exists()
+
+
 def test_weights_that_a_dtype_cannot_hold(tmp_path):
     large = {name: t * 1e6 for name, t in tensors(1).items()}
     path = write(tmp_path / 'last.pth.tar', state_dict_ema=large)
@@ -223,7 +248,7 @@ def test_nothing_else_is_overwritten(tmp_path):
     # What a killed process leaves is no obstacle.
     (folder / '.export-killed').mkdir()
     hub.export_weights(path, tmp_path / 'x', hardware='two')
-    assert 'two' in (folder / 'README.md').read_text() and set(os.listdir(folder)) >= set(hub.FILES)
+    assert 'two' in (folder / 'README.md').read_text() and set(os.listdir(folder)) >= set(hub.FILES) - {'curves.png'}
 
 
 # Conversion.
@@ -327,7 +352,7 @@ def test_what_a_killed_export_has_left_is_removed(tmp_path):
     (tmp_path / 'out' / '.export-abc').mkdir(parents=True)
     (tmp_path / 'out' / '.export-abc' / 'model.safetensors').write_bytes(b'x' * 1000)
     hub.export_weights(path, tmp_path / 'out')
-    assert {file.name for file in (tmp_path / 'out').iterdir()} == set(hub.FILES)
+    assert {file.name for file in (tmp_path / 'out').iterdir()} == set(hub.FILES) - {'curves.png'}
 
 
 @pytest.mark.skipif(not meta_works(), reason='this timm asks tensors for their values while it builds')

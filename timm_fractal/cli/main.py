@@ -305,6 +305,7 @@ def _add_export_weights(commands: Any) -> None:
     ema.add_argument('--no-ema', dest='use_ema', action='store_false', help='take the weights themselves')
     parser.add_argument('--recipe', metavar='TEXT', help='recipe of the training, for the card')
     parser.add_argument('--hardware', metavar='TEXT', help='what it ran on, for the card')
+    parser.add_argument('--curves', metavar='PNG', help='picture of accuracy along a fine-tuning, for the card')
     parser.add_argument('--dtype', help='float16 or bfloat16 for half the size (as trained)')
 
 
@@ -312,7 +313,8 @@ def _export_weights(args: Any) -> int:
     from ..hub import folder as hub
 
     return _finish_weights(
-        args, hub.export_weights(args.path, args.dest, **_options(args, 'use_ema', 'recipe', 'hardware', 'dtype'))
+        args,
+        hub.export_weights(args.path, args.dest, **_options(args, 'use_ema', 'recipe', 'hardware', 'dtype', 'curves')),
     )
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import hashlib
+import io
 import json
 import math
 import os
@@ -18,6 +19,7 @@ import timm
 import timm.data
 import torch
 import yaml
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
@@ -30,10 +32,10 @@ from ..spec import parse_name
 from . import checkpoint
 from .checkpoint import Checkpoint
 from .manifest import HUB_FILE, Weights
-from .model_card import FIELDS, card
+from .model_card import CURVES, FIELDS, card
 
-#: The files of an exported folder. The last two are there if the training is known.
-FILES = (HUB_FILE, 'config.json', 'README.md', 'train_args.yaml', 'ifs.json')
+#: The files of an exported folder. The last three are there if the training and its curves are known.
+FILES = (HUB_FILE, 'config.json', 'README.md', 'train_args.yaml', 'ifs.json', CURVES)
 
 LICENSE = 'apache-2.0'
 
@@ -68,6 +70,7 @@ def export_weights(
     hardware: str | None = None,
     dtype: str | None = None,
     results: Iterable[str] = (),
+    curves: str | Path | None = None,
 ) -> Path:
     """Export a checkpoint of train.py as a folder that timm loads with ``local-dir:``, and from the Hub.
 
@@ -82,25 +85,27 @@ def export_weights(
         hardware: What it ran on, for the model card.
         dtype: ``float16`` or ``bfloat16`` store the weights in half the bytes of ``float32``; by default as they are.
         results: What was measured, each as ``'name=value'``, for the model card.
+        curves: A PNG file that shows it, accuracy along a fine-tuning say, for the model card.
 
     Returns:
         The folder.
 
     Raises:
         ValueError: The checkpoint is damaged, refused, or does not fit its architecture; a weight is too large for
-            ``dtype``.
+            ``dtype``; ``curves`` is no PNG file.
         FileExistsError: The folder holds something else.
         OSError: It cannot be read or written.
     """
     found = checkpoint.read(Path(path), use_ema)
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f'dtype must be one of {", ".join(DTYPES)}, got {dtype!r}')
+    picture = None if curves is None else _read_png(Path(curves))
     if 'model' not in found.args:
         raise ValueError(f'{path} does not say how it was trained: put the args.yaml of the training beside it')
     provenance, family = _provenance(found)
     provenance |= {'recipe': recipe, 'hardware': hardware, 'stored_as': dtype, 'results': _results(results)}
     tag = tag or _default_tag(found)
-    return _write(found, dest, tag, license, provenance, family, head, dtype=dtype)
+    return _write(found, dest, tag, license, provenance, family, head, dtype=dtype, picture=picture)
 
 
 #: The name of 0.1.0.
@@ -227,6 +232,7 @@ def _write(
     head: bool,
     with_args: bool = True,
     dtype: str | None = None,
+    picture: bytes | None = None,
 ) -> Path:
     if not re.fullmatch(_TAG, tag):
         raise ValueError(f'tag must be letters, digits, "_" and "-", got {tag!r}')
@@ -262,7 +268,9 @@ def _write(
             _save_tensors(stored, temporary / HUB_FILE)
             # safetensors makes files that nobody else can read.
             shutil.copymode(temporary / 'config.json', temporary / HUB_FILE)
-            (temporary / 'README.md').write_text(card(name, cfg, provenance), encoding='utf-8')
+            (temporary / 'README.md').write_text(card(name, cfg, provenance, picture is not None), encoding='utf-8')
+            if picture is not None:
+                (temporary / CURVES).write_bytes(picture)
             if with_args:
                 (temporary / 'train_args.yaml').write_text(yaml.safe_dump(found.args), encoding='utf-8')
             if family is not None:
@@ -273,6 +281,20 @@ def _write(
                 else:
                     (dest / file).unlink(missing_ok=True)
     return dest
+
+
+def _read_png(path: Path) -> bytes:
+    if path.stat().st_size > checkpoint.MAX_TEXT:
+        raise ValueError(f'{path} must have at most {checkpoint.MAX_TEXT:,} bytes, got {path.stat().st_size:,}')
+    content = path.read_bytes()
+    try:
+        # That it is one, and whole; nothing is decoded.
+        with Image.open(io.BytesIO(content), formats=['PNG']) as image:
+            image.verify()
+    except Exception as error:
+        # Pillow raises almost anything for a damaged file.
+        raise ValueError(f'{path} is no PNG file, or damaged ({error})'[:300]) from error
+    return content
 
 
 def _stored_as(path: Path, tensors: checkpoint.Tensors, dtype: str | None) -> checkpoint.Tensors:

@@ -7,6 +7,9 @@ from ..spec import SPECS
 #: Stands for the repository's name until the weights are published.
 REPOSITORY = 'OWNER/NAME'
 
+#: The picture of a card, beside it.
+CURVES = 'curves.png'
+
 #: What the front matter of a complete card says.
 FIELDS = ('library_name', 'pipeline_tag', 'license', 'datasets', 'tags')
 
@@ -42,13 +45,14 @@ transform = timm.data.create_transform(**config, is_training=False)
 ```"""
 
 
-def card(name: str, cfg: dict[str, Any], provenance: dict[str, Any]) -> str:
+def card(name: str, cfg: dict[str, Any], provenance: dict[str, Any], curves: bool = False) -> str:
     """Write a model card.
 
     Args:
         name: Architecture and tag.
         cfg: timm's configuration of input and head.
         provenance: How the weights came to be.
+        curves: Whether there is a picture of curves beside it.
 
     Examples:
         >>> text = card('test_vit.x', {'license': 'mit', 'num_classes': 0}, {'dataset': 'fractal1'})
@@ -75,6 +79,7 @@ def card(name: str, cfg: dict[str, Any], provenance: dict[str, Any]) -> str:
         _input(cfg),
     ]
     parts += ['## Results', _table(provenance.get('results') or {})]
+    parts += [f'![what was measured]({CURVES})'] * curves
     parts += ['## Usage', _USAGE.format(repository=REPOSITORY)]
     parts += ['## Citation', f'```bibtex\n{_CITATION}\n```']
     return '\n\n'.join(parts) + '\n'
