@@ -151,3 +151,13 @@ def test_the_reference_has_every_public_name():
     for room in ('', '.augment', '.data', '.fractal', '.hub', '.shape'):
         public = set(importlib.import_module(f'timm_fractal{room}').__all__) - {'__version__'}
         assert public <= named, public - named
+
+
+def test_the_figures_of_the_readme_are_those_of_the_results():
+    page = (DOCS / 'results.md').read_text()
+    table = re.search(r'\| \| scratch .*?\n\n', README, re.DOTALL).group()
+    digits, cifar10 = (re.findall(r'([\d.]+) %', row) for row in table.splitlines()[2:4])
+    for place, name in enumerate(('from scratch', 'one fractal', '100 fractals', 'real images')):
+        cells = re.search(rf'^\| {name} \|.*', page, re.MULTILINE).group().split(' | ')
+        assert [cell.split()[0] for cell in cells[5:7]] == [digits[place], cifar10[place]]
+        assert cells[5].endswith('(3, 6)') and cells[6].endswith('(3, 6)')

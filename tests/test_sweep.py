@@ -172,6 +172,18 @@ def test_published_weights_in_place_of_a_pre_training(sweep_file, tmp_path, monk
     assert keys[0] != keys[1]
 
 
+def test_weights_that_are_not_there_are_left_out(sweep_file, tmp_path, capsys):
+    import sweep
+
+    path = tmp_path / 'tiny.yaml'
+    tags = '  here: {weights: test_vit.fractal1_1k}\n  gone: {weights: test_vit.fractal1_x}\n'
+    path.write_text(TINY.replace('conditions:\n', f'conditions:\n{tags}'))
+    units = sweep_file.Sweep(path).units
+    kept = list(sweep.available(units))
+    assert [unit.condition for unit in units if unit not in kept] == ['gone'] * (len(units) - len(kept)) != []
+    assert 'gone-s0: left out, timm knows no weights test_vit.fractal1_x here' in capsys.readouterr().err
+
+
 def test_a_curve_has_each_epoch_once(sweep_file, tmp_path):
     import sweep
 

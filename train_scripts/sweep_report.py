@@ -13,6 +13,7 @@ from sweep_file import Results, Sweep, canonical
 
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib.ticker import NullFormatter  # noqa: E402
 
 Line = dict[str, Any]
 
@@ -124,25 +125,35 @@ def rows_of(finding: dict[str, Any]) -> list[dict[str, Any]]:
     return [row if isinstance(row, dict) else {'condition': row} for row in finding['rows']]
 
 
+def tasks_of(table: Table, finding: dict[str, Any]) -> list[str]:
+    """The fine-tunings that a finding shows: all, unless it names them."""
+    tasks: list[str] = finding.get('tasks', table.tasks)
+    return tasks
+
+
 def section(table: Table, finding: dict[str, Any], plot: str) -> str:
     """One finding in Markdown."""
-    rows = rows_of(finding)
-    heads = ['pre-training', 'data set', 'samples', 'own task', *table.tasks]
+    rows, tasks = rows_of(finding), tasks_of(table, finding)
+    heads = ['pre-training', 'data set', 'samples', 'own task', *tasks]
     published = any('published' in row for row in rows)
     heads += ['paper'] * published
     out = [f'### {finding["title"]}', '', finding['question'], '']
-    out += ['| ' + ' | '.join(heads) + ' |', '|' + '---|' * len(heads)]
+    lines = []
     for row in rows:
         condition = row['condition']
         cells = [row.get('label') or table.label(condition), table.name(condition)]
         cells += [table.samples(condition), table.own_task(condition)]
-        cells += [table.cell(condition, task) for task in table.tasks]
+        cells += [table.cell(condition, task) for task in tasks]
         cells += [str(row.get('published', ''))] * published
-        out.append('| ' + ' | '.join(cells) + ' |')
+        lines.append(cells)
+    # A column in which no row says anything is left out.
+    kept = [n for n in range(len(heads)) if any(cells[n] for cells in lines)]
+    table_rows = ['| ' + ' | '.join(cells[n] for n in kept) + ' |' for cells in [heads, *lines]]
+    out += [table_rows[0], '|' + '---|' * len(kept), *table_rows[1:]]
     out += ['', f'![{finding["title"]}]({plot})', '']
     labels = {row['condition']: row.get('label') or table.label(row['condition']) for row in rows}
     for better, worse in finding.get('expect', []):
-        results = '; '.join(f'{task}: {table.compare(better, worse, task)}' for task in table.tasks)
+        results = '; '.join(f'{task}: {table.compare(better, worse, task)}' for task in tasks)
         out.append(f'- {labels[better]}, against {labels[worse]}. {results}.')
     out += [''] * bool(finding.get('expect'))
     return '\n'.join([*out, finding['limits'], ''])
@@ -150,24 +161,25 @@ def section(table: Table, finding: dict[str, Any], plot: str) -> str:
 
 def data_of(table: Table, finding: dict[str, Any]) -> str:
     """A digest of what a plot shows; it is written into the file."""
-    shown = {
+    tasks = tasks_of(table, finding)
+    shown: dict[str, Any] = {
         row['condition']: [
-            [[*key, top1] for key, top1 in sorted(table.top1[row['condition']][task].items())] for task in table.tasks
+            [[*key, top1] for key, top1 in sorted(table.top1[row['condition']][task].items())] for task in tasks
         ]
         for row in rows_of(finding)
     }
     if finding.get('curves'):
-        shown['curves'] = [table.curves[row['condition']] for row in rows_of(finding)]
+        curves = [table.curves[row['condition']] for row in rows_of(finding)]
+        shown['curves'] = [{task: runs[task] for task in tasks if task in runs} for runs in curves]
     return hashlib.sha256(json.dumps([finding, shown], sort_keys=True).encode()).hexdigest()
 
 
 def draw(table: Table, finding: dict[str, Any], path: Path) -> None:
     """Plot one finding: a panel per fine-tuning; bars, or lines where rows have an ``x`` or series are named."""
-    rows = rows_of(finding)
-    figure, panels = plt.subplots(
-        1, len(table.tasks), figsize=(4 * len(table.tasks), 3.2), layout='constrained', squeeze=False
-    )
-    for panel, task in zip(panels[0], table.tasks, strict=True):
+    rows, tasks = rows_of(finding), tasks_of(table, finding)
+    size = (4 * len(tasks), 3.2)
+    figure, panels = plt.subplots(1, len(tasks), figsize=size, layout='constrained', squeeze=False)
+    for panel, task in zip(panels[0], tasks, strict=True):
         panel.set_title(task, fontsize='medium')
         panel.set_ylabel('top-1 (%)')
         if finding.get('curves'):
@@ -204,6 +216,8 @@ def draw(table: Table, finding: dict[str, Any], path: Path) -> None:
             panel.set_xlabel(finding['axis'])
             if finding.get('log'):
                 panel.set_xscale('log')
+                # Only powers of ten are written: between them there is no room.
+                panel.xaxis.set_minor_formatter(NullFormatter())
             if panel.get_legend_handles_labels()[0]:
                 panel.legend(fontsize='small')
     figure.savefig(path, dpi=80, metadata={'Description': data_of(table, finding)})
