@@ -177,6 +177,7 @@ def test_weights_that_are_not_there_are_left_out(sweep_file, tmp_path, capsys):
 
     path = tmp_path / 'tiny.yaml'
     tags = '  here: {weights: test_vit.fractal1_1k}\n  gone: {weights: test_vit.fractal1_x}\n'
+    tags += '  mine: {weights: "local-dir:mine"}\n'
     path.write_text(TINY.replace('conditions:\n', f'conditions:\n{tags}'))
     units = sweep_file.Sweep(path).units
     kept = list(sweep.available(units))
