@@ -1,6 +1,7 @@
 """Data sets: index -> (PIL image, label). Image k depends on the specification and on k, and on nothing else."""
 
 import contextlib
+import functools
 import logging
 import math
 import operator
@@ -12,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,7 @@ from .._utils.rng import Stream, stream
 from ..spec import MAX_SAMPLES, Spec, parse_name
 
 Pixels = npt.NDArray[np.uint8]
+T = TypeVar('T')
 
 #: Called with the fraction that is rendered, before each part of a data set, in the context that sets it: for programs
 #: that show progress themselves. What it raises ends the rendering.
@@ -42,6 +44,33 @@ IMAGE_MODES = ('RGB', 'L')
 # With cache=auto, the largest table that is kept in memory. The validation split is read once an epoch, and two tables
 # of 21,000 fractals would be 1.4 GB.
 _CACHE_BYTES = {'train': 2**30, 'validation': 256 * 2**20}
+
+
+def watched_parts(items: Sequence[T]) -> Iterator[T]:
+    """Go through what is rendered one after the other: the watcher is told the fraction of all.
+
+    Examples:
+        >>> token = watcher.set(print)
+        >>> for name in watched_parts(['ofdb/classes=2,size=32,points=999', 'ofdb/classes=3,size=32,points=999']):
+        ...     _ = create(name + ',cache=none')
+        0.0
+        0.5
+        >>> watcher.reset(token)
+    """
+    watch = watcher.get()
+    for part, item in enumerate(items):
+        if watch is None:
+            yield item
+            continue
+        token = watcher.set(functools.partial(_tell_part, watch, part, len(items)))
+        try:
+            yield item
+        finally:
+            watcher.reset(token)
+
+
+def _tell_part(watch: Callable[[float], None], part: int, parts: int, fraction: float) -> None:
+    watch((part + fraction) / parts)
 
 
 class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..data.base import watcher
+from ..data.base import watched_parts, watcher
 from ..spec import SPECS, Spec, parse_name
 from . import pictures, recipes, uploads
 from .controls import Control, Reading, controls, read_controls, read_name, steps, values
@@ -366,7 +366,7 @@ def _draw_classes(spec: Spec, source: Source | None) -> list[Any]:
             f'{split.capitalize()}: the first {min(pictures.CLASSES, spec.num_classes)} classes',
             pictures.contact(spec.name(), split, source),
         )
-        for split in _SPLITS
+        for split in watched_parts(_SPLITS)
     ]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from .._utils.messages import nearest
-from ..data.base import SyntheticDataset, create
+from ..data.base import SyntheticDataset, create, watched_parts
 from ..spec import Spec, parse_name
 
 #: What `sweep` shows when no values are given. The sigma-factor of two maps is less than 6.
@@ -104,7 +104,7 @@ def sweep(
     specs = [_with(spec, option, value) for value in values]
     if data_dir is None:
         specs = [_fewer(spec, columns) for spec in specs]
-    rows = [_images(changed, split, columns, tile, data_dir) for changed in specs]
+    rows = [_images(changed, split, columns, tile, data_dir) for changed in watched_parts(specs)]
     return join(rows, tile, [f'{option}={value}' for value in values])
 
 
