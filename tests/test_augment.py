@@ -457,10 +457,12 @@ def test_arguments_are_made_by_timm(name, monkeypatch):
 
 def test_a_level_function_that_samples_elsewhere_is_noticed(monkeypatch):
     """As if timm had moved the sampling of the sign into another module."""
+    state = random.getstate()
     monkeypatch.setattr(timm_augment, '_rotate_level_to_arg', lambda level, _: (level * random.choice((-1, 1)),))
     monkeypatch.setitem(timm_augment.LEVEL_TO_ARG, 'Rotate', timm_augment._rotate_level_to_arg)
     with pytest.raises(_timm_private.UnknownTimm, match='samples more than a sign'):
         Train(32, auto_augment='rand-m9')
+    assert random.getstate() == state
 
 
 def test_generators_that_other_threads_use_are_no_matter(monkeypatch):

@@ -176,28 +176,27 @@ def _levels(function: Any, hparams: dict[str, Any]) -> tuple[Level, Level]:
             functools.partial(scope[partial.func.__name__], *partial.args, **partial.keywords) for scope in scopes
         )
     results = [functools.partial(signed, level, hparams) for level in (0.0, 5.0, 10.0) for signed in (plus, minus)]
-    if any(len(result()) > 1 for result in results):
-        raise UnknownTimm(f'{partial.func.__name__} gives several arguments')
     if not all(map(_is_determined, results)):
         raise UnknownTimm(f'timm.data.auto_augment.{partial.func.__name__} samples more than a sign')
+    if any(len(result()) > 1 for result in results):
+        raise UnknownTimm(f'{partial.func.__name__} gives several arguments')
     return plus, minus
 
 
 def _is_determined(call: Callable[[], object]) -> bool:
-    """Whether a call leaves the global generators alone.
+    """Whether a call leaves the global generators alone; if not, they are put back.
 
     Other threads may use them meanwhile: a call that samples does so every time.
     """
+    first = random.getstate(), np.random.get_state()
     for _ in range(10):
-        before = _global_generators()
+        before = random.getstate(), repr(np.random.get_state())
         call()
-        if _global_generators() == before:
+        if (random.getstate(), repr(np.random.get_state())) == before:
             return True
+    random.setstate(first[0])
+    np.random.set_state(first[1])
     return False
-
-
-def _global_generators() -> tuple[Any, str]:
-    return random.getstate(), repr(np.random.get_state())
 
 
 @functools.cache

@@ -491,10 +491,11 @@ def make_parser() -> argparse.ArgumentParser:
 
 def available(units: Sequence[Unit]) -> Iterator[Unit]:
     """Leave out, and say so, the units of weights that are not published, or not yet."""
+    known = set(timm.list_pretrained())
     for unit in units:
         names = {job.settings['weights'] for job in unit.finetune if 'weights' in job.settings}
         # hf-hub: and local-dir: are no tags.
-        missing = {name for name in names if ':' not in name} - set(timm.list_pretrained())
+        missing = {name for name in names if ':' not in name} - known
         if missing:
             print(f'{unit.name}: left out, timm knows no weights {", ".join(missing)} here', file=sys.stderr)
         else:

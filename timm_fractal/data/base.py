@@ -59,10 +59,7 @@ def watched_parts(items: Sequence[T]) -> Iterator[T]:
     """
     watch = watcher.get()
     for part, item in enumerate(items):
-        if watch is None:
-            yield item
-            continue
-        token = watcher.set(functools.partial(_tell_part, watch, part, len(items)))
+        token = watcher.set(watch and functools.partial(_tell_part, watch, part, len(items)))
         try:
             yield item
         finally:

@@ -244,9 +244,14 @@ def _args_beside(path: Path) -> dict[str, Any]:
     return _typed(file, content)
 
 
-def _text(file: Path) -> str:
+def refuse_large(file: Path) -> None:
+    """Raise a ValueError if a file beside weights is larger than `MAX_TEXT`."""
     if file.stat().st_size > MAX_TEXT:
         raise ValueError(f'{file} must have at most {MAX_TEXT:,} bytes, got {file.stat().st_size:,}')
+
+
+def _text(file: Path) -> str:
+    refuse_large(file)
     return file.read_text(encoding='utf-8')
 
 

@@ -96,10 +96,10 @@ def export_weights(
         FileExistsError: The folder holds something else.
         OSError: It cannot be read or written.
     """
-    found = checkpoint.read(Path(path), use_ema)
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f'dtype must be one of {", ".join(DTYPES)}, got {dtype!r}')
     picture = None if curves is None else _read_png(Path(curves))
+    found = checkpoint.read(Path(path), use_ema)
     if 'model' not in found.args:
         raise ValueError(f'{path} does not say how it was trained: put the args.yaml of the training beside it')
     provenance, family = _provenance(found)
@@ -284,8 +284,7 @@ def _write(
 
 
 def _read_png(path: Path) -> bytes:
-    if path.stat().st_size > checkpoint.MAX_TEXT:
-        raise ValueError(f'{path} must have at most {checkpoint.MAX_TEXT:,} bytes, got {path.stat().st_size:,}')
+    checkpoint.refuse_large(path)
     content = path.read_bytes()
     try:
         # That it is one, and whole; nothing is decoded.
@@ -442,8 +441,7 @@ def check(folder: str | Path) -> None:
     expected, found = checkpoint.model_shapes(model), checkpoint.shapes(weights)
     checkpoint.refuse_differences(weights, config['architecture'], expected, found)
     path = folder / 'README.md'
-    if path.stat().st_size > checkpoint.MAX_TEXT:
-        raise ValueError(f'{path} must have at most {checkpoint.MAX_TEXT:,} bytes, got {path.stat().st_size:,}')
+    checkpoint.refuse_large(path)
     try:
         data = ModelCard(path.read_text(encoding='utf-8'), ignore_metadata_errors=True).data
     except Exception as error:
