@@ -17,7 +17,6 @@ from timm_fractal import parse_name
 # Keys of a condition or a fine-tuning that are not options of train.py.
 OWN = {
     'data',
-    'train_images',
     'samples',
     'interval',
     'shots',
@@ -93,7 +92,7 @@ class Sweep:
 
     KEYS = {
         *('name', 'title', 'about', 'vars', 'data', 'pretrain', 'conditions', 'seeds', 'finetune', 'finetune_seeds'),
-        *('findings', 'cost', 'curve'),
+        *('findings', 'cost'),
     }
 
     def __init__(self, path: Path) -> None:
