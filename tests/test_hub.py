@@ -213,9 +213,19 @@ def test_provenance_of_all_data_sets(dataset):
     assert (family is not None) == dataset.startswith('fractal1')
 
 
-@pytest.mark.parametrize('classes, tag', [(1000, 'fractal1_1k'), (21000, 'fractal1_21k'), (1500, 'fractal1_1500')])
-def test_tags_follow_the_data_set(tmp_path, classes, tag):
-    found = checkpoint.Checkpoint(tmp_path, {}, {'dataset': f'torch/fractal1/classes={classes}'})
+@pytest.mark.parametrize(
+    'dataset, tag',
+    [
+        ('fractal1', 'fractal1_1k'),
+        ('torch/fractal1/classes=21000', 'fractal1_21k'),
+        ('fractal1/classes=1500', 'fractal1_1500'),
+        ('fractal1/fractals=10', 'fractals10_1k'),
+        ('visualatom/atoms=1', 'visualatom1_1k'),
+        ('visualatom', 'visualatom_1k'),
+    ],
+)
+def test_tags_follow_the_data_set(tmp_path, dataset, tag):
+    found = checkpoint.Checkpoint(tmp_path, {}, {'dataset': dataset})
     assert hub._default_tag(found) == tag
 
 

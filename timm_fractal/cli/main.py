@@ -263,7 +263,7 @@ def _export(args: Any) -> int:
 def _add_weights(parser: Any, kind: str) -> None:
     parser.add_argument('path', metavar=kind, help='file with the weights')
     parser.add_argument('dest', metavar='DEST', nargs='?', help='folder (ARCHITECTURE.TAG)')
-    parser.add_argument('--tag', help='name of the weights, what follows ARCHITECTURE.')
+    parser.add_argument('--tag', help='name behind ARCHITECTURE. (default: after the data set or the file)')
     head = parser.add_mutually_exclusive_group()
     head.add_argument('--head', action='store_true', default=True, help='keep the head (so by default)')
     head.add_argument('--no-head', dest='head', action='store_false', help='drop the head')

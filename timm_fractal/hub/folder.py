@@ -79,7 +79,7 @@ def export_weights(
         dest: The folder, by default ``<architecture>.<tag>`` here.
         use_ema: Take the moving average of the weights; by default, if there is one.
         head: Keep the head for the classes of the training.
-        tag: What the weights are called, by default after the data set: ``fractal1_1k``.
+        tag: What the weights are called, by default after the data set: ``fractal1_1k``, ``fractals10_1k``.
         license: SPDX identifier.
         recipe: The recipe of the training, for the model card.
         hardware: What it ran on, for the model card.
@@ -187,7 +187,13 @@ def _default_tag(found: Checkpoint) -> str:
             f'{_dataset_name(found.args)}'
         )
     classes = f'{spec.classes // 1000}k' if spec.classes % 1000 == 0 else str(spec.classes)
-    return f'{spec.type}_{classes}'
+    name: str = spec.type
+    # One fractal and a thousand are not the same weights.
+    if (fractals := getattr(spec, 'fractals', 1)) > 1:
+        name = f'fractals{fractals}'
+    elif atoms := getattr(spec, 'atoms', 0):
+        name = f'visualatom{atoms}'
+    return f'{name}_{classes}'
 
 
 def _provenance(found: Checkpoint) -> tuple[dict[str, Any], Any]:
