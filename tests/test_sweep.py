@@ -189,6 +189,8 @@ def test_a_curve_has_each_epoch_once(sweep_file, tmp_path):
     import sweep
 
     summary = tmp_path / 'summary.csv'
-    summary.write_text('epoch,train_loss,eval_top1\n0,2.1,10.0\n1,2.0,\n2,1.9,30.5\n2,1.8,31.0\n')
+    summary.write_text(
+        'epoch,train_loss,eval_top1\n0,2.1,10.0\n1,2.0,\n2,1.9,30.5\nepoch,train_loss,eval_top1\n2,1.8,31.0\n'
+    )
     assert sweep.curve(summary) == [(1, 10.0), (3, 31.0)]
     assert sweep.curve(tmp_path / 'none.csv') == []

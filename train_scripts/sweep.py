@@ -320,9 +320,21 @@ class Runner:
         return problems
 
 
+def epochs_of(summary: Path) -> list[dict[str, str]]:
+    """The rows of a summary.csv: one for each epoch, in the order of their ends."""
+    header: list[str] = []
+    rows = []
+    for row in csv.reader(summary.read_text().splitlines()):
+        if row and row[0] == 'epoch':  # A resumed run writes the header again.
+            header = row
+        else:
+            rows.append(dict(zip(header, row, strict=False)))
+    return rows
+
+
 def curve(summary: Path) -> list[tuple[int, float]]:
     """Epochs that ended, and top-1 on the test images then; of a training that was resumed, each once."""
-    rows = csv.DictReader(summary.read_text().splitlines()) if summary.exists() else []
+    rows = epochs_of(summary) if summary.exists() else []
     found = {int(row['epoch']) + 1: round(float(row['eval_top1']), 4) for row in rows if row.get('eval_top1')}
     return sorted(found.items())
 
@@ -361,13 +373,7 @@ def finished(folder: Path, epochs: int) -> dict[str, str] | None:
         return None
     if '--result' not in log.read_text(errors='replace').rpartition(START)[2].split('\n'):
         return None
-    header: list[str] = []
-    last: dict[str, str] = {}
-    for row in csv.reader(summary.read_text().splitlines()):
-        if row and row[0] == 'epoch':  # A resumed run writes the header again.
-            header = row
-        else:
-            last = dict(zip(header, row, strict=False))
+    last = (epochs_of(summary) or [{}])[-1]
     return last if last.get('epoch') == str(epochs - 1) else None
 
 
