@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 
 from timm_fractal import parse_name
 from timm_fractal.cli.main import make_parser
@@ -153,11 +154,41 @@ def test_the_reference_has_every_public_name():
         assert public <= named, public - named
 
 
+def figures(page, name):
+    """The means in the rows of a condition on a page of results, table by table."""
+    return [
+        re.findall(r' ([\d.]+)(?: ±[^|]*)? \(\d', row) for row in re.findall(rf'^\| {name} \|.*', page, re.MULTILINE)
+    ]
+
+
 def test_the_figures_of_the_readme_are_those_of_the_results():
     page = (DOCS / 'results.md').read_text()
+    micro, small, weights = re.split(r'\n## ', page)[1:]
     table = re.search(r'\| \| scratch .*?\n\n', README, re.DOTALL).group()
     digits, cifar10 = (re.findall(r'([\d.]+) %', row) for row in table.splitlines()[2:4])
     for place, name in enumerate(('from scratch', 'one fractal', '100 fractals', 'real images')):
-        cells = re.search(rf'^\| {name} \|.*', page, re.MULTILINE).group().split(' | ')
-        assert [cell.split()[0] for cell in cells[5:7]] == [digits[place], cifar10[place]]
-        assert cells[5].endswith('(3, 6)') and cells[6].endswith('(3, 6)')
+        assert figures(micro, name)[0][1:] == [digits[place], cifar10[place]]
+        assert re.search(rf'^\| {name} \|(.* \(3, 6\)){{3}}', micro, re.MULTILINE)
+    said = re.search(
+        r'it helps: ([\d.]+) against\s+([\d.]+) % from scratch .*published weights ([\d.]+) %', README
+    ).groups()
+    rows = (
+        figures(small, 'one fractal')[0],
+        figures(small, 'from scratch')[0],
+        figures(weights, 'test_vit.fractals1000_1k')[1],
+    )
+    assert said == tuple(row[-1] for row in rows)
+
+
+def test_the_figures_of_the_weights_are_those_of_the_results():
+    weights = (DOCS / 'results.md').read_text().partition('\n## Published weights')[2]
+    table = re.search(
+        r'\| \| CIFAR-10, 20 .* 200 images \|.*?\n\n', (DOCS / 'weights.md').read_text(), re.DOTALL
+    ).group()
+    said = {
+        line.split(' | ')[0].strip('| `'): re.findall(r'([\d.]+)\** ', line) for line in table.splitlines()[2:] if line
+    }
+    assert list(said) == ['from scratch', *timm.list_pretrained('*fractal*')]
+    for name, row in said.items():
+        few, more = figures(weights, 'test_vit from scratch' if name == 'from scratch' else name)
+        assert row == [*few[:2], *more, few[2]], name

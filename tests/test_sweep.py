@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / 'train_scripts' / 'sweep.py'
 SWEEP = ROOT / 'train_scripts' / 'sweeps' / 'micro.yaml'
 # Those of the page.
-SWEEPS = [SWEEP, SWEEP.with_name('weights.yaml')]
+SWEEPS = [SWEEP, SWEEP.with_name('small.yaml'), SWEEP.with_name('weights.yaml')]
 
 
 SOURCE = os.environ.get('TIMM_SOURCE', '')

@@ -198,7 +198,7 @@ def draw(table: Table, finding: dict[str, Any], path: Path) -> None:
                 panel.axhline(
                     fmean(values), color='gray', ls='--', label=row.get('label') or table.label(row['condition'])
                 )
-            elif not finding.get('axis'):
+            elif not finding.get('axis') and values:
                 bars.append((row.get('label') or table.label(row['condition']), values))
         for series, points in lines.items():
             points.sort()
@@ -206,10 +206,9 @@ def draw(table: Table, finding: dict[str, Any], path: Path) -> None:
             spreads = [stdev(values) if len(values) > 1 else 0 for _, values in points]
             panel.errorbar([x for x, _ in points], means, spreads, marker='o', capsize=3, label=series or None)
         for place, (_, values) in enumerate(bars):
-            if values:
-                panel.bar(place, fmean(values), color='tab:gray' if place == 0 else 'tab:blue', alpha=0.5)
-                spread = [place + 0.3 * (n / max(1, len(values) - 1) - 0.5) for n in range(len(values))]
-                panel.plot(spread, values, '.', color='black')
+            panel.bar(place, fmean(values), color='tab:gray' if place == 0 else 'tab:blue', alpha=0.5)
+            spread = [place + 0.3 * (n / max(1, len(values) - 1) - 0.5) for n in range(len(values))]
+            panel.plot(spread, values, '.', color='black')
         if bars:
             panel.set_xticks(range(len(bars)), [label for label, _ in bars], rotation=30, ha='right', fontsize='small')
         if finding.get('axis'):
