@@ -177,7 +177,7 @@ def data_of(table: Table, finding: dict[str, Any]) -> str:
 def draw(table: Table, finding: dict[str, Any], path: Path) -> None:
     """Plot one finding: a panel per fine-tuning; bars, or lines where rows have an ``x`` or series are named."""
     rows, tasks = rows_of(finding), tasks_of(table, finding)
-    size = (4 * len(tasks), 3.2)
+    size = (4 * len(tasks), 3.4)
     figure, panels = plt.subplots(1, len(tasks), figsize=size, layout='constrained', squeeze=False)
     for panel, task in zip(panels[0], tasks, strict=True):
         panel.set_title(task, fontsize='medium')
@@ -217,8 +217,10 @@ def draw(table: Table, finding: dict[str, Any], path: Path) -> None:
                 panel.set_xscale('log')
                 # Only powers of ten are written: between them there is no room.
                 panel.xaxis.set_minor_formatter(NullFormatter())
-            if panel.get_legend_handles_labels()[0]:
-                panel.legend(fontsize='small')
+    # One legend for all panels, where it hides nothing.
+    found = [pair for panel in panels[0] for pair in zip(*panel.get_legend_handles_labels(), strict=True)]
+    if labels := {label: handle for handle, label in found}:
+        figure.legend(labels.values(), labels, loc='outside lower center', ncols=4, fontsize='small')
     figure.savefig(path, dpi=80, metadata={'Description': data_of(table, finding)})
     plt.close(figure)
 
@@ -240,8 +242,6 @@ def draw_curves(table: Table, rows: list[dict[str, Any]], task: str, panel: Any)
         low, high = ([m + sign * d for m, d in zip(means, spreads, strict=True)] for sign in (-1, 1))
         panel.fill_between(x, low, high, color=color, alpha=0.15)
     panel.set_xlabel('step of fine-tuning')
-    if panel.get_legend_handles_labels()[0]:
-        panel.legend(fontsize='small')
 
 
 def introduction(table: Table) -> str:
