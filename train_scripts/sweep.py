@@ -6,7 +6,7 @@ unit: one pre-training and all its fine-tunings.
 Example:
     $ python sweep.py run sweeps/micro.yaml --train-py pytorch-image-models/train.py -n 2     # two units at a time
     $ python sweep.py run sweeps/micro.yaml --train-py ... --index 7                          # one unit: a Slurm array
-    $ python sweep.py list sweeps/micro.yaml                                                  # units, samples, hours
+    $ python sweep.py list sweeps/micro.yaml --train-py ...                                   # units, samples, hours
     $ python sweep.py report sweeps/micro.yaml --page results.md                              # tables and plots
 
 Do the same again after an interruption: what is finished is skipped, what was killed goes on from its last checkpoint.
