@@ -182,7 +182,7 @@ def test_the_figures_of_the_weights_are_those_of_the_results():
         r'\| \| CIFAR-10, 20 .* 2,400 steps \|.*?\n\n', (DOCS / 'weights.md').read_text(), re.DOTALL
     ).group()
     said = {
-        line.split(' | ')[0].strip('| `'): re.findall(r'([\d.]+)\** ', line) for line in table.splitlines()[2:] if line
+        line.split(' | ')[0].strip('| `'): re.findall(r'([\d.]+) %', line) for line in table.splitlines()[2:] if line
     }
     assert list(said) == ['from scratch', *timm.list_pretrained('*fractal*')]
     for name, row in said.items():

@@ -321,7 +321,7 @@ class Runner:
 
 
 def epochs_of(summary: Path) -> list[dict[str, str]]:
-    """The rows of a summary.csv: one for each epoch, in the order of their ends."""
+    """The rows of a summary.csv, in the order in which epochs ended; one that was resumed may be there twice."""
     header: list[str] = []
     rows = []
     for row in csv.reader(summary.read_text().splitlines()):

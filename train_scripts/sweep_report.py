@@ -189,16 +189,18 @@ def draw(table: Table, finding: dict[str, Any], path: Path) -> None:
         bars = []
         for row in rows:
             values = list(table.top1[row['condition']][task].values())
+            if not values:
+                continue
             x = row.get('x')
             if x == 'samples':
                 x = next((line['samples'] for line in table.pretrained[row['condition']]), None)
-            if 'x' in row and x is not None and values:
+            if x is not None:
                 lines[row.get('series', '')].append((float(x), values))
-            elif 'x' not in row and finding.get('axis') and values:
+            elif 'x' not in row and finding.get('axis'):
                 panel.axhline(
                     fmean(values), color='gray', ls='--', label=row.get('label') or table.label(row['condition'])
                 )
-            elif not finding.get('axis') and values:
+            elif not finding.get('axis'):
                 bars.append((row.get('label') or table.label(row['condition']), values))
         for series, points in lines.items():
             points.sort()
