@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / 'train_scripts' / 'sweep.py'
@@ -112,6 +114,140 @@ def test_a_torn_line_is_written_again(sweep_file, tmp_path):
     assert results.read() == [first] and path.read_bytes().endswith(b'}\n')
     results.append(first | dict(seed=1))
     assert [line['seed'] for line in results.read()] == [0, 1]
+
+
+def write(path, change):
+    """TINY with a change of its text or of what it says."""
+    text = change if isinstance(change, str) else TINY
+    if not isinstance(change, str):
+        raw = yaml.safe_load(TINY)
+        for place, value in change.items():
+            *above, last = place.split('/')
+            target = raw
+            for key in above:
+                target = target.setdefault(key, {})
+            target[last] = value
+        text = yaml.safe_dump(raw)
+    path.write_text(text)
+    return path
+
+
+WRONG = {
+    'a list': ('[a]', "must be a mapping with the keys name, .*, got \\['a'\\]"),
+    'nothing': ('', 'must be a mapping .* got None'),
+    'broken': ('a: [1', 'line 1'),
+    'key twice': (TINY + 'name: other', "'name' is there 2 times"),
+    'condition twice': (TINY.replace('conditions:', 'conditions:\n  fractal1: {}'), "'fractal1' is there 2 times"),
+    'unknown key': ({'condition': {}}, "unknown key 'condition'; did you mean 'conditions'"),
+    'no conditions': (TINY.replace('conditions:', 'pretrain_:'), 'unknown key'),
+    'path as name': ({'name': '../x'}, 'name: .*pattern'),
+    'path as condition': ({'conditions/..': {}}, 'conditions.*pattern'),
+    'seeds is a number': ({'seeds': 3}, 'seeds: .*list, got 3'),
+    'seeds is empty': ({'seeds': []}, 'seeds: .*at least 1'),
+    'seeds is null': ({'seeds': None}, 'seeds: .*list, got None'),
+    'negative seed': ({'finetune_seeds': [-1]}, 'finetune_seeds.0: .*greater than or equal to 0, got -1'),
+    'samples in words': ({'pretrain/samples': '1e6'}, "pretrain.samples: .*integer, got '1e6'"),
+    'no samples': ({'conditions/fractal1/samples': 0}, 'conditions.fractal1.samples: .*greater than 0, got 0'),
+    'no steps': ({'finetune/digits/steps': 0}, 'finetune.digits.steps: .*greater than 0'),
+    'option of the data set': ({'conditions/fractal1/dataset': 'fractal1/dleta=1'}, "'dleta'; did you mean 'delta'"),
+    'fine-tuning': (
+        {'conditions/fractal1/only': ['digit']},
+        "conditions.fractal1: unknown fine-tuning 'digit'; did you",
+    ),
+    'data': ({'finetune/digits/data': 'digit'}, "finetune.digits: unknown data 'digit'; did you mean 'digits'"),
+    'kind of data': ({'data/digits/kind': 'digit'}, "data.digits: .*'digit'.*'digits', 'folder', 'rest', 'photo'"),
+    'rest of digits': (
+        {'data/r': dict(kind='rest', of='digits', classes=2, count=1)},
+        "data.r: unknown folder 'digits'",
+    ),
+    'row': ({'findings': [dict(title='t', question='q', limits='l', rows=['frac'])]}, 'findings.0: unknown condition'),
+    'row of expect': (
+        {'findings': [dict(title='t', question='q', limits='l', rows=['fractal1'], expect=[['fractal1', 'x']])]},
+        "findings.0: unknown row 'x'",
+    ),
+    'cost': ({'cost/rate': 3}, "cost: unknown key 'rate'"),
+}
+
+
+@pytest.mark.parametrize('change, message', WRONG.values(), ids=WRONG)
+def test_a_wrong_sweep_file_is_refused(change, message, sweep_file, tmp_path):
+    with pytest.raises(ValueError, match=message) as error:
+        sweep_file.Sweep(write(tmp_path / 'tiny.yaml', change))
+    assert str(error.value).startswith(str(tmp_path / 'tiny.yaml'))
+
+
+# A train.py that knows what the sweep needs; it has not run when a message comes.
+SCRIPT_OF_OPTIONS = """
+import argparse, sys
+parser = argparse.ArgumentParser()
+for option in '{options}'.split():
+    parser.add_argument('--' + option)
+parser.parse_args()
+open(sys.argv[0] + '.ran', 'w')
+"""
+OPTIONS = 'model model-kwargs img-size in-chans mean std device workers batch-size opt lr sched warmup-epochs'
+OPTIONS += ' checkpoint-hist dataset val-split'
+LATE = {
+    'option': ({'pretrain/lrr': 1}, "fractal1-s0, pretrain: train.py has no option 'lrr'; did you mean 'lr'"),
+    'own key': (
+        {'finetune/digits/shot': 1},
+        "fractal1-s0, digits-s0: train.py has no option 'shot'; did you mean 'shots'",
+    ),
+    'data set': ({'conditions/fractal1/dataset': 'fractl1'}, "samples needs a data set whose number .*got 'fractl1'"),
+    'batch': ({'finetune/digits/batch_size': 1000}, 'fractal1-s0, digits-s0: batch_size must be at most 320'),
+    'no batch': ({'pretrain/batch_size': None}, 'fractal1-s0, pretrain: batch_size must be given, .* got None'),
+    'shots': ({'finetune/digits/shots': 5000}, 'digits: shots must be at most 173'),
+    'config': ({'conditions/fractal1/config': 'none.yaml'}, 'none.yaml'),
+    'option of a recipe': ({'conditions/fractal1/config': '{tmp_path}/recipe.yaml'}, "train.py has no option 'lrate'"),
+}
+
+
+@pytest.mark.parametrize('change, message', LATE.values(), ids=LATE)
+def test_what_cannot_be_run_is_refused_before_the_first_training(change, message, sweep_file, tmp_path, capsys):
+    import sweep
+
+    script = tmp_path / 'train.py'
+    script.write_text(SCRIPT_OF_OPTIONS.format(options=OPTIONS))
+    (tmp_path / 'recipe.yaml').write_text('lrate: 1')
+    path = write(tmp_path / 'tiny.yaml', change)
+    path.write_text(path.read_text().replace('{tmp_path}', str(tmp_path)))
+    with pytest.raises(SystemExit) as ended:
+        sweep.main(['run', str(path), '--train-py', str(script), '--work', str(tmp_path / 'work')])
+    assert ended.value.code == 2 and re.search(message, capsys.readouterr().err)
+    assert not script.with_name('train.py.ran').exists()
+
+
+WORDS = {
+    '-n 0': "-n: must be a whole number from 1 up, got '0'",
+    '--index 0 --only fractal1': 'not allowed with',
+    '--only fractal': "--only: unknown condition 'fractal'; did you mean 'fractal1'",
+    '--index -1': '--index must be 0 to 0, got -1',
+    '--data digits=/': '--data digits: must be one of no folders at all',
+    '--data x=/nowhere': "NAME=FOLDER of a folder that exists, got 'x=/nowhere'",
+    '--results {tmp_path}': 'Is a directory',
+    '--train-py {tmp_path}/broken.py': 'broken.py --help ended with code 1: no timm here',
+}
+
+
+@pytest.mark.parametrize('words, message', WORDS.items())
+def test_wrong_words(words, message, sweep_file, tmp_path, capsys):
+    import sweep
+
+    (tmp_path / 'broken.py').write_text('raise SystemExit("no timm here")')
+    (tmp_path / 'train.py').write_text(SCRIPT_OF_OPTIONS.format(options=OPTIONS))
+    path = write(tmp_path / 'tiny.yaml', TINY)
+    with pytest.raises(SystemExit) as ended:
+        common = ['--train-py', str(tmp_path), '--work', str(tmp_path / 'work')]
+        sweep.main(['run', str(path), *common, *words.format(tmp_path=tmp_path).split()])
+    assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('line, message', [('{}x', 'must be JSON'), ('[1]', r'must be an object of JSON, got \[1\]')])
+def test_results_that_are_none(line, message, sweep_file, tmp_path):
+    path = tmp_path / 'x.jsonl'
+    path.write_text('{"a": 1}\n' + line + '\n')
+    with pytest.raises(ValueError, match=f'x.jsonl, line 2: {message}'):
+        sweep_file.Results(path).read()
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ import argparse
 import contextlib
 import csv
 import datetime
+import difflib
 import fcntl
 import importlib.metadata
 import json
@@ -38,6 +39,7 @@ import timm
 import yaml
 from sweep_data import Folders
 from sweep_file import Job, Results, Sweep, Unit, canonical, digest, key_of
+from sweep_schema import OWN, Loader, known
 from tqdm import tqdm
 
 import timm_fractal
@@ -50,6 +52,25 @@ START = '=== sweep.py starts train.py ==='
 
 class Failed(RuntimeError):
     """train.py ended with an error."""
+
+
+def whole(options: dict[str, Any], name: str, instead: str = '') -> int:
+    """A number of options that must be there, from 1 up."""
+    value = options.get(name)
+    if type(value) is not int or value < 1:
+        raise ValueError(f'{name}{instead} must be given, a whole number from 1 up, got {value!r}')
+    return value
+
+
+def recipe(job: Job) -> dict[str, Any]:
+    """The recipe that a job names, or nothing."""
+    if 'config' not in job.settings:
+        return {}
+    path = HERE / job.settings['config']
+    content = yaml.load(path.read_text(encoding='utf-8'), Loader)
+    if not isinstance(content, dict):
+        raise ValueError(f'{path}: a recipe must be a mapping, got {content!r:.100}')
+    return content
 
 
 def flags(options: dict[str, Any]) -> list[str]:
@@ -91,11 +112,21 @@ class Runner:
         self.stopped = threading.Event()
 
     def command(self, unit: Unit, job: Job, stand_in: bool = False) -> tuple[list[str], int]:
-        """The command line of a job, and how many samples it trains on."""
+        """The command line of a job, and how many samples it trains on.
+
+        Raises:
+            ValueError: Something that it needs is not in the sweep file.
+        """
+        try:
+            return self._command(unit, job, stand_in)
+        except ValueError as error:
+            raise ValueError(f'{unit.name}, {job.name}: {error}') from error
+
+    def _command(self, unit: Unit, job: Job, stand_in: bool) -> tuple[list[str], int]:
         settings, options = job.settings, dict(job.options)
-        config = yaml.safe_load((HERE / settings['config']).read_text()) if 'config' in settings else {}
+        config = recipe(job)
         merged = config | options
-        batch = merged['batch_size'] * settings.get('processes', 1)
+        batch = whole(merged, 'batch_size') * settings.get('processes', 1)
         images = None
         if 'data' in settings:
             tune = job.key.get('finetune_seed', 0)
@@ -103,25 +134,35 @@ class Runner:
             options['data_dir'] = folder
             if classes is not None and 'num_classes' not in merged:
                 options['num_classes'] = classes
-        if 'dataset' in merged and merged['dataset'].partition('/')[0] in SPECS:
+        ours = merged.get('dataset', '').partition('/')[0] in SPECS
+        if ours:
             spec = parse_name(merged['dataset'])
             images = spec.num_classes * spec.num_instances
             options.setdefault('num_classes', spec.num_classes)
-        elif stand_in and 'dataset' in merged:
-            # A data set that train.py would download.
-            images = IMAGES[merged['dataset']]
-            options |= dict(dataset='', data_dir=self.folders.noise(merged['num_classes']), dataset_download=False)
         elif 'dataset' in merged:
             images = IMAGES.get(merged['dataset'])
+        for key in {'samples', 'steps'} & settings.keys():
+            if images is None:
+                raise ValueError(
+                    f'{key} needs a data set whose number of images is known ({", ".join([*SPECS, *IMAGES])}, or data '
+                    f'of the sweep file), got {merged.get("dataset")!r}: give epochs instead'
+                )
+            if images < batch and (key == 'steps' or 'dataset' not in merged):
+                raise ValueError(f'batch_size must be at most {images}, the number of images, got {batch}')
         if 'samples' in settings:
             options |= schedule(settings, images or 0, batch, repeat='dataset' in merged)
         if 'steps' in settings:
-            options['epochs'] = max(1, round(settings['steps'] / max(1, (images or 0) // batch)))
+            options['epochs'] = max(1, round(settings['steps'] / ((images or 0) // batch)))
             options['warmup_epochs'] = round(0.1 * options['epochs'])
             options.setdefault('val_interval', options['epochs'])
+        if stand_in and 'dataset' in merged and not ours:
+            # train.py would download it.
+            folder = self.folders.noise(whole(merged, 'num_classes'))
+            options |= dict(dataset='', data_dir=folder, dataset_download=False)
         if 'weights' in settings:
             options |= dict(model=settings['weights'], pretrained=not stand_in)
         merged = config | options
+        epochs = whole(merged, 'epochs', ' (or samples, or steps)')
         if settings.get('processes'):
             command = ['sh', str(HERE / 'launch.sh')]
         else:
@@ -129,7 +170,7 @@ class Runner:
         if config:
             command += ['-c', str(HERE / settings['config'])]
         repeats = max(1.0, merged.get('epoch_repeats', 1.0))
-        samples = int((images or 0) * repeats) // batch * batch * merged['epochs']
+        samples = int((images or 0) * repeats) // batch * batch * epochs
         place = dict(seed=job.seed, output=str(self.work / unit.name), experiment=job.name)
         if job.name != 'pretrain' and unit.pretrain and not stand_in:
             place |= dict(pretrained=True, pretrained_path=str(self.work / unit.name / 'pretrain' / 'last.pth.tar'))
@@ -139,7 +180,7 @@ class Runner:
         """The number of epochs that a command asks for."""
         if '--epochs' in command:
             return int(command[command.index('--epochs') + 1])
-        return int(yaml.safe_load((HERE / job.settings['config']).read_text())['epochs'])
+        return int(recipe(job)['epochs'])
 
     def environment(self, job: Job) -> dict[str, str]:
         """The environment of train.py."""
@@ -149,6 +190,26 @@ class Runner:
         if job.settings.get('device') == 'cpu':
             more['OMP_NUM_THREADS'] = os.environ.get('OMP_NUM_THREADS', '1')
         return os.environ | more
+
+    def check(self, units: Sequence[Unit]) -> None:
+        """Refuse options that train.py does not have, before the first training.
+
+        Raises:
+            ValueError: An unknown option, or a train.py that does not run.
+        """
+        command = [sys.executable, str(self.args.train_py), '--help']
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            last = (done.stderr.strip() or 'no output').split('\n')[-1]
+            raise ValueError(f'{self.args.train_py} --help ended with code {done.returncode}: {last}')
+        valid = {word.replace('-', '_') for word in re.findall(r'(?<!\S)--([a-z0-9-]+)', done.stdout)}
+        for unit in units:
+            for job in [unit.pretrain, *unit.finetune]:
+                for option in [*recipe(job), *job.options] if job else ():
+                    if option not in valid:
+                        near = difflib.get_close_matches(str(option), valid | OWN, n=1)
+                        hint = f'; did you mean {near[0]!r}?' if near else ''
+                        raise ValueError(f'{unit.name}, {job.name}: train.py has no option {option!r}{hint}')
 
     def missing(self, unit: Unit) -> list[Job]:
         """Jobs of a unit without a line among the results."""
@@ -433,6 +494,13 @@ def first_step(command: list[str], timeout: float = 900) -> str:
         child.wait()
 
 
+def count(text: str) -> int:
+    """A number from 1 up."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'must be a whole number from 1 up, got {text!r}')
+    return int(text)
+
+
 def pair(text: str) -> tuple[str, Path]:
     """NAME=FOLDER."""
     name, equals, folder = text.partition('=')
@@ -481,9 +549,10 @@ def make_parser() -> argparse.ArgumentParser:
     common.add_argument('--train-py', type=script, default=os.environ.get('TRAIN_PY', 'train.py'))
     run = commands.add_parser('run', parents=[common], help='run what is missing')
     run.add_argument('sweep', type=Path)
-    run.add_argument('-n', type=int, default=1, help='units at a time')
-    run.add_argument('--index', type=int, help='only this unit, as for a Slurm array')
-    run.add_argument('--only', nargs='+', metavar='CONDITION', help='only units of these conditions')
+    run.add_argument('-n', type=count, default=1, help='units at a time')
+    some = run.add_mutually_exclusive_group()
+    some.add_argument('--index', type=int, help='only this unit, as for a Slurm array')
+    some.add_argument('--only', nargs='+', metavar='CONDITION', help='only units of these conditions')
     run.add_argument('--dry-run', action='store_true', help='each command up to its first step, on the CPU, cut down')
     run.add_argument('--poll', type=float, default=2.0, help=argparse.SUPPRESS)
     lists = commands.add_parser('list', parents=[common], help='units with their index, samples, hours and cost')
@@ -508,36 +577,41 @@ def available(units: Sequence[Unit]) -> Iterator[Unit]:
             yield unit
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = make_parser()
-    args = parser.parse_args(argv)
+def execute(args: argparse.Namespace) -> int:
+    """Do what the command line says."""
     if args.command == 'report':
         from sweep_report import write
 
         write([Sweep(path) for path in args.sweep], args.results, args.page)
         return 0
-    try:
-        runner = Runner(Sweep(args.sweep), args)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
+    runner = Runner(Sweep(args.sweep), args)
     if args.command == 'list':
         print('\n'.join(listing(runner)))
         return 0
     units = runner.sweep.units
     if args.index is not None:
         if not 0 <= args.index < len(units):
-            parser.error(f'--index must be 0 to {len(units) - 1}, got {args.index}')
+            raise ValueError(f'--index must be 0 to {len(units) - 1}, got {args.index}')
         units = [units[args.index]]
+    for condition in args.only or ():
+        known(condition, runner.sweep.raw['conditions'], 'condition', '--only')
     if args.only:
-        names = set(runner.sweep.raw['conditions'])
-        if unknown := set(args.only) - names:
-            parser.error(f'unknown condition {sorted(unknown)[0]!r}; valid: {", ".join(sorted(names))}')
         units = [unit for unit in units if unit.condition in args.only]
     units = list(available(units))
+    runner.check(units)
     problems = runner.dry_run(units) if args.dry_run else runner.run(units)
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    try:
+        return execute(args)
+    except (ValueError, OSError, yaml.YAMLError) as error:
+        parser.error(str(error))
 
 
 if __name__ == '__main__':

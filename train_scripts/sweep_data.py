@@ -32,8 +32,9 @@ class Folders:
     """
 
     def __init__(self, kinds: dict[str, Any], work: Path, given: dict[str, Path]) -> None:
-        if unknown := set(given) - set(kinds):
-            raise ValueError(f'--data {sorted(unknown)[0]}: the sweep file has {", ".join(kinds) or "no data"}')
+        folders = [name for name, kind in kinds.items() if kind['kind'] == 'folder']
+        if unknown := set(given) - set(folders):
+            raise ValueError(f'--data {sorted(unknown)[0]}: must be one of {", ".join(folders) or "no folders at all"}')
         self.kinds, self.work, self.given = kinds, work, given
 
     def get(self, name: str, shots: int | None, seed: int, stand_in: bool) -> tuple[str, int, int | None]:
@@ -46,10 +47,8 @@ class Folders:
             stand_in: Noise instead of images, for a dry run: nothing is downloaded.
 
         Raises:
-            ValueError: An unknown name, or too few images.
+            ValueError: Too few images.
         """
-        if name not in self.kinds:
-            raise ValueError(f'unknown data {name!r}; valid: {", ".join(self.kinds)}')
         kind = self.kinds[name]
         if kind['kind'] == 'photo':
             return str(self._made(self.work / f'{name}.png', _astronaut)), 1, None
@@ -107,6 +106,9 @@ def _digits(path: Path, shots: int, seed: int) -> None:
 
     digits = load_digits()
     order = np.random.default_rng(seed).permutation(len(digits.target))
+    most = int(np.bincount(digits.target).min()) - 1
+    if shots > most:
+        raise ValueError(f'digits: shots must be at most {most}, so that some are left to test on, got {shots}')
     few = {int(n) for digit in range(10) for n in order[digits.target[order] == digit][:shots]}
     for n, (image, label) in enumerate(zip(np.uint8(digits.images * 255 / 16), digits.target, strict=True)):
         folder = path / ('train' if n in few else 'val') / str(label)

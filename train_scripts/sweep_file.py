@@ -11,24 +11,10 @@ from string import Template
 from typing import Any
 
 import yaml
+from sweep_schema import OWN, Loader, check
 
 from timm_fractal import parse_name
 
-# Keys of a condition or a fine-tuning that are not options of train.py.
-OWN = {
-    'data',
-    'samples',
-    'interval',
-    'shots',
-    'steps',
-    'seeds',
-    'stage',
-    'config',
-    'processes',
-    'label',
-    'only',
-    'weights',
-}
 # Options without influence on what is learnt: they may change without making a result another one.
 ASIDE = {
     'workers',
@@ -87,20 +73,19 @@ class Sweep:
         path: The YAML file.
 
     Raises:
-        ValueError: An unknown key, a condition that is not there.
+        ValueError: It is no YAML, or says what a sweep file may not say; with the path and the place in it.
     """
 
-    KEYS = {
-        *('name', 'title', 'about', 'vars', 'data', 'pretrain', 'conditions', 'seeds', 'finetune', 'finetune_seeds'),
-        *('findings', 'cost'),
-    }
-
     def __init__(self, path: Path) -> None:
-        text = path.read_text(encoding='utf-8')
         self.path = path
-        raw = yaml.safe_load(Template(text).safe_substitute(yaml.safe_load(text).get('vars', {})))
-        if unknown := set(raw) - self.KEYS:
-            raise ValueError(f'{path}: unknown key {sorted(unknown)[0]!r}; valid: {", ".join(sorted(self.KEYS))}')
+        try:
+            text = path.read_text(encoding='utf-8')
+            raw = yaml.load(text, Loader)
+            if isinstance(raw, dict) and isinstance(raw.get('vars'), dict):
+                raw = yaml.load(Template(text).safe_substitute(raw['vars']), Loader)
+            check(raw)
+        except (ValueError, yaml.YAMLError) as error:
+            raise ValueError(f'{path}: {error}') from error
         self.raw: dict[str, Any] = raw
         self.name: str = raw['name']
         self.units = self._units()
@@ -160,11 +145,26 @@ class Results:
         self.path = path
 
     def read(self) -> list[dict[str, Any]]:
-        """All whole lines."""
+        """All whole lines.
+
+        Raises:
+            ValueError: A line is no JSON object.
+        """
         if not self.path.exists():
             return []
         lines = self.path.read_bytes().split(b'\n')[:-1]  # What is behind the last line end was torn.
-        return [json.loads(line) for line in lines if line.strip()]
+        found = []
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                content = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f'{self.path}, line {number}: must be JSON: {error}') from error
+            if not isinstance(content, dict):
+                raise ValueError(f'{self.path}, line {number}: must be an object of JSON, got {content!r:.100}')
+            found.append(content)
+        return found
 
     def append(self, line: dict[str, Any]) -> None:
         """Add a line, unless one with the same key is there; on disk when this returns."""
