@@ -1,20 +1,25 @@
-"""Write the tables of options into the page of data sets, from the specifications.
+"""Write tables into pages: options of data sets, and keys of sweep files, from what checks them.
 
     python docs/options.py
 
-Between ``<!-- options of NAME -->`` and the next ``<!-- end -->`` of the page stands what this makes; a test compares
-them.
+Between ``<!-- options of NAME -->`` or ``<!-- keys of NAME -->`` and the next ``<!-- end -->`` of a page stands what
+this makes; a test compares them.
 """
 
 import dataclasses
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 from timm_fractal.spec import SPECS
 
+sys.path.insert(0, str(Path(__file__).parents[1] / 'train_scripts'))
+import sweep_schema  # noqa: E402
+
 PAGE = Path(__file__).parent / 'datasets.md'
-MARKED = re.compile(r'(<!-- options of (\w+) -->\n).*?(<!-- end -->)', re.DOTALL)
+SWEEPS = PAGE.with_name('sweeps.md')
+MARKED = re.compile(r'(<!-- (?:options|keys) of (\w+) -->\n).*?(<!-- end -->)', re.DOTALL)
 
 
 def valid(field: 'dataclasses.Field[Any]') -> str:
@@ -31,7 +36,21 @@ def number(value: float) -> str:
     return f'{value:,}'
 
 
+def keys(model: 'type[sweep_schema.Strict]') -> str:
+    rows = ['| key | meaning |', '|---|---|']
+    for name, field in model.model_fields.items():
+        meaning = field.description or ''
+        if field.is_required():
+            meaning += ' (required)'
+        elif field.default and not isinstance(field.default, sweep_schema.Strict):
+            meaning += f' (default: {field.default})'
+        rows.append(f'| `{name}` | {meaning.strip()} |')
+    return '\n'.join(rows) + '\n'
+
+
 def table(kind: str) -> str:
+    if kind not in SPECS:
+        return keys(getattr(sweep_schema, kind))
     rows = ['| option | default | valid | meaning |', '|---|---|---|---|']
     for field in dataclasses.fields(SPECS[kind]):
         rows.append(f'| `{field.name}` | {field.default} | {valid(field)} | {field.metadata["doc"]} |')
@@ -44,4 +63,5 @@ def filled(text: str) -> str:
 
 
 if __name__ == '__main__':
-    PAGE.write_text(filled(PAGE.read_text()))
+    for page in (PAGE, SWEEPS):
+        page.write_text(filled(page.read_text()))

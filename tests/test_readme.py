@@ -45,6 +45,10 @@ def test_tables_of_options_are_those_of_the_specifications():
     page = options.PAGE.read_text()
     assert {kind for _, kind, _ in options.MARKED.findall(page)} == set(SPECS)
     assert options.filled(page) == page, 'python docs/options.py'
+    sweeps = options.SWEEPS.read_text()
+    tables = {kind for _, kind, _ in options.MARKED.findall(sweeps)}
+    assert tables == {'File', 'Training', 'Images', 'Rest', 'Finding', 'Row', 'Cost'}
+    assert options.filled(sweeps) == sweeps, 'python docs/options.py'
 
 
 def test_a_table_that_lacks_a_row_or_a_range_is_noticed():

@@ -16,8 +16,9 @@ import yaml
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / 'train_scripts' / 'sweep.py'
 SWEEP = ROOT / 'train_scripts' / 'sweeps' / 'micro.yaml'
-# Those of the page.
-SWEEPS = [SWEEP, SWEEP.with_name('small.yaml'), SWEEP.with_name('weights.yaml')]
+# What makes the page.
+REPORT = ['report', *(f'train_scripts/sweeps/{name}.yaml' for name in ('micro', 'small', 'weights'))]
+REPORT += ['--results', 'train_scripts/results', '--page']
 
 
 SOURCE = os.environ.get('TIMM_SOURCE', '')
@@ -60,12 +61,13 @@ def sweep_file(monkeypatch):
 
 
 def run(*args):
-    return subprocess.run([sys.executable, str(SCRIPT), *map(str, args)], capture_output=True, text=True, timeout=300)
+    command = [sys.executable, str(SCRIPT), *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
 
 
 @pytest.mark.slow
 def test_page_and_data_agree(tmp_path):
-    done = run('report', *SWEEPS, '--results', ROOT / 'train_scripts' / 'results', '--page', tmp_path / 'results.md')
+    done = run(*REPORT, tmp_path / 'results.md')
     assert done.returncode == 0, done.stderr
     page = (tmp_path / 'results.md').read_text()
     assert page == (ROOT / 'docs' / 'results.md').read_text()
@@ -75,12 +77,17 @@ def test_page_and_data_agree(tmp_path):
 
 @pytest.mark.slow
 def test_a_changed_line_changes_the_page(tmp_path):
-    lines = (ROOT / 'train_scripts' / 'results' / 'micro.jsonl').read_text().splitlines()
-    first = next(i for i, line in enumerate(lines) if '"finetune": "digits-5"' in line)
-    lines[first] = json.dumps(json.loads(lines[first]) | {'eval_top1': 0.0})
-    (tmp_path / 'micro.jsonl').write_text('\n'.join(lines) + '\n')
-    assert run('report', *SWEEPS, '--results', tmp_path, '--page', tmp_path / 'results.md').returncode == 0
-    assert (tmp_path / 'results.md').read_text() != (ROOT / 'docs' / 'results.md').read_text()
+    for path in (ROOT / 'train_scripts' / 'results').iterdir():
+        lines = path.read_text().splitlines()
+        if path.stem == 'micro':
+            first = next(i for i, line in enumerate(lines) if '"finetune": "digits-5"' in line)
+            lines[first] = json.dumps(json.loads(lines[first]) | {'eval_top1': 0.0})
+        (tmp_path / path.name).write_text('\n'.join(lines) + '\n')
+    words = [tmp_path if word == 'train_scripts/results' else word for word in REPORT]
+    assert run(*words, tmp_path / 'results.md').returncode == 0
+    page, changed = ((path / 'results.md').read_text().splitlines()[4:] for path in (ROOT / 'docs', tmp_path))
+    different = [pair for pair in zip(page, changed, strict=True) if pair[0] != pair[1]]
+    assert different and all(line.startswith(('| ', '- ')) for pair in different for line in pair)
 
 
 @pytest.mark.parametrize('key', ['dataset', 'samples', 'train_seed', 'seconds', 'hardware', 'versions', 'command'])
@@ -116,6 +123,86 @@ def test_a_torn_line_is_written_again(sweep_file, tmp_path):
     assert [line['seed'] for line in results.read()] == [0, 1]
 
 
+def test_the_example_of_the_page_is_a_sweep_file(sweep_file, tmp_path):
+    text = (ROOT / 'docs' / 'sweeps.md').read_text()
+    path = tmp_path / 'mine.yaml'
+    path.write_text(text.split('```yaml\n')[1].split('```')[0])
+    for folder in (tmp_path / 'leaves' / split / f'{n}' for split in ('train', 'val') for n in range(5)):
+        folder.mkdir(parents=True)
+        for number in range(40):
+            (folder / f'{number}.png').touch()
+    (tmp_path / 'train.py').touch()
+    words = ['--train-py', tmp_path, '--work', tmp_path / 'work']
+    done = run('list', path, *words)
+    assert done.returncode == 0 and '9 units, 869,040 samples' in done.stdout, done
+    wrong = run('list', path, *words, '--data', f'leaf={tmp_path}/leaves')
+    assert wrong.returncode == 2 and '--data leaf: must be one of leaves' in wrong.stderr
+
+
+def test_other_images_are_other_folders(sweep_file, tmp_path):
+    """Of another place, with other names, reserved otherwise: and each has the images that it should have."""
+    from sweep_data import Folders
+
+    for source in ('a', 'b'):
+        for split in ('train', 'val'):
+            for label in ('x', source):
+                (tmp_path / source / split / label).mkdir(parents=True)
+                for number in range(6):
+                    (tmp_path / source / split / label / f'{number}.png').touch()
+
+    def get(source, shots=2, **more):
+        kind = dict(kind='folder', classes=2, reserve=4, test=3) | more
+        kinds = {'f': kind, 'r': dict(kind='rest', of='f', count=2)}
+        folders = Folders(kinds, tmp_path / 'work', {'f': tmp_path / source})
+        return Path(folders.get('f', shots, 0, False)[0]), Path(folders.get('r', None, 0, False)[0])
+
+    few, rest = get('a')
+    assert get('a') == (few, rest)
+    assert len({few, get('b')[0], get('a', reserve=3)[0], get('a', test=2)[0], get('a', shots=3)[0]}) == 5
+    assert sorted(path.name for path in (few / 'train').iterdir()) == ['a', 'x']
+    assert {int(file.stem) for file in (few / 'train' / 'x').iterdir()} < {0, 1, 2, 3}
+    assert [file.stem for file in sorted((rest / 'train' / 'x').iterdir())] == ['4', '5']
+    assert len(list((few / 'val' / 'x').iterdir())) == 3
+    (tmp_path / 'a' / 'train' / 'x' / '9.png').touch()
+    assert get('a')[0] != few
+    for change, message in (
+        (dict(classes=3), 'must have 3 classes, as the sweep file says, got 2'),
+        (dict(reserve=9), 'too few images: 9 are to be reserved, 6 found'),
+        (dict(test=9), 'too few images: 9 wanted, 6 found'),
+        (dict(shots=5), 'too few images: 5 wanted, 4 found'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            get('b', **change)
+    assert not list((tmp_path / 'work').glob('**/.*'))  # Nothing half made is left.
+
+
+def test_settings_of_data_are_settings(sweep_file, tmp_path):
+    """Other settings of the section data are other trainings; where images are downloaded from is not."""
+    text = TINY.replace('{kind: digits}', '{kind: folder, classes: 2, reserve: 64, test: 3}')
+
+    def keys(text):
+        return [job.key['settings'] for job in sweep_file.Sweep(write(tmp_path / 'x.yaml', text)).units[0].finetune]
+
+    assert keys(text) == keys(text.replace('test: 3', 'test: 3, download: CIFAR10'))
+    assert keys(text) != keys(text.replace('test: 3', 'test: 4')) != keys(text.replace('classes: 2', 'classes: 3'))
+
+
+def test_schedule(sweep_file):
+    import sweep
+
+    def samples(images, batch, repeat, **settings):
+        options = sweep.schedule(settings, images, batch, repeat)
+        return options['epochs'], int(images * options.get('epoch_repeats', 1)) // batch * batch * options['epochs']
+
+    assert samples(100, 32, True, samples=6400, interval=1600) == (4, 6400)
+    # An epoch is at least one round over all images, and one batch.
+    assert samples(1000, 32, True, samples=9600, interval=640) == (9, 9504)
+    assert samples(100, 4000, True, samples=9600, interval=640) == (2, 8000)
+    assert samples(100, 50, False, samples=250) == (2, 200)
+    assert sweep.schedule(dict(steps=40), 100, 10, False) == dict(epochs=4, warmup_epochs=0, val_interval=4)
+    assert sweep.schedule(dict(steps=40, warmup_epochs=3), 100, 10, False) == dict(epochs=4, val_interval=4)
+
+
 def write(path, change):
     """TINY with a change of its text or of what it says."""
     text = change if isinstance(change, str) else TINY
@@ -136,12 +223,12 @@ WRONG = {
     'a list': ('[a]', "must be a mapping with the keys name, .*, got \\['a'\\]"),
     'nothing': ('', 'must be a mapping .* got None'),
     'broken': ('a: [1', 'line 1'),
-    'key twice': (TINY + 'name: other', "'name' is there 2 times"),
-    'condition twice': (TINY.replace('conditions:', 'conditions:\n  fractal1: {}'), "'fractal1' is there 2 times"),
+    'key twice': (TINY + 'name: other', "tiny.yaml, line 2[0-9]: 'name' is there twice"),
+    'condition twice': (TINY.replace('conditions:', 'conditions:\n  fractal1: {}'), "'fractal1' is there twice"),
     'unknown key': ({'condition': {}}, "unknown key 'condition'; did you mean 'conditions'"),
     'no conditions': (TINY.replace('conditions:', 'pretrain_:'), 'unknown key'),
-    'path as name': ({'name': '../x'}, 'name: .*pattern'),
-    'path as condition': ({'conditions/..': {}}, 'conditions.*pattern'),
+    'path as name': ({'name': '../x'}, 'name: must be letters, .* got'),
+    'path as condition': ({'conditions/..': {}}, r'conditions.\.\.: must be letters, .* got'),
     'seeds is a number': ({'seeds': 3}, 'seeds: .*list, got 3'),
     'seeds is empty': ({'seeds': []}, 'seeds: .*at least 1'),
     'seeds is null': ({'seeds': None}, 'seeds: .*list, got None'),
@@ -155,15 +242,35 @@ WRONG = {
         "conditions.fractal1: unknown fine-tuning 'digit'; did you",
     ),
     'data': ({'finetune/digits/data': 'digit'}, "finetune.digits: unknown data 'digit'; did you mean 'digits'"),
-    'kind of data': ({'data/digits/kind': 'digit'}, "data.digits: .*'digit'.*'digits', 'folder', 'rest', 'photo'"),
+    'kind of data': ({'data/digits/kind': 'digit'}, "data.digits.kind: unknown 'digit'; did you mean 'digits'"),
     'rest of digits': (
-        {'data/r': dict(kind='rest', of='digits', classes=2, count=1)},
+        {'data/r': dict(kind='rest', of='digits', count=1)},
         "data.r: unknown folder 'digits'",
     ),
     'row': ({'findings': [dict(title='t', question='q', limits='l', rows=['frac'])]}, 'findings.0: unknown condition'),
     'row of expect': (
         {'findings': [dict(title='t', question='q', limits='l', rows=['fractal1'], expect=[['fractal1', 'x']])]},
         "findings.0: unknown row 'x'",
+    ),
+    'all that is missing': (
+        {'data/f': dict(kind='folder', classes=2)},
+        'data.f.reserve: must be given\ndata.f.test: must',
+    ),
+    'no data set': (
+        {'conditions/d': dict(datset='fractal1')},
+        "conditions.d: .*'datset' would .* did you mean 'dataset'",
+    ),
+    'two ways': (
+        {'conditions/d': dict(dataset='fractal1', weights='test_vit.fractal1_1k')},
+        'conditions.d: weights and a pre-training .* exclude each other',
+    ),
+    'variable': (
+        {'vars/canvas': 'size=48', 'conditions/d/dataset': 'fractal1/$canvass'},
+        "'canvass'; did you mean 'canvas'",
+    ),
+    'no axis': (
+        {'findings': [dict(title='t', question='q', limits='l', rows=[dict(condition='fractal1', x=1)])]},
+        'findings.0: rows with x or series need an axis',
     ),
     'cost': ({'cost/rate': 3}, "cost: unknown key 'rate'"),
 }
@@ -186,15 +293,20 @@ parser.parse_args()
 open(sys.argv[0] + '.ran', 'w')
 """
 OPTIONS = 'model model-kwargs img-size in-chans mean std device workers batch-size opt lr sched warmup-epochs'
-OPTIONS += ' checkpoint-hist dataset val-split'
+OPTIONS += ' checkpoint-hist dataset val-split epochs'
 LATE = {
     'option': ({'pretrain/lrr': 1}, "fractal1-s0, pretrain: train.py has no option 'lrr'; did you mean 'lr'"),
     'own key': (
         {'finetune/digits/shot': 1},
         "fractal1-s0, digits-s0: train.py has no option 'shot'; did you mean 'shots'",
     ),
-    'data set': ({'conditions/fractal1/dataset': 'fractl1'}, "samples needs a data set whose number .*got 'fractl1'"),
+    'data set': ({'conditions/fractal1/dataset': 'fractl1'}, "samples needs .* got 'fractl1'; did you mean 'fractal1'"),
     'batch': ({'finetune/digits/batch_size': 1000}, 'fractal1-s0, digits-s0: batch_size must be at most 320'),
+    'two budgets': ({'pretrain/epochs': 3}, 'fractal1-s0, pretrain: epochs and samples exclude each other'),
+    'less than a round': (
+        {'conditions/fractal1/dataset': 'fractal1/size=48', 'pretrain/samples': 640},
+        'samples must be at least 1000, one batch and one round over all images, got 640',
+    ),
     'no batch': ({'pretrain/batch_size': None}, 'fractal1-s0, pretrain: batch_size must be given, .* got None'),
     'shots': ({'finetune/digits/shots': 5000}, 'digits: shots must be at most 173'),
     'config': ({'conditions/fractal1/config': 'none.yaml'}, 'none.yaml'),
@@ -222,9 +334,11 @@ WORDS = {
     '--index 0 --only fractal1': 'not allowed with',
     '--only fractal': "--only: unknown condition 'fractal'; did you mean 'fractal1'",
     '--index -1': '--index must be 0 to 0, got -1',
-    '--data digits=/': '--data digits: must be one of no folders at all',
-    '--data x=/nowhere': "NAME=FOLDER of a folder that exists, got 'x=/nowhere'",
-    '--results {tmp_path}': 'Is a directory',
+    '--data digits={tmp_path}/images': '--data digits: must be one of no folders at all',
+    '--data x=/nowhere': "must be NAME=FOLDER of a folder that has .* got 'x=/nowhere'",
+    '--results {tmp_path}/train.py': 'must be a folder, got the file',
+    '--work {tmp_path}/train.py': 'must be a folder, got the file',
+    '--train-py {tmp_path}/work': 'there is no .*/work: take train.py from',
     '--train-py {tmp_path}/broken.py': 'broken.py --help ended with code 1: no timm here',
 }
 
@@ -233,13 +347,15 @@ WORDS = {
 def test_wrong_words(words, message, sweep_file, tmp_path, capsys):
     import sweep
 
+    for split in ('train', 'val'):
+        (tmp_path / 'images' / split).mkdir(parents=True)
     (tmp_path / 'broken.py').write_text('raise SystemExit("no timm here")')
     (tmp_path / 'train.py').write_text(SCRIPT_OF_OPTIONS.format(options=OPTIONS))
     path = write(tmp_path / 'tiny.yaml', TINY)
     with pytest.raises(SystemExit) as ended:
         common = ['--train-py', str(tmp_path), '--work', str(tmp_path / 'work')]
         sweep.main(['run', str(path), *common, *words.format(tmp_path=tmp_path).split()])
-    assert ended.value.code == 2 and message in capsys.readouterr().err
+    assert ended.value.code == 2 and re.search(message, capsys.readouterr().err)
 
 
 @pytest.mark.parametrize('line, message', [('{}x', 'must be JSON'), ('[1]', r'must be an object of JSON, got \[1\]')])

@@ -7,10 +7,10 @@ Example:
     $ python sweep.py run sweeps/micro.yaml --train-py pytorch-image-models/train.py -n 2     # two units at a time
     $ python sweep.py run sweeps/micro.yaml --train-py ... --index 7                          # one unit: a Slurm array
     $ python sweep.py list sweeps/micro.yaml --train-py ...                                   # units, samples, hours
-    $ python sweep.py report sweeps/micro.yaml --page results.md                              # tables and plots
+    $ python sweep.py report sweeps/micro.yaml                                                # tables and plots
 
 Do the same again after an interruption: what is finished is skipped, what was killed goes on from its last checkpoint.
-A result is one line of WORK/NAME.jsonl, written when a training has ended. Two sweeps may share a folder: a unit that
+A result is one line of NAME.jsonl, written when a training has ended. Two sweeps may share a folder: a unit that
 another process has is left to it.
 """
 
@@ -30,16 +30,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import timm
-import yaml
 from sweep_data import Folders
 from sweep_file import Job, Results, Sweep, Unit, canonical, digest, key_of
-from sweep_schema import OWN, Loader, known
+from sweep_schema import OWN, known, load, nearest
 from tqdm import tqdm
 
 import timm_fractal
@@ -67,7 +66,7 @@ def recipe(job: Job) -> dict[str, Any]:
     if 'config' not in job.settings:
         return {}
     path = HERE / job.settings['config']
-    content = yaml.load(path.read_text(encoding='utf-8'), Loader)
+    content = load(path, path.read_text(encoding='utf-8'))
     if not isinstance(content, dict):
         raise ValueError(f'{path}: a recipe must be a mapping, got {content!r:.100}')
     return content
@@ -104,7 +103,7 @@ class Runner:
     def __init__(self, sweep: Sweep, args: argparse.Namespace) -> None:
         self.sweep, self.args = sweep, args
         self.work: Path = args.work / sweep.name
-        self.results = Results(args.results or args.work / f'{sweep.name}.jsonl')
+        self.results = Results((args.results or args.work) / f'{sweep.name}.jsonl')
         self.folders = Folders(sweep.raw.get('data') or {}, args.work / 'data', dict(args.data))
         self.children: set[subprocess.Popen[bytes]] = set()
         self.logs: dict[Path, tuple[int, int]] = {}
@@ -141,20 +140,17 @@ class Runner:
             options.setdefault('num_classes', spec.num_classes)
         elif 'dataset' in merged:
             images = IMAGES.get(merged['dataset'])
-        for key in {'samples', 'steps'} & settings.keys():
+        budgets = [key for key in ('epochs', 'samples', 'steps') if key in settings]
+        if len(budgets) > 1:
+            raise ValueError(f'{" and ".join(budgets)} exclude each other')
+        if 'samples' in settings or 'steps' in settings:
             if images is None:
+                name = merged.get('dataset', '')
                 raise ValueError(
-                    f'{key} needs a data set whose number of images is known ({", ".join([*SPECS, *IMAGES])}, or data '
-                    f'of the sweep file), got {merged.get("dataset")!r}: give epochs instead'
+                    f'{budgets[0]} needs data of the sweep file or a dataset whose number of images is known (others '
+                    f'need epochs), got {name!r}; {nearest(name.partition("/")[0], [*SPECS, *IMAGES])}'
                 )
-            if images < batch and (key == 'steps' or 'dataset' not in merged):
-                raise ValueError(f'batch_size must be at most {images}, the number of images, got {batch}')
-        if 'samples' in settings:
-            options |= schedule(settings, images or 0, batch, repeat='dataset' in merged)
-        if 'steps' in settings:
-            options['epochs'] = max(1, round(settings['steps'] / ((images or 0) // batch)))
-            options['warmup_epochs'] = round(0.1 * options['epochs'])
-            options.setdefault('val_interval', options['epochs'])
+            options |= schedule(settings, images, batch, repeat='dataset' in merged)
         if stand_in and 'dataset' in merged and not ours:
             # train.py would download it.
             folder = self.folders.noise(whole(merged, 'num_classes'))
@@ -207,9 +203,9 @@ class Runner:
             for job in [unit.pretrain, *unit.finetune]:
                 for option in [*recipe(job), *job.options] if job else ():
                     if option not in valid:
-                        near = difflib.get_close_matches(str(option), valid | OWN, n=1)
-                        hint = f'; did you mean {near[0]!r}?' if near else ''
-                        raise ValueError(f'{unit.name}, {job.name}: train.py has no option {option!r}{hint}')
+                        raise ValueError(
+                            f'{unit.name}, {job.name}: train.py has no option {option!r}{like(option, valid | OWN)}'
+                        )
 
     def missing(self, unit: Unit) -> list[Job]:
         """Jobs of a unit without a line among the results."""
@@ -245,7 +241,7 @@ class Runner:
     def job(self, unit: Unit, job: Job, lock: int) -> None:
         """Run train.py to its end, from its last checkpoint if there is one, and append its result."""
         if self.stopped.is_set():
-            raise Failed('stopped')
+            raise Failed(f'{job.name} was not begun')
         command, samples = self.command(unit, job)
         folder = self.work / unit.name / job.name
         folder.mkdir(parents=True, exist_ok=True)
@@ -271,6 +267,8 @@ class Runner:
             self.children.add(child)
             code = child.wait()
             self.children.discard(child)
+            if code and self.stopped.is_set():
+                raise Failed(f'{job.name} was interrupted; the same command goes on from its last checkpoint')
             if code or finished(folder, epochs) is None:
                 lines = log.read_text(errors='replace').strip().split('\n')
                 raise Failed(f'{job.name} ended with code {code}, see {log}: {lines[-1][:300]}')
@@ -367,7 +365,10 @@ class Runner:
                 seen.add(str(key))
                 command, samples = self.command(unit, job, stand_in=True)
                 print(f'{unit.name} {job.name}: {samples:,} samples\n  {" ".join(command)}')
-                cut = dict(device='cpu', batch_size=2, log_interval=1, workers=1, output=str(self.work / 'dry-run'))
+                workers = min(1, job.settings.get('workers', 1))
+                cut = dict(
+                    device='cpu', batch_size=2, log_interval=1, workers=workers, output=str(self.work / 'dry-run')
+                )
                 words = (
                     command[command.index(str(self.args.train_py)) + 1 :]
                     if not job.settings.get('processes')
@@ -401,19 +402,30 @@ def curve(summary: Path) -> list[tuple[int, float]]:
 
 
 def schedule(settings: dict[str, Any], images: int, batch: int, repeat: bool) -> dict[str, Any]:
-    """Epochs, and rounds over the images in each, for a number of samples; an epoch ends with a checkpoint.
+    """Options of train.py for a number of samples or steps; an epoch ends with a checkpoint.
 
     Args:
-        settings: Its ``samples`` are wanted, one checkpoint every ``interval`` of them.
+        settings: Its ``samples`` are wanted, one checkpoint every ``interval`` of them; or its ``steps``.
         images: Number of different images.
         batch: Images per step.
         repeat: Whether an epoch may be many rounds over the images.
+
+    Raises:
+        ValueError: The batch is more than all images, or the samples are less than one round.
     """
-    interval = settings.get('interval', settings['samples'])
+    if not repeat and batch > images:
+        raise ValueError(f'batch_size must be at most {images}, the number of images, got {batch}')
+    if 'steps' in settings:
+        epochs = max(1, round(settings['steps'] / max(1, images // batch)))
+        options = dict(epochs=epochs, warmup_epochs=round(0.1 * epochs), val_interval=epochs)
+        return {key: value for key, value in options.items() if key not in settings}
+    samples, least = settings['samples'], max(images, batch)
+    if samples < images // batch * batch or samples < batch:
+        raise ValueError(f'samples must be at least {least}, one batch and one round over all images, got {samples}')
     if not repeat:
-        return dict(epochs=max(1, round(settings['samples'] / (images // batch * batch))))
-    epochs = max(1, round(settings['samples'] / interval))
-    steps = max(1, round(settings['samples'] / epochs / batch))
+        return dict(epochs=round(samples / (images // batch * batch)))
+    epochs = max(1, min(round(samples / settings.get('interval', samples)), samples // least))
+    steps = max(1, round(samples / epochs / batch))
     repeats = max(1.0, -(-steps * batch * 1000 // images) / 1000)  # Three digits, rounded up: drop-last does the rest.
     return dict(epochs=epochs, epoch_repeats=repeats)
 
@@ -501,12 +513,28 @@ def count(text: str) -> int:
     return int(text)
 
 
+def like(word: str, valid: Iterable[str]) -> str:
+    """Word the end of a message about an unknown word, where there are too many valid ones to name them all."""
+    near = difflib.get_close_matches(str(word), list(valid), n=1)
+    return f'; did you mean {near[0]!r}?' if near else ''
+
+
 def pair(text: str) -> tuple[str, Path]:
     """NAME=FOLDER."""
     name, equals, folder = text.partition('=')
-    if not equals or not Path(folder).exists():
-        raise argparse.ArgumentTypeError(f'must be NAME=FOLDER of a folder that exists, got {text!r}')
+    if not equals or not all((Path(folder) / split).is_dir() for split in ('train', 'val')):
+        raise argparse.ArgumentTypeError(
+            f'must be NAME=FOLDER of a folder that has train/CLASS/FILE and val/CLASS/FILE, got {text!r}'
+        )
     return name, Path(folder).resolve()
+
+
+def folder(text: str) -> Path:
+    """The path of a folder, which need not exist."""
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f'must be a folder, got the file {text!r}')
+    return path
 
 
 def script(text: str) -> Path:
@@ -515,7 +543,7 @@ def script(text: str) -> Path:
     path = path / 'train.py' if path.is_dir() else path
     if not path.is_file():
         raise argparse.ArgumentTypeError(
-            f'there is no {text}: take train.py from https://github.com/huggingface/pytorch-image-models'
+            f'there is no {path}: take train.py from https://github.com/huggingface/pytorch-image-models'
         )
     return path.resolve()
 
@@ -542,11 +570,29 @@ def listing(runner: Runner) -> Iterator[str]:
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or '').split('\n')[0])
     commands = parser.add_subparsers(dest='command', required=True)
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument('--work', type=lambda text: Path(text).resolve(), default=Path('output/sweep').resolve())
-    common.add_argument('--results', type=Path, help='file of JSON lines (default: WORK/NAME.jsonl)')
-    common.add_argument('--data', type=pair, action='append', default=[], metavar='NAME=FOLDER')
-    common.add_argument('--train-py', type=script, default=os.environ.get('TRAIN_PY', 'train.py'))
+    place = argparse.ArgumentParser(add_help=False)
+    place.add_argument(
+        '--work',
+        type=lambda text: folder(text).resolve(),
+        default=Path('output/sweep').resolve(),
+        help='folder for trainings and prepared images (default: output/sweep)',
+    )
+    place.add_argument('--results', type=folder, help='folder with NAME.jsonl of each sweep (default: that of --work)')
+    common = argparse.ArgumentParser(add_help=False, parents=[place])
+    common.add_argument(
+        '--data',
+        type=pair,
+        action='append',
+        default=[],
+        metavar='NAME=FOLDER',
+        help='where the images of a name of the section data are: train/CLASS/FILE and val/CLASS/FILE',
+    )
+    common.add_argument(
+        '--train-py',
+        type=script,
+        default=os.environ.get('TRAIN_PY', 'train.py'),
+        help="timm's script, or the folder that it is in (default: TRAIN_PY, else train.py)",
+    )
     run = commands.add_parser('run', parents=[common], help='run what is missing')
     run.add_argument('sweep', type=Path)
     run.add_argument('-n', type=count, default=1, help='units at a time')
@@ -557,22 +603,24 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument('--poll', type=float, default=2.0, help=argparse.SUPPRESS)
     lists = commands.add_parser('list', parents=[common], help='units with their index, samples, hours and cost')
     lists.add_argument('sweep', type=Path)
-    report = commands.add_parser('report', help='write tables and plots')
+    report = commands.add_parser('report', parents=[place], help='write tables and plots')
     report.add_argument('sweep', type=Path, nargs='+')
-    report.add_argument('--results', type=Path, default=HERE / 'results', help='folder with NAME.jsonl of each sweep')
-    report.add_argument('--page', type=Path, default=HERE.parent / 'docs' / 'results.md')
+    report.add_argument(
+        '--page', type=Path, help='file to write; plots go into a folder beside it (default: RESULTS/results.md)'
+    )
     return parser
 
 
 def available(units: Sequence[Unit]) -> Iterator[Unit]:
     """Leave out, and say so, the units of weights that are not published, or not yet."""
-    known = set(timm.list_pretrained())
+    known_here = set(timm.list_pretrained())
     for unit in units:
         names = {job.settings['weights'] for job in unit.finetune if 'weights' in job.settings}
         # hf-hub: and local-dir: are no tags.
-        missing = {name for name in names if ':' not in name} - known
+        missing = {name for name in names if ':' not in name} - known_here
         if missing:
-            print(f'{unit.name}: left out, timm knows no weights {", ".join(missing)} here', file=sys.stderr)
+            hints = ''.join(like(name, known_here) for name in missing)
+            print(f'{unit.name}: left out, timm knows no weights {", ".join(missing)} here{hints}', file=sys.stderr)
         else:
             yield unit
 
@@ -582,7 +630,8 @@ def execute(args: argparse.Namespace) -> int:
     if args.command == 'report':
         from sweep_report import write
 
-        write([Sweep(path) for path in args.sweep], args.results, args.page)
+        results = args.results or args.work
+        write([Sweep(path) for path in args.sweep], results, args.page or results / 'results.md')
         return 0
     runner = Runner(Sweep(args.sweep), args)
     if args.command == 'list':
@@ -610,7 +659,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         return execute(args)
-    except (ValueError, OSError, yaml.YAMLError) as error:
+    except (ValueError, OSError) as error:
         parser.error(str(error))
 
 

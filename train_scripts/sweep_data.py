@@ -11,6 +11,8 @@ Kinds, in the section ``data`` of a sweep file:
 Every folder is made once, under a temporary name first.
 """
 
+import hashlib
+import json
 import os
 import secrets
 import shutil
@@ -36,6 +38,7 @@ class Folders:
         if unknown := set(given) - set(folders):
             raise ValueError(f'--data {sorted(unknown)[0]}: must be one of {", ".join(folders) or "no folders at all"}')
         self.kinds, self.work, self.given = kinds, work, given
+        self.sources: dict[str, tuple[Path, str]] = {}
 
     def get(self, name: str, shots: int | None, seed: int, stand_in: bool) -> tuple[str, int, int | None]:
         """A folder (or a file) for train.py, its number of training images, and of classes.
@@ -52,46 +55,60 @@ class Folders:
         kind = self.kinds[name]
         if kind['kind'] == 'photo':
             return str(self._made(self.work / f'{name}.png', _astronaut)), 1, None
-        classes = 10 if kind['kind'] == 'digits' else kind['classes']
-        count = shots or kind.get('count')
+        if kind['kind'] == 'digits':
+            classes, count = 10, shots
+        else:
+            base = self.kinds[kind['of']] if kind['kind'] == 'rest' else kind
+            classes, count = base['classes'], shots or kind.get('count')
         if count is None:
-            raise ValueError(f'data {name}: shots or count must say how many images there are of each class')
+            raise ValueError(f'data {name}: shots must say how many images there are of each class')
         if stand_in:
             folder = Path(self.noise(classes))
         elif kind['kind'] == 'digits':
             folder = self._made(self.work / f'{name}-{count}-s{seed}', lambda path: _digits(path, count, seed))
         else:
-            source = self._source(kind['of'] if kind['kind'] == 'rest' else name)
-            base = self.kinds[kind['of']] if kind['kind'] == 'rest' else kind
-            made = f'{name}-{count}' if kind['kind'] == 'rest' else f'{name}-{count}-s{seed}'
-            skip = base['reserve'] if kind['kind'] == 'rest' else 0
-            pool = None if kind['kind'] == 'rest' else base['reserve']
+            rest = kind['kind'] == 'rest'
+            source, found = self._source(kind['of'] if rest else name, classes)
 
             def make(path: Path) -> None:
-                _few(source / 'train', path / 'train', count, skip, pool, seed)
-                _few(source / 'val', path / 'val', base['test'], 0, None, 0)
+                _few(source / 'train', path / 'train', count, base['reserve'], None if rest else seed)
+                _few(source / 'val', path / 'val', base['test'], 0, None)
 
-            folder = self._made(self.work / made, make)
+            made = f'{name}-{count}' if rest else f'{name}-{count}-s{seed}'
+            # Other images, or other settings, are another folder.
+            folder = self._made(self.work / digest([found, base]) / made, make)
         return str(folder), count * classes, classes
 
     def noise(self, classes: int) -> str:
         """A folder of one image of noise per class, for a dry run."""
         return str(self._made(self.work / f'stand-in-{classes}', lambda path: _noise(path, classes)))
 
-    def _source(self, name: str) -> Path:
-        """The folder that the user gave, or CIFAR-10."""
-        if name in self.given:
-            return self.given[name]
-        if self.kinds[name].get('download') != 'CIFAR10':
-            raise ValueError(f'data {name}: say where it is with --data {name}=FOLDER')
-        return self._made(self.work / name, _cifar10)
+    def _source(self, name: str, classes: int) -> tuple[Path, str]:
+        """The folder that the user gave, or CIFAR-10; and a digest of where it is and of the names of its files."""
+        if name not in self.sources:
+            if name not in self.given and self.kinds[name].get('download') != 'CIFAR10':
+                raise ValueError(f'data {name}: say where it is with --data {name}=FOLDER')
+            source = self.given.get(name) or self._made(self.work / name, _cifar10)
+            names = [str(source)]
+            for split in ('train', 'val'):
+                folders = _classes(source / split)
+                if len(folders) != classes:
+                    rule = f'must have {classes} classes, as the sweep file says'
+                    raise ValueError(f'data {name}: {source / split} {rule}, got {len(folders)}')
+                names += [f'{split}/{folder.name}/{file}' for folder in folders for file in sorted(os.listdir(folder))]
+            self.sources[name] = source, digest(names)
+        return self.sources[name]
 
     def _made(self, path: Path, make: Callable[[Path], Any]) -> Path:
         """Make a file or folder if it is not there; it has its name only when it is complete."""
         if not path.exists():
-            self.work.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f'.{secrets.token_hex(4)}-{path.name}')
-            make(temporary)
+            try:
+                make(temporary)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
             try:
                 os.rename(temporary, path)
             except OSError:  # Another process was faster.
@@ -116,20 +133,32 @@ def _digits(path: Path, shots: int, seed: int) -> None:
         Image.fromarray(image).save(folder / f'{n:04d}.png')
 
 
-def _few(source: Path, target: Path, count: int, skip: int, pool: int | None, seed: int) -> None:
-    """Link ``count`` files of each class: the first behind ``skip``, or some of the first ``pool``."""
-    classes = sorted(folder for folder in source.iterdir() if folder.is_dir())
+def _classes(folder: Path) -> list[Path]:
+    """The folders of its classes."""
+    return sorted(path for path in folder.iterdir() if path.is_dir())
+
+
+def _few(source: Path, target: Path, count: int, skip: int, seed: int | None) -> None:
+    """Link ``count`` files of each class: those behind the first ``skip``; with a seed, some of the first ``skip``."""
     rng = np.random.default_rng(seed)
-    for folder in classes:
+    for folder in _classes(source):
         files = sorted(folder.iterdir())
-        if pool is not None:
-            files = [files[n] for n in sorted(rng.permutation(min(pool, len(files)))[:count])]
-        files = files[skip : skip + count]
+        if seed is None:
+            files = files[skip : skip + count]
+        elif len(files) < skip:
+            raise ValueError(f'{folder} has too few images: {skip} are to be reserved, {len(files)} found')
+        else:
+            files = [files[n] for n in sorted(rng.permutation(skip)[:count])]
         if len(files) < count:
             raise ValueError(f'{folder} has too few images: {count} wanted, {len(files)} found')
         (target / folder.name).mkdir(parents=True)
         for file in files:
             (target / folder.name / file.name).symlink_to(file.resolve())
+
+
+def digest(content: Any) -> str:
+    """A short name of something that JSON can write."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def _noise(path: Path, classes: int) -> None:

@@ -10,8 +10,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-import yaml
-from sweep_schema import OWN, Loader, check
+from sweep_schema import OWN, at, check, load
 
 from timm_fractal import parse_name
 
@@ -78,17 +77,24 @@ class Sweep:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            text = path.read_text(encoding='utf-8')
-            raw = yaml.load(text, Loader)
-            if isinstance(raw, dict) and isinstance(raw.get('vars'), dict):
-                raw = yaml.load(Template(text).safe_substitute(raw['vars']), Loader)
-            check(raw)
-        except (ValueError, yaml.YAMLError) as error:
-            raise ValueError(f'{path}: {error}') from error
+        text = at(str(path), lambda: path.read_text(encoding='utf-8'))
+        raw = load(path, text)
+        if isinstance(raw, dict) and isinstance(raw.get('vars'), dict):
+            raw = load(path, Template(text).safe_substitute(raw['vars']))
+        at(str(path), check, raw)
         self.raw: dict[str, Any] = raw
         self.name: str = raw['name']
         self.units = self._units()
+
+    def meaning(self, settings: dict[str, Any] | None) -> dict[str, Any]:
+        """Settings with what the section ``data`` says in place of its name, but for where images are from."""
+        settings = dict(settings or {})
+        kinds = self.raw.get('data') or {}
+        if 'data' in settings:
+            kind = kinds[settings['data']]
+            meant = kinds.get(kind.get('of'), {}) | kind | {'name': settings['data']}
+            settings['data'] = {key: value for key, value in meant.items() if key != 'download'}
+        return settings
 
     def _units(self) -> list[Unit]:
         units = []
@@ -100,7 +106,7 @@ class Sweep:
                 key = dict(sweep=self.name, condition=condition, seed=seed)
                 pretrain = None
                 if trains:
-                    pretrain = Job('pretrain', settings, seed, key | dict(settings=digest(settings)))
+                    pretrain = Job('pretrain', settings, seed, key | dict(settings=digest(self.meaning(settings))))
                 finetune = []
                 for task, tuning in self.raw['finetune'].items():
                     if task not in own.get('only', self.raw['finetune']):
@@ -108,7 +114,7 @@ class Sweep:
                     if 'weights' in own:
                         # Published ones, in place of a pre-training of the sweep.
                         tuning = tuning | dict(weights=own['weights'])
-                    both = digest([settings if trains else None, tuning])
+                    both = digest([self.meaning(settings if trains else None), self.meaning(tuning)])
                     for tune in self.raw.get('finetune_seeds', [0]):
                         more = dict(finetune=task, finetune_seed=tune, settings=both)
                         finetune.append(Job(f'{task}-s{tune}', tuning, 100 * seed + tune, key | more))

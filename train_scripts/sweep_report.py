@@ -269,23 +269,24 @@ def introduction(table: Table) -> str:
     return '\n'.join([*out, ''])
 
 
-def page(tables: list[Table], folder: str) -> str:
-    """The page in Markdown; ``folder`` is where its plots are."""
-    command = ' '.join(
-        ['python train_scripts/sweep.py report', *(f'train_scripts/sweeps/{t.sweep.path.name}' for t in tables)]
-    )
-    out = [
-        '# Results',
-        '',
-        f'Written by `{command}` from the lines in `train_scripts/results`: a test compares the two. '
+def page(tables: list[Table], folder: str, results: Path) -> str:
+    """The page in Markdown; ``folder`` is where its plots are, ``results`` where its lines are."""
+    files = ' '.join(str(table.sweep.path) for table in tables)
+    about = (
+        f'Written by `python train_scripts/sweep.py report {files} --results {results}`. '
         'Each figure is top-1 in per cent on test images, mean ± standard deviation over all runs, then in brackets '
         'the number of pre-training seeds and of runs. "Own task" is the accuracy of pre-training on its validation '
         'split (chance is 100 % divided by the classes) and its last training loss. Comparisons are over runs with the '
         'same seeds; "shown" means that the difference is more than twice its standard error over at least three '
-        "pre-training seeds. The paper's figures are ViT-Tiny at 224 pixels after 61 million samples, fine-tuned on "
-        'CIFAR-100, top-1: another scale, another data set.',
-        '',
-    ]
+        'pre-training seeds.'
+    )
+    findings = [finding for table in tables for finding in table.sweep.raw.get('findings') or []]
+    if any('published' in row for finding in findings for row in rows_of(finding)):
+        about += (
+            " The paper's figures are ViT-Tiny at 224 pixels after 61 million samples, fine-tuned on CIFAR-100, top-1: "
+            'another scale, another data set.'
+        )
+    out = ['# Results', '', about, '']
     for table in tables:
         out.append(introduction(table))
         for finding in table.sweep.raw.get('findings') or []:
@@ -293,14 +294,21 @@ def page(tables: list[Table], folder: str) -> str:
     return '\n'.join(out).rstrip() + '\n'
 
 
-def tables_of(sweeps: list[Sweep], results: Path) -> list[Table]:
-    """Read the results of sweeps from ``results/NAME.jsonl``; a sweep without a file has none."""
-    return [Table(sweep, Results(results / f'{sweep.name}.jsonl').read()) for sweep in sweeps]
-
-
 def write(sweeps: list[Sweep], results: Path, path: Path) -> None:
-    """Write the page and its plots."""
-    tables = tables_of(sweeps, results)
+    """Write the page and its plots.
+
+    Raises:
+        ValueError: A sweep has no results there, or no title.
+    """
+    tables = []
+    for sweep in sweeps:
+        file = results / f'{sweep.name}.jsonl'
+        for key in ('title', 'about'):
+            if key not in sweep.raw:
+                raise ValueError(f'{sweep.path}: {key} must be given for a report')
+        if not file.exists():
+            raise ValueError(f'there is no {file}: run the sweep first, or say with --results in which folder it is')
+        tables.append(Table(sweep, Results(file).read()))
     folder = path.parent / path.stem
     folder.mkdir(parents=True, exist_ok=True)
     for table in tables:
@@ -309,5 +317,5 @@ def write(sweeps: list[Sweep], results: Path, path: Path) -> None:
         for finding in table.sweep.raw.get('findings') or []:
             if table.lines:
                 draw(table, finding, folder / f'{table.sweep.name}-{slug(finding["title"])}.png')
-    path.write_text(page(tables, path.stem), encoding='utf-8')
+    path.write_text(page(tables, path.stem, results), encoding='utf-8')
     print(path)

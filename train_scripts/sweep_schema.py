@@ -1,7 +1,9 @@
 """What a sweep file may say. All else is refused before the first training: the place, and the nearest valid word."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -13,9 +15,13 @@ from timm_fractal.spec import SPECS
 
 # A word that becomes the name of a folder or a file.
 Name = Annotated[str, Field(pattern=r'^[A-Za-z0-9][A-Za-z0-9._-]*$')]
-Seed = Annotated[int, Field(ge=0)]
-# The default of a key that may be left out, but not be empty.
-ABSENT: Any = None
+Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+Pair = Annotated[list[str], Field(min_length=2, max_length=2)]
+
+
+def absent(description: str) -> Any:
+    """A key that may be left out, but not be empty."""
+    return Field(None, description=description)
 
 
 class Strict(BaseModel):
@@ -33,114 +39,137 @@ class Strict(BaseModel):
 
 
 class Training(Strict):
-    """A pre-training, a condition or a fine-tuning. Keys that are not here are options of train.py."""
+    """A pre-training, a condition or a fine-tuning. All other keys are options of train.py, with underscores."""
 
     model_config = ConfigDict(strict=True, extra='allow')
 
-    data: str = ABSENT
-    samples: PositiveInt = ABSENT
-    interval: PositiveInt = ABSENT
-    shots: PositiveInt = ABSENT
-    steps: PositiveInt = ABSENT
-    seeds: Annotated[list[Seed], Field(min_length=1)] = ABSENT
-    stage: int = 0
-    config: str = ABSENT
-    processes: PositiveInt = ABSENT
-    label: str = ABSENT
-    only: list[str] = ABSENT
-    weights: str = ABSENT
+    data: str = absent('images to train on: a name of the section `data`')
+    config: str = absent('a recipe, relative to `train_scripts`')
+    samples: PositiveInt = absent('samples to train on, at least one round over all images; instead of `epochs`')
+    interval: PositiveInt = absent('samples between two checkpoints (default: all)')
+    steps: PositiveInt = absent(
+        'steps to train for, rounded to whole epochs; a tenth of them is warm-up if nothing else is said'
+    )
+    shots: PositiveInt = absent('images of each class')
+    processes: PositiveInt = absent('run by `launch.sh` on as many GPUs')
+    weights: str = absent('of a condition: published weights, in place of a pre-training')
+    only: list[str] = absent('of a condition: its fine-tunings (default: all)')
+    seeds: Seeds = absent('of a condition: in place of those of the file')
+    stage: int = Field(0, description='of a condition: those of a lower stage come first')
+    label: str = absent('of a condition: its name in tables and plots')
 
-    @model_validator(mode='after')
-    def _dataset(self) -> 'Training':
-        dataset = (self.model_extra or {}).get('dataset', '')
-        if dataset.partition('/')[0] in SPECS:
-            parse_name(dataset)
-        return self
+    @property
+    def options(self) -> dict[str, Any]:
+        """What of it is an option of train.py."""
+        return self.model_extra or {}
+
+    @property
+    def trains(self) -> bool:
+        """Whether a condition with these keys has a pre-training."""
+        return bool(self.data or self.config or 'dataset' in self.options)
 
 
 class Digits(Strict):
-    """scikit-learn's handwritten digits."""
+    """scikit-learn's handwritten digits; what is not trained on is tested on."""
 
     kind: Literal['digits']
 
 
 class Images(Strict):
-    """A folder of images: the first ``reserve`` of each class to fine-tune on, ``test`` to test on."""
+    """``train/CLASS/FILE`` and ``val/CLASS/FILE`` in the folder that ``--data NAME=FOLDER`` says."""
 
     kind: Literal['folder']
-    classes: PositiveInt
-    reserve: PositiveInt
-    test: PositiveInt
-    download: Literal['CIFAR10'] = ABSENT
+    classes: PositiveInt = Field(description='number of classes')
+    reserve: PositiveInt = Field(
+        description='the first so many images of each class are for fine-tuning, which draws from them by its seed'
+    )
+    test: PositiveInt = Field(description='the first so many images of each class in `val` are for testing')
+    download: Literal['CIFAR10'] = absent('what torchvision downloads when no folder is given')
 
 
 class Rest(Strict):
-    """Images of a folder that are not reserved."""
+    """The images of a folder behind those that are reserved, to pre-train on."""
 
     kind: Literal['rest']
-    of: str
-    classes: PositiveInt
-    count: PositiveInt
+    of: str = Field(description='name of the folder, in this section')
+    count: PositiveInt = Field(description='images of each class')
 
 
 class Photo(Strict):
-    """One photograph."""
+    """The photograph of Eileen Collins in scikit-image (NASA, public domain)."""
 
     kind: Literal['photo']
 
 
 class Row(Strict):
-    """A row of a table, a bar or a point of a plot."""
+    """A row of a table, a bar or a point of a plot; a word alone is a condition."""
 
     condition: str
-    label: str = ABSENT
-    series: str = ABSENT
-    x: float | Literal['samples'] = ABSENT
-    published: float | str = ABSENT
+    label: str = absent('in place of that of the condition')
+    series: str = absent('points with the same word are one line')
+    x: float | Literal['samples'] = absent('place on the axis; `samples`: those of its pre-training')
+    published: float | str = absent("the paper's figure")
+
+    @model_validator(mode='before')
+    @classmethod
+    def _word(cls, values: Any) -> Any:
+        return {'condition': values} if isinstance(values, str) else values
 
 
 class Finding(Strict):
     """One table and one plot of the page."""
 
     title: str
-    question: str
-    limits: str
-    rows: Annotated[list[Row | str], Field(min_length=1)]
-    axis: str = ABSENT
-    log: bool = False
-    curves: bool = False
-    tasks: Annotated[list[str], Field(min_length=1)] = ABSENT
-    expect: list[Annotated[list[str], Field(min_length=2, max_length=2)]] = []
+    question: str = Field(description='above the table')
+    limits: str = Field(description='below the plot: what it does not show')
+    rows: list[Row] = Field(min_length=1)
+    tasks: Annotated[list[str], Field(min_length=1)] = absent('fine-tunings (default: all)')
+    axis: str = absent('name of the axis of `x`; rows without `x` are horizontal lines')
+    log: bool = Field(False, description='a logarithmic axis')
+    curves: bool = Field(False, description='the plot shows accuracy along the fine-tunings')
+    expect: list[Pair] = Field([], description='pairs of conditions: is the first better than the second?')
+
+    @model_validator(mode='after')
+    def _axis(self) -> 'Finding':
+        if not self.axis and any(row.x is not None or row.series for row in self.rows):
+            raise ValueError('rows with x or series need an axis')
+        return self
 
 
 class Cost(Strict):
-    """What an estimate is made from."""
+    """What the estimate of ``sweep.py list`` is made from."""
 
     samples_per_second: PositiveFloat
-    basis: str
-    device: str
-    price_per_hour: PositiveFloat = ABSENT
+    basis: str = Field(description='where the rate is from')
+    device: str = Field(description='what the hours are hours of')
+    price_per_hour: PositiveFloat = absent('in dollars')
 
 
 class File(Strict):
     """A sweep file."""
 
     name: Name
-    title: str = ABSENT
-    about: str = ABSENT
-    vars: dict[str, Any] = {}
-    data: dict[Name, Annotated[Digits | Images | Rest | Photo, Field(discriminator='kind')]] = {}
-    pretrain: Training = Training()
-    conditions: Annotated[dict[Name, Training | None], Field(min_length=1)]
-    seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
-    finetune: dict[Name, Training]
-    finetune_seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
-    findings: list[Finding] = []
-    cost: Cost = ABSENT
+    title: str = absent('heading of its part of the page')
+    about: str = absent('text below the heading')
+    vars: dict[str, Any] = Field({}, description='`$NAME` anywhere in the file is replaced')
+    data: dict[Name, Annotated[Digits | Images | Rest | Photo, Field(discriminator='kind')]] = Field(
+        {}, description='folders of images by name, see below'
+    )
+    pretrain: Training = Field(Training(), description='what all pre-trainings have in common')
+    conditions: dict[Name, Training | None] = Field(
+        min_length=1,
+        description='by name, what a pre-training has in particular: a `dataset`, `data` or `config`; with none of '
+        'them, or with `weights`, nothing is pre-trained',
+    )
+    seeds: Seeds = Field([0], description='of pre-training')
+    finetune: dict[Name, Training] = Field(description='trainings that follow each pre-training, by name')
+    finetune_seeds: Seeds = Field([0], description='of fine-tuning')
+    findings: list[Finding] = Field([], description='what `sweep.py report` shows; it needs `title` and `about`, too')
+    cost: Cost = absent('what `sweep.py list` estimates hours from')
 
     @model_validator(mode='after')
     def _references(self) -> 'File':
-        """Names of data, fine-tunings and conditions that are used are there."""
+        """What is named is there."""
         trainings = {'pretrain': self.pretrain}
         trainings |= {f'conditions.{name}': own or Training() for name, own in self.conditions.items()}
         trainings |= {f'finetune.{name}': own for name, own in self.finetune.items()}
@@ -149,13 +178,26 @@ class File(Strict):
                 known(training.data, self.data, 'data', place)
             for task in training.only or []:
                 known(task, self.finetune, 'fine-tuning', place)
+            dataset = str(training.options.get('dataset', ''))
+            for variable in re.findall(r'\$(\w+)', dataset):
+                known(variable, self.vars, 'variable', place)
+            if dataset.partition('/')[0] in SPECS:
+                at(place, parse_name, dataset)
+            if training.weights and training.trains:
+                raise ValueError(f'{place}: weights and a pre-training (dataset, data or config) exclude each other')
+            if place.startswith('conditions.') and not training.trains and training.options:
+                hint = nearest(next(iter(training.options)), ['dataset', *Training.model_fields])
+                raise ValueError(
+                    f'{place}: without dataset, data or config nothing is pre-trained, and '
+                    f'{", ".join(map(repr, training.options))} would have no effect; {hint}'
+                )
         for name, data in self.data.items():
             if isinstance(data, Rest):
                 folders = [key for key, base in self.data.items() if isinstance(base, Images)]
                 known(data.of, folders, 'folder', f'data.{name}')
         for number, finding in enumerate(self.findings):
             place = f'findings.{number}'
-            rows = [row if isinstance(row, str) else row.condition for row in finding.rows]
+            rows = [row.condition for row in finding.rows]
             for condition in rows:
                 known(condition, self.conditions, 'condition', place)
             for task in finding.tasks or []:
@@ -176,23 +218,47 @@ def known(word: Any, valid: Iterable[str], what: str, place: str = '') -> None:
         raise ValueError(f'{place}: '.removeprefix(': ') + f'unknown {what} {word!r}; {nearest(word, valid)}')
 
 
+def at(place: str, function: Any, *args: Any) -> Any:
+    """Call a function; its ValueError says the place, too."""
+    try:
+        return function(*args)
+    except ValueError as error:
+        raise ValueError(f'{place}: {error}') from error
+
+
 class Loader(yaml.SafeLoader):
     """YAML in which no key is there twice: the first would be lost in silence."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
-        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
-        for key, count in keys.items():
-            if count > 1:
-                raise yaml.MarkedYAMLError(problem=f'{key!r} is there {count} times', problem_mark=node.start_mark)
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        counts = Counter(key.value for key in keys)
+        for key in reversed(keys):
+            if counts[key.value] > 1:
+                raise yaml.MarkedYAMLError(problem=f'{key.value!r} is there twice', problem_mark=key.start_mark)
         return node
+
+
+def load(path: Path, text: str) -> Any:
+    """YAML as data.
+
+    Raises:
+        ValueError: It is none; with the line.
+    """
+    try:
+        return yaml.load(text, Loader)
+    except yaml.MarkedYAMLError as error:
+        line = f', line {error.problem_mark.line + 1}' if error.problem_mark else ''
+        raise ValueError(f'{path}{line}: {error.problem}') from error
+    except yaml.YAMLError as error:
+        raise ValueError(f'{path}: {error}') from error
 
 
 def check(raw: Any) -> None:
     """Refuse what is no sweep file.
 
     Raises:
-        ValueError: The first thing that is wrong, and where.
+        ValueError: What is wrong, and where; a line for each thing.
     """
     if not isinstance(raw, dict):
         raise ValueError(
@@ -201,14 +267,28 @@ def check(raw: Any) -> None:
     try:
         File.model_validate(raw)
     except ValidationError as error:
-        raise ValueError(next(problems(error))) from None
+        raise ValueError('\n'.join(problems(error))) from None
 
 
 def problems(error: ValidationError) -> Iterator[str]:
     """What is wrong, in words."""
     for problem in error.errors():
-        place = '.'.join(map(str, problem['loc']))
+        place = list(map(str, problem['loc']))
+        if place[:1] == ['data'] and len(place) > 3:
+            del place[2]  # The kind, which pydantic puts there.
+        kind, got = problem['type'], f', got {problem["input"]!r}'[:200]
         message = problem['msg'].removeprefix('Value error, ')
-        if problem['type'] != 'value_error' and problem['type'] != 'missing':
-            message += f', got {problem["input"]!r}'[:200]
-        yield f'{place}: {message}' if place else message
+        if kind == 'missing':
+            message = 'must be given'
+        elif kind == 'union_tag_invalid':
+            place.append('kind')
+            message = f'unknown {problem["ctx"]["tag"]!r}; {nearest(problem["ctx"]["tag"], KINDS)}'
+        elif kind == 'string_pattern_mismatch':
+            place = [word for word in place if word != '[key]']
+            message = f'must be letters, digits, ".", "_" and "-", the first a letter or a digit{got}'
+        elif kind != 'value_error':
+            message = message.replace('Input should be', 'must be').replace('dictionary', 'mapping') + got
+        yield f'{".".join(place)}: {message}'.removeprefix(': ')
+
+
+KINDS = ['digits', 'folder', 'rest', 'photo']
