@@ -187,11 +187,48 @@ def test_settings_of_data_are_settings(sweep_file, tmp_path):
     assert keys(text) != keys(text.replace('test: 3', 'test: 4')) != keys(text.replace('classes: 2', 'classes: 3'))
 
 
-def test_schedule(sweep_file):
+# What sweep.py reads of a finished train.py. Top-1 is the learning rate in thousandths: it says which run it was.
+STAND_IN = """
+import argparse, pathlib
+parser = argparse.ArgumentParser()
+more = 'num-classes epoch-repeats data-dir seed output experiment pretrained-path val-interval'
+for option in ('{options} ' + more).split():
+    parser.add_argument('--' + option, nargs='+')
+parser.add_argument('--pretrained', action='store_true')
+args = parser.parse_args()
+folder = pathlib.Path(args.output[0], args.experiment[0])
+assert not args.pretrained or pathlib.Path(args.pretrained_path[0]).exists()
+epochs = int(args.epochs[0])
+rows = [f'{{epoch}},1.0,{{1000 * float(args.lr[0])}}' for epoch in range(epochs)]
+(folder / 'summary.csv').write_text('epoch,train_loss,eval_top1\\n' + '\\n'.join(rows))
+(folder / 'last.pth.tar').touch()
+print('--result')
+"""
+
+
+def test_new_settings_are_new_trainings(sweep_file, tmp_path):
+    """What was trained with other settings is neither taken for the result nor gone on with; it stays where it is."""
     import sweep
 
+    (tmp_path / 'train.py').write_text(STAND_IN.format(options=OPTIONS))
+    path = tmp_path / 'tiny.yaml'
+    words = ['run', str(path), '--train-py', str(tmp_path), '--work', str(tmp_path / 'work'), '--poll', '0.1']
+
+    def top1(change):
+        assert sweep.main([*words[:1], str(write(path, change)), *words[2:]]) == 0
+        return [line['eval_top1'] for line in sweep_file.Results(tmp_path / 'work' / 'tiny.jsonl').read()]
+
+    assert top1(TINY) == [1.0] * 3
+    assert top1({'pretrain/lr': 0.002}) == [1.0] * 3 + [2.0, 1.0, 1.0]
+    assert top1({'pretrain/lr': 0.002, 'finetune/digits/lr': 0.003}) == [1.0] * 3 + [2.0, 1.0, 1.0, 3.0, 3.0]
+    assert top1(TINY) == [1.0] * 3 + [2.0, 1.0, 1.0, 3.0, 3.0]
+
+
+def test_schedule(sweep_file):
+    import sweep_command
+
     def samples(images, batch, repeat, **settings):
-        options = sweep.schedule(settings, images, batch, repeat)
+        options = sweep_command.schedule(settings, images, batch, repeat)
         return options['epochs'], int(images * options.get('epoch_repeats', 1)) // batch * batch * options['epochs']
 
     assert samples(100, 32, True, samples=6400, interval=1600) == (4, 6400)
@@ -199,8 +236,8 @@ def test_schedule(sweep_file):
     assert samples(1000, 32, True, samples=9600, interval=640) == (9, 9504)
     assert samples(100, 4000, True, samples=9600, interval=640) == (2, 8000)
     assert samples(100, 50, False, samples=250) == (2, 200)
-    assert sweep.schedule(dict(steps=40), 100, 10, False) == dict(epochs=4, warmup_epochs=0, val_interval=4)
-    assert sweep.schedule(dict(steps=40, warmup_epochs=3), 100, 10, False) == dict(epochs=4, val_interval=4)
+    assert sweep_command.schedule(dict(steps=40), 100, 10, False) == dict(epochs=4, warmup_epochs=0, val_interval=4)
+    assert sweep_command.schedule(dict(steps=40, warmup_epochs=3), 100, 10, False) == dict(epochs=4, val_interval=4)
 
 
 def write(path, change):
@@ -415,10 +452,10 @@ def test_published_weights_in_place_of_a_pre_training(sweep_file, tmp_path, monk
     runner = sweep.Runner(read, args)
     units = {unit.condition: unit for unit in read.units}
     assert units['tag'].pretrain is None and units['fractal1'].pretrain is not None
-    command, _ = runner.command(units['tag'], units['tag'].finetune[0])
+    command = runner.commands.of(units['tag'], units['tag'].finetune[0]).words
     assert command[command.index('--model') + 1] == 'test_vit.fractal1_1k' and '--pretrained' in command
     assert '--pretrained-path' not in command
-    plain, _ = runner.command(units['scratch'], units['scratch'].finetune[0])
+    plain = runner.commands.of(units['scratch'], units['scratch'].finetune[0]).words
     assert '--pretrained' not in plain and plain[plain.index('--model') + 1] == 'test_vit'
     keys = [units[name].finetune[0].key['settings'] for name in ('tag', 'scratch')]
     assert keys[0] != keys[1]

@@ -18,7 +18,6 @@ import argparse
 import contextlib
 import csv
 import datetime
-import difflib
 import fcntl
 import importlib.metadata
 import json
@@ -30,66 +29,25 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import timm
+from sweep_command import HERE, Commands, flags, like
 from sweep_data import Folders
 from sweep_file import Job, Results, Sweep, Unit, canonical, digest, key_of
-from sweep_schema import OWN, known, load, nearest
+from sweep_schema import known
 from tqdm import tqdm
 
 import timm_fractal
-from timm_fractal import parse_name
-from timm_fractal.spec import SPECS
 
-HERE = Path(__file__).resolve().parent
 START = '=== sweep.py starts train.py ==='
 
 
 class Failed(RuntimeError):
     """train.py ended with an error."""
-
-
-def whole(options: dict[str, Any], name: str, instead: str = '') -> int:
-    """A number of options that must be there, from 1 up."""
-    value = options.get(name)
-    if type(value) is not int or value < 1:
-        raise ValueError(f'{name}{instead} must be given, a whole number from 1 up, got {value!r}')
-    return value
-
-
-def recipe(job: Job) -> dict[str, Any]:
-    """The recipe that a job names, or nothing."""
-    if 'config' not in job.settings:
-        return {}
-    path = HERE / job.settings['config']
-    content = load(path, path.read_text(encoding='utf-8'))
-    if not isinstance(content, dict):
-        raise ValueError(f'{path}: a recipe must be a mapping, got {content!r:.100}')
-    return content
-
-
-def flags(options: dict[str, Any]) -> list[str]:
-    """Options of train.py as words of a command line."""
-    words = []
-    for key, value in options.items():
-        flag = '--' + key.replace('_', '-')
-        if value is True:
-            words.append(flag)
-        elif isinstance(value, dict):
-            words += [flag, *(f'{name}={each}' for name, each in value.items())]
-        elif isinstance(value, list):
-            words += [flag, *map(str, value)]
-        elif value is not False and value is not None:
-            words += [flag, str(value)] if str(value) else [f'{flag}=']
-    return words
-
-
-#: Training images of data sets that train.py downloads.
-IMAGES = {'torch/cifar10': 50_000, 'torch/cifar100': 50_000}
 
 
 class Runner:
@@ -104,79 +62,12 @@ class Runner:
         self.sweep, self.args = sweep, args
         self.work: Path = args.work / sweep.name
         self.results = Results((args.results or args.work) / f'{sweep.name}.jsonl')
-        self.folders = Folders(sweep.raw.get('data') or {}, args.work / 'data', dict(args.data))
+        folders = Folders(sweep.raw.get('data') or {}, args.work / 'data', dict(args.data))
+        self.commands = Commands(sweep, self.work, folders, args.train_py)
         self.children: set[subprocess.Popen[bytes]] = set()
         self.logs: dict[Path, tuple[int, int]] = {}
         self.done = 0
         self.stopped = threading.Event()
-
-    def command(self, unit: Unit, job: Job, stand_in: bool = False) -> tuple[list[str], int]:
-        """The command line of a job, and how many samples it trains on.
-
-        Raises:
-            ValueError: Something that it needs is not in the sweep file.
-        """
-        try:
-            return self._command(unit, job, stand_in)
-        except ValueError as error:
-            raise ValueError(f'{unit.name}, {job.name}: {error}') from error
-
-    def _command(self, unit: Unit, job: Job, stand_in: bool) -> tuple[list[str], int]:
-        settings, options = job.settings, dict(job.options)
-        config = recipe(job)
-        merged = config | options
-        batch = whole(merged, 'batch_size') * settings.get('processes', 1)
-        images = None
-        if 'data' in settings:
-            tune = job.key.get('finetune_seed', 0)
-            folder, images, classes = self.folders.get(settings['data'], settings.get('shots'), tune, stand_in)
-            options['data_dir'] = folder
-            if classes is not None and 'num_classes' not in merged:
-                options['num_classes'] = classes
-        ours = merged.get('dataset', '').partition('/')[0] in SPECS
-        if ours:
-            spec = parse_name(merged['dataset'])
-            images = spec.num_classes * spec.num_instances
-            options.setdefault('num_classes', spec.num_classes)
-        elif 'dataset' in merged:
-            images = IMAGES.get(merged['dataset'])
-        budgets = [key for key in ('epochs', 'samples', 'steps') if key in settings]
-        if len(budgets) > 1:
-            raise ValueError(f'{" and ".join(budgets)} exclude each other')
-        if 'samples' in settings or 'steps' in settings:
-            if images is None:
-                name = merged.get('dataset', '')
-                raise ValueError(
-                    f'{budgets[0]} needs data of the sweep file or a dataset whose number of images is known (others '
-                    f'need epochs), got {name!r}; {nearest(name.partition("/")[0], [*SPECS, *IMAGES])}'
-                )
-            options |= schedule(settings, images, batch, repeat='dataset' in merged)
-        if stand_in and 'dataset' in merged and not ours:
-            # train.py would download it.
-            folder = self.folders.noise(whole(merged, 'num_classes'))
-            options |= dict(dataset='', data_dir=folder, dataset_download=False)
-        if 'weights' in settings:
-            options |= dict(model=settings['weights'], pretrained=not stand_in)
-        merged = config | options
-        epochs = whole(merged, 'epochs', ' (or samples, or steps)')
-        if settings.get('processes'):
-            command = ['sh', str(HERE / 'launch.sh')]
-        else:
-            command = [sys.executable, str(self.args.train_py)]
-        if config:
-            command += ['-c', str(HERE / settings['config'])]
-        repeats = max(1.0, merged.get('epoch_repeats', 1.0))
-        samples = int((images or 0) * repeats) // batch * batch * epochs
-        place = dict(seed=job.seed, output=str(self.work / unit.name), experiment=job.name)
-        if job.name != 'pretrain' and unit.pretrain and not stand_in:
-            place |= dict(pretrained=True, pretrained_path=str(self.work / unit.name / 'pretrain' / 'last.pth.tar'))
-        return command + flags(options | place), samples
-
-    def epochs(self, command: Sequence[str], job: Job) -> int:
-        """The number of epochs that a command asks for."""
-        if '--epochs' in command:
-            return int(command[command.index('--epochs') + 1])
-        return int(recipe(job)['epochs'])
 
     def environment(self, job: Job) -> dict[str, str]:
         """The environment of train.py."""
@@ -186,26 +77,6 @@ class Runner:
         if job.settings.get('device') == 'cpu':
             more['OMP_NUM_THREADS'] = os.environ.get('OMP_NUM_THREADS', '1')
         return os.environ | more
-
-    def check(self, units: Sequence[Unit]) -> None:
-        """Refuse options that train.py does not have, before the first training.
-
-        Raises:
-            ValueError: An unknown option, or a train.py that does not run.
-        """
-        command = [sys.executable, str(self.args.train_py), '--help']
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            last = (done.stderr.strip() or 'no output').split('\n')[-1]
-            raise ValueError(f'{self.args.train_py} --help ended with code {done.returncode}: {last}')
-        valid = {word.replace('-', '_') for word in re.findall(r'(?<!\S)--([a-z0-9-]+)', done.stdout)}
-        for unit in units:
-            for job in [unit.pretrain, *unit.finetune]:
-                for option in [*recipe(job), *job.options] if job else ():
-                    if option not in valid:
-                        raise ValueError(
-                            f'{unit.name}, {job.name}: train.py has no option {option!r}{like(option, valid | OWN)}'
-                        )
 
     def missing(self, unit: Unit) -> list[Job]:
         """Jobs of a unit without a line among the results."""
@@ -226,13 +97,14 @@ class Runner:
                 return 'elsewhere'
             try:
                 missing = self.missing(unit)
-                trained = folder / 'pretrain' / 'last.pth.tar'
-                if unit.pretrain and missing and (unit.pretrain in missing or not trained.exists()):
-                    self.job(unit, unit.pretrain, lock.fileno())
+                if unit.pretrain and missing:
+                    trained = folder / unit.pretrain.folder / 'last.pth.tar'
+                    if unit.pretrain in missing or not trained.exists():
+                        self.job(unit, unit.pretrain, lock.fileno())
                 for job in missing:
                     if job is not unit.pretrain:
                         self.job(unit, job, lock.fileno())
-                        for checkpoint in (folder / job.name).glob('*.pth.tar'):
+                        for checkpoint in (folder / job.folder).glob('*.pth.tar'):
                             checkpoint.unlink()  # Only the result is needed.
             except (Failed, ValueError, OSError) as error:
                 return f'{unit.name}: {error}'
@@ -242,11 +114,10 @@ class Runner:
         """Run train.py to its end, from its last checkpoint if there is one, and append its result."""
         if self.stopped.is_set():
             raise Failed(f'{job.name} was not begun')
-        command, samples = self.command(unit, job)
-        folder = self.work / unit.name / job.name
+        command, samples, epochs = self.commands.of(unit, job)
+        folder = self.work / unit.name / job.folder
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / 'log.txt'
-        epochs = self.epochs(command, job)
         self.logs[log] = (samples, epochs)
         if finished(folder, epochs) is None:
             if resume := checkpoint(folder):
@@ -328,7 +199,7 @@ class Runner:
         """Run units, ``-n`` at a time; what went wrong, in words."""
         todo = [unit for unit in units if self.missing(unit)]
         print(f'{self.sweep.name}: {len(units) - len(todo)} of {len(units)} units finished, {self.results.path}')
-        total = sum(self.command(unit, job)[1] for unit in todo for job in self.missing(unit))
+        total = sum(self.commands.of(unit, job).samples for unit in todo for job in self.missing(unit))
         problems: list[str] = []
         signal.signal(signal.SIGTERM, self.stop)
         with (
@@ -363,7 +234,7 @@ class Runner:
                 if job is None or key in seen:
                     continue
                 seen.add(str(key))
-                command, samples = self.command(unit, job, stand_in=True)
+                command, samples, _ = self.commands.of(unit, job, stand_in=True)
                 print(f'{unit.name} {job.name}: {samples:,} samples\n  {" ".join(command)}')
                 workers = min(1, job.settings.get('workers', 1))
                 cut = dict(
@@ -399,35 +270,6 @@ def curve(summary: Path) -> list[tuple[int, float]]:
     rows = epochs_of(summary) if summary.exists() else []
     found = {int(row['epoch']) + 1: round(float(row['eval_top1']), 4) for row in rows if row.get('eval_top1')}
     return sorted(found.items())
-
-
-def schedule(settings: dict[str, Any], images: int, batch: int, repeat: bool) -> dict[str, Any]:
-    """Options of train.py for a number of samples or steps; an epoch ends with a checkpoint.
-
-    Args:
-        settings: Its ``samples`` are wanted, one checkpoint every ``interval`` of them; or its ``steps``.
-        images: Number of different images.
-        batch: Images per step.
-        repeat: Whether an epoch may be many rounds over the images.
-
-    Raises:
-        ValueError: The batch is more than all images, or the samples are less than one round.
-    """
-    if not repeat and batch > images:
-        raise ValueError(f'batch_size must be at most {images}, the number of images, got {batch}')
-    if 'steps' in settings:
-        epochs = max(1, round(settings['steps'] / max(1, images // batch)))
-        options = dict(epochs=epochs, warmup_epochs=round(0.1 * epochs), val_interval=epochs)
-        return {key: value for key, value in options.items() if key not in settings}
-    samples, least = settings['samples'], max(images, batch)
-    if samples < images // batch * batch or samples < batch:
-        raise ValueError(f'samples must be at least {least}, one batch and one round over all images, got {samples}')
-    if not repeat:
-        return dict(epochs=round(samples / (images // batch * batch)))
-    epochs = max(1, min(round(samples / settings.get('interval', samples)), samples // least))
-    steps = max(1, round(samples / epochs / batch))
-    repeats = max(1.0, -(-steps * batch * 1000 // images) / 1000)  # Three digits, rounded up: drop-last does the rest.
-    return dict(epochs=epochs, epoch_repeats=repeats)
 
 
 def checkpoint(folder: Path) -> Path | None:
@@ -513,12 +355,6 @@ def count(text: str) -> int:
     return int(text)
 
 
-def like(word: str, valid: Iterable[str]) -> str:
-    """Word the end of a message about an unknown word, where there are too many valid ones to name them all."""
-    near = difflib.get_close_matches(str(word), list(valid), n=1)
-    return f'; did you mean {near[0]!r}?' if near else ''
-
-
 def pair(text: str) -> tuple[str, Path]:
     """NAME=FOLDER."""
     name, equals, folder = text.partition('=')
@@ -554,7 +390,7 @@ def listing(runner: Runner) -> Iterator[str]:
     total = 0
     for index, unit in enumerate(runner.sweep.units):
         jobs = [job for job in [unit.pretrain, *unit.finetune] if job]
-        samples = [runner.command(unit, job, stand_in=True)[1] for job in jobs]
+        samples = [runner.commands.of(unit, job, stand_in=True).samples for job in jobs]
         total += sum(samples)
         left = len(runner.missing(unit))
         state = 'finished' if not left else f'{left} of {len(jobs)} trainings to do'
@@ -647,7 +483,7 @@ def execute(args: argparse.Namespace) -> int:
     if args.only:
         units = [unit for unit in units if unit.condition in args.only]
     units = list(available(units))
-    runner.check(units)
+    runner.commands.check(units)
     problems = runner.dry_run(units) if args.dry_run else runner.run(units)
     for problem in problems:
         print(problem, file=sys.stderr)

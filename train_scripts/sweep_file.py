@@ -46,6 +46,11 @@ class Job:
     key: dict[str, Any]
 
     @property
+    def folder(self) -> str:
+        """The name of its folder: other settings never go on where these were."""
+        return f'{self.name}-{self.key["settings"]}'
+
+    @property
     def options(self) -> dict[str, Any]:
         """What of the settings goes to train.py."""
         return {key: value for key, value in self.settings.items() if key not in OWN}
