@@ -3,8 +3,8 @@
 Kinds, in the section ``data`` of a sweep file:
 
 - ``digits``: scikit-learn's 1,797 handwritten digits of 8 x 8 pixels. What is not trained on is tested on.
-- ``folder``: ``train/CLASS/FILE`` and ``val/CLASS/FILE``, where ``--data NAME=FOLDER`` says, or CIFAR-10 as torchvision
-  downloads it. The first ``reserve`` files of each class are for fine-tuning; the first ``test`` of ``val`` to test on.
+- ``folder``: ``train/CLASS/FILE`` and ``val/CLASS/FILE``, where ``--data NAME=FOLDER`` says, or what torchvision
+  downloads. The first ``reserve`` files of each class are for fine-tuning; the first ``test`` of ``val`` to test on.
 - ``rest``: images of a ``folder`` behind those reserved, ``count`` of each class, to pre-train on.
 - ``photo``: the photograph of the astronaut Eileen Collins in scikit-image (NASA, public domain).
 
@@ -86,9 +86,10 @@ class Folders:
     def _source(self, name: str, classes: int) -> tuple[Path, str]:
         """The folder that the user gave, or CIFAR-10; and a digest of where it is and of the names of its files."""
         if name not in self.sources:
-            if name not in self.given and self.kinds[name].get('download') != 'CIFAR10':
+            download = self.kinds[name].get('download')
+            if name not in self.given and not download:
                 raise ValueError(f'data {name}: say where it is with --data {name}=FOLDER')
-            source = self.given.get(name) or self._made(self.work / name, _cifar10)
+            source = self.given.get(name) or self._made(self.work / name, lambda path: _torchvision(download, path))
             names = [str(source)]
             for split in ('train', 'val'):
                 folders = _classes(source / split)
@@ -177,12 +178,12 @@ def _astronaut(path: Path) -> None:
     Image.fromarray(astronaut()).save(path, format='PNG')
 
 
-def _cifar10(path: Path) -> None:
-    from torchvision.datasets import CIFAR10
+def _torchvision(name: str, path: Path) -> None:
+    import torchvision
 
     for split, train in (('train', True), ('val', False)):
-        data = CIFAR10(str(path.parent / 'download'), train=train, download=True)
+        data = getattr(torchvision.datasets, name)(str(path.parent / 'download'), train=train, download=True)
         for n, (image, label) in enumerate(data):
-            folder = path / split / data.classes[label]
+            folder = path / split / data.classes[label].replace('/', '-')
             folder.mkdir(parents=True, exist_ok=True)
             image.save(folder / f'{n:05d}.png')

@@ -84,7 +84,7 @@ class Images(Strict):
         description='the first so many images of each class are for fine-tuning, which draws from them by its seed'
     )
     test: PositiveInt = Field(description='the first so many images of each class in `val` are for testing')
-    download: Literal['CIFAR10'] = absent('what torchvision downloads when no folder is given')
+    download: Literal['CIFAR10', 'FashionMNIST'] = absent('what torchvision downloads when no folder is given')
 
 
 class Rest(Strict):
