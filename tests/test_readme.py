@@ -182,13 +182,10 @@ def test_the_figures_of_the_readme_are_those_of_the_results():
 
 def test_the_figures_of_the_weights_are_those_of_the_results():
     weights = (DOCS / 'results.md').read_text().partition('\n## Published weights')[2]
-    table = re.search(
-        r'\| \| CIFAR-10, 20 .* 2,400 steps \|.*?\n\n', (DOCS / 'weights.md').read_text(), re.DOTALL
-    ).group()
-    said = {
-        line.split(' | ')[0].strip('| `'): re.findall(r'([\d.]+) %', line) for line in table.splitlines()[2:] if line
-    }
-    assert list(said) == ['from scratch', *timm.list_pretrained('*fractal*')]
-    for name, row in said.items():
-        few, more = figures(weights, 'test_vit from scratch' if name == 'from scratch' else name)
-        assert row == [*few[:2], *more, few[2]], name
+    table = re.search(r'\| images per class, steps \|.*?\n\n', (DOCS / 'weights.md').read_text(), re.DOTALL).group()
+    names = [cell.strip(' `') for cell in table.splitlines()[0].split('|')[2:-1]]
+    assert names == ['from scratch', *timm.list_pretrained('*fractal*')]
+    rows = [re.findall(r'([\d.]+) %', line) for line in table.splitlines()[2:] if line]
+    for name, said in zip(names, zip(*rows, strict=True), strict=True):
+        few, more, unseen = figures(weights, 'test_vit from scratch' if name == 'from scratch' else name)
+        assert list(said) == [*unseen, *few[:2], *more, few[2]], name
