@@ -224,6 +224,33 @@ def test_new_settings_are_new_trainings(sweep_file, tmp_path):
     assert top1(TINY) == [1.0] * 3 + [2.0, 1.0, 1.0, 3.0, 3.0]
 
 
+def test_interrupted_twice(sweep_file, tmp_path):
+    """Ctrl-C ends the trainings that run, begins no others, and says so in a few lines; pressed again, it is the same."""
+    script = 'import sys, time\nif "--help" not in sys.argv:\n    time.sleep(60)\nprint("{}")'
+    options = ' '.join(f'--{word}' for word in OPTIONS.split())
+    (tmp_path / 'train.py').write_text(script.format(options))
+    path = write(tmp_path / 'tiny.yaml', {'seeds': [0, 1, 2, 3, 4]})
+    words = ['run', path, '--train-py', tmp_path, '--work', tmp_path / 'work', '-n', '2', '--poll', '0.1']
+    pipe = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen([sys.executable, str(SCRIPT), *map(str, words)], **pipe)
+    logs = [tmp_path / f'work/tiny/fractal1-s{seed}' for seed in (0, 1)]
+    end = time.time() + 60
+    while not all(list(log.glob('*/log.txt')) for log in logs) and time.time() < end:
+        time.sleep(0.1)
+    time.sleep(0.5)
+    for _ in range(3):
+        child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=30)
+    said = [line for line in re.split('[\r\n]', err) if line and 'sample/s' not in line]
+    assert child.returncode == 1 and said == [
+        *(
+            f'fractal1-s{n}: pretrain was interrupted; the same command goes on from its last checkpoint'
+            for n in (0, 1)
+        ),
+        '3 units were not begun',
+    ], (out, err)
+
+
 def test_schedule(sweep_file):
     import sweep_command
 

@@ -29,7 +29,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,13 @@ class Runner:
         return [job for job in [unit.pretrain, *unit.finetune] if job and key_of(job.key) not in known]
 
     def unit(self, unit: Unit) -> str:
-        """Run what is missing of a unit: ``'finished'``, ``'elsewhere'`` when another process has it, or an error."""
+        """Run what is missing of a unit.
+
+        Returns:
+            ``'finished'``, ``'elsewhere'`` when another process has it, ``'not begun'`` after `stop`, or an error.
+        """
+        if self.stopped.is_set():
+            return 'not begun'
         if not self.missing(unit):
             return 'finished'
         folder = self.work / unit.name
@@ -201,27 +207,26 @@ class Runner:
         print(f'{self.sweep.name}: {len(units) - len(todo)} of {len(units)} units finished, {self.results.path}')
         total = sum(self.commands.of(unit, job).samples for unit in todo for job in self.missing(unit))
         problems: list[str] = []
-        signal.signal(signal.SIGTERM, self.stop)
         with (
+            interrupts(self.stop),
             ThreadPoolExecutor(self.args.n) as pool,
             tqdm(total=total, unit='sample', unit_scale=True, smoothing=0.1, mininterval=10) as bar,
         ):
-            futures = {pool.submit(self.unit, unit): unit for unit in todo}
-            try:
-                while not all(future.done() for future in futures):
-                    time.sleep(min(2.0, self.args.poll))
-                    bar.update(max(0, self.progress() - bar.n))
-                    left = sum(not future.done() for future in futures)
-                    bar.set_postfix_str(f'{left} units left', refresh=False)
-            except KeyboardInterrupt:
-                self.stop()
+            futures = [pool.submit(self.unit, unit) for unit in todo]
+            while not all(future.done() for future in futures):
+                time.sleep(min(2.0, self.args.poll))
+                bar.update(max(0, self.progress() - bar.n))
+                left = sum(not future.done() for future in futures)
+                bar.set_postfix_str(f'{left} units left', refresh=False)
             bar.update(max(0, self.done - bar.n))
-            for future, unit in futures.items():
-                state = future.result()
-                if state == 'elsewhere':
-                    print(f'{unit.name}: another process has it')
-                elif state != 'finished':
-                    problems.append(state)
+            states = [future.result() for future in futures]
+        for state, unit in zip(states, todo, strict=True):
+            if state == 'elsewhere':
+                print(f'{unit.name}: another process has it')
+            elif state not in ('finished', 'not begun'):
+                problems.append(state)
+        if left := states.count('not begun'):
+            problems.append(f'{left} units were not begun')
         return problems
 
     def dry_run(self, units: Sequence[Unit]) -> list[str]:
@@ -251,6 +256,17 @@ class Runner:
                 if error:
                     problems.append(f'{unit.name} {job.name}: {error}')
         return problems
+
+
+@contextlib.contextmanager
+def interrupts(function: Callable[..., None]) -> Iterator[None]:
+    """Call a function at Ctrl-C and SIGTERM, and only that."""
+    before = {number: signal.signal(number, function) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def epochs_of(summary: Path) -> list[dict[str, str]]:
