@@ -225,7 +225,7 @@ def test_new_settings_are_new_trainings(sweep_file, tmp_path):
 
 
 def test_interrupted_twice(sweep_file, tmp_path):
-    """Ctrl-C ends the trainings that run, begins no others, and says so in a few lines; pressed again, it is the same."""
+    """Ctrl-C ends the trainings that run, begins no others, and says so in a few lines; again, it is the same."""
     script = 'import sys, time\nif "--help" not in sys.argv:\n    time.sleep(60)\nprint("{}")'
     options = ' '.join(f'--{word}' for word in OPTIONS.split())
     (tmp_path / 'train.py').write_text(script.format(options))
