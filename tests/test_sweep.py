@@ -107,6 +107,9 @@ def test_every_sweep_file_is_read(path, sweep_file, tmp_path):
     assert done.returncode == 0, done.stderr
     units = len(sweep.units)
     assert f'{units} units, ' in done.stdout and ' 0 samples' not in done.stdout
+    hours = float(re.search(r': ([\d.]+) hours of', done.stdout)[1])
+    row = re.search(rf'^\| `{path.name}` .*?([\d.]+) hours', (ROOT / 'docs' / 'sweeps.md').read_text(), re.MULTILINE)
+    assert row and abs(float(row[1]) - hours) < 0.5
     done = run('run', path, '--train-py', tmp_path, '--work', tmp_path, '--index', units)
     assert done.returncode == 2 and f'--index must be 0 to {units - 1}, got {units}' in done.stderr
 
