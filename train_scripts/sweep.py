@@ -29,7 +29,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ class Runner:
         self.work: Path = args.work / sweep.name
         self.results = Results((args.results or args.work) / f'{sweep.name}.jsonl')
         folders = Folders(sweep.raw.get('data') or {}, args.work / 'data', dict(args.data))
-        self.commands = Commands(sweep, self.work, folders, args.train_py)
+        self.commands = Commands(self.work, folders, args.train_py)
         self.children: set[subprocess.Popen[bytes]] = set()
         self.logs: dict[Path, tuple[int, int]] = {}
         self.done = 0
@@ -78,9 +78,9 @@ class Runner:
             more['OMP_NUM_THREADS'] = os.environ.get('OMP_NUM_THREADS', '1')
         return os.environ | more
 
-    def missing(self, unit: Unit) -> list[Job]:
-        """Jobs of a unit without a line among the results."""
-        known = set(map(key_of, self.results.read()))
+    def missing(self, unit: Unit, results: Collection[tuple[Any, ...]] | None = None) -> list[Job]:
+        """Jobs of a unit without a line among the results; the keys of these are read if they are not given."""
+        known = self.results.keys() if results is None else results
         return [job for job in [unit.pretrain, *unit.finetune] if job and key_of(job.key) not in known]
 
     def unit(self, unit: Unit) -> str:
@@ -203,9 +203,12 @@ class Runner:
 
     def run(self, units: Sequence[Unit]) -> list[str]:
         """Run units, ``-n`` at a time; what went wrong, in words."""
-        todo = [unit for unit in units if self.missing(unit)]
+        results = self.results.keys()
+        todo = [unit for unit in units if self.missing(unit, results)]
+        if todo:
+            self.commands.check(todo)
         print(f'{self.sweep.name}: {len(units) - len(todo)} of {len(units)} units finished, {self.results.path}')
-        total = sum(self.commands.of(unit, job).samples for unit in todo for job in self.missing(unit))
+        total = sum(self.commands.of(unit, job).samples for unit in todo for job in self.missing(unit, results))
         problems: list[str] = []
         with (
             interrupts(self.stop),
@@ -231,6 +234,7 @@ class Runner:
 
     def dry_run(self, units: Sequence[Unit]) -> list[str]:
         """Start each different command on the CPU with small batches, up to its first step; what went wrong."""
+        self.commands.check(units)
         problems = []
         seen: set[str] = set()
         for unit in units:
@@ -403,12 +407,13 @@ def script(text: str) -> Path:
 def listing(runner: Runner) -> Iterator[str]:
     """The units of a sweep, and what they cost."""
     cost = runner.sweep.raw.get('cost') or {}
+    results = runner.results.keys()
     total = 0
     for index, unit in enumerate(runner.sweep.units):
         jobs = [job for job in [unit.pretrain, *unit.finetune] if job]
         samples = [runner.commands.of(unit, job, stand_in=True).samples for job in jobs]
         total += sum(samples)
-        left = len(runner.missing(unit))
+        left = len(runner.missing(unit, results))
         state = 'finished' if not left else f'{left} of {len(jobs)} trainings to do'
         yield f'{index:4d}  {unit.name:<28} {sum(samples):>14,} samples  {state}'
     yield f'{len(runner.sweep.units)} units, {total:,} samples'
@@ -499,7 +504,6 @@ def execute(args: argparse.Namespace) -> int:
     if args.only:
         units = [unit for unit in units if unit.condition in args.only]
     units = list(available(units))
-    runner.commands.check(units)
     problems = runner.dry_run(units) if args.dry_run else runner.run(units)
     for problem in problems:
         print(problem, file=sys.stderr)

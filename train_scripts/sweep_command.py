@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sweep_data import Folders
-from sweep_file import Job, Sweep, Unit
+from sweep_file import Job, Unit
 from sweep_schema import OWN, at, load, nearest
 
 from timm_fractal import parse_name
@@ -39,14 +39,13 @@ class Commands:
     """Writes command lines.
 
     Args:
-        sweep: The sweep file.
         work: Folder for trainings.
         folders: The folders of images.
         train_py: timm's script.
     """
 
-    def __init__(self, sweep: Sweep, work: Path, folders: Folders, train_py: Path) -> None:
-        self.sweep, self.work, self.folders, self.train_py = sweep, work, folders, train_py
+    def __init__(self, work: Path, folders: Folders, train_py: Path) -> None:
+        self.work, self.folders, self.train_py = work, folders, train_py
 
     def of(self, unit: Unit, job: Job, stand_in: bool = False) -> Command:
         """The command of a job; with ``stand_in`` one for a dry run, with noise for images.

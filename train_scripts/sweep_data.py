@@ -11,8 +11,6 @@ Kinds, in the section ``data`` of a sweep file:
 Every folder is made once, under a temporary name first.
 """
 
-import hashlib
-import json
 import os
 import secrets
 import shutil
@@ -22,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from sweep_file import fingerprint
 
 
 class Folders:
@@ -76,7 +75,7 @@ class Folders:
 
             made = f'{name}-{count}' if rest else f'{name}-{count}-s{seed}'
             # Other images, or other settings, are another folder.
-            folder = self._made(self.work / digest([found, base]) / made, make)
+            folder = self._made(self.work / fingerprint([found, base]) / made, make)
         return str(folder), count * classes, classes
 
     def noise(self, classes: int) -> str:
@@ -97,7 +96,7 @@ class Folders:
                     rule = f'must have {classes} classes, as the sweep file says'
                     raise ValueError(f'data {name}: {source / split} {rule}, got {len(folders)}')
                 names += [f'{split}/{folder.name}/{file}' for folder in folders for file in sorted(os.listdir(folder))]
-            self.sources[name] = source, digest(names)
+            self.sources[name] = source, fingerprint(names)
         return self.sources[name]
 
     def _made(self, path: Path, make: Callable[[Path], Any]) -> Path:
@@ -155,11 +154,6 @@ def _few(source: Path, target: Path, count: int, skip: int, seed: int | None) ->
         (target / folder.name).mkdir(parents=True)
         for file in files:
             (target / folder.name / file.name).symlink_to(file.resolve())
-
-
-def digest(content: Any) -> str:
-    """A short name of something that JSON can write."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def _noise(path: Path, classes: int) -> None:

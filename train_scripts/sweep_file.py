@@ -10,7 +10,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from sweep_schema import OWN, at, check, load
+from sweep_schema import OWN, PRETRAINS, at, check, load
 
 from timm_fractal import parse_name
 
@@ -82,7 +82,7 @@ class Sweep:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        text = at(str(path), lambda: path.read_text(encoding='utf-8'))
+        text = at(str(path), path.read_text, 'utf-8')
         raw = load(path, text)
         if isinstance(raw, dict) and isinstance(raw.get('vars'), dict):
             raw = load(path, Template(text).safe_substitute(raw['vars']))
@@ -105,7 +105,7 @@ class Sweep:
         units = []
         for condition, own in self.raw['conditions'].items():
             own = own or {}
-            trains = 'dataset' in own or 'data' in own or 'config' in own
+            trains = not PRETRAINS.isdisjoint(own)
             settings = (self.raw.get('pretrain') or {}) | own
             for seed in own.get('seeds', self.raw.get('seeds', [0])):
                 key = dict(sweep=self.name, condition=condition, seed=seed)
@@ -135,7 +135,12 @@ def digest(settings: Any) -> str:
     kept = {key: value for key, value in (settings or {}).items() if key not in ASIDE}
     if 'dataset' in kept:
         kept['dataset'] = canonical(kept['dataset'])
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:10]
+    return fingerprint(kept)
+
+
+def fingerprint(content: Any) -> str:
+    """A short name of something that JSON can write."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def canonical(dataset: str) -> str:
@@ -177,6 +182,10 @@ class Results:
             found.append(content)
         return found
 
+    def keys(self) -> set[tuple[Any, ...]]:
+        """What the trainings are that have a line."""
+        return set(map(key_of, self.read()))
+
     def append(self, line: dict[str, Any]) -> None:
         """Add a line, unless one with the same key is there; on disk when this returns."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -186,7 +195,7 @@ class Results:
             content = file.read()
             if torn := len(content) - (content.rfind(b'\n') + 1):
                 file.truncate(len(content) - torn)
-            if key_of(line) in map(key_of, self.read()):
+            if key_of(line) in self.keys():
                 return
             file.write(json.dumps(line).encode() + b'\n')
             file.flush()

@@ -10,6 +10,7 @@ from typing import Any
 
 import matplotlib
 from sweep_file import Results, Sweep, canonical
+from sweep_schema import PRETRAINS
 
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt  # noqa: E402
@@ -70,7 +71,7 @@ class Table:
         return f'`{own["data"]}`' if 'data' in own else ''  # Published weights say it on their card.
 
     def is_pretrained(self, condition: str) -> bool:
-        return not {'dataset', 'data', 'config'}.isdisjoint(self.sweep.raw['conditions'][condition] or {})
+        return not PRETRAINS.isdisjoint(self.sweep.raw['conditions'][condition] or {})
 
     def samples(self, condition: str) -> str:
         """Samples of pre-training; in brackets, if it has not been run."""

@@ -19,6 +19,10 @@ Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 Pair = Annotated[list[str], Field(min_length=2, max_length=2)]
 
 
+# A condition without any of these keys has no pre-training.
+PRETRAINS = frozenset({'dataset', 'data', 'config'})
+
+
 def absent(description: str) -> Any:
     """A key that may be left out, but not be empty."""
     return Field(None, description=description)
@@ -66,7 +70,7 @@ class Training(Strict):
     @property
     def trains(self) -> bool:
         """Whether a condition with these keys has a pre-training."""
-        return bool(self.data or self.config or 'dataset' in self.options)
+        return not PRETRAINS.isdisjoint(self.model_fields_set | self.options.keys())
 
 
 class Digits(Strict):
@@ -174,7 +178,7 @@ class File(Strict):
         trainings |= {f'conditions.{name}': own or Training() for name, own in self.conditions.items()}
         trainings |= {f'finetune.{name}': own for name, own in self.finetune.items()}
         for place, training in trainings.items():
-            if training.data:
+            if training.data is not None:
                 known(training.data, self.data, 'data', place)
             for task in training.only or []:
                 known(task, self.finetune, 'fine-tuning', place)
@@ -282,13 +286,11 @@ def problems(error: ValidationError) -> Iterator[str]:
             message = 'must be given'
         elif kind == 'union_tag_invalid':
             place.append('kind')
-            message = f'unknown {problem["ctx"]["tag"]!r}; {nearest(problem["ctx"]["tag"], KINDS)}'
+            kinds = [word.strip("' ") for word in problem['ctx']['expected_tags'].split(',')]
+            message = f'unknown {problem["ctx"]["tag"]!r}; {nearest(problem["ctx"]["tag"], kinds)}'
         elif kind == 'string_pattern_mismatch':
             place = [word for word in place if word != '[key]']
             message = f'must be letters, digits, ".", "_" and "-", the first a letter or a digit{got}'
         elif kind != 'value_error':
             message = message.replace('Input should be', 'must be').replace('dictionary', 'mapping') + got
         yield f'{".".join(place)}: {message}'.removeprefix(': ')
-
-
-KINDS = ['digits', 'folder', 'rest', 'photo']
