@@ -145,6 +145,7 @@ def test_the_example_of_the_page_is_a_sweep_file(sweep_file, tmp_path):
 def test_other_images_are_other_folders(sweep_file, tmp_path):
     """Of another place, with other names, reserved otherwise: and each has the images that it should have."""
     from sweep_data import Folders
+    from sweep_schema import Images, Rest
 
     for source in ('a', 'b'):
         for split in ('train', 'val'):
@@ -154,9 +155,9 @@ def test_other_images_are_other_folders(sweep_file, tmp_path):
                     (tmp_path / source / split / label / f'{number}.png').touch()
 
     def get(source, shots=2, **more):
-        kind = dict(kind='folder', classes=2, reserve=4, test=3) | more
-        kinds = {'f': kind, 'r': dict(kind='rest', of='f', count=2)}
-        folders = Folders(kinds, tmp_path / 'work', {'f': tmp_path / source})
+        images = Images.model_validate(dict(kind='folder', classes=2, reserve=4, test=3) | more)
+        data = {'f': images, 'r': Rest(kind='rest', of='f', count=2)}
+        folders = Folders(data, tmp_path / 'work', {'f': tmp_path / source})
         return Path(folders.get('f', shots, 0, False)[0]), Path(folders.get('r', None, 0, False)[0])
 
     few, rest = get('a')
@@ -504,6 +505,30 @@ def test_weights_that_are_not_there_are_left_out(sweep_file, tmp_path, capsys):
     kept = list(sweep.available(units))
     assert [unit.condition for unit in units if unit not in kept] == ['gone'] * (len(units) - len(kept)) != []
     assert 'gone-s0: left out, timm knows no weights test_vit.fractal1_x here' in capsys.readouterr().err
+
+
+def test_a_report_without_samples_and_steps(sweep_file, tmp_path):
+    """Trainings may be given in epochs: before there are results, and with curves of them."""
+    import sweep_report
+
+    change = {
+        **{'pretrain': dict(model='test_vit', batch_size=8, epochs=2), 'title': 'T', 'about': 'A'},
+        'finetune/digits': dict(data='digits', shots=5, model='test_vit', batch_size=8, epochs=2),
+        'conditions/fractal1': dict(dataset='fractal1/classes=16'),
+        'findings': [dict(title='t', question='q', limits='l', rows=['fractal1'], curves=True)],
+    }
+    read = sweep_file.Sweep(write(tmp_path / 'tiny.yaml', change))
+    results = tmp_path / 'tiny.jsonl'
+    results.touch()
+    sweep_report.write([read], tmp_path, tmp_path / 'page.md')
+    row = '| fractal1 | `fractal1/classes=16` |'
+    assert f'{row} not yet run | not yet run | not yet run |' in (tmp_path / 'page.md').read_text()
+    line = dict(eval_top1=50.0, samples=1600, train_loss=1.0, seconds=1, hardware='a core', versions={})
+    lines = [job.key | line | dict(curve=[[1, 40.0], [2, 50.0]]) for unit in read.units for job in unit.jobs]
+    results.write_text(''.join(json.dumps(each) + '\n' for each in lines))
+    sweep_report.write([read], tmp_path, tmp_path / 'page.md')
+    assert re.search(rf'{re.escape(row)} 1,600 \| 50.0 %, loss 1.00 \| 50.0 ', (tmp_path / 'page.md').read_text())
+    assert (tmp_path / 'page' / 'tiny-t.png').exists()
 
 
 def test_a_curve_has_each_epoch_once(sweep_file, tmp_path):

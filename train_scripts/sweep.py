@@ -62,7 +62,7 @@ class Runner:
         self.sweep, self.args = sweep, args
         self.work: Path = args.work / sweep.name
         self.results = Results((args.results or args.work) / f'{sweep.name}.jsonl')
-        folders = Folders(sweep.raw.get('data') or {}, args.work / 'data', dict(args.data))
+        folders = Folders(sweep.file.data, args.work / 'data', dict(args.data))
         self.commands = Commands(self.work, folders, args.train_py)
         self.children: set[subprocess.Popen[bytes]] = set()
         self.logs: dict[Path, tuple[int, int]] = {}
@@ -81,7 +81,7 @@ class Runner:
     def missing(self, unit: Unit, results: Collection[tuple[Any, ...]] | None = None) -> list[Job]:
         """Jobs of a unit without a line among the results; the keys of these are read if they are not given."""
         known = self.results.keys() if results is None else results
-        return [job for job in [unit.pretrain, *unit.finetune] if job and key_of(job.key) not in known]
+        return [job for job in unit.jobs if key_of(job.key) not in known]
 
     def unit(self, unit: Unit) -> str:
         """Run what is missing of a unit.
@@ -238,23 +238,19 @@ class Runner:
         problems = []
         seen: set[str] = set()
         for unit in units:
-            for job in [unit.pretrain, *unit.finetune]:
-                key = job and job.key['settings'] if job and job.name == 'pretrain' else job and digest(job.settings)
-                if job is None or key in seen:
+            for job in unit.jobs:
+                alike = digest(job.settings)  # Of a fine-tuning all but the weights that it begins with.
+                if alike in seen:
                     continue
-                seen.add(str(key))
+                seen.add(alike)
                 command, samples, _ = self.commands.of(unit, job, stand_in=True)
                 print(f'{unit.name} {job.name}: {samples:,} samples\n  {" ".join(command)}')
                 workers = min(1, job.settings.get('workers', 1))
                 cut = dict(
                     device='cpu', batch_size=2, log_interval=1, workers=workers, output=str(self.work / 'dry-run')
                 )
-                words = (
-                    command[command.index(str(self.args.train_py)) + 1 :]
-                    if not job.settings.get('processes')
-                    else (command[2:])
-                )
-                words = [word for word in words if word not in ('--amp', '--pin-mem')]
+                # Without launch.sh, if there are more processes than one.
+                words = [word for word in command[2:] if word not in ('--amp', '--pin-mem')]
                 error = first_step([sys.executable, str(self.args.train_py), *words, *flags(cut)])
                 print(f'  {error or "first step done"}')
                 if error:
@@ -406,22 +402,21 @@ def script(text: str) -> Path:
 
 def listing(runner: Runner) -> Iterator[str]:
     """The units of a sweep, and what they cost."""
-    cost = runner.sweep.raw.get('cost') or {}
+    cost = runner.sweep.file.cost
     results = runner.results.keys()
     total = 0
     for index, unit in enumerate(runner.sweep.units):
-        jobs = [job for job in [unit.pretrain, *unit.finetune] if job]
-        samples = [runner.commands.of(unit, job, stand_in=True).samples for job in jobs]
+        samples = [runner.commands.of(unit, job, stand_in=True).samples for job in unit.jobs]
         total += sum(samples)
         left = len(runner.missing(unit, results))
-        state = 'finished' if not left else f'{left} of {len(jobs)} trainings to do'
+        state = 'finished' if not left else f'{left} of {len(unit.jobs)} trainings to do'
         yield f'{index:4d}  {unit.name:<28} {sum(samples):>14,} samples  {state}'
     yield f'{len(runner.sweep.units)} units, {total:,} samples'
     if cost:
-        hours = total / cost['samples_per_second'] / 3600
-        yield f'at {cost["samples_per_second"]:,} samples/s ({cost["basis"]}): {hours:,.1f} hours of {cost["device"]}'
-        if price := cost.get('price_per_hour'):
-            yield f'at {price:.2f} $ an hour: {hours * price:,.0f} $'
+        hours = total / cost.samples_per_second / 3600
+        yield f'at {cost.samples_per_second:,g} samples/s ({cost.basis}): {hours:,.1f} hours of {cost.device}'
+        if cost.price_per_hour:
+            yield f'at {cost.price_per_hour:.2f} $ an hour: {hours * cost.price_per_hour:,.0f} $'
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -500,7 +495,7 @@ def execute(args: argparse.Namespace) -> int:
             raise ValueError(f'--index must be 0 to {len(units) - 1}, got {args.index}')
         units = [units[args.index]]
     for condition in args.only or ():
-        known(condition, runner.sweep.raw['conditions'], 'condition', '--only')
+        known(condition, runner.sweep.file.conditions, 'condition', '--only')
     if args.only:
         units = [unit for unit in units if unit.condition in args.only]
     units = list(available(units))

@@ -120,8 +120,8 @@ class Commands:
             raise ValueError(f'{self.train_py} --help ended with code {done.returncode}: {last}')
         valid = {word.replace('-', '_') for word in re.findall(r'(?<!\S)--([a-z0-9-]+)', done.stdout)}
         for unit in units:
-            for job in [unit.pretrain, *unit.finetune]:
-                for option in [*recipe(job), *job.options] if job else ():
+            for job in unit.jobs:
+                for option in [*recipe(job), *job.options]:
                     if option not in valid:
                         raise ValueError(
                             f'{unit.name}, {job.name}: train.py has no option {option!r}{like(option, valid | OWN)}'

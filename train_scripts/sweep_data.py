@@ -14,29 +14,30 @@ Every folder is made once, under a temporary name first.
 import os
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from sweep_file import fingerprint
+from sweep_schema import Data, Digits, Images, Photo, Rest
 
 
 class Folders:
     """Makes and finds the folders of a sweep.
 
     Args:
-        kinds: The section ``data`` of the sweep file.
+        data: The section ``data`` of the sweep file.
         work: Where folders are made.
         given: Folders that the user has, by name.
     """
 
-    def __init__(self, kinds: dict[str, Any], work: Path, given: dict[str, Path]) -> None:
-        folders = [name for name, kind in kinds.items() if kind['kind'] == 'folder']
+    def __init__(self, data: Mapping[str, Data], work: Path, given: dict[str, Path]) -> None:
+        folders = [name for name, images in data.items() if isinstance(images, Images)]
         if unknown := set(given) - set(folders):
             raise ValueError(f'--data {sorted(unknown)[0]}: must be one of {", ".join(folders) or "no folders at all"}')
-        self.kinds, self.work, self.given = kinds, work, given
+        self.data, self.work, self.given = data, work, given
         self.sources: dict[str, tuple[Path, str]] = {}
 
     def get(self, name: str, shots: int | None, seed: int, stand_in: bool) -> tuple[str, int, int | None]:
@@ -51,49 +52,46 @@ class Folders:
         Raises:
             ValueError: Too few images.
         """
-        kind = self.kinds[name]
-        if kind['kind'] == 'photo':
+        images = self.data[name]
+        if isinstance(images, Photo):
             return str(self._made(self.work / f'{name}.png', _astronaut)), 1, None
-        if kind['kind'] == 'digits':
-            classes, count = 10, shots
-        else:
-            base = self.kinds[kind['of']] if kind['kind'] == 'rest' else kind
-            classes, count = base['classes'], shots or kind.get('count')
+        base = self.data[images.of] if isinstance(images, Rest) else images
+        count = shots or (images.count if isinstance(images, Rest) else None)
         if count is None:
             raise ValueError(f'data {name}: shots must say how many images there are of each class')
         if stand_in:
-            folder = Path(self.noise(classes))
-        elif kind['kind'] == 'digits':
+            folder = Path(self.noise(base.classes))
+        elif isinstance(base, Digits):
             folder = self._made(self.work / f'{name}-{count}-s{seed}', lambda path: _digits(path, count, seed))
         else:
-            rest = kind['kind'] == 'rest'
-            source, found = self._source(kind['of'] if rest else name, classes)
+            rest = isinstance(images, Rest)
+            source, found = self._source(images.of if rest else name, base)
 
             def make(path: Path) -> None:
-                _few(source / 'train', path / 'train', count, base['reserve'], None if rest else seed)
-                _few(source / 'val', path / 'val', base['test'], 0, None)
+                _few(source / 'train', path / 'train', count, base.reserve, None if rest else seed)
+                _few(source / 'val', path / 'val', base.test, 0, None)
 
             made = f'{name}-{count}' if rest else f'{name}-{count}-s{seed}'
             # Other images, or other settings, are another folder.
-            folder = self._made(self.work / fingerprint([found, base]) / made, make)
-        return str(folder), count * classes, classes
+            folder = self._made(self.work / fingerprint([found, base.given]) / made, make)
+        return str(folder), count * base.classes, base.classes
 
     def noise(self, classes: int) -> str:
         """A folder of one image of noise per class, for a dry run."""
         return str(self._made(self.work / f'stand-in-{classes}', lambda path: _noise(path, classes)))
 
-    def _source(self, name: str, classes: int) -> tuple[Path, str]:
+    def _source(self, name: str, images: Images) -> tuple[Path, str]:
         """The folder that the user gave, or CIFAR-10; and a digest of where it is and of the names of its files."""
         if name not in self.sources:
-            download = self.kinds[name].get('download')
+            download = images.download
             if name not in self.given and not download:
                 raise ValueError(f'data {name}: say where it is with --data {name}=FOLDER')
             source = self.given.get(name) or self._made(self.work / name, lambda path: _torchvision(download, path))
             names = [str(source)]
             for split in ('train', 'val'):
                 folders = _classes(source / split)
-                if len(folders) != classes:
-                    rule = f'must have {classes} classes, as the sweep file says'
+                if len(folders) != images.classes:
+                    rule = f'must have {images.classes} classes, as the sweep file says'
                     raise ValueError(f'data {name}: {source / split} {rule}, got {len(folders)}')
                 names += [f'{split}/{folder.name}/{file}' for folder in folders for file in sorted(os.listdir(folder))]
             self.sources[name] = source, fingerprint(names)

@@ -10,7 +10,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from sweep_schema import OWN, PRETRAINS, at, check, load
+from sweep_schema import OWN, File, Rest, at, load, parse
 
 from timm_fractal import parse_name
 
@@ -69,6 +69,11 @@ class Unit:
     def name(self) -> str:
         return f'{self.condition}-s{self.seed}'
 
+    @property
+    def jobs(self) -> list[Job]:
+        """All its trainings, in their order."""
+        return [job for job in (self.pretrain, *self.finetune) if job]
+
 
 class Sweep:
     """A sweep file.
@@ -86,44 +91,41 @@ class Sweep:
         raw = load(path, text)
         if isinstance(raw, dict) and isinstance(raw.get('vars'), dict):
             raw = load(path, Template(text).safe_substitute(raw['vars']))
-        at(str(path), check, raw)
-        self.raw: dict[str, Any] = raw
-        self.name: str = raw['name']
+        self.file: File = at(str(path), parse, raw)
+        self.name = self.file.name
         self.units = self._units()
 
-    def meaning(self, settings: dict[str, Any] | None) -> dict[str, Any]:
+    def meaning(self, settings: dict[str, Any]) -> dict[str, Any]:
         """Settings with what the section ``data`` says in place of its name, but for where images are from."""
-        settings = dict(settings or {})
-        kinds = self.raw.get('data') or {}
-        if 'data' in settings:
-            kind = kinds[settings['data']]
-            meant = kinds.get(kind.get('of'), {}) | kind | {'name': settings['data']}
-            settings['data'] = {key: value for key, value in meant.items() if key != 'download'}
-        return settings
+        if 'data' not in settings:
+            return settings
+        images = self.file.data[settings['data']]
+        meant = self.file.data[images.of].given if isinstance(images, Rest) else {}
+        meant |= images.given | {'name': settings['data']}
+        return settings | {'data': {key: value for key, value in meant.items() if key != 'download'}}
 
     def _units(self) -> list[Unit]:
         units = []
-        for condition, own in self.raw['conditions'].items():
-            own = own or {}
-            trains = not PRETRAINS.isdisjoint(own)
-            settings = (self.raw.get('pretrain') or {}) | own
-            for seed in own.get('seeds', self.raw.get('seeds', [0])):
+        for condition, own in self.file.conditions.items():
+            settings = self.file.pretrain.given | own.given if own.trains else {}
+            for seed in own.seeds or self.file.seeds:
                 key = dict(sweep=self.name, condition=condition, seed=seed)
                 pretrain = None
-                if trains:
+                if own.trains:
                     pretrain = Job('pretrain', settings, seed, key | dict(settings=digest(self.meaning(settings))))
                 finetune = []
-                for task, tuning in self.raw['finetune'].items():
-                    if task not in own.get('only', self.raw['finetune']):
+                for task, training in self.file.finetune.items():
+                    if own.only is not None and task not in own.only:
                         continue
-                    if 'weights' in own:
+                    tuning = training.given
+                    if own.weights is not None:
                         # Published ones, in place of a pre-training of the sweep.
-                        tuning = tuning | dict(weights=own['weights'])
-                    both = digest([self.meaning(settings if trains else None), self.meaning(tuning)])
-                    for tune in self.raw.get('finetune_seeds', [0]):
+                        tuning['weights'] = own.weights
+                    both = digest([self.meaning(settings), self.meaning(tuning)])
+                    for tune in self.file.finetune_seeds:
                         more = dict(finetune=task, finetune_seed=tune, settings=both)
                         finetune.append(Job(f'{task}-s{tune}', tuning, 100 * seed + tune, key | more))
-                units.append((own.get('stage', 0), seed, Unit(condition, seed, pretrain, tuple(finetune))))
+                units.append((own.stage, seed, Unit(condition, seed, pretrain, tuple(finetune))))
         units.sort(key=lambda unit: unit[:2])  # One seed of all that matters most comes first.
         return [unit for _, _, unit in units]
 
@@ -132,7 +134,7 @@ def digest(settings: Any) -> str:
     """A short name of settings: whether a result belongs to what the sweep file says now."""
     if isinstance(settings, list):
         return hashlib.sha256(''.join(map(digest, settings)).encode()).hexdigest()[:10]
-    kept = {key: value for key, value in (settings or {}).items() if key not in ASIDE}
+    kept = {key: value for key, value in settings.items() if key not in ASIDE}
     if 'dataset' in kept:
         kept['dataset'] = canonical(kept['dataset'])
     return fingerprint(kept)

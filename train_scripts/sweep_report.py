@@ -9,8 +9,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 import matplotlib
-from sweep_file import Results, Sweep, canonical
-from sweep_schema import PRETRAINS
+from sweep_file import Results, Sweep, canonical, key_of
+from sweep_schema import Finding, Row
 
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt  # noqa: E402
@@ -29,18 +29,11 @@ class Table:
 
     def __init__(self, sweep: Sweep, lines: list[Line]) -> None:
         self.sweep = sweep
-        self.tasks: list[str] = list(sweep.raw['finetune'])
-        names = ('sweep', 'condition', 'seed', 'finetune', 'finetune_seed', 'settings')
-        wanted = {
-            tuple(job.key.get(name) for name in names)
-            for unit in sweep.units
-            for job in [unit.pretrain, *unit.finetune]
-            if job
-        }
-        kept = {}
+        self.tasks: list[str] = list(sweep.file.finetune)
+        wanted = {key_of(job.key) for unit in sweep.units for job in unit.jobs}
+        kept: dict[tuple[Any, ...], Line] = {}
         for line in lines:
-            key = tuple(line.get(name) for name in names)
-            if key in wanted:
+            if (key := key_of(line)) in wanted:
                 kept.setdefault(key, line)
         self.lines = list(kept.values())
         self.left_out = len(lines) - len(kept)
@@ -60,25 +53,26 @@ class Table:
                     self.curves[line['condition']][line['finetune']].append(line['curve'])
 
     def label(self, condition: str) -> str:
-        own = self.sweep.raw['conditions'][condition] or {}
-        return own.get('label') or condition
+        return self.sweep.file.conditions[condition].label or condition
+
+    def row(self, row: Row) -> str:
+        """The name of a row, in tables and plots."""
+        return row.label or self.label(row.condition)
 
     def name(self, condition: str) -> str:
         """The data set of a condition, as a table shows it."""
-        own = self.sweep.raw['conditions'][condition] or {}
+        own = self.sweep.file.conditions[condition].given
         if 'dataset' in own:
             return f'`{canonical(own["dataset"])}`'
         return f'`{own["data"]}`' if 'data' in own else ''  # Published weights say it on their card.
 
-    def is_pretrained(self, condition: str) -> bool:
-        return not PRETRAINS.isdisjoint(self.sweep.raw['conditions'][condition] or {})
-
     def samples(self, condition: str) -> str:
-        """Samples of pre-training; in brackets, if it has not been run."""
-        own = self.sweep.raw['conditions'][condition] or {}
+        """Samples of pre-training; in brackets those that are asked for, if it has not been run."""
+        own = self.sweep.file.conditions[condition]
         found = {line['samples'] for line in self.pretrained[condition]}
-        if not found and self.is_pretrained(condition):
-            return f'({own.get("samples", self.sweep.raw["pretrain"]["samples"]):,})'
+        if not found and own.trains:
+            samples = own.samples or self.sweep.file.pretrain.samples
+            return f'({samples:,})' if samples else 'not yet run'
         return ', '.join(f'{n:,}' for n in sorted(found))
 
     def cell(self, condition: str, task: str) -> str:
@@ -94,7 +88,7 @@ class Table:
         """How well pre-training did at its own task: top-1 on its validation split, and the loss."""
         lines = self.pretrained[condition]
         if not lines:
-            return 'not yet run' if self.is_pretrained(condition) else ''
+            return 'not yet run' if self.sweep.file.conditions[condition].trains else ''
         loss = f'loss {fmean(line["train_loss"] for line in lines):.2f}'
         tops = [line['eval_top1'] for line in lines if 'eval_top1' in line]
         return f'{fmean(tops):.1f} %, {loss}' if tops else loss
@@ -121,88 +115,80 @@ def slug(title: str) -> str:
     return '-'.join(''.join(c if c.isalnum() else ' ' for c in title.lower()).split())[:40].strip('-')
 
 
-def rows_of(finding: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of a finding; one that is a name alone is a condition."""
-    return [row if isinstance(row, dict) else {'condition': row} for row in finding['rows']]
-
-
-def tasks_of(table: Table, finding: dict[str, Any]) -> list[str]:
+def tasks_of(table: Table, finding: Finding) -> list[str]:
     """The fine-tunings that a finding shows: all, unless it names them."""
-    tasks: list[str] = finding.get('tasks', table.tasks)
-    return tasks
+    return table.tasks if finding.tasks is None else finding.tasks
 
 
-def section(table: Table, finding: dict[str, Any], plot: str) -> str:
+def section(table: Table, finding: Finding, plot: str) -> str:
     """One finding in Markdown."""
-    rows, tasks = rows_of(finding), tasks_of(table, finding)
+    rows, tasks = finding.rows, tasks_of(table, finding)
     heads = ['pre-training', 'data set', 'samples', 'own task', *tasks]
-    published = any('published' in row for row in rows)
+    published = any(row.published is not None for row in rows)
     heads += ['paper'] * published
-    out = [f'### {finding["title"]}', '', finding['question'], '']
+    out = [f'### {finding.title}', '', finding.question, '']
     lines = []
     for row in rows:
-        condition = row['condition']
-        cells = [row.get('label') or table.label(condition), table.name(condition)]
+        condition = row.condition
+        cells = [table.row(row), table.name(condition)]
         cells += [table.samples(condition), table.own_task(condition)]
         cells += [table.cell(condition, task) for task in tasks]
-        cells += [str(row.get('published', ''))] * published
+        cells += ['' if row.published is None else str(row.published)] * published
         lines.append(cells)
     # A column in which no row says anything is left out.
     kept = [n for n in range(len(heads)) if any(cells[n] for cells in lines)]
     table_rows = ['| ' + ' | '.join(cells[n] for n in kept) + ' |' for cells in [heads, *lines]]
     out += [table_rows[0], '|' + '---|' * len(kept), *table_rows[1:]]
-    out += ['', f'![{finding["title"]}]({plot})', '']
-    labels = {row['condition']: row.get('label') or table.label(row['condition']) for row in rows}
-    for better, worse in finding.get('expect', []):
+    out += ['', f'![{finding.title}]({plot})', '']
+    labels = {row.condition: table.row(row) for row in rows}
+    for better, worse in finding.expect:
         results = '; '.join(f'{task}: {table.compare(better, worse, task)}' for task in tasks)
         out.append(f'- {labels[better]}, against {labels[worse]}. {results}.')
-    out += [''] * bool(finding.get('expect'))
-    return '\n'.join([*out, finding['limits'], ''])
+    out += [''] * bool(finding.expect)
+    return '\n'.join([*out, finding.limits, ''])
 
 
-def data_of(table: Table, finding: dict[str, Any]) -> str:
+def data_of(table: Table, finding: Finding) -> str:
     """A digest of what a plot shows; it is written into the file."""
     tasks = tasks_of(table, finding)
     shown: dict[str, Any] = {
-        row['condition']: [
-            [[*key, top1] for key, top1 in sorted(table.top1[row['condition']][task].items())] for task in tasks
+        row.condition: [
+            [[*key, top1] for key, top1 in sorted(table.top1[row.condition][task].items())] for task in tasks
         ]
-        for row in rows_of(finding)
+        for row in finding.rows
     }
-    if finding.get('curves'):
-        curves = [table.curves[row['condition']] for row in rows_of(finding)]
+    if finding.curves:
+        curves = [table.curves[row.condition] for row in finding.rows]
         shown['curves'] = [{task: runs[task] for task in tasks if task in runs} for runs in curves]
-    return hashlib.sha256(json.dumps([finding, shown], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([finding.given, shown], sort_keys=True).encode()).hexdigest()
 
 
-def draw(table: Table, finding: dict[str, Any], path: Path) -> None:
+def draw(table: Table, finding: Finding, path: Path) -> None:
     """Plot one finding: a panel per fine-tuning; bars, or lines where rows have an ``x`` or series are named."""
-    rows, tasks = rows_of(finding), tasks_of(table, finding)
+    rows, tasks = finding.rows, tasks_of(table, finding)
     size = (4 * len(tasks), 3.4)
     figure, panels = plt.subplots(1, len(tasks), figsize=size, layout='constrained', squeeze=False)
     for panel, task in zip(panels[0], tasks, strict=True):
         panel.set_title(task, fontsize='medium')
         panel.set_ylabel('top-1 (%)')
-        if finding.get('curves'):
+        if finding.curves:
             draw_curves(table, rows, task, panel)
             continue
         lines: dict[str, list[tuple[float, list[float]]]] = defaultdict(list)
         bars = []
         for row in rows:
-            values = list(table.top1[row['condition']][task].values())
+            values = list(table.top1[row.condition][task].values())
             if not values:
                 continue
-            x = row.get('x')
+            x = row.x
             if x == 'samples':
-                x = next((line['samples'] for line in table.pretrained[row['condition']]), None)
+                x = next((line['samples'] for line in table.pretrained[row.condition]), None)
             if x is not None:
-                lines[row.get('series', '')].append((float(x), values))
-            elif 'x' not in row and finding.get('axis'):
-                panel.axhline(
-                    fmean(values), color='gray', ls='--', label=row.get('label') or table.label(row['condition'])
-                )
-            elif not finding.get('axis'):
-                bars.append((row.get('label') or table.label(row['condition']), values))
+                lines[row.series or ''].append((float(x), values))
+            elif row.x is None and finding.axis:
+                panel.axhline(fmean(values), color='gray', ls='--', label=table.row(row))
+            elif not finding.axis:
+                bars.append((table.row(row), values))
         for series, points in lines.items():
             points.sort()
             means = [fmean(values) for _, values in points]
@@ -214,9 +200,9 @@ def draw(table: Table, finding: dict[str, Any], path: Path) -> None:
             panel.plot(spread, values, '.', color='black')
         if bars:
             panel.set_xticks(range(len(bars)), [label for label, _ in bars], rotation=30, ha='right', fontsize='small')
-        if finding.get('axis'):
-            panel.set_xlabel(finding['axis'])
-            if finding.get('log'):
+        if finding.axis:
+            panel.set_xlabel(finding.axis)
+            if finding.log:
                 panel.set_xscale('log')
                 # Only powers of ten are written: between them there is no room.
                 panel.xaxis.set_minor_formatter(NullFormatter())
@@ -228,30 +214,30 @@ def draw(table: Table, finding: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-def draw_curves(table: Table, rows: list[dict[str, Any]], task: str, panel: Any) -> None:
+def draw_curves(table: Table, rows: list[Row], task: str, panel: Any) -> None:
     """Top-1 along the fine-tunings of a task: mean and standard deviation over the runs that had as many epochs."""
-    steps = table.sweep.raw['finetune'][task]['steps']
+    steps = table.sweep.file.finetune[task].steps
     for number, row in enumerate(rows):
-        curves = table.curves[row['condition']][task]
+        curves = table.curves[row.condition][task]
         if not curves:
             continue
         epochs = [epoch for epoch, _ in curves[0]]
         values = [[top1 for _, top1 in curve] for curve in curves if [epoch for epoch, _ in curve] == epochs]
-        x = [steps * epoch / epochs[-1] for epoch in epochs]
+        x = [steps * epoch / epochs[-1] for epoch in epochs] if steps else epochs
         means = [fmean(column) for column in zip(*values, strict=True)]
         spreads = [stdev(column) if len(values) > 1 else 0 for column in zip(*values, strict=True)]
         color = 'tab:gray' if number == 0 else f'C{number - 1}'
-        panel.plot(x, means, marker='.', color=color, label=row.get('label') or table.label(row['condition']))
+        panel.plot(x, means, marker='.', color=color, label=table.row(row))
         low, high = ([m + sign * d for m, d in zip(means, spreads, strict=True)] for sign in (-1, 1))
         panel.fill_between(x, low, high, color=color, alpha=0.15)
-    panel.set_xlabel('step of fine-tuning')
+    panel.set_xlabel(f'{"step" if steps else "epoch"} of fine-tuning')
 
 
 def introduction(table: Table) -> str:
     """What a sweep is, what of it has been run, on what, and for how long."""
-    raw = table.sweep.raw
+    file = table.sweep.file
     hours = sum(line['seconds'] for line in table.lines) / 3600
-    out = [f'## {raw["title"]}', '', raw['about'], '']
+    out = [f'## {file.title}', '', file.about, '']
     if not table.lines:
         return '\n'.join([*out, f'Not yet run: none of {table.wanted} trainings.', ''])
     hardware = sorted({line['hardware'] for line in table.lines})
@@ -281,8 +267,8 @@ def page(tables: list[Table], folder: str, results: Path) -> str:
         'same seeds; "shown" means that the difference is more than twice its standard error over at least three '
         'pre-training seeds.'
     )
-    findings = [finding for table in tables for finding in table.sweep.raw.get('findings') or []]
-    if any('published' in row for finding in findings for row in rows_of(finding)):
+    findings = [finding for table in tables for finding in table.sweep.file.findings]
+    if any(row.published is not None for finding in findings for row in finding.rows):
         about += (
             " The paper's figures are ViT-Tiny at 224 pixels after 61 million samples, fine-tuned on CIFAR-100, top-1: "
             'another scale, another data set.'
@@ -290,8 +276,8 @@ def page(tables: list[Table], folder: str, results: Path) -> str:
     out = ['# Results', '', about, '']
     for table in tables:
         out.append(introduction(table))
-        for finding in table.sweep.raw.get('findings') or []:
-            out.append(section(table, finding, f'{folder}/{table.sweep.name}-{slug(finding["title"])}.png'))
+        for finding in table.sweep.file.findings:
+            out.append(section(table, finding, f'{folder}/{table.sweep.name}-{slug(finding.title)}.png'))
     return '\n'.join(out).rstrip() + '\n'
 
 
@@ -305,7 +291,7 @@ def write(sweeps: list[Sweep], results: Path, path: Path) -> None:
     for sweep in sweeps:
         file = results / f'{sweep.name}.jsonl'
         for key in ('title', 'about'):
-            if key not in sweep.raw:
+            if getattr(sweep.file, key) is None:
                 raise ValueError(f'{sweep.path}: {key} must be given for a report')
         if not file.exists():
             raise ValueError(f'there is no {file}: run the sweep first, or say with --results in which folder it is')
@@ -315,8 +301,8 @@ def write(sweeps: list[Sweep], results: Path, path: Path) -> None:
     for table in tables:
         if table.left_out:
             print(f'{table.sweep.name}: {table.left_out} lines are of other settings than those of the sweep file')
-        for finding in table.sweep.raw.get('findings') or []:
+        for finding in table.sweep.file.findings:
             if table.lines:
-                draw(table, finding, folder / f'{table.sweep.name}-{slug(finding["title"])}.png')
+                draw(table, finding, folder / f'{table.sweep.name}-{slug(finding.title)}.png')
     path.write_text(page(tables, path.stem, results), encoding='utf-8')
     print(path)

@@ -4,10 +4,19 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from timm_fractal import parse_name
 from timm_fractal._utils.messages import nearest
@@ -41,6 +50,11 @@ class Strict(BaseModel):
                 known(key, cls.model_fields, 'key')
         return values
 
+    @property
+    def given(self) -> dict[str, Any]:
+        """What the file says, without what it leaves out."""
+        return self.model_dump(exclude_unset=True)
+
 
 class Training(Strict):
     """A pre-training, a condition or a fine-tuning. All other keys are options of train.py, with underscores."""
@@ -70,13 +84,14 @@ class Training(Strict):
     @property
     def trains(self) -> bool:
         """Whether a condition with these keys has a pre-training."""
-        return not PRETRAINS.isdisjoint(self.model_fields_set | self.options.keys())
+        return not PRETRAINS.isdisjoint(self.given)
 
 
 class Digits(Strict):
     """scikit-learn's handwritten digits; what is not trained on is tested on."""
 
     kind: Literal['digits']
+    classes: ClassVar[int] = 10
 
 
 class Images(Strict):
@@ -103,6 +118,9 @@ class Photo(Strict):
     """The photograph of Eileen Collins in scikit-image (NASA, public domain)."""
 
     kind: Literal['photo']
+
+
+Data = Digits | Images | Rest | Photo
 
 
 class Row(Strict):
@@ -156,11 +174,11 @@ class File(Strict):
     title: str = absent('heading of its part of the page')
     about: str = absent('text below the heading')
     vars: dict[str, Any] = Field({}, description='`$NAME` anywhere in the file is replaced')
-    data: dict[Name, Annotated[Digits | Images | Rest | Photo, Field(discriminator='kind')]] = Field(
+    data: dict[Name, Annotated[Data, Field(discriminator='kind')]] = Field(
         {}, description='folders of images by name, see below'
     )
     pretrain: Training = Field(Training(), description='what all pre-trainings have in common')
-    conditions: dict[Name, Training | None] = Field(
+    conditions: dict[Name, Training] = Field(
         min_length=1,
         description='by name, what a pre-training has in particular: a `dataset`, `data` or `config`; with none of '
         'them, or with `weights`, nothing is pre-trained',
@@ -171,11 +189,19 @@ class File(Strict):
     findings: list[Finding] = Field([], description='what `sweep.py report` shows; it needs `title` and `about`, too')
     cost: Cost = absent('what `sweep.py list` estimates hours from')
 
+    @field_validator('conditions', mode='before')
+    @classmethod
+    def _empty(cls, values: Any) -> Any:
+        """A condition of which nothing is said is one without keys."""
+        if isinstance(values, dict):
+            return {name: {} if own is None else own for name, own in values.items()}
+        return values
+
     @model_validator(mode='after')
     def _references(self) -> 'File':
         """What is named is there."""
         trainings = {'pretrain': self.pretrain}
-        trainings |= {f'conditions.{name}': own or Training() for name, own in self.conditions.items()}
+        trainings |= {f'conditions.{name}': own for name, own in self.conditions.items()}
         trainings |= {f'finetune.{name}': own for name, own in self.finetune.items()}
         for place, training in trainings.items():
             if training.data is not None:
@@ -187,7 +213,7 @@ class File(Strict):
                 known(variable, self.vars, 'variable', place)
             if dataset.partition('/')[0] in SPECS:
                 at(place, parse_name, dataset)
-            if training.weights and training.trains:
+            if training.weights is not None and training.trains:
                 raise ValueError(f'{place}: weights and a pre-training (dataset, data or config) exclude each other')
             if place.startswith('conditions.') and not training.trains and training.options:
                 hint = nearest(next(iter(training.options)), ['dataset', *Training.model_fields])
@@ -258,8 +284,8 @@ def load(path: Path, text: str) -> Any:
         raise ValueError(f'{path}: {error}') from error
 
 
-def check(raw: Any) -> None:
-    """Refuse what is no sweep file.
+def parse(raw: Any) -> File:
+    """A sweep file of what YAML reads; what is none is refused.
 
     Raises:
         ValueError: What is wrong, and where; a line for each thing.
@@ -269,7 +295,7 @@ def check(raw: Any) -> None:
             f'a sweep file must be a mapping with the keys {", ".join(File.model_fields)}, got {raw!r:.100}'
         )
     try:
-        File.model_validate(raw)
+        return File.model_validate(raw)
     except ValidationError as error:
         raise ValueError('\n'.join(problems(error))) from None
 
