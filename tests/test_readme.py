@@ -189,3 +189,18 @@ def test_the_figures_of_the_weights_are_those_of_the_results():
     for name, said in zip(names, zip(*rows, strict=True), strict=True):
         few, more, unseen = figures(weights, 'test_vit from scratch' if name == 'from scratch' else name)
         assert list(said) == [*unseen, *few[:2], *more, few[2]], name
+
+
+def test_the_figures_of_unpublished_weights_are_those_of_the_results():
+    weights = (DOCS / 'results.md').read_text().partition('\n## Published weights')[2]
+    table = (DOCS / 'weights.md').read_text().partition('\n## Trained, and not published')[2]
+    names = {
+        r'`test_vit` from scratch': 'test_vit from scratch',
+        r'`pretrain_test_vit_image1_1k.yaml`: one photograph': 'test_vit, pre-trained on one photograph',
+        r'ViT-Tiny from scratch, at 64 pixels': 'ViT-Tiny from scratch',
+        r'`pretrain_vit_tiny_fractal1_1k_64px.yaml`': 'ViT-Tiny, pre-trained on fractal1',
+    }
+    rows = [[cell.strip() for cell in row.split('|')[1:-1]] for row in re.findall(r'^\|.*', table, re.MULTILINE)[2:]]
+    assert [row[0] for row in rows] == list(names)
+    for row in rows:
+        assert [cell.removesuffix(' %') for cell in row[3:]] == figures(weights, names[row[0]])[0], row
