@@ -81,7 +81,7 @@ def test_an_unedited_script_finds_the_data_set(clean, tmp_path):
 def test_embedded_weights_need_no_network(clean):
     """And the module `weights` is not hidden by the folder of the same name."""
     code = (
-        'import timm, timm_fractal.hub.manifest as weights; names = timm.list_pretrained("*fractal*")\n'
+        'import timm, timm_fractal.hub.manifest as weights; names = timm.list_pretrained(["*fractal*", "*image1*"])\n'
         'for name, entry in weights.manifest().items():\n'
         '    if entry.file: timm.create_model(name, pretrained=True, num_classes=3)\n'
         'print(weights.__file__, *names)\n'
@@ -90,7 +90,7 @@ def test_embedded_weights_need_no_network(clean):
     environment = {'HF_HUB_OFFLINE': '1', 'HF_HOME': str(clean / 'empty')}
     done = subprocess.run(command, cwd=clean, env=environment, check=True, capture_output=True, text=True)
     file, *names = done.stdout.split()
-    assert file.startswith(str(clean)) and file.endswith('manifest.py') and names == sorted(manifest())
+    assert file.startswith(str(clean)) and file.endswith('manifest.py') and sorted(names) == sorted(manifest())
 
 
 def test_console_script(clean):

@@ -1,5 +1,6 @@
 """The page of results says what the committed lines say, and the sweep file what the page needs."""
 
+import dataclasses
 import json
 import os
 import random
@@ -492,6 +493,13 @@ def test_published_weights_in_place_of_a_pre_training(sweep_file, tmp_path, monk
     assert '--pretrained' not in plain and plain[plain.index('--model') + 1] == 'test_vit'
     keys = [units[name].finetune[0].key['settings'] for name in ('tag', 'scratch')]
     assert keys[0] != keys[1]
+    # Other weights under the name of old ones do not go on with their results.
+    other = {name: dataclasses.replace(entry, sha256='0' * 64) for name, entry in sweep_file.manifest().items()}
+    monkeypatch.setattr(sweep_file, 'manifest', lambda: other)
+    again = {unit.condition: unit for unit in sweep_file.Sweep(path).units}
+    for name in units:
+        same = units[name].finetune[0].key == again[name].finetune[0].key
+        assert same == (name != 'tag')
 
 
 def test_weights_that_are_not_there_are_left_out(sweep_file, tmp_path, capsys):

@@ -13,6 +13,7 @@ from typing import Any
 from sweep_schema import OWN, File, Rest, at, load, parse
 
 from timm_fractal import parse_name
+from timm_fractal.hub.manifest import manifest
 
 # Options without influence on what is learnt: they may change without making a result another one.
 ASIDE = {
@@ -96,13 +97,16 @@ class Sweep:
         self.units = self._units()
 
     def meaning(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Settings with what the section ``data`` says in place of its name, but for where images are from."""
-        if 'data' not in settings:
-            return settings
-        images = self.file.data[settings['data']]
-        meant = self.file.data[images.of].given if isinstance(images, Rest) else {}
-        meant |= images.given | {'name': settings['data']}
-        return settings | {'data': {key: value for key, value in meant.items() if key != 'download'}}
+        """Settings with what names in them stand for: images, but for where they are from, and the file of weights."""
+        meaning = dict(settings)
+        if 'data' in settings:
+            images = self.file.data[settings['data']]
+            meant = self.file.data[images.of].given if isinstance(images, Rest) else {}
+            meant |= images.given | {'name': settings['data']}
+            meaning['data'] = {key: value for key, value in meant.items() if key != 'download'}
+        if (entry := manifest().get(settings.get('weights', ''))) is not None:
+            meaning['weights'] = {'name': entry.name, 'sha256': entry.sha256}
+        return meaning
 
     def _units(self) -> list[Unit]:
         units = []

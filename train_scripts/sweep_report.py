@@ -9,6 +9,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 import matplotlib
+from scipy.stats import t as student
 from sweep_file import Results, Sweep, canonical, key_of
 from sweep_schema import Finding, Row
 
@@ -106,8 +107,8 @@ class Table:
         if len(seeds) < 3:
             return f'{text}; {len(seeds)} pre-training seed{"s" * (len(seeds) > 1)}, too few to judge'
         by_seed = [fmean(d for key, d in zip(both, differences, strict=True) if key[0] == seed) for seed in seeds]
-        error = stdev(by_seed) / math.sqrt(len(by_seed))
-        return f'{text}; {"shown" if mean > 2 * error else "reversed" if mean < -2 * error else "not shown"}'
+        bound = student.ppf(0.975, len(seeds) - 1) * stdev(by_seed) / math.sqrt(len(seeds))
+        return f'{text}; {"shown" if mean > bound else "reversed" if mean < -bound else "not shown"}'
 
 
 def slug(title: str) -> str:
@@ -264,8 +265,10 @@ def page(tables: list[Table], folder: str, results: Path) -> str:
         'Each figure is top-1 in per cent on test images, mean ± standard deviation over all runs, then in brackets '
         'the number of pre-training seeds and of runs. "Own task" is the accuracy of pre-training on its validation '
         'split (chance is 100 % divided by the classes) and its last training loss. Comparisons are over runs with the '
-        'same seeds; "shown" means that the difference is more than twice its standard error over at least three '
-        'pre-training seeds.'
+        'same seeds; "shown" means that the 95 % interval of the difference (Student\'s t over at least three '
+        'pre-training seeds) lies above zero, "reversed" that it lies below. The seeds of a row share its fractals '
+        'or its photograph, and the draws of fine-tuning examples: the interval says nothing about others. Means of '
+        'rows with different numbers of seeds are not over the same runs.'
     )
     findings = [finding for table in tables for finding in table.sweep.file.findings]
     if any(row.published is not None for finding in findings for row in finding.rows):
