@@ -76,11 +76,16 @@ class Table:
             return f'({samples:,})' if samples else 'not yet run'
         return ', '.join(f'{n:,}' for n in sorted(found))
 
+    def asked(self, condition: str, task: str) -> bool:
+        """Whether the sweep file asks for this fine-tuning of this condition."""
+        only = self.sweep.file.conditions[condition].only
+        return only is None or task in only
+
     def cell(self, condition: str, task: str) -> str:
         """Mean and standard deviation over all runs, and how many."""
         runs = self.top1[condition][task]
         if not runs:
-            return 'not yet run'
+            return 'not yet run' if self.asked(condition, task) else '-'
         seeds = len({seed for seed, _ in runs})
         spread = f' ± {stdev(runs.values()):.1f}' if len(runs) > 1 else ''
         return f'{fmean(runs.values()):.1f}{spread} ({seeds}, {len(runs)})'
@@ -143,7 +148,8 @@ def section(table: Table, finding: Finding, plot: str) -> str:
     out += ['', f'![{finding.title}]({plot})', '']
     labels = {row.condition: table.row(row) for row in rows}
     for better, worse in finding.expect:
-        results = '; '.join(f'{task}: {table.compare(better, worse, task)}' for task in tasks)
+        both = [task for task in tasks if table.asked(better, task) and table.asked(worse, task)]
+        results = '; '.join(f'{task}: {table.compare(better, worse, task)}' for task in both)
         out.append(f'- {labels[better]}, against {labels[worse]}. {results}.')
     out += [''] * bool(finding.expect)
     return '\n'.join([*out, finding.limits, ''])
