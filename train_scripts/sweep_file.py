@@ -104,7 +104,7 @@ class Sweep:
             meant = self.file.data[images.of].given if isinstance(images, Rest) else {}
             meant |= images.given | {'name': settings['data']}
             meaning['data'] = {key: value for key, value in meant.items() if key != 'download'}
-        if (entry := manifest().get(settings.get('weights', ''))) is not None:
+        if 'weights' in settings and (entry := manifest().get(settings['weights'])):
             meaning['weights'] = {'name': entry.name, 'sha256': entry.sha256}
         return meaning
 

@@ -31,7 +31,10 @@ class Table:
     def __init__(self, sweep: Sweep, lines: list[Line]) -> None:
         self.sweep = sweep
         self.tasks: list[str] = list(sweep.file.finetune)
-        wanted = {key_of(job.key) for unit in sweep.units for job in unit.jobs}
+        keys = [job.key for unit in sweep.units for job in unit.jobs]
+        wanted = {key_of(key) for key in keys}
+        #: The fine-tunings that the sweep file asks for, by condition and task.
+        self.asked = {(key['condition'], key['finetune']) for key in keys if 'finetune' in key}
         kept: dict[tuple[Any, ...], Line] = {}
         for line in lines:
             if (key := key_of(line)) in wanted:
@@ -76,16 +79,11 @@ class Table:
             return f'({samples:,})' if samples else 'not yet run'
         return ', '.join(f'{n:,}' for n in sorted(found))
 
-    def asked(self, condition: str, task: str) -> bool:
-        """Whether the sweep file asks for this fine-tuning of this condition."""
-        only = self.sweep.file.conditions[condition].only
-        return only is None or task in only
-
     def cell(self, condition: str, task: str) -> str:
         """Mean and standard deviation over all runs, and how many."""
         runs = self.top1[condition][task]
         if not runs:
-            return 'not yet run' if self.asked(condition, task) else '-'
+            return 'not yet run' if (condition, task) in self.asked else '-'
         seeds = len({seed for seed, _ in runs})
         spread = f' ± {stdev(runs.values()):.1f}' if len(runs) > 1 else ''
         return f'{fmean(runs.values()):.1f}{spread} ({seeds}, {len(runs)})'
@@ -148,7 +146,7 @@ def section(table: Table, finding: Finding, plot: str) -> str:
     out += ['', f'![{finding.title}]({plot})', '']
     labels = {row.condition: table.row(row) for row in rows}
     for better, worse in finding.expect:
-        both = [task for task in tasks if table.asked(better, task) and table.asked(worse, task)]
+        both = [task for task in tasks if {(better, task), (worse, task)} <= table.asked]
         results = '; '.join(f'{task}: {table.compare(better, worse, task)}' for task in both)
         out.append(f'- {labels[better]}, against {labels[worse]}. {results}.')
     out += [''] * bool(finding.expect)
