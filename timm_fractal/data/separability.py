@@ -22,8 +22,8 @@ SIZE = 32
 #: Smallest side of a crop, relative to the image.
 MIN_SIDE = 0.8
 #: Beyond this part of confused pairs a data set is suspicious. In the sweep over delta (docs/results.md, 400,000
-#: samples at 32 pixels) 0.115 of the pairs are confused with delta 0.1, of which 40 % of 100 classes were learned, and
-#: 0.225 with delta 0.05, of which 18 % were; noise, of which 2 % were, has 0.27.
+#: samples at 32 pixels) 0.115 of the pairs are confused with delta 0.1, of which 41 % of 100 classes were learned, and
+#: 0.225 with delta 0.05, of which 21 % were; noise, of which 2 % were, has 0.27.
 LIMIT = 0.2
 
 _Vectors = npt.NDArray[np.float64]
