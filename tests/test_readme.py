@@ -191,24 +191,17 @@ def test_the_figures_of_the_weights_are_those_of_the_results():
         assert list(said) == [*unseen, *few[:2], *more, few[2]], name
 
 
-def test_the_figures_of_vit_tiny_are_those_of_the_results():
+@pytest.mark.parametrize(
+    ('heading', 'row'),
+    [
+        ('`vit_tiny_patch16_224.fractals1000_1k`', 'vit_tiny_patch16_224.fractals1000_1k'),
+        ('Trained, and not published', 'ViT-Tiny, pre-trained on fractal1'),
+    ],
+)
+def test_the_figures_of_vit_tiny_are_those_of_the_results(heading, row):
     weights = (DOCS / 'results.md').read_text().partition('\n## Published weights')[2]
-    tag = 'vit_tiny_patch16_224.fractals1000_1k'
-    table = (DOCS / 'weights.md').read_text().partition(f'\n## `{tag}`')[2].partition('\n## ')[0]
-    rows = [re.findall(r'([\d.]+) %', row) for row in re.findall(r'^\|.*', table, re.MULTILINE)[2:]]
-    for name, said in zip(('ViT-Tiny from scratch', tag), zip(*rows, strict=True), strict=True):
+    table = (DOCS / 'weights.md').read_text().partition(f'\n## {heading}\n')[2].partition('\n## ')[0]
+    rows = [re.findall(r'([\d.]+) %', line) for line in re.findall(r'^\|.*', table, re.MULTILINE)[2:]]
+    for name, said in zip(('ViT-Tiny from scratch', row), zip(*rows, strict=True), strict=True):
         (*others, fashion) = figures(weights, name)[0]
         assert list(said) == [fashion, *others], name
-
-
-def test_the_figures_of_unpublished_weights_are_those_of_the_results():
-    weights = (DOCS / 'results.md').read_text().partition('\n## Published weights')[2]
-    table = (DOCS / 'weights.md').read_text().partition('\n## Trained, and not published')[2]
-    names = {
-        r'ViT-Tiny from scratch, at 64 pixels': 'ViT-Tiny from scratch',
-        r'`pretrain_vit_tiny_fractal1_1k_64px.yaml`': 'ViT-Tiny, pre-trained on fractal1',
-    }
-    rows = [[cell.strip() for cell in row.split('|')[1:-1]] for row in re.findall(r'^\|.*', table, re.MULTILINE)[2:]]
-    assert [row[0] for row in rows] == list(names)
-    for row in rows:
-        assert [cell.removesuffix(' %') for cell in row[3:]] == figures(weights, names[row[0]])[0][:3], row
