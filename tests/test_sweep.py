@@ -230,6 +230,29 @@ def test_new_settings_are_new_trainings(sweep_file, tmp_path):
     assert top1(TINY) == [1.0] * 3 + [2.0, 1.0, 1.0, 3.0, 3.0]
 
 
+@pytest.mark.parametrize('gone', ['last.pth.tar', '*'])
+def test_weights_that_were_deleted_are_trained_again(gone, sweep_file, tmp_path, capsys):
+    """A fine-tuning that is still missing needs them; the result that is known is not written twice."""
+    import sweep
+
+    (tmp_path / 'train.py').write_text(STAND_IN.format(options=OPTIONS))
+    place = [str(write(tmp_path / 'tiny.yaml', TINY)), '--train-py', str(tmp_path), '--work', str(tmp_path / 'work')]
+    assert sweep.main(['run', *place, '--poll', '0.1']) == 0
+    results = tmp_path / 'work' / 'tiny.jsonl'
+    lines = results.read_text().splitlines(keepends=True)
+    results.write_text(''.join(lines[:2]))
+    for path in (tmp_path / 'work' / 'tiny' / 'fractal1-s0').glob(f'pretrain-*/{gone}'):
+        path.unlink()
+    capsys.readouterr()
+    assert sweep.main(['list', *place]) == 0
+    assert '2 of 3 trainings to do' in capsys.readouterr().out
+    assert sweep.main(['run', *place, '--poll', '0.1']) == 0
+    keys = [sweep_file.key_of(line) for line in sweep_file.Results(results).read()]
+    assert keys == [sweep_file.key_of(json.loads(line)) for line in lines]
+    assert sweep.main(['list', *place]) == 0
+    assert 'to do' not in capsys.readouterr().out
+
+
 def test_interrupted_twice(sweep_file, tmp_path):
     """Ctrl-C ends the trainings that run, begins no others, and says so in a few lines; again, it is the same."""
     script = 'import sys, time\nif "--help" not in sys.argv:\n    time.sleep(60)\nprint("{}")'

@@ -79,9 +79,20 @@ class Runner:
         return os.environ | more
 
     def missing(self, unit: Unit, results: Collection[tuple[Any, ...]] | None = None) -> list[Job]:
-        """Jobs of a unit without a line among the results; the keys of these are read if they are not given."""
+        """Jobs of a unit without a line among the results; the keys of these are read if they are not given.
+
+        A pre-training whose checkpoint is gone is among them as long as a fine-tuning needs it.
+        """
         known = self.results.keys() if results is None else results
-        return [job for job in unit.jobs if key_of(job.key) not in known]
+        jobs = [job for job in unit.jobs if key_of(job.key) not in known]
+        if jobs and unit.pretrain and unit.pretrain not in jobs and not self.weights(unit).exists():
+            jobs.insert(0, unit.pretrain)
+        return jobs
+
+    def weights(self, unit: Unit) -> Path:
+        """Where the pre-training of a unit leaves its weights."""
+        assert unit.pretrain
+        return self.work / unit.name / unit.pretrain.folder / 'last.pth.tar'
 
     def unit(self, unit: Unit) -> str:
         """Run what is missing of a unit.
@@ -102,14 +113,9 @@ class Runner:
             except BlockingIOError:
                 return 'elsewhere'
             try:
-                missing = self.missing(unit)
-                if unit.pretrain and missing:
-                    trained = folder / unit.pretrain.folder / 'last.pth.tar'
-                    if unit.pretrain in missing or not trained.exists():
-                        self.job(unit, unit.pretrain, lock.fileno())
-                for job in missing:
+                for job in self.missing(unit):
+                    self.job(unit, job, lock.fileno())
                     if job is not unit.pretrain:
-                        self.job(unit, job, lock.fileno())
                         for checkpoint in (folder / job.folder).glob('*.pth.tar'):
                             checkpoint.unlink()  # Only the result is needed.
             except (Failed, ValueError, OSError) as error:
@@ -125,7 +131,8 @@ class Runner:
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / 'log.txt'
         self.logs[log] = (samples, epochs)
-        if finished(folder, epochs) is None:
+        # A pre-training is finished with its weights; who wants space may delete them.
+        if finished(folder, epochs) is None or (job is unit.pretrain and not self.weights(unit).exists()):
             if resume := checkpoint(folder):
                 command += ['--resume', str(resume)]
             wrote = int(log.stat().st_mtime) if log.exists() else 0
