@@ -53,8 +53,24 @@ def test_doctor_says_what_to_change(capsys, tmp_path):
     assert last.startswith('warn') and 0.01 < delta < 0.4
     assert main(['doctor', '--dataset', f'fractal1/{SMALL},delta={delta}']) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith('ok')
+    assert main(['doctor', '--dataset', 'fractal1/classes=16,size=32,points=5000']) == 0
+    change = capsys.readouterr().out.rpartition('-> take ')[2].strip()
+    assert 'patch=fill' in change and 'delta=' in change
+    assert main(['doctor', '--dataset', f'fractal1/classes=16,size=32,points=5000,{change}']) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith('ok')
+    assert main(['doctor', '--dataset', 'noise1/size=32']) == 0
+    assert 'take another data set' in capsys.readouterr().out
     Image.linear_gradient('L').save(tmp_path / 'x.png')
     assert main(['doctor', '--dataset', 'image1/classes=8,size=64', '--data-dir', str(tmp_path)]) == 0
     assert main(['doctor', '--dataset', 'fractal2']) == 2
     with pytest.raises(SystemExit):
         main(['doctor', '--data-dir', str(tmp_path)])
+
+
+def test_doctor_renders_no_more_than_it_looks_at(capsys, monkeypatch):
+    made = []
+    real = separability.create
+    monkeypatch.setattr('timm_fractal.data.base.create', lambda *a, **k: made.append(a[0]) or real(*a, **k))
+    assert main(['doctor', '--dataset', 'fractal1/classes=100000,size=64,points=5000,patch=fill']) == 0
+    assert 'the first 64 of 100,000 classes' in capsys.readouterr().out
+    assert [spec.classes for spec in made] == [64]

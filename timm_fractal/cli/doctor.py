@@ -57,15 +57,18 @@ def examine_dataset(name: str, data_dir: str | Path | None = None) -> Iterator[C
     """
     from ..data import separability
     from ..data.base import create
+    from ..spec import parse_name
 
-    dataset = create(name, root=data_dir)
-    spec, found = dataset.spec, separability.measure(dataset, data_dir)
+    spec = parse_name(name)
+    dataset = create(separability.few(spec, data_dir), root=data_dir)
+    found = separability.measure(dataset, data_dir)
     k, fill = found.emptiest
     yield Check('ok', f'{spec}: {found.fill:.1%} of the pixels are not black; class {k}, the emptiest, {fill:.1%}')
     count = min(separability.CLASSES, spec.num_classes)
+    classes = f'the first {count} of {spec.num_classes:,}' if count < spec.num_classes else f'{count}'
     text = (
-        f'of {count} classes at {separability.SIZE} x {separability.SIZE} pixels {found.confused:.1%} of the pairs are '
-        f'no farther from each other than two crops of one class (limit {separability.LIMIT:.0%}); '
+        f'of {classes} classes at {separability.SIZE} x {separability.SIZE} pixels {found.confused:.1%} of the pairs '
+        f'are no farther from each other than two crops of one class (limit {separability.LIMIT:.0%}); '
         f'{found.nearest:.0%} of the crops are nearest to their own class'
     )
     if spec.moves:
@@ -73,8 +76,9 @@ def examine_dataset(name: str, data_dir: str | Path | None = None) -> Iterator[C
     elif found.confused <= separability.LIMIT:
         yield Check('ok', text)
     else:
-        delta = separability.larger_delta(spec, data_dir)
-        yield Check('warn', text, f'take delta={delta:g}' if delta else 'no larger delta helps: take another data set')
+        change = separability.remedy(spec, data_dir)
+        nothing = 'no larger delta or size helps: take another data set'
+        yield Check('warn', text, f'take {change}' if change else nothing)
 
 
 #: What is imported, by the name of its distribution.

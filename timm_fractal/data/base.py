@@ -298,9 +298,9 @@ class _Bar(tqdm):  # type: ignore[misc]
             super().close()
 
 
-def progress_bar(what: str, count: int) -> Any:
+def progress_bar(what: str, count: int, unit: str = 'img') -> Any:
     """Make a progress bar that shows itself after a second, in the first process of a job only."""
-    options: dict[str, Any] = dict(desc=what, total=count, unit='img', delay=1)
+    options: dict[str, Any] = dict(desc=what, total=count, unit=unit, delay=1)
     try:
         return _Bar(**options, disable=None if is_primary() and sys.stderr is not None else True)
     except (AttributeError, OSError, ValueError):

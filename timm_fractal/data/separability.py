@@ -11,7 +11,7 @@ from PIL import Image
 
 from .._utils.rng import Stream, stream
 from ..spec import Spec
-from .base import SyntheticDataset, create, is_primary
+from .base import SyntheticDataset, create, is_primary, progress_bar
 
 _logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def measure(dataset: SyntheticDataset, root: str | Path | None = None) -> Separa
         True
     """
     count = min(CLASSES, dataset.num_classes)
-    held_out = create(_few(dataset.spec, count, root), 'validation', root=root, input_img_mode='L')
+    held_out = create(few(dataset.spec, root), 'validation', root=root, input_img_mode='L')
     own = np.stack([_vector(dataset, k, crop=False) for k in range(count)])
     other = np.stack([_vector(held_out, k, crop=True) for k in range(count)])
     distance = (own**2).sum(1)[:, None] + (other**2).sum(1) - 2 * own @ other.T
@@ -78,11 +78,11 @@ def measure(dataset: SyntheticDataset, root: str | Path | None = None) -> Separa
     )
 
 
-def _few(spec: Spec, count: int, root: str | Path | None) -> Spec:
+def few(spec: Spec, root: str | Path | None = None) -> Spec:
     """The same data set without what is not looked at; what is read goes with the number of classes."""
-    few = spec.canonical() if root is not None else spec.canonical().first(count)
+    first = spec.canonical() if root is not None else spec.canonical().first(min(CLASSES, spec.num_classes))
     changed: dict[str, Any] = {'cache': 'none'}
-    return dataclasses.replace(few, **changed)
+    return dataclasses.replace(first, **changed)
 
 
 def _vector(dataset: SyntheticDataset, k: int, crop: bool) -> _Vectors:
@@ -96,21 +96,38 @@ def _vector(dataset: SyntheticDataset, k: int, crop: bool) -> _Vectors:
     return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BOX, box), np.float64).ravel()
 
 
-def larger_delta(spec: Spec, root: str | Path | None = None) -> float | None:
-    """Find the smallest of 1.5, 2, 3, 4, 6, ... times delta at which classes can be told apart; None if none is."""
+def remedy(spec: Spec, root: str | Path | None = None) -> str:
+    """Find options with which classes can be told apart.
+
+    Tried are larger deltas, these with full patches, and these with images of two and four times the size.
+
+    Returns:
+        What to change in the name, such as ``'delta=0.1,patch=fill'``; empty if nothing of this helps.
+    """
     options: dict[str, Any] = vars(spec)
-    if 'delta' not in options:
-        return None
-    for factor in (1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32):
-        delta: float = round(factor * options['delta'], 3)
-        try:
-            changed: dict[str, Any] = {'delta': delta, 'cache': 'none'}
-            few = dataclasses.replace(_few(spec, min(CLASSES, spec.num_classes), root), **changed)
-            if measure(create(few, root=root), root).confused <= LIMIT / 2:
-                return delta
-        except ValueError:
-            return None
-    return None
+    others: list[dict[str, Any]] = [{}]
+    if options.get('patch', 'fill') != 'fill':
+        others.append({'patch': 'fill'})
+    # Beyond that an image has more details than are looked at.
+    others += [{'size': factor * options['size']} for factor in (2, 4) if factor * options['size'] <= 8 * SIZE]
+    deltas: list[dict[str, Any]] = [{}]
+    if 'delta' in options:
+        deltas += [
+            {'delta': round(factor * (options['delta'] or 0.01), 3)} for factor in (1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+        ]
+    with progress_bar('looking for better options', len(others) * len(deltas), 'trial') as bar:
+        for number, other in enumerate(others):
+            for delta in deltas:
+                changed = delta | other
+                try:
+                    found = measure(create(dataclasses.replace(few(spec, root), **changed), root=root), root)
+                except ValueError:
+                    break  # Out of range, or nothing but empty images.
+                bar.update()
+                if changed and found.confused <= LIMIT / 2:
+                    return ','.join(f'{key}={value}' for key, value in changed.items())
+            bar.update((number + 1) * len(deltas) - bar.n)
+    return ''
 
 
 def advice(spec: Spec, found: Separability) -> str:
@@ -119,8 +136,8 @@ def advice(spec: Spec, found: Separability) -> str:
         return ''
     return (
         f'{found.confused:.0%} of its pairs of classes are no farther from each other than two crops of one class: a '
-        f'model may not learn them. Take a larger delta, a larger sigma or more base fractals, or see timm-fractal '
-        f'doctor --dataset'
+        f'model may not learn them. Take a larger delta, patch=fill, larger images or more base fractals, or see '
+        f'timm-fractal doctor --dataset'
     )
 
 
