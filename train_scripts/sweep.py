@@ -34,14 +34,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import timm
-from sweep_command import HERE, Commands, flags, like
-from sweep_data import Folders
-from sweep_file import Job, Results, Sweep, Unit, canonical, digest, key_of
-from sweep_schema import known
-from tqdm import tqdm
+MISSING = "pip install '.[contour,demo]'"
 
-import timm_fractal
+try:
+    import timm
+    from sweep_command import HERE, Commands, flags, like
+    from sweep_data import Folders
+    from sweep_file import Job, Results, Sweep, Unit, canonical, digest, key_of
+    from sweep_schema import known
+    from tqdm import tqdm
+
+    import timm_fractal
+except ModuleNotFoundError as error:
+    sys.exit(f'sweep.py needs {error.name}: {MISSING}')
 
 START = '=== sweep.py starts train.py ==='
 
@@ -517,6 +522,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         return execute(args)
+    except ModuleNotFoundError as error:
+        parser.error(f'needs {error.name}: {MISSING}')
     except (ValueError, OSError) as error:
         parser.error(str(error))
 

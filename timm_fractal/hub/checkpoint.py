@@ -159,7 +159,8 @@ def unpickle(path: Path) -> dict[str, Any]:
         raise
     except Exception as error:
         # Whatever else the reader stumbles over.
-        raise ValueError(f'{path} is damaged, or no checkpoint ({_first_line(error)})') from error
+        words = f'{type(error).__name__}: {_first_line(error)}'
+        raise ValueError(f'{path} is damaged, or no checkpoint of torch ({words})') from error
     if not isinstance(content, dict):
         raise ValueError(f'{path}: a checkpoint must be a dict, got {type(content).__name__}')
     return content

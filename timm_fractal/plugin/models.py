@@ -6,13 +6,14 @@
 * ``timm.models._builder.load_pretrained`` and ``timm.models.load_pretrained`` are wrapped: for our tags alone, unless
   the user names another source, the tensors are found and checked by `timm_fractal.hub.manifest`; fitting them into the
   model is timm's.
-* ``timm.models._builder.get_pretrained_cfg`` is wrapped: what it says about an unknown tag of ours (``fractal`` in
-  it, or a data set type before it) gets the nearest valid ones.
+* ``timm.models._builder.get_pretrained_cfg`` is wrapped: what it says about an unknown tag that seems to be ours
+  (``fractal`` in it, a data set type before it, or a misspelled one) gets the nearest valid ones.
 
 Every name was checked with the versions in `timm_fractal._timm_private.CHECKED`.
 """
 
 import dataclasses
+import difflib
 import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -104,7 +105,9 @@ def _wrap_get_pretrained_cfg(original: Callable[..., Any], ours: 'dict[str, Weig
             return original(model_name, *args, **kwargs)
         except RuntimeError as error:
             tag = model_name.partition('.')[2]
-            if 'fractal' not in tag and not tag.startswith(tuple(SPECS)):
+            tags = [entry.tag for entry in ours.values()]
+            alike = difflib.get_close_matches(tag, tags, n=1, cutoff=0.7)
+            if 'fractal' not in tag and not tag.startswith(tuple(SPECS)) and not alike:
                 raise
             words = nearest(model_name, ours) if ours else 'this version of timm-fractal has none'
             raise RuntimeError(f'unknown weights {model_name!r}; {words}') from error
