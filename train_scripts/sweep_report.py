@@ -264,23 +264,27 @@ def introduction(table: Table) -> str:
 def page(tables: list[Table], folder: str, results: Path) -> str:
     """The page in Markdown; ``folder`` is where its plots are, ``results`` where its lines are."""
     files = ' '.join(str(table.sweep.path) for table in tables)
-    about = (
-        f'Written by `python train_scripts/sweep.py report {files} --results {results}`. '
-        'Each figure is top-1 in per cent on test images, mean ± standard deviation over all runs, then in brackets '
-        'the number of pre-training seeds and of runs. "Own task" is the accuracy of pre-training on its validation '
-        'split (chance is 100 % divided by the classes) and its last training loss. Comparisons are over runs with the '
-        'same seeds; "shown" means that the 95 % interval of the difference (Student\'s t over at least three '
-        'pre-training seeds) lies above zero, "reversed" that it lies below. The seeds of a row share its fractals '
-        'or its photograph, and the draws of fine-tuning examples: the interval says nothing about others. Means of '
-        'rows with different numbers of seeds are not over the same runs.'
-    )
+    about = [
+        f'Written by `python train_scripts/sweep.py report {files} --results {results}`. How to read it:',
+        '',
+        '- A figure is top-1 in per cent on test images: mean ± standard deviation over all runs, then in brackets the '
+        'number of pre-training seeds and of runs. Means of rows with different numbers of seeds are not over the same '
+        'runs.',
+        '- "Own task" is the accuracy of pre-training on its validation split (chance is 100 % divided by the classes) '
+        'and its last training loss.',
+        '- Comparisons are over runs with the same seeds. "Shown" means that the 95 % interval of the difference '
+        '(Student\'s t over at least three pre-training seeds) lies above zero, "reversed" that it lies below. Each '
+        'has its own interval: of forty comparisons without a difference about one is shown and one reversed.',
+        '- The seeds of a row share its fractals or its photograph, and the draws of fine-tuning examples: the '
+        'interval says nothing about others.',
+    ]
     findings = [finding for table in tables for finding in table.sweep.file.findings]
     if any(row.published is not None for finding in findings for row in finding.rows):
-        about += (
-            " The paper's figures are ViT-Tiny at 224 pixels after 61 million samples, fine-tuned on CIFAR-100, top-1: "
-            'another scale, another data set.'
+        about.append(
+            "- The paper's figures are ViT-Tiny at 224 pixels after 61 million samples, fine-tuned on CIFAR-100, top-1:"
+            ' another scale, another data set.'
         )
-    out = ['# Results', '', about, '']
+    out = ['# Results', '', *about, '']
     for table in tables:
         out.append(introduction(table))
         for finding in table.sweep.file.findings:
