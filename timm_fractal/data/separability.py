@@ -119,12 +119,14 @@ def remedy(spec: Spec, root: str | Path | None = None) -> str:
         for number, other in enumerate(others):
             for delta in deltas:
                 changed = delta | other
+                if not changed:
+                    continue
                 try:
                     found = measure(create(dataclasses.replace(few(spec, root), **changed), root=root), root)
                 except ValueError:
                     break  # Out of range, or nothing but empty images.
                 bar.update()
-                if changed and found.confused <= LIMIT / 2:
+                if found.confused <= LIMIT / 2:
                     return ','.join(f'{key}={value}' for key, value in changed.items())
             bar.update((number + 1) * len(deltas) - bar.n)
     return ''
