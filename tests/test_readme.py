@@ -205,5 +205,6 @@ def test_the_figures_of_vit_tiny_are_those_of_the_results(heading, column, row):
     assert [cell.strip(' `') for cell in header.split('|')[2:-1]] == ['ViT-Tiny from scratch', column]
     rows = [re.findall(r'([\d.]+) %', line) for line in lines]
     for name, said in zip(('ViT-Tiny from scratch', row), zip(*rows, strict=True), strict=True):
-        (*others, fashion) = figures(weights, name)[0]
-        assert list(said) == [fashion, *others], name
+        (*cifar10, digits, fashion), *more_steps = figures(weights, name)
+        longer = more_steps[0] if len(said) > 4 else []
+        assert list(said) == [fashion, *cifar10, *longer, digits], name

@@ -214,7 +214,8 @@ def draw(table: Table, finding: Finding, path: Path) -> None:
     # One legend for all panels, where it hides nothing.
     found = [pair for panel in panels[0] for pair in zip(*panel.get_legend_handles_labels(), strict=True)]
     if labels := {label: handle for handle, label in found}:
-        figure.legend(labels.values(), labels, loc='outside lower center', ncols=4, fontsize='small')
+        columns = 4 if len(tasks) > 1 else 1
+        figure.legend(labels.values(), labels, loc='outside lower center', ncols=columns, fontsize='small')
     figure.savefig(path, dpi=80, metadata={'Description': data_of(table, finding)})
     plt.close(figure)
 
