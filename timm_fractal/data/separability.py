@@ -62,13 +62,15 @@ def measure(dataset: SyntheticDataset, root: str | Path | None = None) -> Separa
     """
     count = min(CLASSES, dataset.num_classes)
     held_out = create(few(dataset.spec, root), 'validation', root=root, input_img_mode='L')
-    own = np.stack([_vector(dataset, k, crop=False) for k in range(count)])
-    other = np.stack([_vector(held_out, k, crop=True) for k in range(count)])
+    # Once: with cache=none each access renders.
+    images = [dataset.image(k, 'L') for k in range(count)]
+    own = np.stack([_vector(image) for image in images])
+    other = np.stack([_vector(held_out.image(k, 'L'), crop=k) for k in range(count)])
     distance = (own**2).sum(1)[:, None] + (other**2).sum(1) - 2 * own @ other.T
     # Rounded, so that equal images are equally far.
     distance = distance.round(3)
     confused = (distance <= np.diag(distance)).sum() - count
-    fills = [np.count_nonzero(np.asarray(dataset.image(k, 'L'))) / dataset.spec.size**2 for k in range(count)]
+    fills = [np.count_nonzero(np.asarray(image)) / dataset.spec.size**2 for image in images]
     emptiest = int(np.argmin(fills))
     return Separability(
         float(confused / (count * (count - 1))),
@@ -85,11 +87,10 @@ def few(spec: Spec, root: str | Path | None = None) -> Spec:
     return dataclasses.replace(first, **changed)
 
 
-def _vector(dataset: SyntheticDataset, k: int, crop: bool) -> _Vectors:
-    image = dataset.image(k, 'L')
+def _vector(image: Image.Image, crop: int | None = None) -> _Vectors:
     box = (0.0, 0.0, float(image.width), float(image.height))
-    if crop:
-        side, x, y = stream(0, Stream.JITTER, k).random(3)
+    if crop is not None:
+        side, x, y = stream(0, Stream.JITTER, crop).random(3)
         side = (MIN_SIDE + (1 - MIN_SIDE) * side) * image.width
         x, y = x * (image.width - side), y * (image.height - side)
         box = (x, y, x + side, y + side)
@@ -115,6 +116,7 @@ def remedy(spec: Spec, root: str | Path | None = None) -> str:
         deltas += [
             {'delta': round(factor * (options['delta'] or 0.01), 3)} for factor in (1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)
         ]
+    first = few(spec, root)
     with progress_bar('looking for better options', len(others) * len(deltas), 'trial') as bar:
         for number, other in enumerate(others):
             for delta in deltas:
@@ -122,7 +124,7 @@ def remedy(spec: Spec, root: str | Path | None = None) -> str:
                 if not changed:
                     continue
                 try:
-                    found = measure(create(dataclasses.replace(few(spec, root), **changed), root=root), root)
+                    found = measure(create(dataclasses.replace(first, **changed), root=root), root)
                 except ValueError:
                     break  # Out of range, or nothing but empty images.
                 bar.update()
