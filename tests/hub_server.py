@@ -15,6 +15,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import yaml
+
 TOKEN = 'hf_loopback'
 OWNER = 'me'
 
@@ -184,10 +186,8 @@ def _handler(hub):
                 self.answer(status, {'url': f'{hub.url}/{name}', 'name': name})
 
         def validate(self, query):
-            content = json.loads(self.body)['content']
-            if not content.startswith('---\n'):
-                return self.answer(400, {'errors': [{'message': 'no front matter'}], 'warnings': []})
-            self.answer(200, {'errors': [], 'warnings': []})
+            errors = [{'message': words} for words in _errors(json.loads(self.body)['content'])]
+            self.answer(400 if errors else 200, {'errors': errors, 'warnings': []})
 
         def info(self, query, name, revision=None):
             repo = self.repo(name)
@@ -296,6 +296,34 @@ def _handler(hub):
     }
     _ROUTES = [(*key.replace(',', ' ').rsplit(' ', 1), function) for key, function in routes.items()]
     return Handler
+
+
+#: Some of the licenses that the Hub knows.
+LICENSES = ('apache-2.0', 'mit', 'cc-by-4.0', 'cc0-1.0', 'bsd-3-clause', 'other', 'unknown')
+
+
+def _errors(content):
+    """What the Hub has against the front matter of a model card."""
+    if not content.startswith('---\n'):
+        return ['no front matter']
+    data = yaml.safe_load(content.split('---\n')[1])
+    errors = []
+    if 'license' in data and data['license'] not in LICENSES:
+        errors.append(f'"license" must be one of {", ".join(LICENSES)}')
+    for key in ('datasets', 'base_model'):
+        values = data.get(key, [])
+        for value in [values] if isinstance(values, str) else values:
+            if not re.fullmatch(r'[\w.-]+(/[\w.-]+)?', str(value)) or value == 'unknown':
+                errors.append(f'"{key}[0]" with value "{value}" is not valid. Use a name of the Hub')
+    for model in data.get('model-index', []):
+        for result in model['results']:
+            if not (model['name'] and result['task']['type'] and result['dataset']['name']):
+                errors.append('"model-index" lacks a name')
+            if not re.fullmatch(r'[\w./-]+', result['dataset']['type']):
+                errors.append('"model-index[0].results[0].dataset.type" is not valid')
+            if not all(metric['type'] and isinstance(metric['value'], (int, float)) for metric in result['metrics']):
+                errors.append('"model-index[0].results[0].metrics[0]" is not valid')
+    return errors
 
 
 def _oid(path, content):

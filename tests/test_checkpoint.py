@@ -10,7 +10,7 @@ import timm
 import torch
 import yaml
 
-from timm_fractal.hub import checkpoint
+from timm_fractal.hub import architecture, checkpoint
 
 DATASET = 'fractal1/classes=20,points=5000,size=64'
 ARGS = dict(
@@ -71,7 +71,7 @@ def test_what_train_py_writes(tmp_path):
     assert found.samples == 320
     assert torch.equal(found.tensors['cls_token'], tensors(1)['cls_token'])
     assert found.args['dataset'] == DATASET and found.args['model_kwargs'] == {'img_size': 64}
-    assert found.args['output'] == 'output'
+    assert found.args['output'] == ARGS['output']
 
 
 @pytest.mark.parametrize('use_ema, seed', [(True, 1), (False, 0)])
@@ -167,21 +167,21 @@ def test_arguments_are_plain_yaml(tmp_path, text):
 @pytest.mark.parametrize('name', ['vit_tiny_patch16_224', 'vit_base_patch16_224', 'swin_tiny_patch4_window7_224'])
 @pytest.mark.parametrize('classes', [0, 1000])
 def test_architectures_are_recognised(tmp_path, name, classes):
-    found = checkpoint.on_meta(timm.create_model, name, num_classes=classes).state_dict()
-    assert checkpoint.recognise(tmp_path, found) == (name, classes)
+    found = architecture.on_meta(timm.create_model, name, num_classes=classes).state_dict()
+    assert architecture.recognise(tmp_path, found) == (name, classes)
 
 
 def test_others_are_not(tmp_path):
-    found = checkpoint.on_meta(timm.create_model, 'vit_tiny_patch16_224', depth=11, num_classes=10).state_dict()
+    found = architecture.on_meta(timm.create_model, 'vit_tiny_patch16_224', depth=11, num_classes=10).state_dict()
     with pytest.raises(
         ValueError, match=r'none of the architectures .* nearest is vit_tiny_patch16_224, but blocks.11'
     ):
-        checkpoint.recognise(tmp_path, found)
+        architecture.recognise(tmp_path, found)
 
 
 def test_unknown_architecture():
     with pytest.raises(ValueError, match="unknown architecture 'test_vitt'; did you mean 'test_vit"):
-        checkpoint.build({'model': 'test_vitt.x'})
+        architecture.build({'model': 'test_vitt.x'})
 
 
 @pytest.mark.parametrize(
@@ -205,13 +205,20 @@ def test_unknown_architecture():
 def test_only_an_architecture_is_described(options, message, monkeypatch):
     monkeypatch.setattr(timm.models._builder, 'load_pretrained', lambda *args, **kwargs: pytest.fail('loads weights'))
     with pytest.raises(ValueError, match=message):
-        checkpoint.build({'model': 'test_vit', 'model_kwargs': options})
+        architecture.build({'model': 'test_vit', 'model_kwargs': options})
 
 
-@pytest.mark.parametrize('name', ['hf-hub:me/x', 'local-dir:x', '../x'])
-def test_models_from_elsewhere_are_not_built(name):
-    with pytest.raises(ValueError, match='unknown architecture'):
-        checkpoint.build({'model': name})
+@pytest.mark.parametrize(
+    'name, kind, message',
+    [
+        ('../x', ValueError, "unknown architecture ''"),
+        ('https://x/y', ValueError, "unknown architecture 'https:"),
+        ('local-dir:x', FileNotFoundError, "x/config.json: no such file; the training began with 'local-dir:x'"),
+    ],
+)
+def test_models_from_elsewhere_are_not_built(name, kind, message):
+    with pytest.raises(kind, match=message):
+        architecture.build({'model': name})
 
 
 def test_damage_of_one_bit(tmp_path):

@@ -33,6 +33,7 @@ from timm_fractal.hub import checkpoint, publish
 from timm_fractal.hub import folder as hub
 from timm_fractal.hub import manifest as weights
 from timm_fractal.hub.manifest import Weights
+from timm_fractal.hub.origin import Origin
 
 needs_local_dir = pytest.mark.skipif(
     not hasattr(timm.models._hub, 'load_model_config_from_path'), reason='this timm loads no local folders'
@@ -111,15 +112,26 @@ def test_the_card_is_complete(exported):
         'library_name': 'timm',
         'pipeline_tag': 'image-classification',
         'license': 'apache-2.0',
-        'datasets': ['fractal1'],
-        'tags': ['timm', 'timm-fractal', 'synthetic-data'],
+        'tags': ['timm', 'timm-fractal', 'synthetic-data', 'fractal1'],
+        'model-index': [
+            {
+                'name': 'test_vit.fractal1_20',
+                'results': [
+                    {
+                        'task': {'type': 'image-classification'},
+                        'dataset': {'type': 'digits', 'name': 'digits'},
+                        'metrics': [{'type': 'accuracy', 'value': 93.1, 'name': 'top-1 accuracy'}],
+                    }
+                ],
+            }
+        ],
     }
     for words in (
         DATASET,
         'Samples seen: 320',
         'a machine',
         '| digits | 93.1 |',
-        "'hf-hub:OWNER/NAME'",
+        "create_model('local-dir:model', pretrained=True, num_classes=10)",
         '@inproceedings',
     ):
         assert words in text
@@ -208,7 +220,9 @@ def test_other_data_sets_have_no_fractals(tmp_path):
 def test_provenance_of_all_data_sets(dataset):
     """One base IFS is told; several are in ifs.json, and an image is not here."""
     args = ARGS | dict(dataset=dataset, data_dir='photos' if dataset == 'image1' else None)
-    said, family = hub._provenance(checkpoint.Checkpoint('x', {}, args))
+    found = checkpoint.Checkpoint('x', {}, args)
+    family = hub._family(found, 1000)
+    said = hub._provenance(found, Origin('test_vit', 'test_vit'))
     assert said['dataset'].startswith(dataset.partition('/')[0]) and 'base' not in said
     assert (family is not None) == dataset.startswith('fractal1')
 
@@ -354,7 +368,7 @@ def test_a_full_disk(tmp_path):
     )
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert done.returncode == 1 and 'the weights cannot be written (File too large)' in done.stderr, done.stderr
-    assert 'Traceback' not in done.stderr and list((tmp_path / 'out').iterdir()) == []
+    assert 'Traceback' not in done.stderr and not (tmp_path / 'out').exists()
 
 
 def test_what_a_killed_export_has_left_is_removed(tmp_path):
@@ -415,10 +429,13 @@ def edit(*keys, value):
         (edit('num_classes', value=20.0), 'num_classes must be from 0'),
         (edit('num_classes', value='x'), 'num_classes must be from 0'),
         (edit('provenance', value=['x']), 'provenance must be names and'),
-        (lambda folder: (folder / 'config.json').write_text('[' * 100_000), 'is no configuration of timm, or damaged'),
+        (
+            lambda folder: (folder / 'config.json').write_text('[' * 100_000),
+            'is not a configuration of timm, or damaged',
+        ),
         (lambda folder: (folder / 'model.pth').write_bytes(b''), "holds 'model.pth': only safetensors are published"),
-        (lambda folder: (folder / 'config.json').unlink(), 'is no exported folder, it lacks config.json'),
-        (lambda folder: (folder / 'config.json').write_text('{}'), 'config.json is no configuration of timm'),
+        (lambda folder: (folder / 'config.json').unlink(), 'is not an exported folder, it lacks config.json'),
+        (lambda folder: (folder / 'config.json').write_text('{}'), 'config.json is not a configuration of timm'),
         (
             lambda folder: (folder / 'README.md').write_text('---\ntags: [timm]\n---\n'),
             'lacks library_name, pipeline_tag',
@@ -463,12 +480,17 @@ def test_arguments_of_publish(exported):
 
 
 def test_dry_run(exported, tmp_path, capsys, monkeypatch):
+    def refuse(card):
+        raise ConnectionError('no network')
+
     monkeypatch.setattr('huggingface_hub.HfApi', lambda **options: pytest.fail('talks to the Hub'))
+    monkeypatch.setattr('huggingface_hub.ModelCard.validate', refuse)
     folder = copy(exported, tmp_path / 'x')
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert cli.main(['publish', str(folder), '--repo-id', 'me/my_model', '--dry-run']) == 0
     output = capsys.readouterr().out
     assert f'{folder}: ready for me/my_model, not uploaded' in output and '"test_vit.fractal1_20": {' in output
+    assert 'its model card was not checked by the Hub: no network' in output
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -545,7 +567,7 @@ def write_manifest(path, entries):
 
 def published_card(folder, repo_id):
     """The card names the repository it is uploaded to; that of the folder names none."""
-    return (folder / 'README.md').read_bytes().replace(b'OWNER/NAME', repo_id.encode())
+    return (folder / 'README.md').read_bytes().replace(b'local-dir:model', f'hf-hub:{repo_id}'.encode())
 
 
 @pytest.mark.slow
@@ -571,6 +593,54 @@ def test_publish_and_load(client, server, exported, tmp_path):
     assert equal(client(load_tag, manifest, name), tensors(1))
 
 
+@pytest.mark.parametrize(
+    'license, datasets, message',
+    [
+        ('mitt', None, '"license" must be one of apache-2.0'),
+        ('mit', ['unknown'], 'with value .*unknown.* is not valid'),
+        ('mit', ['images in a folder'], 'datasets must be names of the Hub, such as owner/name, or be left out'),
+    ],
+)
+@pytest.mark.parametrize('dry_run', [True, False])
+def test_a_card_that_the_hub_refuses(client, server, exported, tmp_path, license, datasets, message, dry_run):
+    """It is refused before there is a repository."""
+    folder = copy(exported, tmp_path / 'x')
+    card = (folder / 'README.md').read_text().replace('license: apache-2.0', f'license: {license}')
+    if datasets:
+        card = card.replace('library_name:', f'datasets: {datasets}\nlibrary_name:')
+    (folder / 'README.md').write_text(card)
+    with pytest.raises(ValueError, match=message):
+        client(publish.publish, folder, 'me/refused', dry_run=dry_run)
+    assert 'me/refused' not in server.repos and not server.count('repos/create')
+
+
+@pytest.mark.parametrize('dataset', ['', 'torch/cifar10', 'hfds/uoft-cs/cifar10', 'tfds/x', 'wds//data'])
+def test_trainings_on_images_of_ones_own(client, server, tmp_path, dataset):
+    args = argparse.Namespace(**ARGS | dict(dataset=dataset, data_dir='imgs'))
+    folder = hub.export_weights(write(tmp_path / 'last.pth.tar', args=args), tmp_path / 'model', tag='mine')
+    assert client(publish.publish, folder, 'me/mine', dry_run=True).unchecked == ''
+    assert client(publish.publish, folder, 'me/mine').url
+    assert equal(client(load_from_hub, 'hf-hub:me/mine'), tensors(1))
+
+
+def test_a_training_that_began_with_a_name_of_the_hub(client, server, exported, tmp_path):
+    client(publish.publish, copy(exported, tmp_path / 'model'), 'me/first')
+    args = argparse.Namespace(**ARGS | dict(model='hf-hub:me/first', model_kwargs={}, pretrained=True))
+    folder = client(hub.export_weights, write(tmp_path / 'last.pth.tar', args=args), tmp_path / 'y', tag='mine')
+    front = yaml.safe_load((folder / 'README.md').read_text().split('---')[1])
+    assert front['base_model'] == 'me/first'
+    client(publish.publish, folder, 'me/second')
+    assert equal(client(load_from_hub, 'hf-hub:me/second'), tensors(1))
+
+
+@needs_local_dir
+def test_a_converted_file_is_published(client, server, tmp_path):
+    state = authors_file(tmp_path / 'a.pth')
+    folder = hub.convert(tmp_path / 'a.pth', tmp_path / 'model')
+    client(publish.publish, folder, 'me/converted')
+    assert equal(client(load_from_hub, 'hf-hub:me/converted'), state)
+
+
 def test_private_branch_and_pull_request(client, server, exported, tmp_path):
     folder = copy(exported, tmp_path / 'x')
     client(publish.publish, folder, 'me/hidden', private=True, revision='dev')
@@ -590,7 +660,7 @@ def test_an_interrupted_upload_is_completed(client, server, exported, tmp_path):
     """The process is killed when half of the weights are at the Hub."""
     safetensors.torch.save_file(tensors(7), tmp_path / 'model.safetensors')
     (tmp_path / 'args.yaml').write_text(yaml.safe_dump(ARGS))
-    folder = hub.export_weights(tmp_path / 'model.safetensors', tmp_path / 'x')
+    folder = hub.export_weights(tmp_path / 'model.safetensors', tmp_path / 'model')
     server.cut = '^PUT /lfs/'
     command = [sys.executable, '-c', 'import sys; from timm_fractal.cli import main; sys.exit(main())']
     command += ['publish', str(folder), '--repo-id', 'me/half']
@@ -613,7 +683,7 @@ def test_a_cut_connection_is_tried_again_with_limits(client, server, tmp_path, r
     """With weights that no other test has uploaded."""
     safetensors.torch.save_file(tensors(8), tmp_path / 'model.safetensors')
     (tmp_path / 'args.yaml').write_text(yaml.safe_dump(ARGS))
-    folder = hub.export_weights(tmp_path / 'model.safetensors', tmp_path / 'x')
+    folder = hub.export_weights(tmp_path / 'model.safetensors', tmp_path / 'model')
     server.cut = request_
     with pytest.raises(ConnectionError, match='publishing to me/cut: .* cannot be reached'):
         client(publish.publish, folder, 'me/cut')

@@ -5,6 +5,7 @@ refused with an error that names it (`UnknownTimm`); everything else goes on.
 """
 
 import functools
+import json
 import random
 import types
 from collections.abc import Callable
@@ -71,6 +72,10 @@ def save_config(model: Any, path: Path, model_args: dict[str, Any], **more: Any)
         more: Other entries of the file.
     """
     find('timm.models._hub.save_config_for_hf')(model, path, model_config=more, model_args=model_args)
+    config = json.loads(path.read_text(encoding='utf-8'))
+    # Some versions repeat it here, and transformers then gives it to timm twice.
+    config.get('model_args', {}).pop('num_classes', None)
+    path.write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')
 
 
 Level = Callable[[float, dict[str, Any]], tuple[float]]

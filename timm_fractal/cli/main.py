@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             parse_name(args.name)
         code: int = args.run(args)
         return code
-    except (ValueError, ImportError, OSError, MemoryError) as error:
+    except (ValueError, ImportError, OSError, MemoryError, RuntimeError) as error:
         _say(f'timm-fractal {args.command}: {_message(error)}', file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
     except KeyboardInterrupt:
@@ -355,6 +355,8 @@ def _publish(args: Any) -> int:
         if done.url
         else f'{args.folder}: ready for {args.repo_id}, not uploaded'
     )
+    if done.unchecked:
+        _say(f'its model card was not checked by the Hub: {done.unchecked}')
     if done.entry:
         _say('what a manifest of weights, such as that of timm-fractal, would say:')
         _say(json.dumps(done.entry, indent=2))

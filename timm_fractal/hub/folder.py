@@ -1,10 +1,10 @@
 """Export of trained weights: from a checkpoint to a folder that timm loads."""
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
 import io
-import json
 import math
 import os
 import re
@@ -29,13 +29,14 @@ from .._version import __version__
 from ..data.base import create
 from ..fractal.categories import REFERENCE_CANVAS
 from ..spec import parse_name
-from . import checkpoint
-from .checkpoint import Checkpoint
+from . import architecture, checkpoint, origin, values
+from .checkpoint import Checkpoint, Tensors
 from .manifest import HUB_FILE, Weights
 from .model_card import CURVES, FIELDS, card
+from .origin import CONFIG, Origin
 
 #: The files of an exported folder. The last three are there if the training and its curves are known.
-FILES = (HUB_FILE, 'config.json', 'README.md', 'train_args.yaml', 'ifs.json', CURVES)
+FILES = (HUB_FILE, CONFIG, 'README.md', 'train_args.yaml', 'ifs.json', CURVES)
 
 LICENSE = 'apache-2.0'
 
@@ -47,9 +48,6 @@ DTYPES = {'float32': torch.float32, 'float16': torch.float16, 'bfloat16': torch.
 _ORDINARY = {'num_classes', 'in_chans', 'img_size', 'global_pool'}
 
 _TAG = r'[A-Za-z0-9_-]{1,96}'
-
-# Where timm looks for weights, or for code that loads them.
-_SOURCES = ('source', 'file', 'url', 'hf_hub_id', 'hf_hub_filename', 'state_dict', 'custom_load')
 
 # Files that hold tensors in a form that can hold code too.
 _UNSAFE = ('.bin', '.ckpt', '.pickle', '.pkl', '.pt', '.pth', '.tar')
@@ -102,10 +100,8 @@ def export_weights(
     found = checkpoint.read(Path(path), use_ema)
     if 'model' not in found.args:
         raise ValueError(f'{path} does not say how it was trained: put the args.yaml of the training beside it')
-    provenance, family = _provenance(found)
-    provenance |= {'recipe': recipe, 'hardware': hardware, 'stored_as': dtype, 'results': _results(results)}
-    tag = tag or _default_tag(found)
-    return _write(found, dest, tag, license, provenance, family, head, dtype=dtype, picture=picture)
+    said = {'recipe': recipe, 'hardware': hardware, 'stored_as': dtype, 'results': _results(results)}
+    return _write(found, dest, tag or _default_tag(found), license, said, head, dtype=dtype, picture=picture)
 
 
 #: The name of 0.1.0.
@@ -150,12 +146,12 @@ def convert(
         hint = ': a checkpoint of train.py, use export-weights' if 'state_dict' in content else ''
         raise ValueError(f"{path}: no 'model' in this file, it has: {checkpoint.listed(content)}{hint}")
     tensors = checkpoint.check_tensors(path, weights)
-    architecture, classes = checkpoint.recognise(path, tensors)
-    args = {'model': architecture, 'num_classes': classes, 'mean': [0.5] * 3, 'std': [0.5] * 3}
+    name, classes = architecture.recognise(path, tensors)
+    args = {'model': name, 'num_classes': classes, 'mean': [0.5] * 3, 'std': [0.5] * 3}
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     provenance = {'converted_from': path.name, 'sha256_of_original': digest, 'results': _results(results)}
     tag = tag or re.sub(r'[^a-z0-9]+', '_', path.name.partition('.')[0].lower()).strip('_')
-    return _write(Checkpoint(path, tensors, args), dest, tag, license, provenance, None, head, with_args=False)
+    return _write(Checkpoint(path, tensors, args), dest, tag, license, provenance, head, trained_here=False)
 
 
 def _results(texts: Iterable[str]) -> dict[str, str]:
@@ -176,7 +172,7 @@ def _dataset(args: dict[str, Any]) -> Any:
 
 def _dataset_name(args: dict[str, Any]) -> str:
     """The data set of a training that is not ours, without where it lies."""
-    return str(args.get('dataset') or 'images in a folder')
+    return str(values.shareable({'dataset': args.get('dataset') or 'images in a folder'})['dataset'])
 
 
 def _default_tag(found: Checkpoint) -> str:
@@ -196,36 +192,63 @@ def _default_tag(found: Checkpoint) -> str:
     return f'{name}_{classes}'
 
 
-def _provenance(found: Checkpoint) -> tuple[dict[str, Any], Any]:
-    """What a checkpoint says about its training, and the parameters of the data set if it has some."""
+def _provenance(found: Checkpoint, start: Origin) -> dict[str, Any]:
+    """What a checkpoint says about its training."""
     spec = _dataset(found.args)
     packages = ('timm', 'torch', 'timm-fractal')
-    said: dict[str, Any] = {
+    return {
         'dataset': _dataset_name(found.args) if spec is None else str(spec),
+        'started_from': _started_from(found.args, start),
         'samples': found.samples,
         'epochs': found.epochs,
         'loss': found.loss,
         'weights': 'EMA' if found.ema else 'as trained',
         'exported_with': {name: metadata.version(name) for name in packages[:2]} | {packages[2]: __version__},
     }
+
+
+def _started_from(args: dict[str, Any], start: Origin) -> dict[str, Any] | None:
+    """The weights that a training began with, and what they were trained on if they say it."""
+    told = values.shareable(args)
+    file = told.get('pretrained_path') if args.get('pretrained') else None
+    if file := told.get('initial_checkpoint') or file:
+        return {'weights': file}
+    if not args.get('pretrained'):
+        return None
+    # An architecture alone stands for its default tag.
+    name = start.name
+    if name == start.architecture and (cfg := timm.get_pretrained_cfg(name)) is not None:
+        name, start = f'{name}.{cfg.tag}', dataclasses.replace(start, hub_id=cfg.hf_hub_id)
+    return {'weights': name} | {
+        key: value
+        for key, value in (('hub_id', start.hub_id), ('dataset', start.provenance.get('dataset')))
+        if isinstance(value, str)
+    }
+
+
+def _family(found: Checkpoint, num_classes: int) -> Any:
+    """The IFS codes of a training on fractals; None for another data set, or one made of a file, which is not here.
+
+    Args:
+        found: The checkpoint.
+        num_classes: Number of outputs of its head.
+
+    Raises:
+        ValueError: It has fewer outputs than the data set has classes.
+    """
+    spec = _dataset(found.args)
     source = str(found.args.get('data_dir') or found.args.get('data') or '')
-    # Made from a file, which is not here, the data set is not what its name alone says. Fractals ignore folders.
-    if spec is None or spec.reads == 'images' or Path(source).suffix:
-        return said, None
-    family = None
-    if spec.has_codes:
-        if spec.classes > (found.args.get('num_classes') or spec.classes):
-            raise ValueError(
-                f'{found.path}: {spec} has {spec.classes} classes and num_classes is {found.args["num_classes"]}: the '
-                f'training cannot have been on it'
-            )
-        # IFS codes do not depend on the canvas: nothing is rendered on a large one.
-        small: Any = dataclasses.replace(spec, cache='none', **REFERENCE_CANVAS)
-        dataset: Any = create(small.name())
-        family = dataclasses.replace(dataset.family, name=str(spec))
-    if family is not None and len(family.bases) == 1:
-        said['base'] = family.bases[0].tolist()
-    return said, family
+    if spec is None or not spec.has_codes or Path(source).suffix:
+        return None
+    if spec.classes > num_classes:
+        raise ValueError(
+            f'{found.path}: {spec} has {spec.classes} classes and num_classes is {num_classes}: the training cannot '
+            f'have been on it'
+        )
+    # IFS codes do not depend on the canvas: nothing is rendered on a large one.
+    small: Any = dataclasses.replace(spec, cache='none', **REFERENCE_CANVAS)
+    dataset: Any = create(small.name())
+    return dataclasses.replace(dataset.family, name=str(spec))
 
 
 def _write(
@@ -234,63 +257,74 @@ def _write(
     tag: str,
     license: str,
     provenance: dict[str, Any],
-    family: Any,
     head: bool,
-    with_args: bool = True,
+    trained_here: bool = True,
     dtype: str | None = None,
     picture: bytes | None = None,
 ) -> Path:
     if not re.fullmatch(_TAG, tag):
         raise ValueError(f'tag must be letters, digits, "_" and "-", got {tag!r}')
-    # Without memory first: what the arguments describe may be of any size, what the file holds is not.
-    model = checkpoint.on_meta(checkpoint.build, found.args)
-    architecture = str(model.pretrained_cfg['architecture'])
-    tensors = {name: tuple(tensor.shape) for name, tensor in found.tensors.items()}
-    checkpoint.refuse_differences(found.path, architecture, checkpoint.model_shapes(model), tensors)
-    model = checkpoint.build(found.args)
-    config = timm.data.resolve_data_config(found.args, model=model)  # type: ignore[attr-defined,no-untyped-call]
+    license = license.lower()
+    if not re.fullmatch(r'[a-z0-9][a-z0-9.+-]{0,63}', license):
+        raise ValueError(f'license must be an SPDX identifier such as apache-2.0, or other, got {license!r}')
+    start = origin.find(str(found.args['model']))
+    fitted = architecture.fit(found.path, found.args, start, found.tensors)
+    config = timm.data.resolve_data_config(found.args, model=fitted.model)  # type: ignore[attr-defined,no-untyped-call]
+    family = None
+    if trained_here:
+        family = _family(found, fitted.model.num_classes)
+        provenance = _provenance(found, start) | provenance
+        if family is not None and len(family.bases) == 1:
+            provenance['base'] = family.bases[0].tolist()
+    model = fitted.model
     if not head:
-        model = checkpoint.build(found.args, num_classes=0)
-    model.load_state_dict({name: found.tensors[name] for name in model.state_dict()})
-    stored = _stored_as(found.path, model.state_dict(), dtype)
+        model = architecture.on_meta(architecture.build, found.args, start, num_classes=0, **fitted.options)
+    stored = _stored_as(found.path, {name: found.tensors[name] for name in model.state_dict()}, dtype)
     of_architecture = ('fixed_input_size', 'pool_size', 'first_conv', 'classifier')
     cfg = {key: model.pretrained_cfg[key] for key in of_architecture if key in model.pretrained_cfg}
-    cfg |= dict(config, num_classes=model.num_classes, license=license, architecture=architecture, tag=tag)
+    cfg |= dict(config, num_classes=model.num_classes, license=license, architecture=start.architecture, tag=tag)
     model.pretrained_cfg = cfg
-    name = f'{architecture}.{tag}'
+    name = f'{start.architecture}.{tag}'
     dest = Path(name if dest is None else dest)
     _refuse_other(dest)
+    is_new = not dest.exists()
     dest.mkdir(parents=True, exist_ok=True)
     provenance = {key: value for key, value in provenance.items() if value not in (None, {})}
-    with alone(dest):
-        for killed in dest.glob(f'{_UNFINISHED}*'):
-            shutil.rmtree(killed, ignore_errors=True)
-        # On the same disk, so that every file appears at once and whole.
-        with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=dest) as folder:
-            temporary = Path(folder)
-            save_config(
-                model, temporary / 'config.json', dict(found.args.get('model_kwargs') or {}), provenance=provenance
-            )
-            _save_tensors(stored, temporary / HUB_FILE)
-            # safetensors makes files that nobody else can read.
-            shutil.copymode(temporary / 'config.json', temporary / HUB_FILE)
-            (temporary / 'README.md').write_text(card(name, cfg, provenance, picture is not None), encoding='utf-8')
-            if picture is not None:
-                (temporary / CURVES).write_bytes(picture)
-            if with_args:
-                (temporary / 'train_args.yaml').write_text(yaml.safe_dump(found.args), encoding='utf-8')
-            if family is not None:
-                family.save(temporary / 'ifs.json')
-            for file in FILES:
-                if (temporary / file).exists():
-                    os.replace(temporary / file, dest / file)
-                else:
-                    (dest / file).unlink(missing_ok=True)
+    try:
+        with alone(dest):
+            for killed in dest.glob(f'{_UNFINISHED}*'):
+                shutil.rmtree(killed, ignore_errors=True)
+            # On the same disk, so that every file appears at once and whole.
+            with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=dest) as folder:
+                temporary = Path(folder)
+                save_config(model, temporary / CONFIG, fitted.model_args, provenance=provenance)
+                _save_tensors(stored, temporary / HUB_FILE)
+                # safetensors makes files that nobody else can read.
+                shutil.copymode(temporary / CONFIG, temporary / HUB_FILE)
+                text = card(name, cfg, provenance, picture is not None, folder=dest.name)
+                (temporary / 'README.md').write_text(text, encoding='utf-8')
+                if picture is not None:
+                    (temporary / CURVES).write_bytes(picture)
+                if trained_here:
+                    args = values.shareable(found.args | {'model': start.name})
+                    (temporary / 'train_args.yaml').write_text(yaml.safe_dump(args), encoding='utf-8')
+                if family is not None:
+                    family.save(temporary / 'ifs.json')
+                for file in FILES:
+                    if (temporary / file).exists():
+                        os.replace(temporary / file, dest / file)
+                    else:
+                        (dest / file).unlink(missing_ok=True)
+    except BaseException:
+        if is_new:
+            with contextlib.suppress(OSError):
+                dest.rmdir()
+        raise
     return dest
 
 
 def _read_png(path: Path) -> bytes:
-    checkpoint.refuse_large(path)
+    values.refuse_large(path)
     content = path.read_bytes()
     try:
         # That it is one, and whole; nothing is decoded.
@@ -302,17 +336,30 @@ def _read_png(path: Path) -> bytes:
     return content
 
 
-def _stored_as(path: Path, tensors: checkpoint.Tensors, dtype: str | None) -> checkpoint.Tensors:
-    if dtype is None:
-        return tensors
-    stored = {name: t.to(DTYPES[dtype]) if t.is_floating_point() else t for name, t in tensors.items()}
+def _stored_as(path: Path, tensors: Tensors, dtype: str | None) -> Tensors:
+    """The weights as they are stored: in the dtype that was asked for, or as trained.
+
+    Raises:
+        ValueError: A weight is not a number, or too large for the dtype.
+    """
+    stored: Tensors = {}
+    places: set[int] = set()
     for name, tensor in tensors.items():
-        if not torch.equal(stored[name].isfinite(), tensor.isfinite()):
-            raise ValueError(f'{path}: {name} has values too large for {dtype}: store the weights as bfloat16')
+        if tensor.is_floating_point():
+            if tensor.isnan().any():
+                raise ValueError(f'{path}: {name} has values that are not numbers (NaN): take an earlier checkpoint')
+            cast = tensor if dtype is None else tensor.to(DTYPES[dtype])
+            if not torch.equal(cast.isfinite(), tensor.isfinite()):
+                raise ValueError(f'{path}: {name} has values too large for {dtype}: store the weights as bfloat16')
+            tensor = cast
+        # Weights that blocks share are stored under each name: timm loads nothing that lacks one.
+        place = tensor.untyped_storage().data_ptr()
+        stored[name] = (tensor.clone() if place in places else tensor).contiguous()
+        places.add(place)
     return stored
 
 
-def _save_tensors(tensors: checkpoint.Tensors, path: Path) -> None:
+def _save_tensors(tensors: Tensors, path: Path) -> None:
     try:
         save_file(tensors, path, {'format': 'pt'})
     except SafetensorError as error:
@@ -344,16 +391,16 @@ def entry_of(folder: str | Path, **place: Any) -> Weights:
     """
     folder = Path(folder)
     config = _read_config(folder)
-    architecture, cfg = config['architecture'], dict(config['pretrained_cfg'])
+    name, cfg = config['architecture'], dict(config['pretrained_cfg'])
     cfg['num_classes'] = config['num_classes']
     tag, license = cfg.pop('tag'), cfg.pop('license', 'unknown')
     model_args = config.get('model_args') or {}
     extra = sorted(model_args.keys() - _ORDINARY)
     # What the file says of this model may be that it takes other sizes too; what counts is how timm builds a tag.
-    cfg['fixed_input_size'] = getattr(timm.get_pretrained_cfg(architecture), 'fixed_input_size', False)
+    cfg['fixed_input_size'] = getattr(timm.get_pretrained_cfg(name), 'fixed_input_size', False)
     size = {'img_size': tuple(cfg['input_size'][-2:])} if cfg['fixed_input_size'] else {}
     plain = dict(num_classes=cfg['num_classes'], in_chans=cfg['input_size'][0], **size)
-    model = checkpoint.on_meta(timm.create_model, architecture, **plain)
+    model = architecture.on_meta(timm.create_model, name, **plain)
     pool = getattr(model, 'global_pool', None)
     if 'global_pool' in model_args and isinstance(pool, str) and pool != model_args['global_pool']:
         extra.append('global_pool')
@@ -363,12 +410,12 @@ def entry_of(folder: str | Path, **place: Any) -> Weights:
             f'load it as hf-hub: or local-dir:'
         )
     weights = folder / HUB_FILE
-    checkpoint.refuse_differences(weights, architecture, checkpoint.model_shapes(model), checkpoint.shapes(weights))
+    architecture.refuse_differences(weights, name, architecture.model_shapes(model), checkpoint.shapes(weights))
     content = weights.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
-    model = timm.create_model(architecture, pretrained=True, pretrained_cfg={**cfg, 'file': str(weights)}, **plain)
+    model = timm.create_model(name, pretrained=True, pretrained_cfg={**cfg, 'file': str(weights)}, **plain)
     provenance = {**config.get('provenance', {}), 'reference_output': reference_output(model)}
-    return Weights(f'{architecture}.{tag}', digest, len(content), cfg, license, provenance, **place)
+    return Weights(f'{name}.{tag}', digest, len(content), cfg, license, provenance, **place)
 
 
 def reference_output(model: Any) -> list[float]:
@@ -385,33 +432,22 @@ def reference_output(model: Any) -> list[float]:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / 'config.json'
+    path = folder / CONFIG
     missing = [name for name in FILES[:3] if not (folder / name).is_file()]
     if missing:
-        raise FileNotFoundError(f'{folder} is no exported folder, it lacks {", ".join(missing)}: see export-weights')
-    try:
-        config: dict[str, Any] = json.loads(path.read_bytes())
-        if not (config['architecture'] and config['pretrained_cfg']['tag'] and config['pretrained_cfg']['input_size']):
-            raise ValueError('an empty value')
-        if not isinstance(config['architecture'], str) or not isinstance(config['pretrained_cfg'], dict):
-            raise TypeError('architecture must be a name, and pretrained_cfg names and values')
-        classes = config['num_classes']
-        if type(classes) is not int or not 0 <= classes <= checkpoint.MAX_OPTION:
-            raise ValueError(f'num_classes must be from 0 to {checkpoint.MAX_OPTION}, got {str(classes)[:100]!r}')
-        if not isinstance(config.get('provenance') or {}, dict):
-            raise TypeError('provenance must be names and values')
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f'{path} is no configuration of timm, or damaged ({type(error).__name__}: {error})') from error
+        raise FileNotFoundError(
+            f'{folder} is not an exported folder, it lacks {", ".join(missing)}: see export-weights'
+        )
+    config = origin.read_config(path)
     cfg = config['pretrained_cfg']
-    checkpoint.check_values(path, cfg)
-    if not isinstance(cfg['tag'], str) or not re.fullmatch(_TAG, cfg['tag']):
-        raise ValueError(f'{path}: tag must be letters, digits, "_" and "-", got {str(cfg["tag"])[:100]!r}')
+    if not isinstance(cfg.get('tag'), str) or not re.fullmatch(_TAG, cfg['tag']):
+        raise ValueError(f'{path}: tag must be letters, digits, "_" and "-", got {str(cfg.get("tag"))[:100]!r}')
     # What timm's own files say of a model's input and head may stand there, and nothing else.
     unknown = sorted(set(cfg) - {field.name for field in dataclasses.fields(timm.models.PretrainedCfg)})
     if unknown:
         raise ValueError(f'{path}: unknown key {str(unknown[0])[:100]!r} in pretrained_cfg')
     # With these timm would take the weights from another place than the folder.
-    elsewhere = [key for key in _SOURCES if config['pretrained_cfg'].get(key)]
+    elsewhere = [key for key in origin.SOURCES if cfg.get(key)]
     if elsewhere:
         raise ValueError(f'{path}: pretrained_cfg must not say {elsewhere[0]!r}: the weights are {HUB_FILE} beside it')
     return config
@@ -436,18 +472,18 @@ def check(folder: str | Path) -> None:
         raise ValueError(f'{folder} holds {unsafe[0]!r}: only safetensors are published, remove it')
     config = _read_config(folder)
     where = f'{folder / "config.json"}: model_args'
-    args = checkpoint.architecture_options(config['architecture'], config.get('model_args') or {}, where)
+    args = architecture.architecture_options(config['architecture'], config.get('model_args') or {}, where)
     args = dict({'num_classes': config['num_classes']}, **args)
     try:
-        model = checkpoint.on_meta(timm.create_model, config['architecture'], pretrained=False, **args)
+        model = architecture.on_meta(timm.create_model, config['architecture'], pretrained=False, **args)
     except Exception as error:
         # The arguments go to the constructor of any model, which may raise anything.
         raise ValueError(f'{folder / "config.json"}: timm cannot build {config["architecture"]!r} ({error})') from error
     weights = folder / HUB_FILE
-    expected, found = checkpoint.model_shapes(model), checkpoint.shapes(weights)
-    checkpoint.refuse_differences(weights, config['architecture'], expected, found)
+    expected, found = architecture.model_shapes(model), checkpoint.shapes(weights)
+    architecture.refuse_differences(weights, config['architecture'], expected, found)
     path = folder / 'README.md'
-    checkpoint.refuse_large(path)
+    values.refuse_large(path)
     try:
         data = ModelCard(path.read_text(encoding='utf-8'), ignore_metadata_errors=True).data
     except Exception as error:
@@ -456,3 +492,9 @@ def check(folder: str | Path) -> None:
     missing = [field for field in FIELDS if not getattr(data, field, None)]
     if missing:
         raise ValueError(f'{path}: the front matter lacks {", ".join(missing)}')
+    for field in ('datasets', 'base_model'):
+        named = getattr(data, field, None) or []
+        for name in [named] if isinstance(named, str) else named:
+            if not re.fullmatch(r'[A-Za-z0-9][\w.-]*(/[\w.-]+)?', str(name), re.ASCII):
+                rule = 'must be names of the Hub, such as owner/name, or be left out'
+                raise ValueError(f'{path}: {field} {rule}, got {str(name)[:100]!r}')

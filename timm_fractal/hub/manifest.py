@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._utils.atomic import atomic_write
+from .values import check_values
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +40,19 @@ PATIENCE = 30.0
 
 #: What a published repository calls its weights.
 HUB_FILE = 'model.safetensors'
+
+
+_TEXT, _MAPPING = (str, 'text'), (dict, 'names and values')
+_PLACES = ('file', 'hf_hub_id', 'revision')
+_KINDS: dict[str, tuple[type, str]] = {
+    'name': _TEXT,
+    'sha256': _TEXT,
+    'size': (int, 'a whole number'),
+    'pretrained_cfg': _MAPPING,
+    'license': _TEXT,
+    'provenance': _MAPPING,
+    **dict.fromkeys(_PLACES, _TEXT),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +82,13 @@ class Weights:
     revision: str | None = None
 
     def __post_init__(self) -> None:
+        for field, (kind, words) in _KINDS.items():
+            value = getattr(self, field)
+            if type(value) is not kind and not (value is None and field in _PLACES):
+                raise ValueError(f'{str(self.name)[:100]}: {field} must be {words}, got {str(value)[:100]!r}')
+        if self.size < 1:
+            raise ValueError(f'{self.name}: size must be at least 1 byte, got {self.size}')
+        check_values(self.name, self.pretrained_cfg)
         architecture, dot, tag = self.name.partition('.')
         if not (architecture and dot and tag):
             raise ValueError(f'name must be architecture.tag, got {self.name!r}')

@@ -1,17 +1,17 @@
 """The model card of exported weights."""
 
+import html
+import math
+import re
 from typing import Any
 
 from ..spec import SPECS
-
-#: Stands for the repository's name until the weights are published.
-REPOSITORY = 'OWNER/NAME'
 
 #: The picture of a card, beside it.
 CURVES = 'curves.png'
 
 #: What the front matter of a complete card says.
-FIELDS = ('library_name', 'pipeline_tag', 'license', 'datasets', 'tags')
+FIELDS = ('library_name', 'pipeline_tag', 'license', 'tags')
 
 _CITATION = """@inproceedings{nakamura2024scaling,
   title     = {Scaling Backwards: Minimal Synthetic Pre-training?},
@@ -39,37 +39,61 @@ _WORDS = {
 _USAGE = """```python
 import timm
 
-model = timm.create_model('hf-hub:{repository}', pretrained=True, num_classes=10)  # a new head
+model = timm.create_model('{place}', pretrained=True{head})
 config = timm.data.resolve_model_data_config(model)
 transform = timm.data.create_transform(**config, is_training=False)
 ```"""
 
+# What timm can load: a folder until it is published, see `published`.
+_PLACE = re.compile(r"(?<=create_model\(')local-dir:[^'\n]*(?=')")
 
-def card(name: str, cfg: dict[str, Any], provenance: dict[str, Any], curves: bool = False) -> str:
+
+def card(
+    name: str, cfg: dict[str, Any], provenance: dict[str, Any], curves: bool = False, folder: str = 'FOLDER'
+) -> str:
     """Write a model card.
 
     Args:
         name: Architecture and tag.
         cfg: timm's configuration of input and head.
-        provenance: How the weights came to be.
+        provenance: How the weights came to be. It may be from a file of others: its text is escaped.
         curves: Whether there is a picture of curves beside it.
+        folder: What the folder of the card is called.
 
     Examples:
         >>> text = card('test_vit.x', {'license': 'mit', 'num_classes': 0}, {'dataset': 'fractal1'})
-        >>> text.splitlines()[1:3]
-        ['datasets:', '- fractal1']
+        >>> text.splitlines()[1:4]
+        ['library_name: timm', 'license: mit', 'pipeline_tag: image-feature-extraction']
     """
-    from huggingface_hub import ModelCardData
+    from huggingface_hub import EvalResult, ModelCardData
 
-    dataset = str(provenance.get('dataset', 'unknown'))
+    dataset = str(provenance.get('dataset') or '')
+    kind = dataset.partition('/')[0]
+    is_ours = kind in SPECS
+    began = provenance.get('started_from') or {}
+    results = provenance.get('results') or {}
+    metrics = [
+        EvalResult('image-classification', _slug(what), _text(what), 'accuracy', number, metric_name='top-1 accuracy')
+        for what, number in ((what, _number(value)) for what, value in results.items())
+        if number is not None and _slug(what)
+    ]
+    synthetic = ['synthetic-data', kind] if is_ours and SPECS[kind].reads != 'images' else [kind] if is_ours else []
     front = ModelCardData(
+        base_model=began.get('hub_id') or None,
+        datasets=_hub_datasets(dataset) or None,
+        eval_results=metrics or None,
         library_name='timm',
-        pipeline_tag='image-classification' if cfg['num_classes'] else 'image-feature-extraction',
         license=cfg['license'],
-        datasets=[dataset.partition('/')[0]],
-        tags=['timm', 'timm-fractal', 'synthetic-data'],
+        model_name=name if metrics else None,
+        pipeline_tag='image-classification' if cfg['num_classes'] else 'image-feature-extraction',
+        tags=['timm', 'timm-fractal', *synthetic],
     )
     said = [f'- {words}: {_value(provenance[key])}' for key, words in _WORDS.items() if provenance.get(key) is not None]
+    if began:
+        said.insert(min(1, len(said)), f'- Started from: {_lineage(began)}')
+    place = f'local-dir:{re.sub(r"[^ -~]|[^A-Za-z0-9_. -]", "_", folder)}'
+    # The classes of rendered images are of use to nobody.
+    head = ', num_classes=10' if is_ours and cfg['num_classes'] else ''
     parts = [
         f'---\n{front.to_yaml()}\n---',
         f'# Model card for {name}',
@@ -77,12 +101,23 @@ def card(name: str, cfg: dict[str, Any], provenance: dict[str, Any], curves: boo
         '## How it was trained',
         '\n'.join(said),
         _input(cfg),
+        '## Results',
+        _table(results),
     ]
-    parts += ['## Results', _table(provenance.get('results') or {})]
     parts += [f'![what was measured]({CURVES})'] * curves
-    parts += ['## Usage', _USAGE.format(repository=REPOSITORY)]
+    parts += ['## Usage', _USAGE.format(place=place, head=head)]
     parts += ['## Citation', f'```bibtex\n{_CITATION}\n```']
     return '\n\n'.join(parts) + '\n'
+
+
+def published(card: str, repo_id: str) -> str:
+    """The text of a card with the repository in place of the folder.
+
+    Examples:
+        >>> published("timm.create_model('local-dir:x', pretrained=True)", 'me/x')
+        "timm.create_model('hf-hub:me/x', pretrained=True)"
+    """
+    return _PLACE.sub(f'hf-hub:{repo_id}', card)
 
 
 _TIMM = '[timm](https://github.com/huggingface/pytorch-image-models)'
@@ -93,15 +128,27 @@ def _introduction(dataset: str, provenance: dict[str, Any]) -> str:
     if kind in SPECS:
         what = 'from one image' if SPECS[kind].reads == 'images' else 'without a photograph'
         return (
-            f'Weights for {_TIMM}, pre-trained {what}: on `{dataset}`, a data set that timm-fractal renders. They are '
-            f'meant as a start for fine-tuning; the classes of the head are artificial.'
+            f'Weights for {_TIMM}, pre-trained {what}: on {_text(dataset)}, a data set that timm-fractal renders. They '
+            f'are meant as a start for fine-tuning; the classes of the head are artificial.'
         )
     if 'converted_from' in provenance:
         return (
             f'Weights for {_TIMM}, converted from a file of others: the tensors are theirs, the names and the '
             f"configuration are timm's."
         )
-    return f'Weights for {_TIMM}, trained on `{dataset}`.'
+    began = provenance.get('started_from')
+    return f'Weights for {_TIMM}, {"fine-tuned" if began else "trained"} on {_text(dataset)}.'
+
+
+def _lineage(began: dict[str, Any]) -> str:
+    more = f', pre-trained on {_text(began["dataset"])}' if began.get('dataset') else ''
+    return _text(began.get('weights', '')) + more
+
+
+def _hub_datasets(dataset: str) -> list[str]:
+    """What the Hub can link to: a data set of its own, which timm reads as ``hfds/OWNER/NAME``."""
+    kind, _, place = dataset.partition('/')
+    return [place] if kind == 'hfds' and re.fullmatch(r'[\w.-]+/[\w.-]+', place, re.ASCII) else []
 
 
 def _input(cfg: dict[str, Any]) -> str:
@@ -111,16 +158,40 @@ def _input(cfg: dict[str, Any]) -> str:
 
 def _value(value: Any) -> str:
     if isinstance(value, dict):
-        return ', '.join(f'{key} {item}' for key, item in value.items())
+        return ', '.join(f'{_text(key)} {_text(item)}' for key, item in value.items())
     if isinstance(value, (list, tuple)):
         return ' x '.join(str(item) for item in value) if all(isinstance(v, int) for v in value) else str(list(value))
     if isinstance(value, float):
         return f'{value:.4g}'
-    return f'{value:,}' if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    return f'{value:,}' if isinstance(value, int) and not isinstance(value, bool) else _text(value)
+
+
+def _text(value: Any) -> str:
+    r"""Text of others for Markdown: one line, in which nothing is markup.
+
+    Examples:
+        >>> _text('x\n# a_b <c>')
+        'x \\# a_b &lt;c&gt;'
+    """
+    words = html.escape(' '.join(str(value).split())[:1000], quote=False)
+    return re.sub(r'([\\`*\[\]#|~!]|(?<!\w)_|_(?!\w))', r'\\\1', words)
+
+
+def _slug(what: str) -> str:
+    """A name as the Hub wants that of a data set."""
+    return re.sub(r'[^A-Za-z0-9]+', '-', what).strip('-').lower()[:96]
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(str(value).strip().removesuffix('%'))
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _table(results: dict[str, Any]) -> str:
     if not results:
         return 'None measured.'
-    rows = [f'| {name} | {value} |' for name, value in results.items()]
+    rows = [f'| {_text(name)} | {_text(value)} |' for name, value in results.items()]
     return '\n'.join(['| what | measured |', '|---|---|', *rows])

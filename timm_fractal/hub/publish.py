@@ -1,6 +1,8 @@
 """Upload of a folder of weights to the Hub."""
 
+import contextlib
 import hashlib
+import json
 import re
 import shutil
 import tempfile
@@ -11,7 +13,7 @@ from .._version import __version__
 from .client import ask
 from .folder import FILES, check, entry_of
 from .manifest import HUB_FILE
-from .model_card import REPOSITORY
+from .model_card import published
 
 
 class Published(NamedTuple):
@@ -20,10 +22,12 @@ class Published(NamedTuple):
     Attributes:
         url: Where the weights are now; empty after a dry run.
         entry: What a manifest says about them; without a place after a dry run.
+        unchecked: Why a dry run could not ask the Hub whether it takes the model card; empty if it does.
     """
 
     url: str
     entry: dict[str, Any]
+    unchecked: str = ''
 
 
 def publish(
@@ -37,26 +41,29 @@ def publish(
 ) -> Published:
     """Upload an exported folder to the Hub, download it again, and compare.
 
+    Everything that can be checked is checked before a repository is created, the metadata of the model card by the Hub.
+
     Done again, it completes an upload that was interrupted, and changes nothing where nothing has changed. The token is
     the one of the Hub's client: HF_TOKEN, or what ``hf auth login`` has stored.
 
     Args:
-        folder: Written by `export_weights` or `convert`; it is not changed. The name of the repository is filled in in
-            the model card that is uploaded.
+        folder: Written by `export_weights` or `convert`; it is not changed. The model card that is uploaded names the
+            repository in place of the folder.
         repo_id: ``'owner/name'``; it is created if need be.
         private: Create it as a private one.
         create_pr: Open a pull request, in place of a commit.
         revision: Branch to commit to; it is created if need be.
-        dry_run: Check everything, upload nothing.
+        dry_run: Check everything, upload nothing. The Hub is asked about the model card if it can be reached.
 
     Returns:
         Where it is, and the entry for a manifest.
 
     Raises:
-        ValueError: The folder should not be published, see `check`, or an argument is wrong.
+        ValueError: The folder should not be published, see `check`, the Hub refuses its model card, or an argument is
+            wrong.
         OSError: The Hub refuses or cannot be reached; the message says what to do.
     """
-    from huggingface_hub import HfApi, get_token, hf_hub_download
+    from huggingface_hub import HfApi, ModelCard, get_token, hf_hub_download
 
     folder = Path(folder)
     _check_repo_id(repo_id)
@@ -65,24 +72,33 @@ def publish(
             f'a pull request is always for the main branch: leave out --create-pr or --revision {revision}'
         )
     check(folder)
-    if dry_run:
-        return Published('', _entry(folder))
-    if get_token() is None:
+    if not dry_run and get_token() is None:
         raise PermissionError('no token for the Hub: `hf auth login`, or set HF_TOKEN to one that may write')
-    api = HfApi(library_name='timm-fractal', library_version=__version__)
     what = f'publishing to {repo_id}'
+    card = published((folder / 'README.md').read_text(encoding='utf-8'), repo_id)
+    unchecked = ''
+    try:
+        ask(what, ModelCard(card, ignore_metadata_errors=True).validate)
+    except ValueError as error:
+        raise ValueError(f'{folder / "README.md"}: the Hub refuses its front matter: {_words(error)}') from error
+    except OSError as error:
+        if not dry_run:
+            raise
+        unchecked = str(error)
+    if dry_run:
+        return Published('', _entry(folder), unchecked)
+    api = HfApi(library_name='timm-fractal', library_version=__version__)
     if not create_pr:
         # Whoever asks for changes in the repository of others does not create it.
         ask(what, api.create_repo, repo_id, private=private or None, exist_ok=True)
     if revision is not None:
         ask(what, api.create_branch, repo_id, branch=revision, exist_ok=True)
-    # The name of the repository is filled in in what is uploaded: the folder can be published elsewhere as well.
+    # The folder stays as it is: it can be published elsewhere as well.
     with tempfile.TemporaryDirectory() as staging, tempfile.TemporaryDirectory() as cache:
         files = [file for file in FILES if (folder / file).is_file()]
         for file in files:
             shutil.copyfile(folder / file, Path(staging, file))
-        card = Path(staging, 'README.md')
-        card.write_text(card.read_text(encoding='utf-8').replace(REPOSITORY, repo_id), encoding='utf-8')
+        Path(staging, 'README.md').write_text(card, encoding='utf-8')
         info = ask(
             what,
             api.upload_folder,
@@ -98,6 +114,14 @@ def publish(
             if _sha256(uploaded) != _sha256(Path(staging, file)):
                 raise OSError(f'{repo_id}: {file} came back from the Hub with another sha256: publish it again')
     return Published(info.pr_url or info.commit_url, _entry(folder, hf_hub_id=repo_id, revision=info.oid))
+
+
+def _words(answer: ValueError) -> str:
+    """What the Hub says is wrong: JSON with messages, or text."""
+    text = str(answer)
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        text = '; '.join(str(error['message']) for error in json.loads(text)['errors'])
+    return ' '.join(text.split())[:1000]
 
 
 def _check_repo_id(repo_id: str) -> None:

@@ -40,6 +40,9 @@ PATCHED = (
 # Where timm may take weights from; a user who sets one of them wants those and not ours.
 _SOURCES = ('url', 'file', 'state_dict', 'hf_hub_id', 'hf_hub_filename', 'source')
 
+# How the names of files end that torch or safetensors write.
+_OF_TORCH = ('.bin', '.ckpt', '.pt', '.pth', '.safetensors', '.tar')
+
 
 def patch(host: Any, undo: Undo) -> None:
     from ..hub import manifest as weights
@@ -93,6 +96,9 @@ def _wrap_load_pretrained(original: Callable[..., Any], registry: Any, ours: 'di
                 from ..hub.manifest import load
 
                 pretrained_cfg = {**cfg, 'state_dict': load(ours[name], kwargs.get('cache_dir'))}
+        if isinstance(cfg, dict) and cfg.get('custom_load') and str(cfg.get('file')).endswith(_OF_TORCH):
+            # Up to timm 1.0.30 --pretrained-path takes such a file for the .npz file that the default weights are.
+            pretrained_cfg = {**cfg, 'custom_load': False}
         return original(model, pretrained_cfg, *args, **kwargs)
 
     return load_pretrained

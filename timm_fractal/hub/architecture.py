@@ -1,0 +1,263 @@
+"""The models that weights fit: built from what a training says, without memory first, and compared by shapes."""
+
+import dataclasses
+import functools
+import inspect
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import timm
+import torch
+
+from .._utils.messages import nearest
+from .checkpoint import Shapes, Tensors
+from .origin import Origin, find
+from .values import MAX_DEPTH, MAX_OPTION
+
+#: Architectures that `recognise` knows: those that the authors of 1p-frac, OFDB and FractalDB have trained.
+KNOWN = tuple(
+    f'{name}_224'
+    for name in (
+        *(f'vit_{size}_patch{patch}' for size in ('tiny', 'small', 'base', 'large') for patch in (16, 32)),
+        *(f'deit_{size}_distilled_patch16' for size in ('tiny', 'small', 'base')),
+        *(f'swin_{size}_patch4_window7' for size in ('tiny', 'small', 'base')),
+    )
+    if name != 'vit_tiny_patch32'
+)
+
+_Module = torch.nn.Module
+
+
+def build(args: dict[str, Any], start: Origin | None = None, num_classes: int | None = None, **options: Any) -> Any:
+    """Build the untrained model that train.py makes from its arguments.
+
+    Args:
+        args: At least ``model``.
+        start: What ``model`` stands for, if it has been found already.
+        num_classes: In place of that of the arguments.
+        options: More for the architecture.
+
+    Raises:
+        ValueError: There is no such architecture, or it does not take these arguments.
+
+    Examples:
+        >>> build({'model': 'test_vit', 'num_classes': 7, 'model_kwargs': {'img_size': 64}}).num_classes
+        7
+    """
+    start = find(str(args['model'])) if start is None else start
+    name = start.architecture
+    described = architecture_options(name, start.model_args, f'{start.name}: model_args')
+    described |= architecture_options(name, args.get('model_kwargs') or {}, 'model_kwargs')
+    # As train.py has it; with a number of its own the model has no use for that of where it began.
+    described['num_classes'] = args.get('num_classes') if num_classes is None else num_classes
+    described['in_chans'] = (args.get('input_size') or (args.get('in_chans') or 3,))[0]
+    if args.get('gp'):
+        described['global_pool'] = args['gp']
+    described |= options
+    try:
+        return timm.create_model(name, pretrained_cfg=start.cfg or None, **described)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        words = ', '.join(f'{key}={value!r}' for key, value in described.items() if value is not None)
+        raise ValueError(f'timm cannot build {name} with {words} ({error})') from error
+
+
+class Fitted(NamedTuple):
+    """The model that fits a checkpoint.
+
+    Attributes:
+        model: Untrained, without memory where timm can build it so.
+        model_args: What timm has to be given, beside the number of classes, to build the same model again.
+        options: What of these train.py was not given in its arguments.
+    """
+
+    model: Any
+    model_args: dict[str, Any]
+    options: dict[str, Any]
+
+
+def fit(path: Path, args: dict[str, Any], start: Origin, tensors: Tensors) -> Fitted:
+    """Find the model that a training made of its arguments, and check that the weights are of it.
+
+    It depends on the version of train.py whether ``--img-size`` changes the model, and whether a model whose weights
+    have one channel is one of one or of three: the weights say which.
+
+    Raises:
+        ValueError: They do not fit; the message says where.
+    """
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    shapes: Shapes = {}
+    for options in _candidates(args, start):
+        try:
+            model = on_meta(build, args, start, **options)
+        except ValueError:
+            if not options:
+                raise
+            continue
+        expected = model_shapes(model)
+        if expected == found:
+            return Fitted(model, _model_args(model, args, start, options), options)
+        shapes = shapes or expected
+    hint = ''
+    if '.' in start.name and ':' not in start.name and not start.cfg:
+        hint = f'. {start.name} is not known here: install the timm and timm-fractal that it was trained with'
+    refuse_differences(path, start.name, shapes, found, hint)
+    raise AssertionError('unreachable: the shapes differ')
+
+
+def _candidates(args: dict[str, Any], start: Origin) -> Iterator[dict[str, Any]]:
+    """Options of the model beside its arguments, the likeliest first."""
+    given = args.get('model_kwargs') or {}
+    sizes: list[dict[str, Any]] = [{}]
+    asked = tuple(args['input_size'][1:]) if args.get('input_size') else args.get('img_size')
+    if asked and 'img_size' not in given and 'img_size' in _parameters(start.architecture):
+        sizes.append({'img_size': asked})
+    channels: list[dict[str, Any]] = [{}]
+    began = (start.cfg.get('input_size') or (3,))[0]
+    if not (args.get('in_chans') or args.get('input_size')) and began != 3:
+        channels.append({'in_chans': began})
+    for more in channels:
+        for size in sizes:
+            yield size | more
+
+
+def _model_args(model: Any, args: dict[str, Any], start: Origin, options: dict[str, Any]) -> dict[str, Any]:
+    described: dict[str, Any] = {**start.model_args, **(args.get('model_kwargs') or {}), **options}
+    described.pop('num_classes', None)
+    described['in_chans'] = options.get('in_chans', (args.get('input_size') or (args.get('in_chans') or 3,))[0])
+    if args.get('gp'):
+        described['global_pool'] = args['gp']
+    cfg = model.pretrained_cfg
+    if cfg.get('fixed_input_size') and 'img_size' in _parameters(start.architecture):
+        # Without the tag timm would take the size of the architecture's default weights.
+        described.setdefault('img_size', tuple(cfg['input_size'][1:]))
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in described.items()}
+
+
+def architecture_options(name: str, options: Any, source: str) -> dict[str, Any]:
+    """Options of a model that were read from a file, if they describe its architecture and nothing else.
+
+    timm takes much more in their place: other files to load, addresses, functions. What may pass are the parameters of
+    the class that the architecture is made of, with plain values.
+
+    Args:
+        name: An architecture of timm, without a tag.
+        options: What the file says.
+        source: What the file calls them, for messages.
+
+    Returns:
+        The options, lists as tuples.
+
+    Raises:
+        ValueError: There is no such architecture, or an option is none of it.
+
+    Examples:
+        >>> architecture_options('test_vit', {'img_size': [64, 64]}, 'model_kwargs')
+        {'img_size': (64, 64)}
+    """
+    if not timm.is_model(name):
+        raise ValueError(f'unknown architecture {name[:100]!r}; {nearest(name[:100], timm.list_models())[:200]} ...')
+    if not isinstance(options, dict):
+        raise ValueError(f'{source} must be names and values, got {type(options).__name__}')
+    known = _parameters(name, options.get('use_naflex') is True)
+    for key, value in options.items():
+        if key not in known:
+            raise ValueError(f'{source}: {str(key)[:100]!r} is no option of {name}; {nearest(str(key), known)[:300]}')
+        _check_option(f'{source}: {key}', value, MAX_DEPTH if 'depth' in key or 'layers' in key else MAX_OPTION)
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+
+
+@functools.cache
+def _parameters(name: str, use_naflex: bool = False) -> frozenset[str]:
+    """Parameters of the class of an architecture that describe it."""
+    try:
+        model = on_meta(timm.create_model, name, pretrained=False, **{'use_naflex': True} if use_naflex else {})
+    except TypeError as error:
+        raise ValueError(f'timm {timm.__version__} has no {name} with use_naflex ({error})') from error
+    kinds = [kind for kind in type(model).__mro__ if issubclass(kind, _Module)]
+    found = {name for kind in kinds for name in inspect.signature(kind.__init__).parameters}
+    if type(model).__name__ == 'NaFlexVit':
+        # Its options are the fields of a dataclass.
+        found |= {field.name for field in dataclasses.fields(timm.models.naflexvit.NaFlexVitCfg)} | {'use_naflex'}
+    return frozenset(found) - {'self', 'args', 'kwargs', 'device', 'dtype', 'cfg'}
+
+
+def _check_option(what: str, value: Any, most: int, nested: int = 2) -> None:
+    if isinstance(value, (list, tuple)) and nested and len(value) <= MAX_DEPTH:
+        for item in value:
+            _check_option(what, item, most, nested - 1)
+    elif isinstance(value, str):
+        if not re.fullmatch(r'[A-Za-z0-9_-]{0,64}', value):
+            raise ValueError(f'{what} must be a word, got {value[:100]!r}')
+    elif isinstance(value, (int, float)):
+        if not -most <= value <= most:
+            raise ValueError(f'{what} must be at most {most}, got {value}')
+    elif value is not None:
+        raise ValueError(f'{what} must be a number, a word or a list of them, got {type(value).__name__}')
+
+
+def on_meta(make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Make a model that has shapes and no memory.
+
+    timm 1.0.20 and older ask tensors for their values while they build: there it is a model with memory.
+    """
+    try:
+        with torch.device('meta'):
+            return make(*args, **kwargs)
+    except RuntimeError:
+        return make(*args, **kwargs)
+
+
+def model_shapes(model: Any) -> Shapes:
+    """Names and shapes of what a model's ``state_dict`` holds."""
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def differences(expected: Shapes, found: Shapes) -> list[str]:
+    """In words, where two sets of tensors differ.
+
+    Examples:
+        >>> differences({'a': (2,), 'b': (1,)}, {'a': (3,)})
+        ['a has shape (3,) and must have (2,)', 'b is missing']
+    """
+    words = [
+        f'{name} has shape {found[name]} and must have {shape}'
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
+    ]
+    words += [f'{name} is missing' for name in expected if name not in found]
+    return words + [f'unexpected {name}' for name in found if name not in expected]
+
+
+def refuse_differences(path: Path, name: str, expected: Shapes, found: Shapes, hint: str = '') -> None:
+    """Raise a ValueError if tensors do not fit the model of a name."""
+    words = differences(expected, found)
+    if words:
+        more = f' and {len(words) - 3} more' if len(words) > 3 else ''
+        raise ValueError(f'{path} does not fit {name}: {"; ".join(words[:3])}{more}{hint}')
+
+
+def recognise(path: Path, tensors: Tensors, known: Iterable[str] = KNOWN) -> tuple[str, int]:
+    """Find the architecture of weights from their names and shapes.
+
+    Returns:
+        timm's name of it, and the number of classes of the head, 0 if there is none.
+
+    Raises:
+        ValueError: It is none of those that are known; the message names the nearest.
+    """
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    classes = next((found[name][0] for name in ('head.weight', 'head.fc.weight') if name in found), 0)
+    nearest: dict[str, list[str]] = {}
+    for name in known:
+        if timm.is_model(name):
+            nearest[name] = differences(model_shapes(on_meta(timm.create_model, name, num_classes=classes)), found)
+            if not nearest[name]:
+                return name, classes
+    best = min(nearest, key=lambda name: len(nearest[name]))
+    raise ValueError(
+        f'{path} is none of the architectures {", ".join(nearest)}. The nearest is {best}, but '
+        f'{"; ".join(nearest[best][:3])}. For weights of a training of your own use export-weights, with its args.yaml '
+        f'beside them'
+    )
