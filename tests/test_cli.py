@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,9 +15,12 @@ import pytest
 from PIL import Image
 
 import timm_fractal
+from tests.test_checkpoint import write
 from timm_fractal import Fractal1, cli
+from timm_fractal._utils.messages import redacted
 from timm_fractal.cli import doctor, preview
 from timm_fractal.cli.main import make_parser
+from timm_fractal.data.base import is_primary
 from timm_fractal.hub import manifest as weights
 
 NAME = 'fractal1/classes=6,size=64,points=3000'
@@ -328,7 +332,7 @@ def test_doctor_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     (line,) = check(doctor._weights)
     assert line.status == 'ok' and line.text.endswith('undamaged; TIMM_FRACTAL_WEIGHTS=https://mirror comes first')
     monkeypatch.setenv(weights.SOURCE, '/no/mirror')
-    assert check(doctor._weights)[0].text == 'TIMM_FRACTAL_WEIGHTS=/no/mirror is no folder'
+    assert check(doctor._weights)[0].text == 'TIMM_FRACTAL_WEIGHTS=/no/mirror is not a folder'
     monkeypatch.delenv(weights.SOURCE)
     (tmp_path / 'x').write_bytes(b'1234')
     entry = weights.Weights('a.b', hashlib.sha256(b'1234').hexdigest(), 4, {}, 'mit', {}, file='any')
@@ -377,6 +381,100 @@ def test_nonsense_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv('LOCAL_WORLD_SIZE', '0')
     assert cli.main(['preview', NAME, '-o', str(tmp_path / 'x.png')]) == 2
     assert 'LOCAL_WORLD_SIZE must be a whole number from 1' in capsys.readouterr().err
+
+
+def test_an_empty_variable_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ('LOCAL_WORLD_SIZE', 'RANK'):
+        monkeypatch.setenv(name, '')
+    assert cli.main(['preview', NAME, '-o', str(tmp_path / 'x.png')]) == 0
+    assert is_primary()
+
+
+def test_special_files_are_neither_replaced_nor_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / 'pipe.png')
+    os.mkfifo(tmp_path / 'pipe.tar')
+    os.mkfifo(tmp_path / 'pipe')
+    (tmp_path / 'folder').mkdir()
+    os.mkfifo(tmp_path / 'folder' / 'dataset.json')
+    for words in (
+        ['preview', NAME, '-o', 'pipe.png'],
+        ['export', NAME, 'out', '--params', 'pipe'],
+        ['export', NAME, 'out', '--params', '/dev/null'],
+        ['export', NAME, 'pipe.tar'],
+        ['export', NAME, 'folder'],
+        ['export-weights', 'pipe', 'out', '--tag', 'x'],
+    ):
+        words = [str(tmp_path / word) if word[:4] in ('pipe', 'fold', 'out') else word for word in words]
+        assert cli.main(words) == 2
+        assert 'must be a regular file, and is a' in capsys.readouterr().err
+    assert (tmp_path / 'pipe.png').is_fifo() and Path('/dev/null').is_char_device()
+    assert not (tmp_path / 'out').exists()
+
+
+def test_links_are_written_through(tmp_path: Path) -> None:
+    (tmp_path / 'place').mkdir()
+    for name, target in (('there.png', 'a.png'), ('dangling.png', 'b.png')):
+        if name == 'there.png':
+            (tmp_path / 'place' / target).write_bytes(b'old')
+        (tmp_path / name).symlink_to(tmp_path / 'place' / target)
+        assert cli.main(['preview', NAME, '-o', str(tmp_path / name)]) == 0
+        assert (tmp_path / name).is_symlink()
+        with Image.open(tmp_path / 'place' / target) as sheet:
+            assert sheet.format == 'PNG'
+    assert len(list((tmp_path / 'place').iterdir())) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('encoding', ['cp1252', 'ascii', 'utf-8'])
+def test_every_command_speaks_in_a_narrow_encoding(tmp_path: Path, encoding: str) -> None:
+    """A path in Greek, on a terminal that has no such letters."""
+    folder = f'{tmp_path}/φράκταλ'
+    os.mkdir(folder)
+    environment = os.environ | {'PYTHONIOENCODING': encoding, 'TIMM_FRACTAL_WEIGHTS': folder, 'HF_HUB_OFFLINE': '1'}
+
+    def run(*words: str) -> 'subprocess.CompletedProcess[bytes]':
+        command = [sys.executable, '-m', 'timm_fractal', *words]
+        return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, timeout=120)
+
+    write(Path(folder, 'last.pth.tar'))
+    for words, end in (
+        (['doctor'], b' comes first'),
+        (['preview', NAME, '-o', f'{folder}/x.png'], b'pixels'),
+        (['export', NAME, f'{folder}/images'], b'--num-classes 6'),
+        (['export-weights', f'{folder}/last.pth.tar', f'{folder}/model', '--tag', 'x'], b'pretrained=True)'),
+        (['publish', f'{folder}/model', '--repo-id', 'me/x', '--dry-run'], b'}'),
+    ):
+        done = run(*words)
+        assert done.returncode == 0 and end in done.stdout.rstrip(), done
+    done = run('export-weights', f'{folder}/nothing', 'out')
+    assert done.returncode == 1 and b'no such file' in done.stderr and b'Traceback' not in done.stderr
+
+
+def test_secrets_in_the_address_of_weights_are_not_printed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    address = 'HTTP://me:pass@127.0.0.1:9/folder?sig=secret#x'
+    monkeypatch.setenv(weights.SOURCE, address)
+    said = [check.text for check in doctor._weights()]
+    assert any(text.endswith(f'{weights.SOURCE}=http://127.0.0.1:9/folder comes first') for text in said)
+    with pytest.raises(ConnectionError) as error:
+        weights.load(next(iter(weights.manifest().values())), tmp_path)
+    for text in (*said, str(error.value), repr(error.value.__context__)):
+        assert not {'pass', 'secret'} & set(re.findall(r'\w+', text))
+
+
+@pytest.mark.parametrize(
+    'url, expected',
+    [
+        ('https://a/b', 'https://a/b'),
+        ('S3://key:se/cret@bucket/x', 's3://bucket/x'),
+        ('https://u@h:80/b?x=1', 'https://h:80/b'),
+        ('https://h#x', 'https://h'),
+        ('/home/me@x/y', '/home/me@x/y'),
+        ('C:\\x', 'C:\\x'),
+        ('', ''),
+    ],
+)
+def test_redacted(url: str, expected: str) -> None:
+    assert redacted(url) == expected
 
 
 def test_nested_json_is_no_parameter_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

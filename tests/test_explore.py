@@ -379,7 +379,8 @@ def test_without_gradio() -> None:
     )
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr == "timm-fractal explore: the page needs Gradio: pip install 'timm-fractal[explore]'\n"
+    expected = "pip install 'timm-fractal[explore]', or in a clone pip install '.[explore]'"
+    assert done.stderr == f'timm-fractal explore: the page needs Gradio: {expected}\n'
 
 
 def test_gradio_is_imported_when_it_is_used() -> None:
@@ -397,7 +398,7 @@ def test_console(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timm_fractal.explore, 'launch', lambda *arguments: calls.append(arguments), raising=False)
     assert cli.main(['explore']) == 0
     assert cli.main(['explore', 'image1', '--data-dir', 'x.jpg', '--port', '8000', '--host', '0.0.0.0']) == 0
-    assert calls == [('fractal1', None, '127.0.0.1', None), ('image1', 'x.jpg', '0.0.0.0', 8000)]
+    assert calls == [('fractal1', None, None, None), ('image1', 'x.jpg', '0.0.0.0', 8000)]
 
 
 def test_space(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,12 @@ def test_tiles_are_the_classes(split: str) -> None:
     assert len(np.unique(found[1, 2])) == 1  # The sixth place is empty.
 
 
+@pytest.mark.parametrize('count, columns, rows', [(5, 5, 1), (8, 8, 1), (16, 8, 2), (24, 8, 3), (40, 8, 5)])
+def test_eight_columns(count: int, columns: int, rows: int) -> None:
+    sheet = preview.contact_sheet('fractal1/classes=40,size=32,points=2000', count=count, tile=16)
+    assert sheet.size == (columns * 18 + GAP, rows * 18 + GAP)
+
+
 def test_small_tiles_are_means() -> None:
     sheet = preview.contact_sheet(NAME, count=1, tile=16)
     mean = (2.0 * image(NAME, 0)).reshape(16, 4, 16, 4).mean((1, 3))
@@ -64,7 +70,7 @@ def test_only_what_is_shown_is_rendered(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_all_classes_if_there_are_fewer() -> None:
-    assert preview.contact_sheet(NAME, count=32, tile=16).size == (4 * 18 + GAP, 2 * 18 + GAP)
+    assert preview.contact_sheet(NAME, count=32, tile=16).size == (6 * 18 + GAP, 18 + GAP)
 
 
 def test_parameter_file(tmp_path: Path) -> None:

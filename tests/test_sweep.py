@@ -127,6 +127,35 @@ def test_a_torn_line_is_written_again(sweep_file, tmp_path):
     assert [line['seed'] for line in results.read()] == [0, 1]
 
 
+def test_a_last_line_without_its_end_counts(sweep_file, tmp_path):
+    """Some editors take the last line end away."""
+    path = tmp_path / 'x.jsonl'
+    first = dict(sweep='x', condition='a', seed=0, finetune=None, finetune_seed=None, settings='s', eval_top1=1.0)
+    path.write_text(json.dumps(first))
+    results = sweep_file.Results(path)
+    assert results.read() == [first]
+    results.append(first | dict(eval_top1=2.0))
+    assert results.read() == [first]
+    results.append(first | dict(seed=1))
+    assert [line['seed'] for line in results.read()] == [0, 1] and path.read_bytes().count(b'\n') == 2
+
+
+def test_lines_of_other_things_are_refused(sweep_file, tmp_path):
+    path = tmp_path / 'x.jsonl'
+    for text, message in (
+        ('{"sweep": ["x"]}', "line 1: sweep must be a word or a number, got \\['x'\\]"),
+        ('[' * 100_000, 'line 1: must be JSON'),
+        ('[1]', 'line 1: must be an object of JSON'),
+    ):
+        path.write_text(text + '\n')
+        with pytest.raises(ValueError, match=message):
+            sweep_file.Results(path).read()
+    os.mkfifo(tmp_path / 'pipe')
+    for read in (sweep_file.Results(tmp_path / 'pipe').read, lambda: sweep_file.Sweep(tmp_path / 'pipe')):
+        with pytest.raises(ValueError, match='pipe must be a regular file, and is a pipe'):
+            read()
+
+
 def test_the_example_of_the_page_is_a_sweep_file(sweep_file, tmp_path):
     text = (ROOT / 'docs' / 'sweeps.md').read_text()
     path = tmp_path / 'mine.yaml'
@@ -367,6 +396,40 @@ WRONG = {
         'findings.0: rows with x or series need an axis',
     ),
     'cost': ({'cost/rate': 3}, "cost: unknown key 'rate'"),
+    'infinity': (
+        TINY.replace('pretrain: &all', 'pretrain: &all\n  lr_k_decay: .inf', 1),
+        'lr_k_decay: must be a finite number, got inf',
+    ),
+    'a date': (
+        TINY.replace('pretrain: &all', 'pretrain: &all\n  lr_k_decay: 2020-01-01', 1),
+        'must be text, .* got date 2020',
+    ),
+    'bytes': (
+        TINY.replace('pretrain: &all', 'pretrain: &all\n  lr_k_decay: !!binary aGk=', 1),
+        "must be text, .* got bytes b'hi'",
+    ),
+    'a key that is a number': (
+        TINY.replace('pretrain: &all', 'pretrain: &all\n  5: 5', 1),
+        'pretrain: keys must be words, got 5',
+    ),
+    'depth': ('x: ' + '[' * 50 + ']' * 50, 'nested at most 16 times'),
+    'great depth': ('[' * 10_000, 'nested at most 16 times'),
+    'many aliases': (
+        '\n'.join(['a0: &a0 [x]', *(f'a{n}: &a{n} [{", ".join([f"*a{n - 1}"] * 9)}]' for n in range(1, 9))]),
+        'at most 100000 values',
+    ),
+    'a large number': (
+        TINY.replace('pretrain: &all', 'pretrain: &all\n  lr_k_decay: ' + '9' * 400, 1),
+        'got a larger number',
+    ),
+    'a larger number': (
+        TINY.replace('pretrain: &all', 'pretrain: &all\n  lr_k_decay: ' + '9' * 5000, 1),
+        'Exceeds the limit',
+    ),
+    'number as data set': ({'conditions/fractal1/dataset': 5}, 'dataset: must be the name of a data set, got 5'),
+    'list as data set': ({'conditions/fractal1/dataset': ['x']}, "dataset: must be the name .* got \\['x'\\]"),
+    'negative repeats': ({'pretrain/epoch_repeats': -1}, 'pretrain.epoch_repeats: must be a number from 0, got -1'),
+    'true as model': ({'pretrain/model': True}, 'pretrain.model: must be the name of a model, got True'),
 }
 
 

@@ -19,6 +19,7 @@ import argparse
 import itertools
 import json
 import multiprocessing
+import sys
 import time
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -151,6 +152,7 @@ def main() -> None:
     parser.add_argument('--seeds', type=int, default=5, help='fine-tunings of each kind')
     parser.add_argument('--workers', type=int, default=2, help='processes that load data and fine-tune')
     args = parser.parse_args()
+    sys.stdout.reconfigure(errors='backslashreplace')  # A terminal may lack letters that are in a path.
     if args.samples < 100:
         parser.error(f'--samples must be at least 100, one image of each class, got {args.samples}')
     args.output.mkdir(parents=True, exist_ok=True)

@@ -45,8 +45,11 @@ try:
     from tqdm import tqdm
 
     import timm_fractal
+    from timm_fractal._utils.messages import escape_unencodable
 except ModuleNotFoundError as error:
     sys.exit(f'sweep.py needs {error.name}: {MISSING}')
+except KeyboardInterrupt:
+    sys.exit(130)
 
 START = '=== sweep.py starts train.py ==='
 
@@ -518,6 +521,7 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    escape_unencodable()
     parser = make_parser()
     args = parser.parse_args(argv)
     try:
@@ -526,6 +530,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f'needs {error.name}: {MISSING}')
     except (ValueError, OSError) as error:
         parser.error(str(error))
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == '__main__':

@@ -13,6 +13,7 @@ from typing import Any
 from sweep_schema import OWN, File, Rest, at, load, parse
 
 from timm_fractal import parse_name
+from timm_fractal._utils.atomic import check_regular
 from timm_fractal.hub.manifest import manifest
 
 # Options without influence on what is learnt: they may change without making a result another one.
@@ -88,7 +89,8 @@ class Sweep:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        text = at(str(path), path.read_text, 'utf-8')
+        check_regular(path)
+        text = at(str(path), path.read_text, 'utf-8-sig')
         raw = load(path, text)
         if isinstance(raw, dict) and isinstance(raw.get('vars'), dict):
             raw = load(path, Template(text).safe_substitute(raw['vars']))
@@ -170,21 +172,26 @@ class Results:
         """All whole lines.
 
         Raises:
-            ValueError: A line is no JSON object.
+            ValueError: A line is not a JSON object.
         """
         if not self.path.exists():
             return []
-        lines = self.path.read_bytes().split(b'\n')[:-1]  # What is behind the last line end was torn.
+        check_regular(self.path)
+        *lines, last = self.path.read_bytes().split(b'\n')
         found = []
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate([*lines, last[: whole(last)]], 1):
             if not line.strip():
                 continue
             try:
                 content = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f'{self.path}, line {number}: must be JSON: {error}') from error
             if not isinstance(content, dict):
                 raise ValueError(f'{self.path}, line {number}: must be an object of JSON, got {content!r:.100}')
+            for key in KEY:
+                if isinstance(content.get(key), (list, dict)):
+                    words = f'{key} must be a word or a number, got {content[key]!r:.100}'
+                    raise ValueError(f'{self.path}, line {number}: {words}')
             found.append(content)
         return found
 
@@ -199,15 +206,29 @@ class Results:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
             content = file.read()
-            if torn := len(content) - (content.rfind(b'\n') + 1):
+            last = content[content.rfind(b'\n') + 1 :]
+            if torn := len(last) - whole(last):
                 file.truncate(len(content) - torn)
             if key_of(line) in self.keys():
                 return
-            file.write(json.dumps(line).encode() + b'\n')
+            # An editor may have taken away the last line end.
+            file.write(b'\n' * (whole(last) > 0) + json.dumps(line).encode() + b'\n')
             file.flush()
             os.fsync(file.fileno())
 
 
+# What tells results apart: lines that agree in it are of the same training.
+KEY = ('sweep', 'condition', 'seed', 'finetune', 'finetune_seed', 'settings')
+
+
 def key_of(line: dict[str, Any]) -> tuple[Any, ...]:
-    """What tells results apart: the same key is the same training."""
-    return tuple(line.get(key) for key in ('sweep', 'condition', 'seed', 'finetune', 'finetune_seed', 'settings'))
+    """The values of `KEY` in a line."""
+    return tuple(line.get(key) for key in KEY)
+
+
+def whole(last: bytes) -> int:
+    """How much counts of what is behind the last line end: all if it is JSON, else nothing, since it was torn."""
+    try:
+        return len(last) if isinstance(json.loads(last), dict) else 0
+    except (ValueError, RecursionError):
+        return 0

@@ -1,5 +1,6 @@
 """What a sweep file may say. All else is refused before the first training: the place, and the nearest valid word."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -20,7 +21,7 @@ from pydantic import (
 
 from timm_fractal import parse_name
 from timm_fractal._utils.messages import nearest
-from timm_fractal.spec import SPECS
+from timm_fractal.spec import MAX_SAMPLES, SPECS
 
 # A word that becomes the name of a folder or a file.
 Name = Annotated[str, Field(pattern=r'^[A-Za-z0-9][A-Za-z0-9._-]*$')]
@@ -208,6 +209,10 @@ class File(Strict):
                 known(training.data, self.data, 'data', place)
             for task in training.only or []:
                 known(task, self.finetune, 'fine-tuning', place)
+            for option, (kinds, words) in OPTIONS.items():
+                value = training.options.get(option)
+                if value is not None and (type(value) not in kinds or (type(value) is not str and value < 0)):
+                    raise ValueError(f'{place}.{option}: must be {words}, got {value!r:.100}')
             dataset = str(training.options.get('dataset', ''))
             for variable in re.findall(r'\$(\w+)', dataset):
                 known(variable, self.vars, 'variable', place)
@@ -236,6 +241,15 @@ class File(Strict):
                 known(condition, rows, 'row', place)
         return self
 
+
+# Options of train.py that mean something here, too.
+OPTIONS: dict[str, tuple[tuple[type, ...], str]] = {
+    'dataset': ((str,), 'the name of a data set'),
+    'model': ((str,), 'the name of a model'),
+    'epoch_repeats': ((int, float), 'a number from 0'),
+    'epochs': ((int,), 'a whole number from 0'),
+    'num_classes': ((int,), 'a whole number from 0'),
+}
 
 # Keys of a condition or a fine-tuning that are not options of train.py.
 OWN = frozenset(Training.model_fields)
@@ -273,15 +287,52 @@ def load(path: Path, text: str) -> Any:
     """YAML as data.
 
     Raises:
-        ValueError: It is none; with the line.
+        ValueError: It is not YAML, with the line; or it holds other things than text, numbers, lists and mappings.
     """
     try:
-        return yaml.load(text, Loader)
+        content = yaml.load(text, Loader)
+    except RecursionError:
+        raise ValueError(f'{path}: values must be nested at most {MAX_NESTED} times') from None
     except yaml.MarkedYAMLError as error:
         line = f', line {error.problem_mark.line + 1}' if error.problem_mark else ''
         raise ValueError(f'{path}{line}: {error.problem}') from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f'{path}: {error}') from error
+    check_plain(str(path), content)
+    return content
+
+
+#: How many values a file may stand for (a short one can name the same list many times), and how deep they may lie.
+MAX_VALUES, MAX_NESTED = 100_000, 16
+
+
+def check_plain(place: str, content: Any) -> None:
+    """Refuse what YAML can say and train.py cannot be told: dates, bytes, sets, numbers that are not finite.
+
+    Raises:
+        ValueError: With the place in the file.
+    """
+    left = MAX_VALUES
+    todo: list[tuple[str, Any, int]] = [(place, content, 0)]
+    while todo:
+        place, value, depth = todo.pop()
+        left -= 1
+        if left < 0 or depth > MAX_NESTED:
+            raise ValueError(f'{place}: must be at most {MAX_VALUES} values, nested at most {MAX_NESTED} times')
+        if isinstance(value, dict):
+            for key, item in value.items():
+                if not isinstance(key, str):
+                    raise ValueError(f'{place}: keys must be words, got {str(key)[:100]}: put it in quotes')
+                todo.append((f'{place}: {key}', item, depth + 1))
+        elif isinstance(value, list):
+            todo += [(place, item, depth + 1) for item in value]
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f'{place}: must be a finite number, got {value}')
+        elif isinstance(value, int) and abs(value) > MAX_SAMPLES:
+            raise ValueError(f'{place}: must be at most {MAX_SAMPLES}, got a larger number')
+        elif not isinstance(value, (str, int, float, type(None))):
+            kind = type(value).__name__
+            raise ValueError(f'{place}: must be text, a number, a list or a mapping, got {kind} {str(value)[:100]}')
 
 
 def parse(raw: Any) -> File:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,10 +13,14 @@ from pathlib import Path
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` if the block succeeds, else remove it.
 
+    A symbolic link stays one: the file that it names is written.
+
     Raises:
+        ValueError: ``path`` is a folder, a device or a pipe.
         OSError: The folder does not exist, is not writable, or the disk is full; nothing is left behind.
     """
-    path = Path(path)
+    check_regular(path)
+    path = Path(os.path.realpath(path))
     # No suffix that a reader of images would open, should the process be killed.
     temporary = path.with_name(f'.{path.name}.{secrets.token_hex(4)}.tmp')
     temporary.touch(exist_ok=False)
@@ -25,6 +30,23 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def check_regular(path: str | Path) -> None:
+    """Refuse what is there and is not a file: a device would be replaced, and reading a pipe may never end.
+
+    Raises:
+        ValueError: It is a folder, a device, a pipe or a socket.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        # Not there, or not to be seen: opening it says which.
+        return
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_ISDIR: 'a folder', stat.S_ISFIFO: 'a pipe', stat.S_ISSOCK: 'a socket'}
+        kind = next((words for test, words in kinds.items() if test(mode)), 'a device')
+        raise ValueError(f'{path} must be a regular file, and is {kind}')
 
 
 def remove_leftovers(folder: Path, name: str) -> None:

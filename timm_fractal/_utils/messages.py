@@ -1,6 +1,9 @@
-"""Parts of error messages."""
+"""What is said to a user: parts of messages, and streams that can show them."""
 
 import difflib
+import io
+import re
+import sys
 from collections.abc import Iterable
 
 
@@ -18,7 +21,29 @@ def nearest(word: str, valid: Iterable[str]) -> str:
 
 
 def redacted(url: str) -> str:
-    import re
+    """Remove from an address what may be secret: user and password, query and fragment.
 
-    m = re.match(r'([A-Za-z][A-Za-z0-9+.-]*)://(?:[^/?#]*@)?([^?#]*)', url)
-    return f'{m[1].lower()}://{m[2]}' if m else url
+    Anything without a scheme, a path say, stays as it is.
+
+    Examples:
+        >>> redacted('HTTPS://me:secret@example.com/weights?sig=123')
+        'https://example.com/weights'
+    """
+    address = re.match(r'([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([^?#]*)', url)
+    if not address:
+        return url
+    scheme, place, path = address.groups()
+    # What is before an @ is a user and a password, which may hold a slash.
+    return f'{scheme.lower()}://{(place + path).rpartition("@")[2]}'
+
+
+def install_extra(extra: str) -> str:
+    """The command that installs an optional dependency: of a release, or in a clone of the repository."""
+    return f"pip install 'timm-fractal[{extra}]', or in a clone pip install '.[{extra}]'"
+
+
+def escape_unencodable() -> None:
+    """Let stdout and stderr escape the characters that their encoding lacks, instead of failing at the first."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ('strict', 'surrogateescape'):
+            stream.reconfigure(errors='backslashreplace')

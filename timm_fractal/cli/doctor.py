@@ -12,6 +12,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .._utils.messages import redacted
 from .._version import __version__
 
 
@@ -236,7 +237,7 @@ def _numba_cache() -> Iterator[Check]:
     folder = getattr(getattr(render_lanes, 'stats', None), 'cache_path', None)
     if folder is None:
         advice = 'set NUMBA_CACHE_DIR to a folder that can be written to'
-        yield Check('warn', 'no place for compiled code: every process compiles for some seconds', advice)
+        yield Check('warn', "numba's cache directory is not writable: every process compiles for some seconds", advice)
     else:
         yield Check('ok', f'compiled code is kept in {folder}')
 
@@ -291,9 +292,10 @@ def _weights() -> Iterator[Check]:
         weights.checked_bytes(weights.MANIFEST.parent / str(entry.file), entry)
     text = f'pre-trained weights: {len(entries)}, of them {len(embedded)} installed with the package and undamaged'
     source = os.environ.get(weights.SOURCE)
-    if source and not source.startswith(('http://', 'https://')) and not Path(source).expanduser().is_dir():
-        yield Check('FAIL', f'{weights.SOURCE}={source} is no folder', f'unset {weights.SOURCE}, or correct it')
-    yield Check('ok', text + (f'; {weights.SOURCE}={source} comes first' if source else ''))
+    if source and not weights.is_address(source) and not Path(source).expanduser().is_dir():
+        words = f'{weights.SOURCE}={redacted(source)} is not a folder'
+        yield Check('FAIL', words, f'unset {weights.SOURCE}, or correct it')
+    yield Check('ok', text + (f'; {weights.SOURCE}={redacted(source)} comes first' if source else ''))
 
 
 CHECKS: tuple[Callable[[], Iterator[Check]], ...] = (

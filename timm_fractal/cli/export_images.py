@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from .._utils.atomic import alone, atomic_write, remove_leftovers
+from .._utils.atomic import alone, atomic_write, check_regular, remove_leftovers
 from .._utils.cpu import cpu_count
 from .._utils.messages import nearest
 from ..data.base import create
@@ -108,6 +108,7 @@ def export_images(
     splits = _check_arguments(dest, split)
     check_writable(dest.parent if _is_tar(dest) else dest)
     if params is not None:
+        check_regular(params)
         check_writable(Path(params).parent)
     spec = parse_name(name)
     if params is not None and not spec.has_codes:
@@ -195,6 +196,9 @@ def _refuse_other(dest: Path, record: dict[str, str], split: str) -> None:
 
 def _contents(dest: Path, split: str) -> Iterator[tuple[Path, bytes]]:
     """What is at the destination already, with what it says it is; nothing if it does not say."""
+    # Reading a pipe would never end.
+    for path in (dest, _partial(dest)) if _is_tar(dest) and not dest.is_dir() else (dest / RECORD,):
+        check_regular(path)
     if not _is_tar(dest):
         if (dest / RECORD).exists():
             yield dest, (dest / RECORD).read_bytes()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from .._utils.messages import escape_unencodable, install_extra
 from .._version import __version__
 from ..spec import parse_name
 
@@ -33,13 +34,13 @@ _PREVIEW_EXAMPLES = """examples:
   timm-fractal preview --weights test_vit.fractal1_1k -o weights.png
 """
 
-_EXPLORE_EXAMPLES = """examples:
+_EXPLORE_EXAMPLES = f"""examples:
   timm-fractal explore
   timm-fractal explore fractal1/delta=0.05,seed=3 --port 8000
   timm-fractal explore image1 --data-dir photo.jpg
 
-It needs Gradio: pip install 'timm-fractal[explore]'. The page can be reached from this machine alone, unless --host
-says otherwise.
+It needs Gradio: {install_extra('explore')}.
+The page can be reached from this machine alone, unless --host or GRADIO_SERVER_NAME says otherwise.
 """
 
 _EXPORT_EXAMPLES = """examples:
@@ -96,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         >>> main(['preview', 'fractal2'])
         2
     """
+    escape_unencodable()
     parser = make_parser()
     args = parser.parse_args(argv)
     try:
@@ -219,8 +221,10 @@ def _add_explore(commands: Any) -> None:
     summary = 'open a page on which the data sets can be seen and chosen'
     parser = _add_command(commands, 'explore', _explore, summary, _EXPLORE_EXAMPLES)
     _add_dataset(parser, default='fractal1')
-    parser.add_argument('--host', metavar='ADDRESS', default='127.0.0.1', help='address to listen at (%(default)s)')
-    parser.add_argument('--port', type=int, metavar='N', help='port (the first free one from 7860)')
+    parser.add_argument('--host', metavar='ADDRESS', help='address to listen at (GRADIO_SERVER_NAME, else 127.0.0.1)')
+    parser.add_argument(
+        '--port', type=int, metavar='N', help='port (GRADIO_SERVER_PORT, else the first free one from 7860)'
+    )
 
 
 def _explore(args: Any) -> int:

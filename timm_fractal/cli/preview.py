@@ -5,7 +5,7 @@ from typing import Any
 
 from PIL import Image
 
-from .._utils.atomic import atomic_write
+from .._utils.atomic import atomic_write, check_regular
 from ..explore.sheets import SWEEPS, contact_sheet, sweep
 from .export_images import check_writable
 
@@ -41,4 +41,5 @@ def check_output(path: str | Path) -> None:
         raise ValueError(f'output must end in .png, got {str(path)!r}: use {str(path.with_suffix(".png"))!r}')
     if not path.parent.is_dir():
         raise FileNotFoundError(f'output must lie in an existing folder, got {str(path)!r}')
+    check_regular(path)
     check_writable(path.parent)

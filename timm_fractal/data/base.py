@@ -281,7 +281,7 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
 
 def is_primary() -> bool:
     """Whether this process is the one that reports: the first of its job."""
-    return os.environ.get('RANK', '0') == '0'
+    return (os.environ.get('RANK') or '0') == '0'
 
 
 class _Bar(tqdm):  # type: ignore[misc]

@@ -4,10 +4,12 @@ import asyncio
 import base64
 import functools
 import inspect
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .._utils.messages import install_extra
 from ..data.base import watched_parts, watcher
 from ..spec import SPECS, Spec, parse_name
 from . import pictures, recipes, uploads
@@ -42,7 +44,7 @@ _RENDERED_AT_ONCE = 2
 def launch(
     name: str = 'fractal1',
     data_dir: str | Path | None = None,
-    host: str = LOOPBACK,
+    host: str | None = None,
     port: int | None = None,
     wait: bool = True,
 ) -> Any:
@@ -51,8 +53,8 @@ def launch(
     Args:
         name: Data set name that is shown first.
         data_dir: What ``--data-dir`` is in a training script, for data sets of that type.
-        host: Address that the page can be reached at; by default from this machine alone.
-        port: By default the first free one from 7860.
+        host: Address to listen at; by default GRADIO_SERVER_NAME, else 127.0.0.1: this machine alone.
+        port: By default GRADIO_SERVER_PORT, else the first free one from 7860.
         wait: Whether to return only when the page is closed.
 
     Returns:
@@ -64,6 +66,7 @@ def launch(
         ImportError: Gradio is not installed.
     """
     page = make_page(name, data_dir)
+    host = host or os.environ.get('GRADIO_SERVER_NAME') or LOOPBACK
     page.queue(max_size=64)
     options: dict[str, Any] = dict(
         server_name=host,
@@ -98,7 +101,7 @@ def make_page(name: str = 'fractal1', data_dir: str | Path | None = None) -> Any
         ``gradio.Blocks``.
     """
     if gr is None:
-        raise ImportError("the page needs Gradio: pip install 'timm-fractal[explore]'")
+        raise ImportError(f'the page needs Gradio: {install_extra("explore")}')
     start = parse_name(name)
     own = uploads.local(data_dir) if data_dir else None
     # What visitors leave is deleted after an hour.

@@ -60,11 +60,11 @@ def sweep(name: str, option: str, values: tuple[str, ...], source: Source | None
     """
     if len(values) > MAX_ROWS:
         raise ValueError(f'values must be at most {MAX_ROWS}, got {len(values)}')
-    most = LIMITS.get(option)
-    for value in values:
-        # What is no number is refused by the rules of the data set.
-        if most is not None and value.isdecimal() and int(value) > most:
-            raise ValueError(f'{option} must be at most {most} to be shown here, got {value[:100]}')
+    if option in LIMITS:
+        small = shown(parse_name(name))[0]
+        for value in values:
+            if shown(sheets.with_option(small, option, value))[1]:
+                raise ValueError(f'{option} must be at most {LIMITS[option]} to be shown here, got {value[:100]}')
     return _drawn(_sweep, _name(name), option, values, source)
 
 

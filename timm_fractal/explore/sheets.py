@@ -15,6 +15,9 @@ from ..spec import Spec, parse_name
 #: What `sweep` shows when no values are given. The sigma-factor of two maps is less than 6.
 SWEEPS = {'delta': ('0.01', '0.05', '0.1', '0.2', '0.4'), 'sigma': ('3.5', '4', '4.5', '5', '5.5')}
 
+#: Tiles in a row of a contact sheet, and classes in a row of a sweep.
+COLUMNS = 8
+
 # Options that say how many images there are: those shown do not depend on them.
 _NUMBERS = ('classes', 'instances')
 
@@ -36,7 +39,7 @@ def contact_sheet(
         name: Data set name, for instance ``'fractal1/delta=0.05'``.
         split: ``'train'`` or ``'validation'``.
         count: Number of classes, at least 1; all classes if the data set has fewer.
-        columns: Tiles in a row; by default the sheet is about twice as wide as high.
+        columns: Tiles in a row; by default `COLUMNS`, or fewer if there are fewer classes.
         tile: Width and height of an image on the sheet, in pixels.
         data_dir: What ``--data-dir`` is in a training script: an image or a file that the data set is made from.
 
@@ -54,7 +57,7 @@ def contact_sheet(
     spec = parse_name(name)
     # What is read, a file of parameters or a folder of images, goes with the number of classes.
     images = _images(spec if data_dir else _fewer(spec, count), split, count, tile, data_dir)
-    columns = columns or math.ceil(math.sqrt(2 * len(images)))
+    columns = columns or min(COLUMNS, len(images))
     return join([images[start : start + columns] for start in range(0, len(images), columns)], tile)
 
 
@@ -63,7 +66,7 @@ def sweep(
     option: str,
     values: Sequence[str] | None = None,
     split: str = 'train',
-    columns: int = 8,
+    columns: int = COLUMNS,
     tile: int = 128,
     data_dir: str | Path | None = None,
 ) -> Image.Image:
@@ -101,7 +104,7 @@ def sweep(
         raise ValueError(
             f'values must be given for the option {option!r}: only {", ".join(SWEEPS)} and words have defaults'
         )
-    specs = [_with(spec, option, value) for value in values]
+    specs = [with_option(spec, option, value) for value in values]
     if data_dir is None:
         specs = [_fewer(spec, columns) for spec in specs]
     rows = [_images(changed, split, columns, tile, data_dir) for changed in watched_parts(specs)]
@@ -199,8 +202,8 @@ def _fewer(spec: Spec, count: int) -> Spec:
     return dataclasses.replace(spec, **single)
 
 
-def _with(spec: Spec, option: str, text: str) -> Spec:
-    # Parsed as the name that the user would have written: the same rules, the same errors.
+def with_option(spec: Spec, option: str, text: str) -> Spec:
+    """Change an option to what a user would have written in the name: the same rules, the same errors."""
     values = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
     return spec.parse(','.join(f'{key}={value}' for key, value in {**values, option: text}.items()))
 

@@ -17,6 +17,7 @@ import yaml
 from safetensors import SafetensorError, safe_open
 from timm.models import clean_state_dict
 
+from .._utils.atomic import check_regular
 from ..spec import MAX_SAMPLES, parse_name
 from .values import is_whole, text, typed
 
@@ -70,6 +71,8 @@ def read(path: Path, use_ema: bool | None = None) -> Checkpoint:
         ValueError: It is damaged, holds code, or has no weights of the kind asked for.
     """
     if not path.is_file():
+        if not path.is_dir():
+            check_regular(path)
         words = 'is a folder: name a file in it, such as last.pth.tar' if path.is_dir() else 'no such file'
         raise FileNotFoundError(f'{path}: {words}')
     if path.suffix == '.safetensors':

@@ -8,6 +8,7 @@ A file is looked for in this order, and its sha256 compared with the manifest's 
 3. the Hugging Face Hub, at the manifest's revision. HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE are huggingface_hub's.
 """
 
+import base64
 import dataclasses
 import errno
 import hashlib
@@ -17,11 +18,13 @@ import logging
 import os
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._utils.atomic import atomic_write
+from .._utils.atomic import atomic_write, check_regular
+from .._utils.messages import redacted
 from .values import check_values
 
 if TYPE_CHECKING:
@@ -125,6 +128,7 @@ def manifest(path: str | Path | None = None) -> dict[str, Weights]:
         True
     """
     path = MANIFEST if path is None else Path(path)
+    check_regular(path)
     try:
         return {name: Weights(name, **entry) for name, entry in json.loads(path.read_bytes()).items()}
     except (ValueError, TypeError, AttributeError) as error:
@@ -198,22 +202,31 @@ def load(entry: Weights, cache_dir: str | Path | None = None) -> 'dict[str, torc
     )
 
 
+def is_address(source: str) -> bool:
+    """Whether `SOURCE` names a server, and not a folder."""
+    return source.lower().startswith(('http://', 'https://'))
+
+
 def _find_at_source(entry: Weights, cache_dir: str | Path | None) -> Path | None:
     source = os.environ.get(SOURCE, '')
     if not source:
         return None
-    if source.startswith(('http://', 'https://')):
+    if is_address(source):
+        # A query, a signature say, stays behind the path.
+        address, question, query = source.partition('?')
         try:
-            return _download(f'{source.rstrip("/")}/{entry.name}.safetensors', entry, cache_dir)
+            return _download(f'{address.rstrip("/")}/{entry.name}.safetensors{question}{query}', entry, cache_dir)
         except _NotThere:
             return None
     try:
         folder = Path(source).expanduser()
         is_folder = folder.is_dir()
     except (RuntimeError, ValueError) as error:
-        raise NotADirectoryError(f'{SOURCE} must be a folder, got {source[:200]!r} ({error})') from error
+        raise NotADirectoryError(f'{SOURCE} must be a folder, got {redacted(source)[:200]!r} ({error})') from error
     if not is_folder:
-        raise NotADirectoryError(f'{SOURCE} must be a folder, or start with http:// or https://, got {source[:200]!r}')
+        raise NotADirectoryError(
+            f'{SOURCE} must be a folder, or start with http:// or https://, got {redacted(source)[:200]!r}'
+        )
     path = folder / f'{entry.name}.safetensors'
     return path if path.is_file() else None
 
@@ -222,6 +235,7 @@ def _download(url: str, entry: Weights, cache_dir: str | Path | None) -> Path:
     """Download the file behind an address."""
     import torch
 
+    where = redacted(url)
     folder = Path(cache_dir) if cache_dir else Path(torch.hub.get_dir()) / 'checkpoints'
     path = folder / f'{entry.name}-{entry.sha256[:8]}.safetensors'
     if path.is_file():
@@ -233,18 +247,20 @@ def _download(url: str, entry: Weights, cache_dir: str | Path | None) -> Path:
         except urllib.error.HTTPError as error:
             if error.code == 404:
                 raise _NotThere from None
-            raise ConnectionError(f'{entry.name}: {url} answers {error.code} {error.reason}') from error
+            raise ConnectionError(f'{entry.name}: {where} answers {error.code} {error.reason}') from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             # Of a disk that is full the system's own words are best.
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
             reason = str(getattr(error, 'reason', error) or type(error).__name__)[:200]
-            words = f'{entry.name}: {url} cannot be reached or read ({reason}); {SOURCE} names it'
-            raise ConnectionError(words) from error
+            # Some messages repeat a part of the address, and a password with it.
+            reason = type(error).__name__ if '@' in reason else reason.replace(url, where)
+            words = f'{entry.name}: {where} cannot be reached or read ({reason}); {SOURCE} names it'
+            raise ConnectionError(words) from None
         try:
             checked_bytes(temporary, entry)
         except ValueError as error:
-            raise ValueError(f'{url} is damaged, or not the weights {entry.name}: {error}') from error
+            raise ValueError(f'{where} is damaged, or not the weights {entry.name}: {error}') from error
     return path
 
 
@@ -256,7 +272,14 @@ def _fetch(url: str, path: Path, size: int) -> None:
     """Download an address to a file, with limits of size and time."""
     # At least 100 kB a second, however small its pieces are.
     end = time.monotonic() + PATIENCE + size / 1e5
-    with urllib.request.urlopen(url, timeout=PATIENCE) as answer, open(path, 'wb') as file:
+    parts = urllib.parse.urlsplit(url)
+    user, at, host = parts.netloc.rpartition('@')
+    request = urllib.request.Request(urllib.parse.urlunsplit((parts.scheme, host, parts.path, parts.query, '')))
+    if at:
+        token = base64.b64encode(urllib.parse.unquote(user).encode()).decode()
+        # Not passed on when the server redirects.
+        request.add_unredirected_header('Authorization', f'Basic {token}')
+    with urllib.request.urlopen(request, timeout=PATIENCE) as answer, open(path, 'wb') as file:
         left = size + 1
         while left > 0 and (part := answer.read1(min(left, 2**20))):
             file.write(part)

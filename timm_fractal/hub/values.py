@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from .._utils.atomic import check_regular
 from .._utils.messages import redacted
 from ..spec import MAX_SAMPLES
 
@@ -19,7 +20,8 @@ _PATHS = ('config', 'data', 'data_dir', 'initial_checkpoint', 'output', 'pretrai
 
 
 def refuse_large(file: Path) -> None:
-    """Raise a ValueError if a file beside weights is larger than `MAX_TEXT`."""
+    """Raise a ValueError if a file beside weights is larger than `MAX_TEXT`, or is not a file: a pipe, say."""
+    check_regular(file)
     if file.stat().st_size > MAX_TEXT:
         raise ValueError(f'{file} must have at most {MAX_TEXT:,} bytes, got {file.stat().st_size:,}')
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
+from .._utils.messages import install_extra
 from .warps import check_mode
 
 
@@ -47,7 +48,7 @@ def rgb(image: Image.Image) -> Image.Image:
 def contour(image: Image.Image, sigma: float = 2.0) -> Image.Image:
     """Canny edges of the gray image: mode L, 255 on an edge and 0 elsewhere.
 
-    Needs scikit-image, ``pip install 'timm-fractal[contour]'``; its thresholds are scikit-image's defaults, a tenth and
+    Needs scikit-image, the extra ``contour``; its thresholds are scikit-image's defaults, a tenth and
     a fifth of the full range.
 
     Args:
@@ -64,7 +65,7 @@ def contour(image: Image.Image, sigma: float = 2.0) -> Image.Image:
     try:
         feature = importlib.import_module('skimage.feature')
     except ImportError as error:
-        raise ImportError("the view 'contour' needs scikit-image: pip install 'timm-fractal[contour]'") from error
+        raise ImportError(f"the view 'contour' needs scikit-image: {install_extra('contour')}") from error
     # The functions of scikit-image are attributes that are loaded on first use.
     edges = feature.canny(np.asarray(image.convert('L')), sigma=sigma)
     return Image.fromarray(edges.astype(np.uint8) * np.uint8(255))
