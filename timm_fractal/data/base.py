@@ -220,11 +220,8 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
     def __len__(self) -> int:
         return self._length
 
-    def _number(self, index: int) -> int:
-        number = operator.index(index)
-        if not -len(self) <= number < len(self):
-            raise IndexError(f'index {index} is out of range for {len(self)} samples')
-        return number % len(self) % self.num_images
+    def _number(self, index: Any) -> int:
+        return check_index(index, len(self)) % self.num_images
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         number = self._number(index)
@@ -277,6 +274,49 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}({self.spec.name()!r}, split={self.split!r}, samples={len(self)})'
+
+
+def check_index(index: Any, samples: int) -> int:
+    """The place of a sample, from 0, that an index means to a data set: a negative one counts from the end.
+
+    Args:
+        index: A whole number of Python, numpy or torch.
+        samples: Number of samples.
+
+    Raises:
+        TypeError: No whole number. A truth value is none: it is an entry of a mask.
+        IndexError: Less than ``-samples``, or not less than ``samples``.
+
+    Examples:
+        >>> check_index(-1, 12), check_index(np.int64(3), 12)
+        (11, 3)
+    """
+    # torch takes a truth value for an index.
+    if isinstance(index, bool) or 'bool' in str(getattr(index, 'dtype', '')):
+        raise TypeError(f'index must be a whole number, got {index}: of a mask, take np.flatnonzero(mask)')
+    try:
+        number = operator.index(index)
+    except TypeError:
+        raise TypeError(f'index must be a whole number, got {index!r}') from None
+    if not -samples <= number < samples:
+        raise IndexError(f'index {number} is out of range for {samples} samples')
+    return number % samples
+
+
+def check_indices(indices: Any, samples: int) -> npt.NDArray[np.int64]:
+    """`check_index` of each of many, for instance of those of a `torch.utils.data.Subset`; int64 of shape (B,).
+
+    Examples:
+        >>> check_indices(range(-2, 2), 12).tolist()
+        [10, 11, 0, 1]
+    """
+    if isinstance(indices, torch.Tensor) and indices.ndim == 1:
+        indices = indices.numpy(force=True)
+    if not (isinstance(indices, np.ndarray) and indices.dtype.kind == 'i' and indices.ndim == 1):
+        return np.fromiter((check_index(index, samples) for index in indices), np.int64, len(indices))
+    for extreme in (indices.min(), indices.max()) if len(indices) else ():
+        check_index(extreme, samples)
+    return indices.astype(np.int64) % samples
 
 
 def is_primary() -> bool:
