@@ -96,6 +96,8 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
     #: The specification of this type; its defaults are those of the name alone.
     spec_type: ClassVar[type[Spec]]
     spec: Any
+    #: What of ``root`` the images are made from.
+    files: Sequence[Path] = ()
     #: Images between two updates of the progress bar: enough to keep all threads busy.
     step: ClassVar[int] = 64
 
@@ -147,9 +149,11 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
                 *(self.spec, self.split, len(self), self.num_classes, self.num_classes),
             )
 
-    @abstractmethod
     def _open(self, root: str | Path | None) -> None:
-        """Check ``root`` before anything is rendered."""
+        """Check ``root``, and read what is needed of it, before anything is rendered; by default nothing is."""
+        if root is not None:
+            codes = '; a file of IFS codes would be' if self.spec.reads == 'codes' else ''
+            warn_once(_logger, '%s: nothing is read from %s (--data-dir)%s', *(self.spec.type, root, codes))
 
     def _instances(self) -> int:
         """Number of images per class."""
@@ -322,6 +326,17 @@ def check_indices(indices: Any, samples: int) -> npt.NDArray[np.int64]:
 def is_primary() -> bool:
     """Whether this process is the one that reports: the first of its job."""
     return os.environ.get('RANK', '0') == '0'
+
+
+def warn_once(logger: logging.Logger, message: str, *values: Any, key: Any = None) -> None:
+    """Log a warning for a person, once a process: for ``key``, by default for the same message and values."""
+    key = (message, *map(str, values)) if key is None else (message, key)
+    if is_primary() and key not in _warned:
+        _warned.add(key)
+        logger.warning(message, *values)
+
+
+_warned: set[Any] = set()
 
 
 class _Bar(tqdm):  # type: ignore[misc]

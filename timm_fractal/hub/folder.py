@@ -209,8 +209,8 @@ def _provenance(found: Checkpoint) -> tuple[dict[str, Any], Any]:
         'exported_with': {name: metadata.version(name) for name in packages[:2]} | {packages[2]: __version__},
     }
     source = str(found.args.get('data_dir') or found.args.get('data') or '')
-    # Made from a file, which is not here, the data set is not what its name alone says. Fractals ignore folders.
-    if spec is None or spec.reads == 'images' or Path(source).suffix:
+    # Made from files, which are not here, the data set is not what its name alone says.
+    if spec is None or (source and (spec.reads_folders or Path(source).suffix)):
         return said, None
     family = None
     if spec.has_codes:
