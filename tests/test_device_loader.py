@@ -479,6 +479,83 @@ def test_subsets_give_the_samples_of_their_indices():
     assert sorted(torch.cat([labels for _, labels in loader]).tolist()) == sorted(train.indices)
 
 
+class OwnSubset(torch.utils.data.Subset):
+    def __getitem__(self, index):
+        image, label = super().__getitem__(index)
+        return image, -label
+
+    def __getitems__(self, indices):
+        return [self[index] for index in indices]
+
+
+@pytest.mark.parametrize(
+    'indices',
+    [
+        [-1, -2],
+        [0, 3, 0, 3, 3],
+        range(-1, 3),
+        (1, 2),
+        np.array([-5, 4], np.int8),
+        np.array([1, 2], np.uint64),
+        np.array([1.0, 2.0]),
+        np.array([True, False, True, False, True]),
+        [True, False, True, False, True],
+        torch.tensor([1, -1]),
+        torch.tensor([[1], [2]]),
+        torch.tensor([1.0]),
+        torch.tensor([True, False]),
+        [torch.tensor(3), np.int32(-1)],
+        [0, 5],
+        [0, -6],
+        [0, 7.5],
+        [10**30],
+        ['1'],
+        [None],
+    ],
+)
+@pytest.mark.parametrize('nested', [False, True])
+def test_an_index_means_to_the_loader_what_it_means_to_the_data_set(indices, nested):
+    """Also what is none: both raise the same error."""
+    dataset = Fractal1('fractal1/classes=12,size=64,points=3000,loader=device', num_samples=5, repeats=1)
+    subset = torch.utils.data.Subset(dataset, indices)
+    if nested:
+        subset = torch.utils.data.Subset(subset, [-1, 0])
+    error = None
+    try:
+        for index in indices:
+            dataset[index]
+        expected = [subset[i][1] for i in range(len(subset))]
+    except (TypeError, IndexError) as refused:
+        error = type(refused)
+    options = dict(mean=(0.5,), std=(0.5,), device=torch.device('cpu'))
+    if error is None:
+        found = torch.cat([labels for _, labels in timm.data.create_loader(subset, (1, 64, 64), 2, **options)]).tolist()
+        assert found == expected and len(found) == len(subset)
+    else:
+        with pytest.raises(error, match='^index '):
+            timm.data.create_loader(subset, (1, 64, 64), 2, **options)
+
+
+def test_labels_of_negative_indices():
+    dataset = Fractal1('fractal1/classes=12,size=64,points=3000,loader=device', num_samples=5)
+    options = dict(mean=(0.5,), std=(0.5,), device=torch.device('cpu'))
+    subset = torch.utils.data.Subset(dataset, [-1, -2])
+    assert [labels.tolist() for _, labels in timm.data.create_loader(subset, (1, 64, 64), 2, **options)] == [[4, 3]]
+
+
+@pytest.mark.parametrize(
+    'wrap, message',
+    [
+        (lambda d: torch.utils.data.Subset(d, []), 'dataset must have at least one sample, got a Subset of none'),
+        (lambda d: OwnSubset(d, [1, 2]), 'dataset=.*OwnSubset.*only a plain Subset is'),
+    ],
+)
+def test_subsets_that_are_refused(wrap, message):
+    dataset = wrap(Fractal1('fractal1/classes=6,size=64,points=3000,loader=device'))
+    with pytest.raises(ValueError, match=message):
+        timm.data.create_loader(dataset, (3, 64, 64), 2, device=torch.device('cpu'))
+
+
 @pytest.mark.parametrize('wrap', [lambda d: torch.utils.data.ConcatDataset([d, d]), lambda d: _Wrapper(_Wrapper(d))])
 def test_what_wraps_a_data_set_is_named(wrap):
     dataset = wrap(Fractal1('fractal1/classes=6,size=64,points=3000,loader=device'))

@@ -1,22 +1,32 @@
 import hashlib
 import json
+import logging
 
 import numpy as np
 import pytest
+import timm.data
+import torch
+from PIL import Image
 
 from timm_fractal import OFDB, Family, Fractal1, FractalDB, parse_name
+from timm_fractal._utils.rng import Stream
+from timm_fractal.cli import main
 from timm_fractal.data import base as datasets
 from timm_fractal.data import fractals as fractals_data
 from timm_fractal.fractal import categories as fractals
 from timm_fractal.fractal import ifs
+from timm_fractal.fractal.csv_codes import read_category
 from timm_fractal.fractal.render import render, unpack
+
+from . import oracle
 
 FEW = 'points=3000,size=64'
 
 
 @pytest.fixture(autouse=True)
-def forget_families():
+def forget_families(monkeypatch):
     fractals_data.families.clear()
+    monkeypatch.setattr(datasets, '_warned', set())
 
 
 def images(dataset):
@@ -188,6 +198,270 @@ def test_parameters_of_another_type_are_refused(tmp_path):
     (tmp_path / 'family.json').write_text(json.dumps(content | {'bases': content['bases'][:2]}))
     with pytest.raises(ValueError, match=r'is damaged .* of shape \(2, 7, 2, 3\) and \(4, 7, 2, 3\)'):
         OFDB('ofdb', root=tmp_path / 'family.json')
+
+
+# Three maps of a category as published: a, b, c, d, e, f, p of x' = a x + b y + e, y' = c x + d y + f.
+ROWS = np.array(
+    [
+        [0.6, -0.5, 0.5, 0.6, 0.2, 0.5, 0.5],
+        [-0.4, 0.7, -0.6, -0.5, 0.6, -0.2, 0.3],
+        [0.5, -0.4, -0.3, -0.6, -0.6, -0.3, 0.2],
+    ]
+)
+
+
+def category(k):
+    """Rows of a category of two or three maps, whose probabilities are not those of the areas."""
+    return ROWS[: 2 + k % 2] * [*np.full(6, 1 - 0.02 * k), 1 / ROWS[: 2 + k % 2, 6].sum()]
+
+
+def write_csv(path, rows):
+    path.parent.mkdir(exist_ok=True, parents=True)
+    with open(path, 'wb') as file:
+        np.savetxt(file, rows, delimiter=',')  # As the authors' search does, 18 digits after the point.
+    return path
+
+
+@pytest.fixture
+def published(tmp_path):
+    """Seven categories in subfolders; sorted as text, ``csv10`` and ``10.csv`` would come too early."""
+    places = ('csv0/0.csv', 'csv0/1.csv', 'csv0/3.csv', 'csv2/9.csv', 'csv2/10.csv', 'csv10/11.csv', 'csv10/12.csv')
+    for k in reversed(range(7)):
+        write_csv(tmp_path / 'codes' / places[k], category(k))
+    return tmp_path / 'codes'
+
+
+def draw_as_published(rows, key, spec, weights=1.0, seed=100):
+    """One image by the authors' loop, and the oracle's canvas."""
+    rows = rows.copy()
+    rows[:, :6] *= weights
+    reached, total = [], 0.0
+    for p in rows[:, 6]:
+        total += p
+        reached.append(total)
+    path = []
+    for draw in np.random.RandomState(seed).random_sample(spec.points)[:-1]:
+        for j in range(len(rows)):
+            if draw <= reached[j]:
+                path.append(j)
+                break
+    system = [[(a, b, e), (c, d, f)] for a, b, c, d, e, f, _ in rows]
+    return np.array(oracle.draw(system, path, np.random.SeedSequence(key).generate_state(2), spec.size, spec.patch))
+
+
+@pytest.mark.parametrize('cache', ['auto', 'none'])
+def test_categories_as_published(published, cache):
+    dataset = OFDB(f'ofdb/classes=7,{FEW},cache={cache}', root=published)
+    assert len(dataset) == dataset.num_classes == 7 and dataset.family.bases.shape == (7, 3, 2, 3)
+    assert [path.name for path in dataset.files] == [f'{n}.csv' for n in (0, 1, 3, 9, 10, 11, 12)]
+    for k in range(7):
+        expected = draw_as_published(category(k), (0, Stream.PATCHES, 0, k, 0), dataset.spec)
+        assert np.array_equal(np.asarray(dataset.image(k, 'L')), expected)
+        assert dataset[k][1] == k
+    # The areas would give others.
+    other = Family('', dataset.family.bases, dataset.family.systems)
+    assert not np.array_equal(fractals.render_images(dataset.spec, 'train', other, [0]).bits[0], dataset.stored(0))
+    few = OFDB(f'ofdb/classes=3,{FEW},cache={cache}', root=published)
+    assert np.array_equal(images(few), images(dataset)[:3])
+
+
+def test_instances_of_published_categories(published):
+    dataset = FractalDB(f'fractaldb/classes=7,instances=100,{FEW},patch=fill', root=published)
+    places = [(a, weight) for a in range(6) for weight in (0.8, 0.9, 1.1, 1.2)]
+    for instance in range(100):
+        weights = np.ones(6)
+        if instance % 25:
+            weights[places[instance % 25 - 1][0]] = places[instance % 25 - 1][1]
+        k, flip = instance % 7, instance // 25 % 4
+        expected = draw_as_published(category(k), (0,), dataset.spec, weights)
+        expected = expected[:: -1 if flip & 2 else 1, :: -1 if flip & 1 else 1]
+        assert np.array_equal(np.asarray(dataset.image(7 * instance + k, 'L')), expected)
+
+
+@pytest.mark.parametrize('patch', ['random', 'fill'])
+def test_a_category_is_the_base_of_perturbations(published, patch):
+    path = published / 'csv2' / '9.csv'
+    name = f'fractal1/classes=5,{FEW},patch={patch}'
+    datasets_ = {split: Fractal1(name, split, root=path) for split in ('train', 'validation')}
+    system, probs = category(3)[:, [[0, 1, 4], [2, 3, 5]]], category(3)[:, 6]
+    for split, dataset in datasets_.items():
+        assert np.array_equal(dataset.family.bases, system[None]) and len(dataset) == 5
+        assert (np.abs(dataset.family.systems / system - 1) <= 0.1).all()
+        for k in range(5):
+            codes, seed = dataset.family.systems[k], {'train': 100, 'validation': 100 + 2**31}[split]
+            rows = np.column_stack([codes[:, :, :2].reshape(-1, 4), codes[:, :, 2], probs])
+            key = (15, Stream.PATCHES, split == 'validation', k, 0)
+            assert np.array_equal(
+                np.asarray(dataset.image(k, 'L')), draw_as_published(rows, key, dataset.spec, 1, seed)
+            )
+    assert np.array_equal(*(dataset.family.systems for dataset in datasets_.values()))
+    # Neither another base nor no base is mixed up with it.
+    assert not np.array_equal(
+        Fractal1(name, root=published / 'csv0/1.csv').family.systems, datasets_['train'].family.systems
+    )
+    assert Fractal1(name).family.systems.shape == (5, 2, 2, 3)
+
+
+@pytest.mark.parametrize(
+    'name, root',
+    [
+        (f'ofdb/classes=5,{FEW}', '.'),
+        (f'fractaldb/classes=5,instances=30,{FEW}', '.'),
+        (f'fractal1/classes=5,delta=0.2,{FEW}', 'csv0/1.csv'),
+    ],
+)
+def test_published_codes_everywhere(name, root, published, tmp_path, capsys):
+    """Saved as JSON, exported, previewed, measured, and on the device: always the same images."""
+    root = published / root
+    kind, dataset = name.split('/')[0], datasets.create(name, root=root)
+    dataset.family.save(tmp_path / 'codes.json')
+    for split in ('train', 'validation'):
+        again = datasets.create(kind, split, root=tmp_path / 'codes.json')
+        assert again.spec == dataset.spec and len(again.family.probs) == again.spec.num_bases
+        assert np.array_equal(images(again), images(datasets.create(name, split, root=root)))
+    options = ['--data-dir', str(root)]
+    exported = ['--params', str(tmp_path / 'params.json')]
+    assert main(['export', name, str(tmp_path / 'out'), *options, *exported]) == 0
+    assert (tmp_path / 'params.json').read_text() == (tmp_path / 'codes.json').read_text()
+    with Image.open(tmp_path / 'out/train/00004/00004_0.png') as image:
+        assert np.array_equal(np.asarray(image), np.asarray(dataset.image(4, 'L')))
+    assert 'data_dir' in json.loads((tmp_path / 'out/dataset.json').read_text())
+    assert main(['preview', name, *options, '-o', str(tmp_path / 'sheet.png')]) == 0
+    assert main(['doctor', '--dataset', name, *options]) == 0
+    assert f'{dataset.spec}: ' in capsys.readouterr().out
+    device = timm.data.create_dataset(f'{name},loader=device', root=root, split='train')
+    loader = timm.data.create_loader(
+        device, (1, 64, 64), 5, mean=(0.0,), std=(1.0,), crop_pct=1.0, device=torch.device('cpu')
+    )
+    pixels, labels = next(iter(loader))
+    assert labels.tolist() == list(range(5))
+    assert np.array_equal((255 * pixels[:, 0]).round().numpy(), images(dataset)[:5])
+
+
+def test_redrawn_samples_have_the_probabilities_that_were_read(tmp_path):
+    """A map that is never chosen is not seen: without it the base would look quite different."""
+    rows = np.concatenate([category(0), [[0.9, 0, 0, 0.9, 5, 5, 0]]])
+    names = [write_csv(tmp_path / f'{n}.csv', rows[:n]) for n in (2, 3)]
+    name = 'fractal1/classes=4,delta=0,size=64,points=20000,patch=fill,loader=device,redraw=true'
+    for path in names:
+        dataset = Fractal1(name, root=path)
+        options = dict(is_training=True, no_aug=True, mean=(0.0,), std=(1.0,), device=torch.device('cpu'))
+        (drawn, _), *_ = timm.data.create_loader(dataset, (1, 64, 64), 4, **options)
+        overlap = (drawn[:, 0].numpy() > 0) & (np.asarray(dataset.image(0, 'L')) > 0)
+        assert overlap.sum() > 0.9 * (drawn > 0).sum() > 0
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        '\ufeff{}\r\n{}\r\n{}\r\n',
+        'a,b,c,d,e,f,p\n{}\n{}\n{}',
+        '# a, b, c, d, e, f, p\n\n{}\n\n  \n{}\n,,,,,,\n{}\n\n',
+    ],
+)
+def test_ways_to_write_a_category(text, tmp_path):
+    rows = [' , '.join(f'{value:.3E}' for value in row) for row in ROWS]
+    (tmp_path / 'x.csv').write_bytes(text.format(*rows).encode())
+    system, p = read_category(tmp_path / 'x.csv')
+    assert np.array_equal(system[:, :, :2].reshape(3, 4), ROWS[:, :4])
+    assert np.array_equal(system[:, :, 2], ROWS[:, 4:6]) and np.array_equal(p, ROWS[:, 6])
+
+
+ROW = '.1,.2,.3,.4,.5,.6,.7\n'
+
+
+@pytest.mark.parametrize(
+    'content, message',
+    [
+        ('', r'3\.csv is empty: a category has a row a, b, c, d, e, f, p'),
+        ('a,b,c,d,e,f,p\n', r'3\.csv is empty'),
+        (ROW + '.1,.2,.3,.4,.5,.6\n', r'3\.csv, line 2 must have 7 columns, a,b,c,d,e,f,p, got 6'),
+        (ROW + '\n' + ROW[:-1] + ',1\n', r'3\.csv, line 3 must have 7 columns, .* got 8'),
+        (ROW.replace(',', ';'), r'3\.csv, line 1 must have 7 columns, .* got 1'),
+        ('image,label,c,d,e,f,g\n' + ROW, r"3\.csv, line 1: a must be a number, got 'image'"),
+        ('a,b,e,c,d,f,p\n' + ROW, r"3\.csv, line 1: a must be a number, got 'a'"),
+        (ROW + 'a,b,c,d,e,f,p\n', r"3\.csv, line 2: a must be a number, got 'a'"),
+        (ROW + '.1,.2,x,.4,.5,.6,.7\n', r"3\.csv, line 2: c must be a number, got 'x'"),
+        (ROW + '.1,.2,.3,nan,.5,.6,.7\n', r'3\.csv, line 2: d must be a finite number, got nan'),
+        (ROW + '.1,.2,.3,.4,-inf,.6,.7\n', r'3\.csv, line 2: e must be a finite number, got -inf'),
+        (ROW + '.1,.2,.3,.4,.5,,.7\n', r"3\.csv, line 2: f must be a number, got ''"),
+        (ROW + '.1,.2,.3,.4,.5,.6,-.1\n', r'3\.csv, line 2: p must be at least 0, got -0.1'),
+        ('.1,.2,.3,.4,.5,.6,0\n' * 2, r'3\.csv: p must be greater than 0 for at least one map'),
+        (ROW * 65, r'3\.csv must have at most 64 rows, one for each map, got 65'),
+        ('#' * 200_000, r'3\.csv is no category: it has more than 100,000 bytes'),
+        (b'\x89PNG\xff\xfe', r'3\.csv is no category: it is no text'),
+    ],
+)
+def test_bad_categories(content, message, published):
+    (published / 'csv0' / '3.csv').write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=message):
+        OFDB(f'ofdb/classes=7,{FEW}', root=published)
+    assert len(OFDB(f'ofdb/classes=2,{FEW}', root=published)) == 2  # What is not asked for is not read.
+
+
+@pytest.mark.parametrize(
+    'name, root, error, message',
+    [
+        ('ofdb', '.', ValueError, r'got 1000 classes and 7 files: use classes=7'),
+        (f'fractaldb/classes=8,{FEW}', '.', ValueError, 'got 8 classes and 7 files: use classes=7'),
+        ('ofdb/classes=2', 'csv0/1.csv', ValueError, 'is one category, at least 2 are needed'),
+        ('ofdb/classes=2', 'empty', ValueError, 'must be a folder of CSV files, .* which has none: leave it out'),
+        ('ofdb/classes=2', 'missing', FileNotFoundError, 'missing'),
+        ('fractal1', 'missing.csv', FileNotFoundError, r'missing\.csv'),
+        ('fractal1/maps=3,sigma=4', 'csv0/1.csv', ValueError, r'1\.csv is the base fractal: leave out maps and sigma'),
+        ('fractal1/fractals=2', 'csv0/1.csv', ValueError, 'is the base fractal: leave out fractals'),
+        (
+            'fractal1',
+            'dot.csv',
+            ValueError,
+            r'the base fractal that was read covers 0.\d% of the image, and must cover',
+        ),
+        ('image1', 'csv0/1.csv', ValueError, r'1\.csv is no image that Pillow can read'),
+    ],
+)
+def test_roots_that_do_not_fit(name, root, error, message, published):
+    (published / 'empty').mkdir()
+    write_csv(published / 'dot.csv', ROWS[:2] * [0.1, 0.1, 0.1, 0.1, 1, 1, 1]) if root == 'dot.csv' else None
+    with pytest.raises(error, match=message):
+        datasets.create(name, root=published / root)
+
+
+def test_probabilities_of_a_parameter_file_are_checked(published, tmp_path):
+    OFDB(f'ofdb/classes=2,{FEW}', root=published).family.save(tmp_path / 'codes.json')
+    content = json.loads((tmp_path / 'codes.json').read_text())
+    for probs in ([[0.5, 0.5, 0]], [[1, 0, 0], [0.5, 0.6, 0]], [[1, 0, 0], [1.5, -0.5, 0]], [[1, 0], [1, 0]]):
+        (tmp_path / 'codes.json').write_text(json.dumps(content | {'probabilities': probs}))
+        with pytest.raises(
+            ValueError, match=r"'probabilities' must be numbers of shape \(2, 3\), none of them negative"
+        ):
+            OFDB('ofdb', root=tmp_path / 'codes.json')
+
+
+def test_what_is_odd_about_a_folder_is_said_once(published, caplog):
+    (published / 'README.md').write_text('x')
+    (published / '._1.csv').write_text('what a system leaves behind')
+    write_csv(published / 'csv0' / '1.csv', category(1) * [1, 1, 1, 1, 1, 1, 2])
+    with caplog.at_level(logging.WARNING):
+        for split in ('train', 'validation'):
+            twice = OFDB(f'ofdb/classes=7,{FEW}', split, root=published)
+    assert [record.getMessage() for record in caplog.records] == [
+        f'ofdb: skipped what is not a CSV file in {published} (1): README.md',
+        f'the probabilities p of 1 of 7 files in {published / "csv0"} do not sum to 1 and are divided by their sum '
+        f'(1.csv: 2)',
+    ]
+    assert twice.family.probs.sum(1) == pytest.approx(np.ones(7), abs=1e-15)
+
+
+@pytest.mark.parametrize(
+    'name, what', [('fractal1', '; a file of IFS codes would be'), ('noise1', ''), ('visualatom', '')]
+)
+def test_a_folder_that_is_not_read_is_named(name, what, published, caplog):
+    with caplog.at_level(logging.WARNING):
+        for split in ('train', 'validation'):
+            dataset = timm.data.create_dataset(f'{name}/classes=2,size=64,cache=none', root=str(published), split=split)
+    assert caplog.records[0].getMessage() == f'{name}: nothing is read from {published} (--data-dir){what}'
+    assert not any('nothing is read' in record.getMessage() for record in caplog.records[1:])
+    assert dataset.files == ()
 
 
 # The bytes of the data sets. A change here is a change of every data set ever named: never update these in passing.

@@ -410,7 +410,7 @@ WRONG = {
     ),
     'a key that is a number': (
         TINY.replace('pretrain: &all', 'pretrain: &all\n  5: 5', 1),
-        'pretrain: keys must be words, got 5',
+        'keys must be words, got 5: put it in quotes',
     ),
     'depth': ('x: ' + '[' * 50 + ']' * 50, 'nested at most 16 times'),
     'great depth': ('[' * 10_000, 'nested at most 16 times'),

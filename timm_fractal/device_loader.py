@@ -28,7 +28,7 @@ from .augment.mega_batch import Finish
 from .augment.mixup import Mix, MixParams, check_even
 from .augment.policy import refuse
 from .augment.transforms import Evaluate, Train, create_augment, normalize, run
-from .data.base import SyntheticDataset
+from .data.base import SyntheticDataset, check_indices
 from .fractal import ifs
 from .fractal.render import render, render_on, unpack
 
@@ -318,7 +318,7 @@ class DeviceLoader:
         """Render images with patches and an address sequence of this batch alone."""
         spec, family = self._images.spec, self._images.family  # type: ignore[attr-defined]
         sampled = torch.randint(2**32, (2 * len(numbers) + 1,), generator=generator).numpy().astype(np.uint32)
-        path = ifs.addresses(ifs.probabilities(family.bases[0]), spec.points, int(sampled[-1]))
+        path = ifs.addresses(family.probabilities(0), spec.points, int(sampled[-1]))
         systems, keys = family.systems[numbers % self._images.num_classes], sampled[:-1].reshape(-1, 2)
         if self.device.type == 'cpu':
             images = torch.from_numpy(unpack(render(systems, path, keys, spec.size, spec.patch).bits, spec.size))
@@ -363,15 +363,23 @@ def unwrap(dataset: Any) -> tuple[SyntheticDataset, npt.NDArray[np.int64] | None
     """The data set within subsets, as `torch.utils.data.random_split` makes them too, and which of its samples are in.
 
     Returns:
-        The data set, and the indices, int64 of shape (samples,); None if they are all.
+        The data set, and the indices, int64 of shape (samples,), none of them negative; None if they are all.
+
+    Raises:
+        ValueError: No data set of ours, a Subset of no sample, or one with a ``__getitem__`` of its own.
+        TypeError, IndexError: The data set would not take one of the indices, see `check_index`.
     """
     indices: npt.NDArray[np.int64] | None = None
     while isinstance(dataset, Subset):
-        own = np.asarray(dataset.indices, np.int64)
+        if type(dataset).__getitem__ is not Subset.__getitem__:
+            refuse('dataset', dataset, 'only a plain Subset is: what a class of its own does to samples would be lost')
+        own = check_indices(dataset.indices, len(dataset.dataset))  # type: ignore[arg-type]
         indices = own if indices is None else own[indices]
         dataset = dataset.dataset
     if not isinstance(dataset, SyntheticDataset):
         refuse('dataset', dataset, 'only a data set of timm_fractal is, and a Subset of one')
+    if indices is not None and not len(indices):
+        raise ValueError('dataset must have at least one sample, got a Subset of none')
     return dataset, indices
 
 

@@ -66,8 +66,10 @@ class Spec:
     type: ClassVar[str]
     #: The class of the data set, as ``module.name`` within `timm_fractal.data`.
     dataset: ClassVar[str]
-    #: What is read from ``--data-dir``: nothing, a file of IFS codes (which may be left out), or images.
+    #: What is read from ``--data-dir``: nothing, IFS codes (which may be left out), or images.
     reads: ClassVar[Literal['', 'codes', 'images']] = ''
+    #: Whether a folder of such files is read, or a single file only.
+    reads_folders: ClassVar[bool] = False
     #: Whether every class is an IFS, whose codes can be saved.
     has_codes: ClassVar[bool] = False
     #: Whether images have two gray levels and are stored as bits.
@@ -313,6 +315,7 @@ class OFDBSpec(IFSSpec):
 
     type = 'ofdb'
     dataset = 'fractals.OFDB'
+    reads_folders = True
 
     classes: int = _classes(doc='number of categories, each an IFS of its own')
     points: int = _points()
@@ -337,6 +340,7 @@ class FractalDBSpec(IFSSpec):
 
     type = 'fractaldb'
     dataset = 'fractals.FractalDB'
+    reads_folders = True
     scales = True
 
     classes: int = _classes(doc='number of categories, each an IFS of its own')
@@ -369,6 +373,7 @@ class Image1Spec(Spec):
     type = 'image1'
     dataset = 'photos.Image1'
     reads = 'images'
+    reads_folders = True
 
     classes: int = _classes(doc='number of warps, one per class')
     warp: str = option('affine', 'kind of shape augmentation', choices=WARPS)

@@ -11,7 +11,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,8 +22,7 @@ from .._utils.atomic import alone, atomic_write, check_regular, remove_leftovers
 from .._utils.cpu import cpu_count
 from .._utils.messages import nearest
 from ..data.base import create
-from ..data.photos import list_images
-from ..spec import Spec, parse_name
+from ..spec import parse_name
 
 SPLITS = ('train', 'validation')
 
@@ -83,7 +82,7 @@ def export_images(
         dest: A folder, which gets ``<split>/<class>/<class>_<instance>.png``; or a name that ends in ``.tar``, whose
             members are ``<class>/<class>_<instance>.png``.
         split: ``'train'``, ``'validation'`` or, for a folder, ``'all'``. Every reader takes a tar for one split.
-        data_dir: What ``--data-dir`` is in a training script: an image, a folder of images or a file of parameters.
+        data_dir: What ``--data-dir`` is in a training script: an image, a folder of images, or IFS codes.
         params: Where to save the parameters of the data set too, see `timm_fractal.ifs.Family.save`.
 
     Returns:
@@ -118,8 +117,6 @@ def export_images(
         # Rendering takes minutes: refuse before, where the name alone says what the data set is.
         for part in splits:
             _refuse_other(dest, record, part)
-    else:
-        record |= _source(spec, Path(data_dir))
     # How batches are made has no part in files.
     images: Any = dataclasses.replace(spec.canonical(), **{'cache': spec.non_pixel_options()['cache']})
     results = []
@@ -127,6 +124,8 @@ def export_images(
         for part in splits:
             dataset: Any = create(images, split=part, root=data_dir, input_img_mode=spec.mode)
             record['dataset'] = str(dataset.spec)
+            if dataset.files:
+                record['data_dir'] = _digest(dataset.files, Path(str(data_dir)))
             _refuse_other(dest, record, part)
             if params is not None and part == splits[0]:
                 dataset.family.save(params)
@@ -134,15 +133,13 @@ def export_images(
     return results
 
 
-def _source(spec: Spec, data_dir: Path) -> dict[str, str]:
-    """What was read, by its sha256; fractals read no folder."""
-    if data_dir.is_dir() and spec.reads != 'images':
-        return {}
+def _digest(files: Sequence[Path], data_dir: Path) -> str:
+    """What was read, by its sha256."""
     digest = hashlib.sha256()
-    for path in list_images(data_dir):
+    for path in files:
         digest.update(b'' if path == data_dir else path.relative_to(data_dir).as_posix().encode())
         digest.update(path.read_bytes())
-    return {'data_dir': digest.hexdigest()}
+    return digest.hexdigest()
 
 
 def check_writable(folder: Path) -> None:

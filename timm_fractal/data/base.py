@@ -96,6 +96,8 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
     #: The specification of this type; its defaults are those of the name alone.
     spec_type: ClassVar[type[Spec]]
     spec: Any
+    #: What of ``root`` the images are made from.
+    files: Sequence[Path] = ()
     #: Images between two updates of the progress bar: enough to keep all threads busy.
     step: ClassVar[int] = 64
 
@@ -147,9 +149,11 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
                 *(self.spec, self.split, len(self), self.num_classes, self.num_classes),
             )
 
-    @abstractmethod
     def _open(self, root: str | Path | None) -> None:
-        """Check ``root`` before anything is rendered."""
+        """Check ``root``, and read what is needed of it, before anything is rendered; by default nothing is."""
+        if root is not None:
+            codes = '; a file of IFS codes would be' if self.spec.reads == 'codes' else ''
+            warn_once(_logger, '%s: nothing is read from %s (--data-dir)%s', *(self.spec.type, root, codes))
 
     def _instances(self) -> int:
         """Number of images per class."""
@@ -220,11 +224,8 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
     def __len__(self) -> int:
         return self._length
 
-    def _number(self, index: int) -> int:
-        number = operator.index(index)
-        if not -len(self) <= number < len(self):
-            raise IndexError(f'index {index} is out of range for {len(self)} samples')
-        return number % len(self) % self.num_images
+    def _number(self, index: Any) -> int:
+        return check_index(index, len(self)) % self.num_images
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         number = self._number(index)
@@ -279,9 +280,63 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
         return f'{type(self).__name__}({self.spec.name()!r}, split={self.split!r}, samples={len(self)})'
 
 
+def check_index(index: Any, samples: int) -> int:
+    """The place of a sample, from 0, that an index means to a data set: a negative one counts from the end.
+
+    Args:
+        index: A whole number of Python, numpy or torch.
+        samples: Number of samples.
+
+    Raises:
+        TypeError: No whole number. A truth value is none: it is an entry of a mask.
+        IndexError: Less than ``-samples``, or not less than ``samples``.
+
+    Examples:
+        >>> check_index(-1, 12), check_index(np.int64(3), 12)
+        (11, 3)
+    """
+    # torch takes a truth value for an index.
+    if isinstance(index, bool) or 'bool' in str(getattr(index, 'dtype', '')):
+        raise TypeError(f'index must be a whole number, got {index}: of a mask, take np.flatnonzero(mask)')
+    try:
+        number = operator.index(index)
+    except TypeError:
+        raise TypeError(f'index must be a whole number, got {index!r}') from None
+    if not -samples <= number < samples:
+        raise IndexError(f'index {number} is out of range for {samples} samples')
+    return number % samples
+
+
+def check_indices(indices: Any, samples: int) -> npt.NDArray[np.int64]:
+    """`check_index` of each of many, for instance of those of a `torch.utils.data.Subset`; int64 of shape (B,).
+
+    Examples:
+        >>> check_indices(range(-2, 2), 12).tolist()
+        [10, 11, 0, 1]
+    """
+    if isinstance(indices, torch.Tensor) and indices.ndim == 1:
+        indices = indices.numpy(force=True)
+    if not (isinstance(indices, np.ndarray) and indices.dtype.kind == 'i' and indices.ndim == 1):
+        return np.fromiter((check_index(index, samples) for index in indices), np.int64, len(indices))
+    for extreme in (indices.min(), indices.max()) if len(indices) else ():
+        check_index(extreme, samples)
+    return indices.astype(np.int64) % samples
+
+
 def is_primary() -> bool:
     """Whether this process is the one that reports: the first of its job."""
     return (os.environ.get('RANK') or '0') == '0'
+
+
+def warn_once(logger: logging.Logger, message: str, *values: Any, key: Any = None) -> None:
+    """Log a warning for a person, once a process: for ``key``, by default for the same message and values."""
+    key = (message, *map(str, values)) if key is None else (message, key)
+    if is_primary() and key not in _warned:
+        _warned.add(key)
+        logger.warning(message, *values)
+
+
+_warned: set[Any] = set()
 
 
 class _Bar(tqdm):  # type: ignore[misc]

@@ -9,16 +9,22 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from .._utils.files import first_names, list_files
 from ..fractal import categories
-from ..fractal.ifs import Family
+from ..fractal.csv_codes import in_order, join, read_category
+from ..fractal.ifs import Array, Family
 from ..fractal.render import LANES, row_bytes, unpack
 from ..spec import Fractal1Spec, FractalDBSpec, IFSSpec, OFDBSpec, Spec, parse_name
-from .base import Pixels, SyntheticDataset
+from .base import Pixels, SyntheticDataset, is_primary, warn_once
 
 _logger = logging.getLogger(__name__)
 
-#: The IFS codes found for a specification, for the validation split after the training split.
-families: dict[Spec, Family] = {}
+#: The IFS codes found for a specification, and for the base that was read, if one was: for the validation split after
+#: the training split.
+families: dict[tuple[Spec, bytes], Family] = {}
+
+# Options that say which base fractals there are: one that is read has its own.
+_OF_BASES = ('fractals', 'maps', 'sigma')
 
 
 class FractalDataset(SyntheticDataset):
@@ -32,10 +38,22 @@ class FractalDataset(SyntheticDataset):
 
     def _open(self, root: str | Path | None) -> None:
         self._loaded: Family | None = None
-        if root is not None and Path(root).is_dir():
-            _logger.info('%s is rendered, nothing is read from %s', self.spec, root)
-        elif root is not None:
+        #: A base IFS that was read, and its probabilities, shapes (1, N, 2, 3) and (1, N).
+        self._base: tuple[Array, Array] | None = None
+        if root is None or (Path(root).is_dir() and not self.spec.reads_folders):
+            super()._open(root)
+        elif not Path(root).is_dir() and Path(root).suffix.lower() != '.csv':
             self._loaded, self.spec = _load(root, self.spec)
+            self.files = [Path(root)]
+        elif self.spec.perturbs:
+            self.files = [Path(root)]
+            self._base = _read_base(Path(root), self.spec)
+        else:
+            self.files = _list_categories(Path(root), self.spec)
+            systems, probs = _read(self.files)
+            self._loaded = Family(str(self.spec), systems, systems, probs)
+        if self.files and is_primary():
+            _logger.info('%s, %s split: IFS codes of %s', self.spec, self.split, root)
 
     def _instances(self) -> int:
         instances = super()._instances()
@@ -53,12 +71,17 @@ class FractalDataset(SyntheticDataset):
         # They do not depend on the canvas, nor on what changes no pixel.
         canonical = self.spec.canonical()
         everywhere: Any = dataclasses.replace(canonical, **categories.REFERENCE_CANVAS)
-        family = self._loaded or families.get(everywhere)
+        key = everywhere, b''.join(array.tobytes() for array in self._base or ())
+        family = self._loaded or families.get(key)
         rendered = 0
         if family is None:
             by_product = self.split == 'train' and everywhere == canonical and self.spec.perturbs
-            family = categories.find(self.spec, self._progress, table if by_product else None)
-            families[everywhere] = family
+            rendered_too = table if by_product else None
+            if self._base is None:
+                family = categories.find(self.spec, self._progress, rendered_too)
+            else:
+                family = categories.find_classes(self.spec, *self._base, self._progress, rendered_too)
+            families[key] = family
             rendered = self.num_classes if by_product and table is not None else 0
         self.family = family if self._loaded else dataclasses.replace(family, name=str(self.spec))
         if table is None:
@@ -81,6 +104,9 @@ class FractalDataset(SyntheticDataset):
         return image if width == height else image.crop((0, 0, height, height))
 
 
+# How far from 1 the sum of probabilities may be that were rounded for a file.
+_PROBABILITIES_OFF = 0.01
+
 # The eight pixels of a byte as Pillow keeps RGB pixels, four bytes each: half the time of a conversion from gray.
 _RGBX_OF_BYTE = unpack(np.arange(256, dtype=np.uint8)[:, None], 8).astype(np.uint32) * np.uint32(0x01010101)
 
@@ -100,12 +126,64 @@ def _load(root: str | Path, spec: IFSSpec) -> tuple[Family, IFSSpec]:
     return family, dataclasses.replace(saved, **spec.non_pixel_options())
 
 
+def _read_base(path: Path, spec: IFSSpec) -> tuple[Array, Array]:
+    """Read a category as the base fractal of a data set that has one."""
+    if not path.is_file():
+        raise FileNotFoundError(f'--data-dir: there is no file {str(path)!r}')
+    given = [name for name in _OF_BASES if getattr(spec, name) != getattr(type(spec), name)]
+    if given:
+        raise ValueError(f'{spec}: {path} is the base fractal: leave out {" and ".join(given)}')
+    return _read([path])
+
+
+def _list_categories(root: Path, spec: IFSSpec) -> list[Path]:
+    """The files of the categories of a data set: the first of those in a folder and below."""
+    if root.is_file():
+        raise ValueError(
+            f'{spec.type}: {root} is one category, at least 2 are needed: --data-dir must be a folder of such files; '
+            f'fractal1 takes one of them as its base fractal'
+        )
+    if not root.exists():
+        raise FileNotFoundError(f'--data-dir: there is no file or folder {str(root)!r}')
+    found, others = list_files(root, ['.csv'])
+    if not found:
+        raise ValueError(
+            f'{spec.type}: --data-dir must be a folder of CSV files, one a category, got {str(root)!r}, which has '
+            f'none: leave it out for categories of a random search'
+        )
+    if len(found) < spec.num_classes:
+        least = f'use classes={len(found)}' if len(found) > 1 else 'at least 2 are needed'
+        raise ValueError(
+            f'{spec}: classes must be at most the number of CSV files in {root}, '
+            f'got {spec.num_classes} classes and {len(found)} files: {least}'
+        )
+    if others:
+        warn_once(
+            _logger,
+            '%s: skipped what is not a CSV file in %s (%d): %s',
+            *(spec.type, root, len(others), first_names(others)),
+        )
+    return in_order(found)[: spec.num_classes]
+
+
+def _read(paths: Sequence[Path]) -> tuple[Array, Array]:
+    read = [read_category(path) for path in paths]
+    odd = [(path.name, p.sum()) for path, (_, p) in zip(paths, read) if abs(p.sum() - 1) > _PROBABILITIES_OFF]
+    if odd:
+        warn_once(
+            _logger,
+            'the probabilities p of %d of %d files in %s do not sum to 1 and are divided by their sum (%s: %g)',
+            *(len(odd), len(paths), paths[0].parent, *odd[0]),
+        )
+    return join(read)
+
+
 class Fractal1(FractalDataset):
     """1p-frac: the classes are perturbations of one fractal ("Scaling Backwards", ECCV 2024, section 4).
 
     With ``fractals=K`` of K fractals. ``root`` is a parameter file, written by `Family.save`: the data set it was saved
-    from, in place of one sampled from the seed. A folder is ignored, since there is nothing to read. See
-    `SyntheticDataset` for the arguments.
+    from, in place of one sampled from the seed; or one CSV file of FractalDB's or OFDB's categories, see `OFDB`, which
+    is the base fractal then. Nothing is read from a folder, with a warning. See `SyntheticDataset` for the arguments.
 
     Examples:
         >>> dataset = Fractal1('fractal1/classes=3,size=64,points=5000', input_img_mode='L')
@@ -119,7 +197,12 @@ class Fractal1(FractalDataset):
 
 class OFDB(FractalDataset):
     """One image per category, every category an IFS of its own ("Pre-training Vision Transformers with Very Limited
-    Synthesized Images", ICCV 2023). Arguments as for `Fractal1`.
+    Synthesized Images", ICCV 2023).
+
+    ``root`` is a parameter file, as for `Fractal1`, or a folder of CSV files as the authors publish them, one a
+    category, searched with its subfolders: rows ``a, b, c, d, e, f, p`` of the maps ``x' = a x + b y + e,
+    y' = c x + d y + f`` and their probabilities. Class k is the k-th file by its name, numbers by their value. See
+    `SyntheticDataset` for the other arguments.
 
     Examples:
         >>> len(OFDB('ofdb/classes=10,size=64'))
@@ -133,7 +216,7 @@ class FractalDB(FractalDataset):
     """Categories as those of `OFDB` with many instances each ("Pre-training without Natural Images", ACCV 2020).
 
     A million images are 33 GB: they are rendered on access. The validation split has at most 25 instances per class.
-    Arguments as for `Fractal1`.
+    Arguments as for `OFDB`.
 
     Examples:
         >>> dataset = FractalDB('fractaldb/classes=10,instances=100,size=64')

@@ -1,6 +1,5 @@
 """``noise1``: one image of noise as a data set, the control."""
 
-import logging
 import math
 from pathlib import Path
 
@@ -9,8 +8,6 @@ import numpy as np
 from .._utils.rng import Stream, stream
 from ..spec import Noise1Spec
 from .base import PixelDataset, Pixels
-
-_logger = logging.getLogger(__name__)
 
 
 def noise_image(kind: str, size: int, rng: np.random.Generator) -> Pixels:
@@ -47,7 +44,7 @@ def perturb_pixels(image: Pixels, delta: float, rng: np.random.Generator) -> Pix
 class Noise1(PixelDataset):
     """Classes are perturbations of one image of noise ("Scaling Backwards", ECCV 2024, the controls).
 
-    ``root`` is ignored, since there is nothing to read. The validation split differs from the training split as that of
+    Nothing is read from ``root``, with a warning. The validation split differs from the training split as that of
     `Image1` does.
 
     Examples:
@@ -59,8 +56,7 @@ class Noise1(PixelDataset):
     spec: Noise1Spec
 
     def _open(self, root: str | Path | None) -> None:
-        if root is not None:
-            _logger.info('%s is rendered, nothing is read from %s', self.spec, root)
+        super()._open(root)
         self._base = noise_image(self.spec.noise, self.spec.size, stream(self.spec.seed, Stream.IMAGE))
 
     def _render_one(self, number: int) -> Pixels:

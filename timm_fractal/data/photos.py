@@ -139,20 +139,20 @@ class Image1(PixelDataset):
     def _open(self, root: str | Path | None) -> None:
         if root is None:
             raise ValueError('image1 needs an image: --data-dir photo.jpg, or a folder of images (root= in Python)')
-        self._paths = list_images(root)
-        if len(self._paths) > self.num_classes:
+        self.files = list_images(root)
+        if len(self.files) > self.num_classes:
             raise ValueError(
                 f'{self.spec}: classes must be at least the number of images in {root}, '
-                f'got {self.num_classes} classes and {len(self._paths)} images: use classes={len(self._paths)} or more'
+                f'got {self.num_classes} classes and {len(self.files)} images: use classes={len(self.files)} or more'
             )
-        shape = (len(self._paths), *self._shape())
+        shape = (len(self.files), *self._shape())
         if is_primary():
-            _logger.info('%s, %s split: %d images from %s', self.spec, self.split, len(self._paths), root)
+            _logger.info('%s, %s split: %d images from %s', self.spec, self.split, len(self.files), root)
         few = np.prod(shape, dtype=np.int64) <= _PHOTO_BYTES
         self._photos = self._share(shape) if few else None
-        with ThreadPoolExecutor(cpu_count()) as pool, progress_bar(f'reading {root}', len(self._paths)) as bar:
+        with ThreadPoolExecutor(cpu_count()) as pool, progress_bar(f'reading {root}', len(self.files)) as bar:
             # All of them, kept or not: a damaged one is better found now than in the middle of a training run.
-            for number, view in enumerate(pool.map(self._read, self._paths)):
+            for number, view in enumerate(pool.map(self._read, self.files)):
                 if self._photos is not None:
                     self._photos[number] = torch.from_numpy(view)
                 bar.update()
@@ -169,8 +169,8 @@ class Image1(PixelDataset):
     def _render_one(self, number: int) -> Pixels:
         from ..shape.warps import WARPS
 
-        which = number % len(self._paths)
-        photo = self._read(self._paths[which]) if self._photos is None else self._photos[which].numpy()
+        which = number % len(self.files)
+        photo = self._read(self.files[which]) if self._photos is None else self._photos[which].numpy()
         warp = WARPS[self.spec.warp]
         params = warp.make_params(stream(self.spec.seed, Stream.CLASS, number), self.spec.delta)
         return self._jitter(number, np.asarray(warp.apply(Image.fromarray(photo), params)))

@@ -1,8 +1,6 @@
 """``visualatom``: contours of one formula with random parameters, for comparison."""
 
 import dataclasses
-import logging
-from pathlib import Path
 
 import numpy as np
 
@@ -10,8 +8,6 @@ from .._utils.rng import Stream, stream
 from ..spec import VisualAtomSpec
 from .base import PixelDataset, Pixels
 from .visualatom_numba import render_contours
-
-_logger = logging.getLogger(__name__)
 
 #: Width and height of the canvas that the parameters are meant for.
 CANVAS = 512
@@ -115,9 +111,9 @@ def render_atom(atom: Atom, center: tuple[float, float], key: tuple[int, int], s
 class VisualAtom(PixelDataset):
     """Every class is a formula, every instance its contours at another place with other noise (CVPR 2023).
 
-    With ``atoms=K`` class k is a perturbation of atom ``k % K``, as with `Fractal1`. ``root`` is ignored, since there
-    is nothing to read. The validation split has at most 25 other instances per class. See `SyntheticDataset` for the
-    other arguments.
+    With ``atoms=K`` class k is a perturbation of atom ``k % K``, as with `Fractal1`. Nothing is read from ``root``,
+    with a warning. The validation split has at most 25 other instances per class. See `SyntheticDataset` for the other
+    arguments.
 
     Examples:
         >>> dataset = VisualAtom('visualatom/classes=4,instances=3,size=64')
@@ -127,10 +123,6 @@ class VisualAtom(PixelDataset):
 
     spec_type = VisualAtomSpec
     spec: VisualAtomSpec
-
-    def _open(self, root: str | Path | None) -> None:
-        if root is not None:
-            _logger.info('%s is rendered, nothing is read from %s', self.spec, root)
 
     def _instances(self) -> int:
         return super()._instances() if self.split == 'train' else min(super()._instances(), MAX_VALIDATION)

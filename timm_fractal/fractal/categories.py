@@ -110,7 +110,11 @@ def _valid_weights(
     spec: IFSSpec, family: Family, classes: npt.NDArray[np.int64], weights: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
     """The weights of instances; none where a scaled parameter makes an IFS diverge or shrink to a dot."""
-    keys = [(spec.seed, k, w, family.systems[k].tobytes()) for k, w in zip(classes.tolist(), weights.tolist())]
+    probs = family.probs if family.probs is not None else np.zeros((len(family.bases), 0))
+    keys = [
+        (spec.seed, k, w, family.systems[k].tobytes() + probs[k % len(probs)].tobytes())
+        for k, w in zip(classes.tolist(), weights.tolist())
+    ]
     unknown = [key for key in dict.fromkeys(keys) if key[2] > 0 and key not in _is_lost]
     if unknown:
         which, scales = (np.array(column) for column in list(zip(*unknown))[1:3])
@@ -120,7 +124,7 @@ def _valid_weights(
     return np.array([0 if _is_lost.get(key) else key[2] for key in keys])
 
 
-# Of the seed, a class, its weights and its IFS codes: whether the instance is too empty.
+# Of the seed, a class, its weights, its IFS codes and probabilities that were read: whether the instance is too empty.
 _is_lost: dict[tuple[int, int, int, bytes], bool] = {}
 
 
@@ -146,7 +150,7 @@ def _render(
     def render_group(group: tuple[int, int], threads: int | None = None, out: Bits | None = None) -> Rendered:
         base, instance = group
         places = groups[group]
-        path = _addresses(family.bases[base].tobytes(), spec.points, _ADDRESS_SEED[split] + instance)
+        path = _addresses(family.probabilities(base).tobytes(), spec.points, _ADDRESS_SEED[split] + instance)
         return render(systems[places], path, keys[places], spec.size, spec.patch, threads=threads, out=out)  # type: ignore[arg-type]
 
     if len(groups) == 1:
@@ -162,9 +166,8 @@ def _render(
 
 
 @functools.lru_cache(maxsize=4)
-def _addresses(base: bytes, points: int, seed: int) -> npt.NDArray[np.uint8]:
-    probs = ifs.probabilities(np.frombuffer(base).reshape(-1, 2, 3))
-    return ifs.addresses(probs, points, seed)
+def _addresses(probs: bytes, points: int, seed: int) -> npt.NDArray[np.uint8]:
+    return ifs.addresses(np.frombuffer(probs), points, seed)
 
 
 def _flip(bits: Bits, size: int, columns: bool, rows: bool) -> Bits:
@@ -200,7 +203,23 @@ def find(spec: IFSSpec, progress: Progress, table: Bits | None = None) -> Family
     reference: Any = dataclasses.replace(spec, **REFERENCE_CANVAS)
     with ThreadPoolExecutor(cpu_count()) as pool:
         bases = np.stack(list(pool.map(functools.partial(_find_base, reference), range(spec.num_bases))))
-    family = Family(str(spec), bases, np.empty((spec.num_classes, *bases.shape[1:])))
+    return find_classes(spec, bases, None, progress, table)
+
+
+def find_classes(
+    spec: IFSSpec, bases: Array, probs: Array | None, progress: Progress, table: Bits | None = None
+) -> Family:
+    """The part of `find` that perturbs: for a base that was read, too, with the probabilities of its maps."""
+    reference: Any = dataclasses.replace(spec, **REFERENCE_CANVAS)
+    if probs is not None:
+        number = np.zeros(1, np.int64)
+        (fill,) = _render(reference, 'train', Family('', bases, bases, probs), bases, number, number).fill
+        if fill <= MIN_FILL:
+            raise ValueError(
+                f'{spec}: the base fractal that was read covers {fill:.1%} of the image, and must cover more than '
+                f'{MIN_FILL:.0%}: take another'
+            )
+    family = Family(str(spec), bases, np.empty((spec.num_classes, *bases.shape[1:])), probs)
     for chunk in progress(spec.num_classes, None):
         _find_classes(reference, family, chunk, None if table is None else table[chunk.start : chunk.stop])
     return family

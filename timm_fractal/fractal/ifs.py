@@ -207,6 +207,7 @@ class Family:
         name: Canonical name of the data set.
         bases: The base IFS, shape (K, N, 2, 3). Where they differ in the number of maps, the missing ones are zero.
         systems: One IFS per class, shape (classes, N, 2, 3); that of class k is a perturbation of ``bases[k % K]``.
+        probs: The probability of each map of each base, shape (K, N); None for those of `probabilities`.
 
     Examples:
         >>> from timm_fractal import Fractal1
@@ -218,10 +219,17 @@ class Family:
     name: str
     bases: Array
     systems: Array
+    probs: Array | None = None
+
+    def probabilities(self, base: int) -> Array:
+        """Probability of each map of a base and of its perturbations, shape (N,), summing to 1."""
+        return probabilities(self.bases[base]) if self.probs is None else self.probs[base]
 
     def save(self, path: str | Path) -> None:
         """Write a JSON file that `load` reads back bit for bit."""
         content = {'dataset': self.name, 'bases': self.bases.tolist(), 'systems': self.systems.tolist()}
+        if self.probs is not None:
+            content['probabilities'] = self.probs.tolist()
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(content), encoding='utf-8')
 
@@ -242,6 +250,7 @@ class Family:
                 name=content['dataset'],
                 bases=np.asarray(content['bases'], dtype=np.float64),
                 systems=np.asarray(content['systems'], dtype=np.float64),
+                probs=np.asarray(content['probabilities'], dtype=np.float64) if 'probabilities' in content else None,
             )
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             reason = 'no text' if isinstance(error, UnicodeDecodeError) else f'{type(error).__name__}: {error}'
@@ -254,4 +263,12 @@ class Family:
             shape = (*array.shape[:1], *maps, 2, 3)
             if not isinstance(family.name, str) or array.shape != shape or not np.isfinite(array).all():
                 raise ValueError(f'{path}: {key!r} must be finite numbers of shape {shape}, got shape {array.shape}')
+        probs = family.probs
+        if probs is not None and not (
+            probs.shape == family.bases.shape[:2] and (probs >= 0).all() and np.allclose(probs.sum(1), 1)
+        ):
+            raise ValueError(
+                f"{path}: 'probabilities' must be numbers of shape {family.bases.shape[:2]}, none of them negative, "
+                f'which sum to 1 for each base, got shape {probs.shape}'
+            )
         return family

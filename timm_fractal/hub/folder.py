@@ -238,7 +238,8 @@ def _family(found: Checkpoint, num_classes: int) -> Any:
     """
     spec = _dataset(found.args)
     source = str(found.args.get('data_dir') or found.args.get('data') or '')
-    if spec is None or not spec.has_codes or Path(source).suffix:
+    # Made from files, which are not here, the data set is not what its name alone says.
+    if spec is None or not spec.has_codes or (source and (spec.reads_folders or Path(source).suffix)):
         return None
     if spec.classes > num_classes:
         raise ValueError(

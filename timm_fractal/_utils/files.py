@@ -1,0 +1,36 @@
+"""Files in folders."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+
+def list_files(folder: Path, extensions: Collection[str]) -> tuple[list[Path], list[str]]:
+    """The files in a folder and below whose names end in one of ``extensions`` (in small letters), sorted by name.
+
+    Returns:
+        These files, and the names, relative to the folder, of those that end otherwise; neither of hidden ones.
+
+    Examples:
+        >>> found, others = list_files(Path(__file__).parent, ['.py'])
+        >>> found[0].name, [name for name in others if not name.startswith('__pycache__')]
+        ('__init__.py', [])
+    """
+    found, others = [], []
+    for name in sorted(path.relative_to(folder).as_posix() for path in folder.rglob('*')):
+        if any(part.startswith('.') for part in name.split('/')) or not (folder / name).is_file():
+            continue
+        if (folder / name).suffix.lower() in extensions:
+            found.append(folder / name)
+        else:
+            others.append(name)
+    return found, others
+
+
+def first_names(names: list[str], most: int = 3) -> str:
+    """The first of some names, for a message.
+
+    Examples:
+        >>> first_names(['a.txt', 'b.txt', 'c.txt', 'd.txt'])
+        'a.txt, b.txt, c.txt, ...'
+    """
+    return ', '.join([*names[:most], *(['...'] if len(names) > most else [])])
