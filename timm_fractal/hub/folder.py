@@ -221,7 +221,10 @@ def _started_from(args: dict[str, Any], start: Origin) -> dict[str, Any] | None:
         name, start = f'{name}.{cfg.tag}', dataclasses.replace(start, hub_id=cfg.hf_hub_id)
     return {'weights': name} | {
         key: value
-        for key, value in (('hub_id', start.hub_id), ('dataset', start.provenance.get('dataset')))
+        for key, value in (
+            ('hub_id', (start.hub_id or '').partition('@')[0] or None),
+            ('dataset', start.provenance.get('dataset')),
+        )
         if isinstance(value, str)
     }
 
