@@ -215,18 +215,13 @@ def _started_from(args: dict[str, Any], start: Origin) -> dict[str, Any] | None:
         return {'weights': file}
     if not args.get('pretrained'):
         return None
+    name, hub_id, dataset = start.name, start.hub_id, start.provenance.get('dataset')
     # An architecture alone stands for its default tag.
-    name = start.name
     if name == start.architecture and (cfg := timm.get_pretrained_cfg(name)) is not None:
-        name, start = f'{name}.{cfg.tag}', dataclasses.replace(start, hub_id=cfg.hf_hub_id)
-    return {'weights': name} | {
-        key: value
-        for key, value in (
-            ('hub_id', (start.hub_id or '').partition('@')[0] or None),
-            ('dataset', start.provenance.get('dataset')),
-        )
-        if isinstance(value, str)
-    }
+        name, hub_id = f'{name}.{cfg.tag}', cfg.hf_hub_id
+    # Without the revision, which is no part of a name on the Hub.
+    said = {'weights': name, 'hub_id': hub_id and hub_id.partition('@')[0], 'dataset': dataset}
+    return {key: value for key, value in said.items() if isinstance(value, str)}
 
 
 def _family(found: Checkpoint, num_classes: int) -> Any:
