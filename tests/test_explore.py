@@ -187,7 +187,7 @@ def test_resemblances_are_those_of_the_picture_as_it_is_seen(tmp_path: Path) -> 
     seen = {}
     exif = Image.Exif()
     exif[0x0112] = 6
-    deep = Image.fromarray((np.asarray(gradient).astype(np.uint16) * 4095 + 127) // 255)
+    deep = Image.fromarray(np.rint(np.asarray(gradient) * (4095 / 255)).astype(np.uint16))
     ghost = gradient.convert('RGBA')
     ghost.putalpha(gradient.point([0] * 100 + [255] * 156))
     white = Image.composite(gradient, Image.new('L', gradient.size, 255), ghost.getchannel('A'))
