@@ -179,6 +179,30 @@ def test_published_weights(tmp_path: Path) -> None:
         pictures.resemblances(name, str(bomb(tmp_path / 'bomb.png', 40_000, 40_000)))
 
 
+def test_resemblances_are_those_of_the_picture_as_it_is_seen(tmp_path: Path) -> None:
+    """Upright, with all of its bits, and on white: as image1 reads it."""
+    name = 'test_vit.fractal1_1k'
+    gradient = Image.radial_gradient('L').resize((200, 100))
+    gradient.paste(0, (0, 0, 90, 40))
+    seen = {}
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    deep = Image.fromarray(np.rint(np.asarray(gradient) * (4095 / 255)).astype(np.uint16))
+    ghost = gradient.convert('RGBA')
+    ghost.putalpha(gradient.point([0] * 100 + [255] * 156))
+    white = Image.composite(gradient, Image.new('L', gradient.size, 255), ghost.getchannel('A'))
+    for key, image, options in (
+        ('plain', gradient, {}),
+        ('turned', gradient.transpose(Image.Transpose.ROTATE_90), {'exif': exif}),
+        ('deep', deep, {}),
+        ('white', white, {}),
+        ('ghost', ghost, {}),
+    ):
+        image.save(tmp_path / f'{key}.png', **options)
+        seen[key] = pictures.resemblances(name, str(tmp_path / f'{key}.png'))
+    assert seen['turned'] == seen['deep'] == seen['plain'] != seen['white'] == seen['ghost']
+
+
 def test_what_is_rendered_is_bounded() -> None:
     spec, words = pictures.shown(parse_name('fractal1/size=4096,points=100000000'))
     assert spec.name() == 'fractal1/points=500000'

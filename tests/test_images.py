@@ -3,17 +3,23 @@
 import io
 import math
 import shutil
+import struct
+import sys
+import types
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import skimage.data
 import sklearn.datasets
+import tifffile
 from PIL import Image, ImageOps
 
+from timm_fractal.data import base
 from timm_fractal.data.base import jitter
 from timm_fractal.data.noise import noise_image, perturb_pixels
-from timm_fractal.data.photos import EXTENSIONS, list_images, read_image
+from timm_fractal.data.photos import EXTENSIONS, list_images, open_image, read_image
 
 CHINA = Path(sklearn.datasets.__file__).parent / 'images' / 'china.jpg'
 ASTRONAUT = skimage.data.astronaut()
@@ -74,6 +80,97 @@ def test_sixteen_bits_are_reduced(tmp_path):
         assert difference(read_image(path, 96, 'L'), plain(Image.fromarray(gray), mode='L')) == 0
 
 
+def png16(path, levels, exif=b'', transparent=()):
+    """Write a PNG file of 16 bits, gray or colors, with opacity or without, which Pillow cannot."""
+    levels = np.atleast_3d(levels)
+    height, width, channels = levels.shape
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    rows = b''.join(b'\0' + row.astype('>u2').tobytes() for row in levels)
+    chunks = [
+        (b'IHDR', struct.pack('>IIBBBBB', width, height, 16, kind, 0, 0, 0)),
+        *([(b'eXIf', exif)] if exif else []),
+        *([(b'tRNS', struct.pack(f'>{len(transparent)}H', *transparent))] if transparent else []),
+        (b'IDAT', zlib.compress(rows)),
+        (b'IEND', b''),
+    ]
+    parts = (struct.pack('>I', len(d)) + name + d + struct.pack('>I', zlib.crc32(name + d)) for name, d in chunks)
+    path.write_bytes(b'\x89PNG\r\n\x1a\n' + b''.join(parts))
+    return path
+
+
+COLOR = ASTRONAUT[100:200, 150:230]
+GRAY = np.asarray(Image.fromarray(COLOR).convert('L'))
+
+
+def deep(pixels, bits):
+    return np.rint(pixels * ((2**bits - 1) / 255)).astype(np.uint16)
+
+
+@pytest.mark.parametrize('bits', [8, 10, 12, 14, 16])
+@pytest.mark.parametrize('pixels', [GRAY, COLOR], ids=['gray', 'color'])
+def test_what_is_kept_in_sixteen_bits_is_seen(pixels, bits, tmp_path, caplog):
+    """Every level, in every way in which such files are written; and it is said once."""
+    levels = deep(pixels, bits)
+    paths = [png16(tmp_path / 'x.png', levels)]
+    for number, options in enumerate([{}, dict(byteorder='>'), dict(compression='zlib')]):
+        paths.append(tmp_path / f'{number}.tif')
+        tifffile.imwrite(paths[-1], levels, **options)
+    if pixels is GRAY:
+        paths += [tmp_path / 'x.pgm', tmp_path / 'int.tif', tmp_path / 'float.tif', tmp_path / 'unit.tif']
+        Image.fromarray(levels).save(paths[-4])
+        Image.fromarray(levels.astype(np.int32)).save(paths[-3])
+        Image.fromarray(levels.astype(np.float32)).save(paths[-2])
+        Image.fromarray((levels / 65535).astype(np.float32)).save(paths[-1])
+    expected = np.asarray(Image.fromarray(pixels).convert('RGB'))
+    assert pixels.max() > 230
+    for path in paths:
+        assert np.array_equal(np.asarray(open_image(path)), expected), path
+    words = f'x.png has levels up to {levels.max()} in 16 bits: taken for an image of {bits} bits and scaled'
+    assert [words in record.getMessage() for record in caplog.records] == [True] * (bits < 16)
+
+
+@pytest.mark.parametrize('shift', [0, 4])
+def test_opacity_is_as_deep_as_the_colors_or_deeper(shift, tmp_path):
+    opacity = np.full(GRAY.shape, 65535, np.uint16)
+    opacity[:20] = 0
+    for pixels in (GRAY, COLOR):
+        expected = np.array(Image.fromarray(pixels).convert('RGB'))
+        expected[:20] = 255
+        path = png16(tmp_path / 'x.png', np.dstack([deep(pixels, 12), opacity >> shift]))
+        assert np.array_equal(np.asarray(open_image(path)), expected)
+
+
+def test_shallow_levels_are_upright_and_their_transparent_level_is_white(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for pixels in (GRAY, COLOR):
+        levels = np.atleast_3d(deep(pixels, 12))
+        expected = np.array(Image.fromarray(pixels).convert('RGB'))
+        expected[(levels == levels[5, 5]).all(-1)] = 255
+        path = png16(tmp_path / 'x.png', levels, exif.tobytes().removeprefix(b'Exif\0\0'), levels[5, 5].tolist())
+        assert np.array_equal(np.asarray(open_image(path)), np.rot90(expected, -1))
+
+
+def test_floating_point_numbers_of_another_range_are_scaled(tmp_path, caplog):
+    for low, high in ((-1, 1), (0, 1e6), (-300, 8000)):
+        values = (low + (high - low) * (GRAY.astype(float) - GRAY.min()) / np.ptp(GRAY)).astype(np.float32)
+        path = save(Image.fromarray(values), tmp_path / f'{high}.tif')
+        expected = np.rint(255 * (GRAY.astype(float) - GRAY.min()) / np.ptp(GRAY))
+        assert np.abs(np.asarray(open_image(path).convert('L')) - expected).max() <= 1
+    (record,) = caplog.records
+    assert record.getMessage().endswith('1.tif has pixels from -1 to 1: scaled to the full range of brightness')
+
+
+def test_heic_is_read_with_its_package(tmp_path, monkeypatch):
+    def register():
+        Image.register_open('TEST', lambda file, name: Image.new('RGB', (32, 32), 'red'), lambda head: b'heic' in head)
+
+    monkeypatch.setattr(Image, 'ID', list(Image.ID))
+    monkeypatch.setattr(Image, 'OPEN', dict(Image.OPEN))
+    monkeypatch.setitem(sys.modules, 'pillow_heif', types.SimpleNamespace(register_heif_opener=register))
+    assert open_image(heic(tmp_path)).getpixel((5, 5)) == (255, 0, 0)
+
+
 def test_what_is_transparent_is_white(tmp_path):
     for mode in ('RGBA', 'LA'):
         image = Image.new(mode, (64, 64), 0)
@@ -103,6 +200,11 @@ def truncated(tmp_path):
     return path
 
 
+@pytest.fixture(autouse=True)
+def nothing_said(monkeypatch):
+    monkeypatch.setattr(base, '_warned', set())
+
+
 def not_an_image(tmp_path):
     path = tmp_path / 'notes.jpg'
     path.write_text('not an image')
@@ -118,8 +220,26 @@ def tiny(tmp_path):
     return save(Image.new('RGB', (1, 1)), tmp_path / 'tiny.png')
 
 
-def floating(tmp_path):
-    return save(Image.new('F', (64, 64), 0.5), tmp_path / 'float.tif')
+def not_a_number(tmp_path):
+    return save(Image.new('F', (64, 64), math.nan), tmp_path / 'float.tif')
+
+
+def separate_planes(tmp_path):
+    planes = np.moveaxis(257 * ASTRONAUT.astype(np.uint16), 2, 0)
+    tifffile.imwrite(tmp_path / 'planes.tif', planes, photometric='rgb', planarconfig='separate')
+    return tmp_path / 'planes.tif'
+
+
+def dark_ink(tmp_path):
+    inks = np.dstack([ASTRONAUT, ASTRONAUT[..., 0]]).astype(np.uint16)
+    tifffile.imwrite(tmp_path / 'inks.tif', inks, photometric='separated')
+    return tmp_path / 'inks.tif'
+
+
+def heic(tmp_path):
+    path = tmp_path / 'IMG_1.HEIC'
+    path.write_bytes(b'\0\0\0\x1cftypheic\0\0\0\0mif1heic' + bytes(100))
+    return path
 
 
 def damaged_png(tmp_path):
@@ -139,7 +259,10 @@ def damaged_png(tmp_path):
         (not_an_image, 'is no image that Pillow can read'),
         (animated, 'it has 3 frames or pages: save the one that is meant'),
         (tiny, 'it must be at least 16 x 16 pixels, got 1 x 1'),
-        (floating, 'floating point numbers of unknown range: save it with 8 or 16 bits'),
+        (not_a_number, 'some of its pixels are not finite numbers'),
+        (separate_planes, 'are in separate planes, which Pillow misreads'),
+        (dark_ink, r'its 16 bits \(CMYK;16L\) cannot be read in full, and it is nearly black'),
+        (heic, r'IMG_1\.HEIC is no image that Pillow can read: for HEIC, pip install pillow-heif;'),
         (damaged_png, 'cannot be used'),
     ],
 )
@@ -168,14 +291,19 @@ def test_a_missing_file_and_a_folder(tmp_path):
         list_images(tmp_path)
 
 
-def test_folders_are_searched_for_images_in_the_order_of_names(tmp_path):
+def test_folders_are_searched_for_images_in_the_order_of_names(tmp_path, caplog):
     for name in ('b/2.JPG', 'b/10.jpg', 'a.png', 'c.txt', '.hidden.jpg', '.git/x.png', 'z.webp'):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(CHINA, tmp_path / name)
     (tmp_path / 'folder.png').mkdir()
+    for name in ('notes.txt', 'b/film.mov', 'raw.dng'):
+        (tmp_path / name).write_text('no image')
     names = [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)]
     assert names == ['a.png', 'b/10.jpg', 'b/2.JPG', 'z.webp']
-    assert list_images(CHINA) == [CHINA]
+    assert list_images(CHINA) == [CHINA] and len(list_images(tmp_path)) == 4
+    (record,) = caplog.records
+    words = f'skipped what is not an image by its name in {tmp_path} (4): b/film.mov, c.txt, notes.txt, ...'
+    assert record.getMessage() == words
     assert {'.jpg', '.png'} <= set(EXTENSIONS)
 
 

@@ -9,6 +9,7 @@ from timm.data import create_dataset
 from timm_fractal.cli import main
 from timm_fractal.data import separability
 from timm_fractal.data.base import create
+from timm_fractal.spec import parse_name
 
 SMALL = 'classes=32,size=64,points=5000,patch=fill'
 
@@ -31,7 +32,41 @@ def test_a_warning_once(caplog):
         create_dataset(name, split='train')
         create_dataset(name, split='validation')
     (record,) = [record for record in caplog.records if 'pairs of classes' in record.getMessage()]
-    assert 'delta=0.01' in record.getMessage() and 'larger delta' in record.getMessage()
+    assert 'delta=0.01' in record.getMessage()
+    assert 'Take a larger delta, larger images or more base fractals, or see' in record.getMessage()
+
+
+def test_a_warning_for_every_photograph(caplog, tmp_path, flower, photo):
+    """Also for one that has changed; and it names options that there are."""
+    paths = [tmp_path / 'flower.png', tmp_path / 'photo.png']
+    for path, picture in zip(paths, (flower, photo)):
+        picture.save(path)
+    name = 'image1/classes=16,size=64,delta=0.01'
+    for path in (*paths, *paths):
+        create_dataset(name, root=path, split='train')
+    photo.rotate(90).save(paths[0])
+    create_dataset(name, root=paths[0], split='train')
+    messages = [record.getMessage() for record in caplog.records]
+    assert [message.partition(':')[0] for message in messages] == [
+        f'image1/classes=16,delta=0.01,size=64 of {path}' for path in (*paths, paths[0])
+    ]
+    assert all('. Take a larger delta or larger images, or see' in message for message in messages)
+
+
+@pytest.mark.parametrize(
+    'name, root, expected',
+    [
+        ('fractal1', None, 'a larger delta, patch=fill, larger images or more base fractals'),
+        ('fractal1/fractals=1000,patch=fill', None, 'a larger delta or larger images'),
+        ('fractal1', 'base.csv', 'a larger delta, patch=fill or larger images'),
+        ('image1', 'photo.jpg', 'a larger delta or larger images'),
+        ('fractaldb', None, 'patch=fill or larger images'),
+        ('ofdb/patch=fill', None, 'larger images'),
+        ('noise1', None, 'a larger delta or larger images'),
+    ],
+)
+def test_options_that_there_are(name, root, expected):
+    assert separability.suggestions(parse_name(name), root) == expected
 
 
 @pytest.mark.parametrize('name', ['fractal1', 'ofdb', f'fractal1/{SMALL},delta=0.2', 'visualatom/cache=none'])

@@ -1,18 +1,23 @@
 """``image1``: one photograph, or a few, as a data set; reading photographs as they come."""
 
 import logging
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .._utils.cpu import cpu_count
+from .._utils.files import first_names, list_files
 from .._utils.rng import Stream, stream
 from ..spec import Image1Spec
-from .base import PixelDataset, Pixels, is_primary, progress_bar
+from .base import PixelDataset, Pixels, is_primary, progress_bar, warn_once
 
 _logger = logging.getLogger(__name__)
 
@@ -20,15 +25,31 @@ _logger = logging.getLogger(__name__)
 _PHOTO_BYTES = 256 * 2**20
 
 #: What counts as an image in a folder, by the end of its name. A single file may be anything that Pillow opens.
-EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.ppm', '.pgm', '.jp2', '.avif')
+EXTENSIONS = (
+    *('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.ppm', '.pgm', '.jp2', '.avif'),
+    *('.heic', '.heif'),
+)
 #: Smallest width and height of a photograph, in pixels.
 MIN_SIZE = 16
+
+# Numbers of bits that cameras and scanners have. What fits into one of them and is kept in 16 is scaled.
+_DEPTHS = (8, 10, 12, 14, 16)
+# Pillow keeps the upper bytes of colors of 16 bits; read in the other order of bytes, the lower ones are kept.
+_LOWER_BYTES = {
+    **{f'{mode};16B': f'{mode};16L' for mode in ('RGB', 'RGBX', 'RGBA')},
+    **{f'{mode};16L': f'{mode};16B' for mode in ('RGB', 'RGBX', 'RGBA')},
+    **{f'{mode};16N': f'{mode};16{"B" if sys.byteorder == "little" else "L"}' for mode in ('RGB', 'RGBX', 'RGBA')},
+}
+# Tags of TIFF: bits per sample, and 2 for separate planes.
+_BITS, _PLANAR = 258, 284
+# What begins a HEIC or AVIF file, from its ninth byte on.
+_HEIF_BRANDS = (b'heic', b'heix', b'hevc', b'hevx', b'heim', b'heis', b'mif1', b'msf1', b'avif', b'avis')
 
 
 def list_images(path: str | Path) -> list[Path]:
     """The images that a path stands for: itself, or all images in a folder and below, sorted by their names.
 
-    Hidden files, and files whose names do not end in one of `EXTENSIONS`, are no images.
+    Hidden files, and files whose names do not end in one of `EXTENSIONS`, are no images; a warning names the latter.
 
     Raises:
         FileNotFoundError: There is nothing at ``path``.
@@ -41,21 +62,19 @@ def list_images(path: str | Path) -> list[Path]:
         if not path.is_file():
             raise ValueError(f'--data-dir must be a file or a folder, got {str(path)!r}, which is a device or a pipe')
         return [path]
-    relative = sorted(
-        found.relative_to(path).as_posix() for found in path.rglob('*') if found.suffix.lower() in EXTENSIONS
-    )
-    paths = [path / name for name in relative if not any(part.startswith('.') for part in Path(name).parts)]
-    paths = [found for found in paths if found.is_file()]
+    paths, others = list_files(path, EXTENSIONS)
     if not paths:
         raise ValueError(f'--data-dir: no image in the folder {str(path)!r}; looked for *{", *".join(EXTENSIONS)}')
+    if others:
+        words = 'skipped what is not an image by its name in %s (%d): %s'
+        warn_once(_logger, words, path, len(others), first_names(others))
     return paths
 
 
 def read_image(path: str | Path, size: int, mode: str = 'RGB') -> Image.Image:
-    """Read a photograph of any size and mode, upright.
+    """Read a photograph of any size and mode, as `open_image` does, scaled to a square.
 
-    The whole picture is scaled to the square, width and height independently, as the bounding box of a fractal is. EXIF
-    orientation is applied, CMYK and palettes are converted, 16 bits reduced to 8, and what is transparent is white.
+    Width and height are scaled independently, as those of the bounding box of a fractal are.
 
     Args:
         path: A file that Pillow can open.
@@ -63,8 +82,33 @@ def read_image(path: str | Path, size: int, mode: str = 'RGB') -> Image.Image:
         mode: ``'L'`` or ``'RGB'``, that of the result.
 
     Raises:
+        ValueError: See `open_image`.
+        OSError: It cannot be read.
+    """
+    # A JPEG is decoded at an eighth, a quarter or half of its size where that is enough.
+    image = open_image(path, enough=2 * size)
+    return image.convert(mode).resize((size, size), Image.Resampling.BICUBIC)
+
+
+def open_image(path: str | Path, enough: int | None = None, formats: tuple[str, ...] | None = None) -> Image.Image:
+    """Read a photograph of any size and mode as it is meant to be seen: upright, in 8 bits, on white.
+
+    EXIF orientation is applied, CMYK and palettes are converted, and what is transparent is white. More than 8 bits are
+    reduced; where a file has fewer bits than it has room for, say 12 of 16, these are scaled to the full range of
+    brightness, with a warning. Floating point numbers are brightness from 0 to 1, or from 0 to 65535 as the levels of
+    16 bits; others are scaled so that the smallest is black and the largest white.
+
+    Args:
+        path: A file that Pillow can open, or a HEIC file where the package pillow-heif is installed.
+        enough: A width and height in pixels from which on the decoder may leave out detail.
+        formats: Names of the only formats that may be opened.
+
+    Returns:
+        An image of mode RGB.
+
+    Raises:
         ValueError: No image, a damaged one, an animation, a decompression bomb, less than `MIN_SIZE` pixels wide or
-            high, or a mode whose range is not known. The message says which file.
+            high, or levels that cannot be read in full. The message says which file.
         OSError: It cannot be read.
     """
     # Opened here: what the system refuses (no such file, no permission) is told apart from what Pillow refuses.
@@ -74,23 +118,54 @@ def read_image(path: str | Path, size: int, mode: str = 'RGB') -> Image.Image:
                 # Pillow only warns of what has up to twice as many pixels as its limit.
                 warnings.simplefilter('error', Image.DecompressionBombWarning)
                 warnings.filterwarnings('ignore', 'Palette images with Transparency', UserWarning)
-                with Image.open(file) as image:
+                with _open(file, formats) as image:
                     _check(image)
-                    # A JPEG is decoded at an eighth, a quarter or half of its size where that is enough.
-                    image.draft(None, (2 * size, 2 * size))
+                    if enough is not None:
+                        image.draft(None, (enough, enough))
+                    raw = _raw_mode(image)
                     image.load()
                     upright = ImageOps.exif_transpose(image)
-                    return _convert(upright, mode).resize((size, size), Image.Resampling.BICUBIC)
+                    if ';16' in raw and not image.mode.startswith('I'):
+                        upright = _shallow_color(upright, raw, file, path)
+                    elif image.mode == 'F' or image.mode.startswith('I'):
+                        upright = _shallow_gray(upright, path)
+                    return _opaque(upright).convert('RGB')
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise ValueError(
                 f"{path} has more pixels than PIL.Image.MAX_IMAGE_PIXELS = {Image.MAX_IMAGE_PIXELS}, Pillow's limit "
                 f'against decompression bombs: save it smaller ({error})'
             ) from None
         except UnidentifiedImageError:
-            raise ValueError(f'{path} is no image that Pillow can read') from None
+            raise ValueError(f'{path} is no image that Pillow can read{_advice(file)}') from None
         except (OSError, SyntaxError, EOFError, ValueError) as error:
             # Pillow's decoders raise all of these for damaged files.
             raise ValueError(f'{path} cannot be used: {error}') from error
+
+
+def _open(file: IO[bytes], formats: tuple[str, ...] | None) -> Image.Image:
+    try:
+        return Image.open(file, formats=formats)
+    except UnidentifiedImageError:
+        if formats is not None or not _is_heif(file):
+            raise
+        try:
+            import_module('pillow_heif').register_heif_opener()
+        except ImportError:
+            raise UnidentifiedImageError from None
+        file.seek(0)
+        return Image.open(file)
+
+
+def _is_heif(file: IO[bytes]) -> bool:
+    file.seek(0)
+    head = file.read(12)
+    return head[4:8] == b'ftyp' and head[8:] in _HEIF_BRANDS
+
+
+def _advice(file: IO[bytes]) -> str:
+    if not _is_heif(file):
+        return ''
+    return ': for HEIC, pip install pillow-heif; AVIF is read by Pillow from version 11.3 on; or save it as JPEG or PNG'
 
 
 def _check(image: Image.Image) -> None:
@@ -98,22 +173,100 @@ def _check(image: Image.Image) -> None:
     # A phone's MPO file is a photograph with a second view or a depth map behind it.
     if frames > 1 and image.format != 'MPO':
         raise ValueError(f'it has {frames} frames or pages: save the one that is meant as a still image')
+    tags = getattr(image, 'tag_v2', {})
+    if tags.get(_PLANAR) == 2 and max(tags.get(_BITS, (8,))) > 8 and len(getattr(image, 'tile', ())) > 1:
+        # One tile for each plane. What is compressed goes through libtiff, in one.
+        raise ValueError('its colors of more than 8 bits are in separate planes, which Pillow misreads: save it anew')
     if min(image.size) < MIN_SIZE:
         raise ValueError(f'it must be at least {MIN_SIZE} x {MIN_SIZE} pixels, got {image.width} x {image.height}')
 
 
-def _convert(image: Image.Image, mode: str) -> Image.Image:
+def _raw_mode(image: Image.Image) -> str:
+    """How the file keeps the pixels of an image that is not loaded, in Pillow's words; empty if that is not known."""
+    tiles = getattr(image, 'tile', None)
+    mode = tiles[0][3] if tiles else ''
+    mode = mode[0] if isinstance(mode, tuple) and mode else mode
+    return mode if isinstance(mode, str) else ''
+
+
+def _shallow_color(upright: Image.Image, raw: str, file: IO[bytes], path: str | Path) -> Image.Image:
+    """Scale colors of 16 bits, of which Pillow has kept the upper 8, if all that is in them is below these."""
+    upper = np.asarray(upright)
+    colors = slice(0, 3)
+    # From here on there are more than 14 bits.
+    if upper.ndim < 3 or upper[..., colors].max() >= 64:
+        return upright
+    file.seek(0)
+    with Image.open(file) as image:
+        lower = _lower_bytes(image, raw)
+    deep = 256 * upper.astype(np.uint16) + lower
+    shallow = upper.copy()
+    shallow[..., colors] = _scale(deep[..., colors], path)
+    if isinstance(key := upright.info.get('transparency'), tuple):
+        shallow[(deep == key).all(-1)] = 255
+    # Opacity is as deep as colors are, or has all 16 bits.
+    if shallow.shape[2] == 4 and upper[..., 3].max() < 64:
+        shallow[..., 3] = _scale(deep[..., 3], path)
+    return Image.fromarray(shallow, upright.mode)
+
+
+def _lower_bytes(image: Image.Image, raw: str) -> Pixels:
+    """The lower bytes of colors of 16 bits, upright, in the shape of the upper ones."""
+    # Gray and opacity: four bytes a pixel, which are read as such.
+    other = 'RGBA' if raw == 'LA;16B' else _LOWER_BYTES.get(raw)
+    if other is None or getattr(image, 'tag_v2', {}).get(_PLANAR) == 2:
+        raise ValueError(f'its 16 bits ({raw}) cannot be read in full, and it is nearly black: save it with 8 bits')
+    again: Any = image
+    for i, tile in enumerate(again.tile):
+        *place, mode = tile
+        place.append((other, *mode[1:]) if isinstance(mode, tuple) else other)
+        # A plain tuple before Pillow 11.
+        again.tile[i] = type(tile)(*place) if hasattr(tile, 'extents') else tuple(place)
+    image.load()
+    lower = np.asarray(ImageOps.exif_transpose(image))
+    return lower[..., [1, 1, 1, 3]] if raw == 'LA;16B' else lower
+
+
+def _shallow_gray(image: Image.Image, path: str | Path) -> Image.Image:
+    deep = np.asarray(image)
+    low, high = deep.min(), deep.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ValueError('some of its pixels are not finite numbers')
     if image.mode == 'F':
-        raise ValueError('its pixels are floating point numbers of unknown range: save it with 8 or 16 bits')
-    if image.mode.startswith('I'):
-        deep = np.asarray(image).astype(np.int64)
-        if deep.min() < 0 or deep.max() > 65535:
-            raise ValueError(f'its pixels must be from 0 to 65535, got {deep.min()} to {deep.max()}')
-        image = Image.fromarray(((deep * 255 + 32767) // 65535).astype(np.uint8))
-    if image.has_transparency_data:
-        white = Image.new('RGBA', image.size, 'white')
-        image = Image.alpha_composite(white, image.convert('RGBA'))
-    return image.convert('RGB').convert(mode)
+        if low < 0 or high > 65535:
+            warn_once(_logger, _SCALED, path, low, high, key=Path(path).parent)
+            return Image.fromarray(np.rint((deep - low) * (255 / ((high - low) or 1))).astype(np.uint8))
+        deep = np.rint(deep.astype(np.float64) * (65535 if high <= 1 else 1)).astype(np.uint16)
+    elif low < 0 or high > 65535:
+        raise ValueError(f'its pixels must be from 0 to 65535, got {low} to {high}')
+    shallow = _scale(deep.astype(np.uint16), path)
+    if isinstance(key := image.info.get('transparency'), int):
+        shallow[deep == key] = 255
+    return Image.fromarray(shallow)
+
+
+def _scale(deep: npt.NDArray[Any], path: str | Path) -> Pixels:
+    """Reduce levels to 8 bits, from the depth that holds the largest of them."""
+    largest = int(deep.max())
+    bits = next(bits for bits in _DEPTHS if largest < 2**bits)
+    if bits < 16:
+        # Of a folder of such images the first is named.
+        warn_once(_logger, _SHALLOW, path, largest, bits, key=(Path(path).parent, bits))
+    top = 2**bits - 1
+    levels: Pixels = ((np.arange(2**bits) * 255 + top // 2) // top).astype(np.uint8)
+    shallow: Pixels = levels[deep]
+    return shallow
+
+
+_SHALLOW = '%s has levels up to %d in 16 bits: taken for an image of %d bits and scaled to the full range of brightness'
+_SCALED = '%s has pixels from %g to %g: scaled to the full range of brightness'
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        return image
+    white = Image.new('RGBA', image.size, 'white')
+    return Image.alpha_composite(white, image.convert('RGBA'))
 
 
 class Image1(PixelDataset):
@@ -121,7 +274,7 @@ class Image1(PixelDataset):
 
     ``root`` is an image, or a folder of at most as many as there are classes; class k is made from image ``k % images``
     of those sorted by name. The validation split has the same warps, cropped to 95 to 100 % of each side and with other
-    contrast and brightness. See `SyntheticDataset` for the other arguments, `read_image` for what is read, and
+    contrast and brightness. See `SyntheticDataset` for the other arguments, `open_image` for what is read, and
     `shape` for the warps.
 
     Examples:

@@ -134,26 +134,48 @@ def remedy(spec: Spec, root: str | Path | None = None) -> str:
     return ''
 
 
-def advice(spec: Spec, found: Separability) -> str:
+def suggestions(spec: Spec, root: str | Path | None = None) -> str:
+    """What may help of the options that a data set has, in words.
+
+    Examples:
+        >>> from timm_fractal.spec import parse_name
+        >>> suggestions(parse_name('image1')), suggestions(parse_name('ofdb'))
+        ('a larger delta or larger images', 'patch=fill or larger images')
+    """
+    options = vars(spec)
+    words = ['a larger delta'] * ('delta' in options)
+    words += ['patch=fill'] * (options.get('patch', 'fill') != 'fill')
+    words += ['larger images'] * ('size' in options)
+    # A base that was read is the only one.
+    words += ['more base fractals'] * (root is None and options.get('fractals', spec.num_classes) < spec.num_classes)
+    return ' or '.join([', '.join(words[:-1])] * (len(words) > 1) + words[-1:])
+
+
+def advice(spec: Spec, found: Separability, root: str | Path | None = None) -> str:
     """Say what is wrong and what to change; empty if nothing is."""
     if found.confused <= LIMIT or spec.moves:
         return ''
     return (
         f'{found.confused:.0%} of its pairs of classes are no farther from each other than two crops of one class: a '
-        f'model may not learn them. Take a larger delta, patch=fill, larger images or more base fractals, or see '
-        f'timm-fractal doctor --dataset'
+        f'model may not learn them. Take {suggestions(spec, root)}, or see timm-fractal doctor --dataset'
     )
 
 
-_measured: set[str] = set()
+_measured: set[tuple[Any, ...]] = set()
 
 
 def warn(dataset: SyntheticDataset, root: str | Path | None = None) -> None:
-    """Log a warning if the classes of a training split can hardly be told apart, once per data set."""
+    """Log a warning if the classes of a training split can hardly be told apart, once per data set.
+
+    Another file that it is made from, or one that has changed, makes another data set.
+    """
     name = str(dataset.spec)
-    if dataset.split != 'train' or dataset.spec.moves or name in _measured or not is_primary():
+    if dataset.split != 'train' or dataset.spec.moves or not is_primary():
         return
-    _measured.add(name)
-    words = advice(dataset.spec, measure(dataset, root))
+    key = name, *((path, path.stat().st_mtime_ns, path.stat().st_size) for path in dataset.files)
+    if key in _measured:
+        return
+    _measured.add(key)
+    words = advice(dataset.spec, measure(dataset, root), root if dataset.files else None)
     if words:
-        _logger.warning('%s: %s', name, words)
+        _logger.warning('%s%s: %s', name, f' of {root}' if dataset.files else '', words)

@@ -161,7 +161,7 @@ def _verdict(name: str, source: Source | None) -> str:
         f'the crops are nearest to their own class; {found.fill:.0%} of the pixels are not black. '
     )
     if found.confused > separability.LIMIT:
-        return f'\N{WARNING SIGN} {words}A model may not learn them: larger delta, patch=fill or more base fractals.'
+        return f'\N{WARNING SIGN} {words}A model may not learn them: take {separability.suggestions(spec, path)}.'
     return f'\N{CHECK MARK} {words}They can be told apart.'
 
 

@@ -10,6 +10,7 @@ from timm import create_model
 from timm.data.config import resolve_data_config
 from timm.data.transforms_factory import create_transform
 
+from ..data.photos import open_image
 from ..hub.manifest import manifest
 from ..spec import parse_name
 from . import filters, sheets
@@ -71,10 +72,9 @@ def resemblances(name: str, path: str | Path) -> list[Resemblance]:
     source = photograph(path)
     model, transform = _model(name)
     try:
-        with Image.open(source.path, formats=FORMATS) as image:
-            pixels = transform(image.convert('RGB'))
-    except (OSError, SyntaxError) as error:
-        raise ValueError(source.hide(f'{source.shown} cannot be used: {error}')) from None
+        pixels = transform(open_image(source.path, formats=FORMATS))
+    except (OSError, ValueError) as error:
+        raise ValueError(source.hide(str(error))) from None
     with torch.inference_mode():
         found = model(pixels[None]).softmax(1)[0].topk(NEAREST)
     spec = parse_name(manifest()[name].provenance['dataset'])
