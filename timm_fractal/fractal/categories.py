@@ -16,10 +16,10 @@ import dataclasses
 import functools
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +28,10 @@ from .._utils.cpu import cpu_count
 from .._utils.rng import Stream, stream
 from ..spec import Fractal1Spec, IFSSpec
 from . import ifs
-from .ifs import Array, Family
-from .render import Bits, Rendered, render, unpack
+from .ifs import AddressSequences, Array, Family
+from .render import LANES, Bits, Patch, Rendered, render, unpack
+
+T = TypeVar('T')
 
 #: Shows progress: given a number of images, and how many at a time, gives ranges that cover them in their order.
 Progress = Callable[[int, int | None], Iterable[range]]
@@ -61,9 +63,10 @@ for _i, (_place, _weight) in enumerate(
 # Seed of the address sequence of instance 0: the reference generator's for training, far from it for validation.
 _ADDRESS_SEED = {'train': 100, 'validation': 100 + 2**31}
 
-# Where the random search looks: points, width and height in pixels, fill. Of what passes the second look less than 1 %
-# fails the first, which takes a tenth of the time and is enough for 19 of 20 systems.
-_LOOKS = ((4_000, 64, 0.24), (100_000, 512, MIN_SEARCH_FILL))
+#: Searches that wait for their images at the same time: enough to fill SIMD lanes, and a few megabytes of images.
+_SEARCHES = 4 * LANES
+#: Attempts of the random search at which it looks at once; those behind the one found are in vain.
+_ATTEMPTS = 8
 
 # The attempt that the search with seed 0 ends with, for each of 21,000 categories; the search takes minutes.
 _FOUND = 'search.npy'
@@ -115,7 +118,9 @@ def _valid_weights(
     if unknown:
         which, scales = (np.array(column) for column in list(zip(*unknown))[1:3])
         reference = dataclasses.replace(spec, **REFERENCE_CANVAS)
-        images = _render(reference, 'train', family, family.systems[which] * WEIGHTS[scales, None], which, scales)
+        images = _render(
+            reference, 'train', family, family.systems[which] * WEIGHTS[scales, None], which, scales, enough=MIN_FILL
+        )
         _is_lost.update(zip(unknown, (images.fill <= MIN_FILL).tolist()))
     return np.array([0 if _is_lost.get(key) else key[2] for key in keys])
 
@@ -132,39 +137,43 @@ def _render(
     classes: npt.NDArray[np.int64],
     instances: npt.NDArray[np.int64],
     out: Bits | None = None,
+    enough: float = 1.0,
 ) -> Rendered:
     """Render one image per IFS; it shares its sequence of maps with the other images of its base fractal."""
     noise = (spec.seed, Stream.PATCHES, int(split == 'validation'))
     pairs = list(zip(classes.tolist(), instances.tolist()))
     keys = np.stack([np.random.SeedSequence((*noise, *pair)).generate_state(2) for pair in pairs])
-    # FractalDB's instances differ enough without a sequence of their own, which takes as long to sample as the image.
-    own = not spec.scales
-    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for i, (k, instance) in enumerate(pairs):
-        groups[k % spec.num_bases, own * instance].append(i)
+    # FractalDB's instances differ enough without random numbers of their own, which take longer to sample than an image
+    # to render.
+    numbers = np.zeros_like(instances) if spec.scales else instances
+    bases = classes % spec.num_bases
+    # Images of one base fractal share its address sequence.
+    order = np.lexsort((bases, numbers))
+    groups = np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)
 
-    def render_group(group: tuple[int, int], threads: int | None = None, out: Bits | None = None) -> Rendered:
-        base, instance = group
-        places = groups[group]
-        path = _addresses(family.bases[base].tobytes(), spec.points, _ADDRESS_SEED[split] + instance)
-        return render(systems[places], path, keys[places], spec.size, spec.patch, threads=threads, out=out)  # type: ignore[arg-type]
+    def render_group(places: npt.NDArray[np.int64], threads: int | None = None, out: Bits | None = None) -> Rendered:
+        addresses = AddressSequences(
+            ifs.draws(spec.points, _ADDRESS_SEED[split] + int(numbers[places[0]])),
+            np.stack([_thresholds(family.bases[base].tobytes()) for base in bases[places]]),
+        )
+        return render(
+            systems[places], addresses, keys[places], spec.size, spec.patch, threads=threads, out=out, enough=enough
+        )  # type: ignore[call-overload]
 
-    if len(groups) == 1:
-        return render_group(next(iter(groups)), out=out)
+    if len(groups) == 1 and (np.diff(order) > 0).all():
+        return render_group(order, out=out)
     with ThreadPoolExecutor(cpu_count()) as pool:
-        parts = list(pool.map(lambda group: render_group(group, threads=1), groups))
-    order = np.argsort(np.concatenate(list(groups.values())))
-    bits, fill, diverged = (np.concatenate(arrays)[order] for arrays in zip(*parts))
+        parts = list(pool.map(functools.partial(render_group, threads=1 if len(groups) > 1 else None), groups))
+    bits, fill, diverged = (np.concatenate(arrays)[np.argsort(order)] for arrays in zip(*parts))
     if out is None:
         return Rendered(bits, fill, diverged)
     out[:] = bits
     return Rendered(out, fill, diverged)
 
 
-@functools.lru_cache(maxsize=4)
-def _addresses(base: bytes, points: int, seed: int) -> npt.NDArray[np.uint8]:
-    probs = ifs.probabilities(np.frombuffer(base).reshape(-1, 2, 3))
-    return ifs.addresses(probs, points, seed)
+@functools.lru_cache(maxsize=2048)
+def _thresholds(base: bytes) -> Array:
+    return ifs.thresholds(ifs.probabilities(np.frombuffer(base).reshape(-1, 2, 3)))
 
 
 def _flip(bits: Bits, size: int, columns: bool, rows: bool) -> Bits:
@@ -176,48 +185,131 @@ def _flip(bits: Bits, size: int, columns: bool, rows: bool) -> Bits:
     return bits
 
 
-def find(spec: IFSSpec, progress: Progress, table: Bits | None = None) -> Family:
+def find(spec: IFSSpec, progress: Progress, table: Bits | None = None, only: Collection[int] | None = None) -> Family:
     """Find the IFS codes of a data set: its bases, and a perturbation for every class that is not too empty.
 
     They do not depend on the canvas (points, size, patch).
 
     Args:
         spec: The data set.
-        progress: Called once, with the number of classes.
+        progress: Called once, with the number of classes that are found.
         table: Takes the training images of instance 0 of a `Fractal1Spec` on `REFERENCE_CANVAS`, which are rendered
             anyway; uint8 of shape (classes, size, row bytes).
+        only: Classes that are wanted, by default all. The IFS codes of others, and of their bases, are NaN.
 
     Raises:
         ValueError: No base, or no perturbation for a class, is found.
     """
-    if not spec.perturbs:
-        with ThreadPoolExecutor(cpu_count()) as pool:
-            search_one = functools.partial(_search, spec.seed)
-            # A search takes about as long as 20 images.
-            chunks = progress(spec.num_classes, 8 * cpu_count())
-            systems = np.stack([system for chunk in chunks for system in pool.map(search_one, chunk)])
-        return Family(str(spec), systems, systems)
+    classes = np.array(range(spec.num_classes) if only is None else sorted(only))
+    family = Family(str(spec), *(np.full((n, *_shape(spec)), np.nan) for n in (spec.num_bases, spec.num_classes)))
     reference: Any = dataclasses.replace(spec, **REFERENCE_CANVAS)
-    with ThreadPoolExecutor(cpu_count()) as pool:
-        bases = np.stack(list(pool.map(functools.partial(_find_base, reference), range(spec.num_bases))))
-    family = Family(str(spec), bases, np.empty((spec.num_classes, *bases.shape[1:])))
-    for chunk in progress(spec.num_classes, None):
-        _find_classes(reference, family, chunk, None if table is None else table[chunk.start : chunk.stop])
+    for chunk in progress(len(classes), None if spec.perturbs else _SEARCHES * cpu_count()):
+        part = classes[chunk.start : chunk.stop]
+        bases = np.unique(part % spec.num_bases)
+        missing = bases[np.isnan(family.bases[bases]).any((1, 2, 3))]
+        if len(missing):
+            family.bases[missing] = _find_bases(reference, missing.tolist())
+        if isinstance(reference, Fractal1Spec):
+            _find_classes(reference, family, part, None if table is None else table[chunk.start : chunk.stop])
+        else:
+            family.systems[part] = family.bases[part]
     return family
 
 
-def _find_base(reference: Fractal1Spec, number: int) -> Array:
+def _shape(spec: IFSSpec) -> tuple[int, int, int]:
+    return vars(spec).get('maps', ifs.UNIFORM_MAPS[-1]), 2, 3
+
+
+class _Look(NamedTuple):
+    """How a search looks at images: the canvas, the key of the patches, the part that they shall fill."""
+
+    points: int
+    size: int
+    patch: Patch
+    key: tuple[int, ...]
+    fill: float
+
+
+# Where the random search looks. Of what passes the second look less than 1 % fails the first, which takes a fraction of
+# the time and is enough for 19 of 20 systems.
+_LOOKS = (_Look(4_000, 64, 'point', (0, 0), 0.24), _Look(100_000, 512, 'point', (0, 0), MIN_SEARCH_FILL))
+
+# A search for IFS codes. It waits while its images are rendered together with those of others: it yields a look, the
+# base of each image, whose address sequence it has, and its system; it is sent the fill, and returns what it has found.
+_Search = Generator[tuple[_Look, Array, Array], npt.NDArray[np.float64], T]
+
+
+def _search_together(searches: Iterable[_Search[T]]) -> list[T]:
+    """Run searches to their ends, `_SEARCHES` at a time; returns what they find in their order."""
+    found: dict[int, T] = {}
+    coming = enumerate(searches)
+    waiting: dict[int, tuple[_Search[T], tuple[_Look, Array, Array]]] = {}
+
+    def go_on(number: int, search: _Search[T], fill: Any) -> None:
+        try:
+            waiting[number] = search, search.send(fill)
+        except StopIteration as end:
+            found[number] = end.value
+            waiting.pop(number, None)
+
+    while True:
+        while len(waiting) < _SEARCHES and (new := next(coming, None)):
+            go_on(*new, None)
+        if not waiting:
+            return [found[number] for number in sorted(found)]
+        by_look: dict[_Look, list[int]] = defaultdict(list)
+        for number, (_, (look, _, _)) in waiting.items():
+            by_look[look].append(number)
+        for look, numbers in by_look.items():
+            _, bases, systems = zip(*(waiting[number][1] for number in numbers))
+            fills = _fill(look, np.concatenate(bases), np.concatenate(systems))
+            for number, fill in zip(numbers, np.split(fills, np.cumsum([len(part) for part in systems])[:-1])):
+                go_on(number, waiting[number][0], fill)
+
+
+def _fill(look: _Look, bases: Array, systems: Array) -> npt.NDArray[np.float64]:
+    """How much of the canvas images cover; of those that cover more than they shall, at least how much."""
+    thresholds = np.stack([_thresholds(base.tobytes()) for base in bases])
+    addresses = AddressSequences(ifs.draws(look.points, _ADDRESS_SEED['train']), thresholds)
+    keys = np.tile(np.array(look.key, np.uint32), (len(systems), 1))
+    return render(systems, addresses, keys, look.size, look.patch, threads=1, enough=look.fill).fill
+
+
+def _find_bases(reference: IFSSpec, numbers: list[int]) -> Array:
+    """Find the base IFS with these numbers, shape (len(numbers), N, 2, 3)."""
+    search: Callable[[Any, int], _Search[Array]] = _search_base if reference.perturbs else _search_category
+    parts = min(cpu_count(), len(numbers))
+    with ThreadPoolExecutor(parts) as pool:
+        found = pool.map(
+            lambda part: _search_together(search(reference, number) for number in numbers[part::parts]), range(parts)
+        )
+        bases = np.empty((len(numbers), *_shape(reference)))
+        for part, some in enumerate(found):
+            bases[part::parts] = some
+    return bases
+
+
+def _search_base(reference: Fractal1Spec, number: int) -> _Search[Array]:
     """The first IFS sampled from the seed that is not too empty, and survives perturbation; delta has no part in it."""
+    # As class 0 would be rendered.
+    key = np.random.SeedSequence((reference.seed, Stream.PATCHES, 0, 0, 0)).generate_state(2).tolist()
+    look = _Look(reference.points, reference.size, reference.patch, tuple(key), MIN_FILL)  # type: ignore[arg-type]
     for attempt in range(MAX_BASES):
         # Sines and matrix products differ in the last bit between machines; nine decimals are the same everywhere.
         base = ifs.sample(reference.maps, reference.sigma, stream(reference.seed, Stream.BASE, attempt, number)).round(
             9
         )
-        if _fill(reference, base, base[None])[0] > MIN_FILL:
-            rng = stream(reference.seed, Stream.TRIAL, attempt, number)
-            trials = np.stack([ifs.perturb(base, Fractal1Spec.delta, rng) for _ in range(TRIALS)])
-            if np.count_nonzero(_fill(reference, base, trials) > MIN_FILL) >= MIN_SURVIVORS:
-                return base
+        if (yield look, base[None], base[None])[0] <= MIN_FILL:
+            continue
+        rng = stream(reference.seed, Stream.TRIAL, attempt, number)
+        tried = survivors = 0
+        # No more trials than are needed, and as many at once as are at least.
+        while survivors < MIN_SURVIVORS <= survivors + TRIALS - tried:
+            trials = np.stack([ifs.perturb(base, Fractal1Spec.delta, rng) for _ in range(MIN_SURVIVORS - survivors)])
+            fill = yield look, np.broadcast_to(base, trials.shape), trials
+            tried, survivors = tried + len(trials), survivors + int((fill > MIN_FILL).sum())
+        if survivors >= MIN_SURVIVORS:
+            return base
     raise ValueError(
         f'{reference}: none of {MAX_BASES} base fractals sampled from seed={reference.seed} covers more than '
         f'{MIN_FILL:.0%} of the image and survives perturbation (sigma={reference.sigma}, maps={reference.maps}): take '
@@ -225,25 +317,21 @@ def _find_base(reference: Fractal1Spec, number: int) -> Array:
     )
 
 
-def _fill(reference: Fractal1Spec, base: Array, systems: Array) -> Array:
-    """How much of the reference's canvas perturbations of a base cover, as class 0 would."""
-    zeros = np.zeros(len(systems), np.int64)
-    return _render(reference, 'train', Family('', base[None], systems), systems, zeros, zeros).fill
-
-
-def _find_classes(reference: Fractal1Spec, family: Family, chunk: range, table: Bits | None) -> None:
-    """Perturb until every class of a chunk has an image that is not too empty; keep the images in ``table``."""
-    pending = np.array(chunk)
+def _find_classes(reference: Fractal1Spec, family: Family, classes: npt.NDArray[np.int64], table: Bits | None) -> None:
+    """Perturb until every one of these classes has an image that is not too empty; keep the images in ``table``."""
+    pending = classes
+    enough = MIN_FILL if table is None else 1.0
     for attempt in range(MAX_PERTURBATIONS):
         for k in pending:
             rng = stream(reference.seed, Stream.PERTURBATION, int(k), attempt)
             base = family.bases[k % reference.num_bases]
             family.systems[k] = ifs.perturb(base, reference.delta, rng, reference.perturb)  # type: ignore[arg-type]
-        # At first all classes of the chunk, straight into the table; then the few that came out empty.
+        # At first all of them, straight into the table; then the few that came out empty.
         out = table if attempt == 0 else None
-        images = _render(reference, 'train', family, family.systems[pending], pending, np.zeros_like(pending), out)
+        zeros = np.zeros_like(pending)
+        images = _render(reference, 'train', family, family.systems[pending], pending, zeros, out, enough)
         if table is not None and attempt > 0:
-            table[pending - chunk.start] = images.bits
+            table[np.searchsorted(classes, pending)] = images.bits
         pending = pending[images.fill <= MIN_FILL]
         if len(pending) == 0:
             return
@@ -253,11 +341,11 @@ def _find_classes(reference: Fractal1Spec, family: Family, chunk: range, table: 
     )
 
 
-def _search(seed: int, category: int) -> Array:
+def _search_category(reference: IFSSpec, category: int) -> _Search[Array]:
     """The first system of a category that fills enough of the image (FractalDB's random search)."""
-    found = _found() if seed == 0 else ()
-    attempt = int(found[category]) if category < len(found) else search(seed, category)
-    return ifs.sample_uniform(stream(seed, Stream.SEARCH, category, attempt))
+    found = _found() if reference.seed == 0 else ()
+    attempt = int(found[category]) if category < len(found) else (yield from _search_attempt(reference.seed, category))
+    return ifs.sample_uniform(stream(reference.seed, Stream.SEARCH, category, attempt))
 
 
 def search(seed: int, category: int) -> int:
@@ -267,17 +355,21 @@ def search(seed: int, category: int) -> int:
         >>> search(0, 1)
         45
     """
-    key = np.zeros((1, 2), np.uint32)
-    for attempt in itertools.count():
-        system = ifs.sample_uniform(stream(seed, Stream.SEARCH, category, attempt))
-        probs = ifs.probabilities(system)
-        for points, size, least in _LOOKS:
-            images = render(system[None], ifs.addresses(probs, points), key, size, 'point', threads=1)
-            if images.fill[0] < least:
+    return _search_together([_search_attempt(seed, category)])[0]
+
+
+def _search_attempt(seed: int, category: int) -> _Search[int]:
+    for start in itertools.count(0, _ATTEMPTS):
+        attempts = np.arange(start, start + _ATTEMPTS)
+        systems = np.stack([ifs.sample_uniform(stream(seed, Stream.SEARCH, category, n)) for n in attempts.tolist()])
+        for look in _LOOKS:
+            filled = (yield look, systems, systems) >= look.fill
+            attempts, systems = attempts[filled], systems[filled]
+            if len(attempts) == 0:
                 break
         else:
             break
-    return attempt
+    return int(attempts[0])
 
 
 @functools.cache
