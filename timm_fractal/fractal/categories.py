@@ -16,7 +16,7 @@ import dataclasses
 import functools
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from typing import Any, NamedTuple, TypeVar
@@ -142,9 +142,8 @@ def _render(
     """Render one image per IFS; it shares its sequence of maps with the other images of its base fractal."""
     noise = (spec.seed, Stream.PATCHES, int(split == 'validation'))
     pairs = list(zip(classes.tolist(), instances.tolist()))
-    keys = np.stack([np.random.SeedSequence((*noise, *pair)).generate_state(2) for pair in pairs])
-    # FractalDB's instances differ enough without random numbers of their own, which take longer to sample than an image
-    # to render.
+    keys: Any = np.stack([np.random.SeedSequence((*noise, *pair)).generate_state(2) for pair in pairs])
+    # FractalDB's instances differ enough without random numbers of their own, which take as long as the image.
     numbers = np.zeros_like(instances) if spec.scales else instances
     bases = classes % spec.num_bases
     # Images of one base fractal share its address sequence.
@@ -156,9 +155,10 @@ def _render(
             ifs.draws(spec.points, _ADDRESS_SEED[split] + int(numbers[places[0]])),
             np.stack([_thresholds(family.bases[base].tobytes()) for base in bases[places]]),
         )
+        patch: Any = spec.patch
         return render(
-            systems[places], addresses, keys[places], spec.size, spec.patch, threads=threads, out=out, enough=enough
-        )  # type: ignore[call-overload]
+            systems[places], addresses, keys[places], spec.size, patch, threads=threads, out=out, enough=enough
+        )
 
     if len(groups) == 1 and (np.diff(order) > 0).all():
         return render_group(order, out=out)
@@ -203,7 +203,8 @@ def find(spec: IFSSpec, progress: Progress, table: Bits | None = None, only: Col
     classes = np.array(range(spec.num_classes) if only is None else sorted(only))
     family = Family(str(spec), *(np.full((n, *_shape(spec)), np.nan) for n in (spec.num_bases, spec.num_classes)))
     reference: Any = dataclasses.replace(spec, **REFERENCE_CANVAS)
-    for chunk in progress(len(classes), None if spec.perturbs else _SEARCHES * cpu_count()):
+    # Searches are rendered together: the more there are, the less often do threads wait for the last of them.
+    for chunk in progress(len(classes), None if spec.num_bases == 1 else 16 * _SEARCHES):
         part = classes[chunk.start : chunk.stop]
         bases = np.unique(part % spec.num_bases)
         missing = bases[np.isnan(family.bases[bases]).any((1, 2, 3))]
@@ -230,6 +231,8 @@ class _Look(NamedTuple):
     fill: float
 
 
+# How full an image is, roughly, in a fiftieth of the time.
+_GLANCE = _Look(1_000, 64, 'point', (0, 0), 1.0)
 # Where the random search looks. Of what passes the second look less than 1 % fails the first, which takes a fraction of
 # the time and is enough for 19 of 20 systems.
 _LOOKS = (_Look(4_000, 64, 'point', (0, 0), 0.24), _Look(100_000, 512, 'point', (0, 0), MIN_SEARCH_FILL))
@@ -239,10 +242,9 @@ _LOOKS = (_Look(4_000, 64, 'point', (0, 0), 0.24), _Look(100_000, 512, 'point', 
 _Search = Generator[tuple[_Look, Array, Array], npt.NDArray[np.float64], T]
 
 
-def _search_together(searches: Iterable[_Search[T]]) -> list[T]:
-    """Run searches to their ends, `_SEARCHES` at a time; returns what they find in their order."""
+def _search_together(search: Callable[[int], _Search[T]], numbers: Iterator[int], most: int) -> dict[int, T]:
+    """Run the searches with these numbers to their ends, so many at a time."""
     found: dict[int, T] = {}
-    coming = enumerate(searches)
     waiting: dict[int, tuple[_Search[T], tuple[_Look, Array, Array]]] = {}
 
     def go_on(number: int, search: _Search[T], fill: Any) -> None:
@@ -253,17 +255,17 @@ def _search_together(searches: Iterable[_Search[T]]) -> list[T]:
             waiting.pop(number, None)
 
     while True:
-        while len(waiting) < _SEARCHES and (new := next(coming, None)):
-            go_on(*new, None)
+        while len(waiting) < most and (number := next(numbers, None)) is not None:
+            go_on(number, search(number), None)
         if not waiting:
-            return [found[number] for number in sorted(found)]
+            return found
         by_look: dict[_Look, list[int]] = defaultdict(list)
         for number, (_, (look, _, _)) in waiting.items():
             by_look[look].append(number)
-        for look, numbers in by_look.items():
-            _, bases, systems = zip(*(waiting[number][1] for number in numbers))
+        for look, looking in by_look.items():
+            _, bases, systems = zip(*(waiting[number][1] for number in looking))
             fills = _fill(look, np.concatenate(bases), np.concatenate(systems))
-            for number, fill in zip(numbers, np.split(fills, np.cumsum([len(part) for part in systems])[:-1])):
+            for number, fill in zip(looking, np.split(fills, np.cumsum([len(part) for part in systems])[:-1])):
                 go_on(number, waiting[number][0], fill)
 
 
@@ -277,16 +279,17 @@ def _fill(look: _Look, bases: Array, systems: Array) -> npt.NDArray[np.float64]:
 
 def _find_bases(reference: IFSSpec, numbers: list[int]) -> Array:
     """Find the base IFS with these numbers, shape (len(numbers), N, 2, 3)."""
-    search: Callable[[Any, int], _Search[Array]] = _search_base if reference.perturbs else _search_category
-    parts = min(cpu_count(), len(numbers))
-    with ThreadPoolExecutor(parts) as pool:
-        found = pool.map(
-            lambda part: _search_together(search(reference, number) for number in numbers[part::parts]), range(parts)
-        )
-        bases = np.empty((len(numbers), *_shape(reference)))
-        for part, some in enumerate(found):
-            bases[part::parts] = some
-    return bases
+    kind: Callable[[Any, int], _Search[Array]] = _search_base if reference.perturbs else _search_category
+    search = functools.partial(kind, reference)
+    threads = cpu_count()
+    most = min(_SEARCHES, -(-len(numbers) // threads))
+    found: dict[int, Array] = {}
+    # All threads take from one list, so that they end at about the same time.
+    waiting = iter(numbers)
+    with ThreadPoolExecutor(threads) as pool:
+        for some in pool.map(lambda _: _search_together(search, waiting, most), range(threads)):
+            found |= some
+    return np.stack([found[number] for number in numbers])
 
 
 def _search_base(reference: Fractal1Spec, number: int) -> _Search[Array]:
@@ -302,12 +305,15 @@ def _search_base(reference: Fractal1Spec, number: int) -> _Search[Array]:
         if (yield look, base[None], base[None])[0] <= MIN_FILL:
             continue
         rng = stream(reference.seed, Stream.TRIAL, attempt, number)
+        trials = np.stack([ifs.perturb(base, Fractal1Spec.delta, rng) for _ in range(TRIALS)])
+        bases = np.broadcast_to(base, trials.shape)
+        # The order does not matter: what looks full comes first, and no more are tried than are needed.
+        trials = trials[np.argsort(-(yield _GLANCE, bases, trials), kind='stable')]
         tried = survivors = 0
-        # No more trials than are needed, and as many at once as are at least.
         while survivors < MIN_SURVIVORS <= survivors + TRIALS - tried:
-            trials = np.stack([ifs.perturb(base, Fractal1Spec.delta, rng) for _ in range(MIN_SURVIVORS - survivors)])
-            fill = yield look, np.broadcast_to(base, trials.shape), trials
-            tried, survivors = tried + len(trials), survivors + int((fill > MIN_FILL).sum())
+            some = trials[tried : tried + MIN_SURVIVORS - survivors]
+            fill = yield look, bases[: len(some)], some
+            tried, survivors = tried + len(some), survivors + int((fill > MIN_FILL).sum())
         if survivors >= MIN_SURVIVORS:
             return base
     raise ValueError(
@@ -355,7 +361,7 @@ def search(seed: int, category: int) -> int:
         >>> search(0, 1)
         45
     """
-    return _search_together([_search_attempt(seed, category)])[0]
+    return _search_together(functools.partial(_search_attempt, seed), iter([category]), 1)[category]
 
 
 def _search_attempt(seed: int, category: int) -> _Search[int]:

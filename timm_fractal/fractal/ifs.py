@@ -90,8 +90,11 @@ def sample(maps: int, sigma: float, rng: np.random.Generator) -> Array:
         raise ValueError(f'sigma must be greater than 0 and less than 3 * maps = {3 * maps}, got {sigma}')
     signs = np.sign(rng.random((2 * maps, 2, 1)) - 0.5) * np.eye(2)
     angles = _uniform(rng, -np.pi, np.pi, (2 * maps,))
-    sin, cos = np.sin(angles), np.cos(angles)
-    rotations = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2) @ signs
+    rotations = np.empty((2 * maps, 2, 2))
+    rotations[:, 0, 0] = rotations[:, 1, 1] = np.cos(angles)
+    rotations[:, 1, 0] = np.sin(angles)
+    rotations[:, 0, 1] = -rotations[:, 1, 0]
+    rotations = rotations @ signs
     # A margin that would leave the valid range is cut at its ends.
     edge = 1e-6
     low, high = max(edge, sigma - SIGMA_MARGIN), min(3 * maps - edge, sigma + SIGMA_MARGIN)

@@ -219,8 +219,9 @@ def _render_numba(
         if (thresholds == thresholds[0]).all():
             thresholds = thresholds[:1]
         canvas[part] = 0
-        rows = np.ascontiguousarray(thresholds.T)
-        render_lanes(maps, draws, rows, keys[part], size, PADDING, patch, enough, canvas[part], diverged[part])
+        render_lanes(
+            maps, draws, thresholds.T.copy(), keys[part], size, PADDING, patch, enough, canvas[part], diverged[part]
+        )
 
     starts = range(0, len(systems), LANES)
     if threads == 1 or len(starts) < 2:

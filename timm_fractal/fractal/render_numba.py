@@ -18,14 +18,14 @@ from .render import LIMIT, ROUND_UP
 
 #: Steps walked at a time: 8 bits, so that a step and a position (4096 x 4096: 24 bits) fit into 32.
 _BLOCK = 256
-#: Behind this part of the blocks it is looked whether an image has pixels enough.
+#: After this part of the blocks, and every time it has doubled, finished images are looked for.
 _EARLY = 8
 
 
 @part
-def _addresses(draws, thresholds, start, count, which):  # type: ignore[no-untyped-def]
+def _addresses(draws, thresholds, start, count, lanes, which):  # type: ignore[no-untyped-def]
     """The map of each step of a block; which is (address sequence, step)."""
-    for v in range(which.shape[0]):
+    for v in range(min(lanes, which.shape[0])):
         for t in range(count):
             which[v, t] = 0
         for m in range(thresholds.shape[0]):
@@ -35,10 +35,10 @@ def _addresses(draws, thresholds, start, count, which):  # type: ignore[no-untyp
 
 
 @part
-def _advance_shared(maps, which, count, track):  # type: ignore[no-untyped-def]
+def _advance_shared(maps, which, count, lanes, track):  # type: ignore[no-untyped-def]
     for t in range(count):
         j = which[0, t]
-        for v in range(track.shape[2]):
+        for v in range(lanes):
             x = track[t, 0, v]
             y = track[t, 1, v]
             track[t + 1, 0, v] = maps[j, 0, v] * x + maps[j, 1, v] * y + maps[j, 2, v]
@@ -46,11 +46,11 @@ def _advance_shared(maps, which, count, track):  # type: ignore[no-untyped-def]
 
 
 @part
-def _advance_pair(maps, draws, thresholds, start, count, track):  # type: ignore[no-untyped-def]
+def _advance_pair(maps, draws, thresholds, start, count, lanes, track):  # type: ignore[no-untyped-def]
     """Two maps: both are computed, one is taken, in SIMD lanes."""
     for t in range(count):
         draw = draws[np.uint64(start + t)]
-        for v in range(track.shape[2]):
+        for v in range(lanes):
             x = track[t, 0, v]
             y = track[t, 1, v]
             x0 = maps[0, 0, v] * x + maps[0, 1, v] * y + maps[0, 2, v]
@@ -63,10 +63,10 @@ def _advance_pair(maps, draws, thresholds, start, count, track):  # type: ignore
 
 
 @part
-def _advance_own(by_image, which, count, track):  # type: ignore[no-untyped-def]
+def _advance_own(by_image, which, count, lanes, track):  # type: ignore[no-untyped-def]
     """More maps: looked up image by image, which still hides the latency of the recurrence."""
     for t in range(count):
-        for v in range(track.shape[2]):
+        for v in range(lanes):
             j = which[v, t]
             x = track[t, 0, v]
             y = track[t, 1, v]
@@ -75,22 +75,22 @@ def _advance_own(by_image, which, count, track):  # type: ignore[no-untyped-def]
 
 
 @part
-def _advance(maps, by_image, draws, thresholds, start, count, which, track):  # type: ignore[no-untyped-def]
+def _advance(maps, by_image, draws, thresholds, start, count, lanes, which, track):  # type: ignore[no-untyped-def]
     """Walk `count` steps from track[0]; track is (steps, xy, image), maps is (map, parameter, image)."""
     if thresholds.shape[1] == 1:
-        _addresses(draws, thresholds, start, count, which)
-        _advance_shared(maps, which, count, track)
+        _addresses(draws, thresholds, start, count, lanes, which)
+        _advance_shared(maps, which, count, lanes, track)
     elif maps.shape[0] == 2:
-        _advance_pair(maps, draws, thresholds, start, count, track)
+        _advance_pair(maps, draws, thresholds, start, count, lanes, track)
     else:
-        _addresses(draws, thresholds, start, count, which)
-        _advance_own(by_image, which, count, track)
+        _addresses(draws, thresholds, start, count, lanes, which)
+        _advance_own(by_image, which, count, lanes, track)
 
 
 @part
-def _widen(track, count, box):  # type: ignore[no-untyped-def]
+def _widen(track, count, lanes, box):  # type: ignore[no-untyped-def]
     for t in range(1, count + 1):
-        for v in range(track.shape[2]):
+        for v in range(lanes):
             x = track[t, 0, v]
             y = track[t, 1, v]
             box[0, v] = x if x < box[0, v] else box[0, v]
@@ -100,21 +100,21 @@ def _widen(track, count, box):  # type: ignore[no-untyped-def]
 
 
 @part
-def _to_bits(track, count, frame, padding, top, left, stride, bits):  # type: ignore[no-untyped-def]
+def _to_bits(track, count, lanes, frame, padding, top, left, stride, bits):  # type: ignore[no-untyped-def]
     """Position of each point as the index of a bit of the (flipped) canvas."""
     for t in range(count):
-        for v in range(track.shape[2]):
+        for v in range(lanes):
             column = np.int32((track[t, 0, v] - frame[0, v]) * frame[1, v] + padding)
             row = np.int32((track[t, 1, v] - frame[2, v]) * frame[3, v] + padding)
             bits[t, v] = np.uint32((top - row) * stride + (column + left))
 
 
 @part
-def _select(bits, v, count, seen, queue, length):  # type: ignore[no-untyped-def]
-    """Walk a block backwards; queue (step in the block, position) of the positions that were not seen yet."""
+def _select(bits, lane, v, count, seen, queue, length):  # type: ignore[no-untyped-def]
+    """Walk a block of a lane backwards; queue (step in the block, position) of positions not seen yet in image v."""
     for k in range(count):
         i = count - 1 - k
-        p = bits[i, v]
+        p = bits[i, lane]
         word = np.uint64(p >> np.uint32(6))
         shift = np.uint64(p & np.uint32(63))
         old = seen[v, word]
@@ -194,15 +194,38 @@ def _count(canvas, v):  # type: ignore[no-untyped-def]
     return np.int64(total)
 
 
+@part
+def _close_up(lanes, done, images, maps, by_image, thresholds, starts, frame):  # type: ignore[no-untyped-def]
+    """Move the lanes that are not done to the front; returns how many there are."""
+    kept = 0
+    for v in range(lanes):
+        if done[v]:
+            continue
+        if kept < v:
+            images[kept] = images[v]
+            for j in range(maps.shape[0]):
+                for k in range(6):
+                    maps[j, k, kept] = by_image[kept, j, k] = by_image[v, j, k]
+            if thresholds.shape[1] > 1:
+                for m in range(thresholds.shape[0]):
+                    thresholds[m, kept] = thresholds[m, v]
+            for g in range(starts.shape[0]):
+                starts[g, 0, kept] = starts[g, 0, v]
+                starts[g, 1, kept] = starts[g, 1, v]
+            for k in range(4):
+                frame[k, kept] = frame[k, v]
+        kept += 1
+    return kept
+
+
 @kernel
 def render_lanes(maps, draws, thresholds, keys, size, padding, patch, enough, canvas, diverged):  # type: ignore[no-untyped-def]
     """Render images.
 
     Args:
-        maps: (N, 6, B) float64, parameters a, b, e, c, d, f of x' = a x + b y + e, y' = c x + d y + f. Overwritten
-            with zeros where an image diverges.
+        maps: (N, 6, B) float64, parameters a, b, e, c, d, f of x' = a x + b y + e, y' = c x + d y + f. Overwritten.
         draws: (points - 1,) float64, see `timm_fractal.fractal.ifs.AddressSequences`.
-        thresholds: (N - 1, B) float64, or (N - 1, 1) if the images share an address sequence.
+        thresholds: (N - 1, B) float64, or (N - 1, 1) if the images share an address sequence. Overwritten.
         keys: (B, 2) uint32, key of the patches of each image.
         size: Width and height in pixels.
         padding: Pixels kept free on every side.
@@ -226,58 +249,53 @@ def render_lanes(maps, draws, thresholds, keys, size, padding, patch, enough, ca
     box = np.zeros((4, lanes))
     for g in range(blocks):
         count = min(_BLOCK, steps - g * _BLOCK)
-        _advance(maps, by_image, draws, thresholds, g * _BLOCK, count, which, track)
-        _widen(track, count, box)
+        _advance(maps, by_image, draws, thresholds, g * _BLOCK, count, lanes, which, track)
+        _widen(track, count, lanes, box)
         for v in range(lanes):
             starts[g + 1, 0, v] = track[0, 0, v] = track[count, 0, v]
             starts[g + 1, 1, v] = track[0, 1, v] = track[count, 1, v]
 
     frame = np.zeros((4, lanes))
-    done = np.zeros(lanes, np.bool_)
-    left = lanes
+    # The image of each lane; those that are done leave their lanes to others.
+    images = np.arange(lanes)
+    done = np.empty(lanes, np.bool_)
     for v in range(lanes):
         wide = box[1, v] - box[0, v]
         high = box[3, v] - box[2, v]
         # Comparisons with a NaN, or of the last state if it is one, are false.
         diverged[v] = not (wide < LIMIT and high < LIMIT and np.isfinite(track[0, 0, v] + track[0, 1, v]))
-        if diverged[v]:
-            done[v] = True
-            left -= 1
-            # All its points stay at the origin.
-            for j in range(maps.shape[0]):
-                for k in range(6):
-                    maps[j, k, v] = by_image[v, j, k] = 0.0
-            for g in range(blocks):
-                starts[g, 0, v] = 0.0
-                starts[g, 1, v] = 0.0
-        else:
-            frame[0, v] = box[0, v]
-            frame[2, v] = box[2, v]
-            frame[1, v] = (size - 2 * padding) * ROUND_UP / wide if wide > 0 else 0.0
-            frame[3, v] = (size - 2 * padding) * ROUND_UP / high if high > 0 else 0.0
+        done[v] = diverged[v]
+        frame[0, v] = box[0, v]
+        frame[2, v] = box[2, v]
+        frame[1, v] = (size - 2 * padding) * ROUND_UP / wide if wide > 0 else 0.0
+        frame[3, v] = (size - 2 * padding) * ROUND_UP / high if high > 0 else 0.0
+    lanes = _close_up(lanes, done, images, maps, by_image, thresholds, starts, frame)
 
     # A patch lies one pixel right and down of its point, a single point lies where it is.
     shift = 0 if patch == POINT else 1
     bits = np.empty((_BLOCK, lanes), np.uint32)
     seen = np.zeros(canvas.shape, np.uint64)
     # No more positions than points or pixels, and a place for the one that `_select` writes in vain.
-    queue = np.empty((lanes, min(steps + 1, size * size) + 1), np.uint32)
-    ends = np.zeros((blocks + 1, lanes), np.int64)
+    queue = np.empty((len(canvas), min(steps + 1, size * size) + 1), np.uint32)
+    ends = np.zeros((blocks + 1, len(canvas)), np.int64)
     patches = np.empty(_BLOCK, np.uint32)
     for k in range(_BLOCK):
         patches[k] = 511
+    wanted = np.zeros(len(canvas), np.int64)
+    look = blocks // _EARLY if enough < size * size else blocks
     for k in range(blocks):
-        if left == 0:
+        if lanes == 0:
             break
         g = blocks - 1 - k
         count = min(_BLOCK, steps + 1 - g * _BLOCK)
         for v in range(lanes):
             track[0, 0, v] = starts[g, 0, v]
             track[0, 1, v] = starts[g, 1, v]
-        _advance(maps, by_image, draws, thresholds, g * _BLOCK, count - 1, which, track)
+        _advance(maps, by_image, draws, thresholds, g * _BLOCK, count - 1, lanes, which, track)
         _to_bits(
             track,
             count,
+            lanes,
             frame,
             float(padding),
             np.int32(size - 1 - shift),
@@ -286,17 +304,21 @@ def render_lanes(maps, draws, thresholds, keys, size, padding, patch, enough, ca
             bits,
         )
         for v in range(lanes):
-            if not done[v]:
-                ends[g, v] = _select(bits, v, count, seen, queue, ends[g + 1, v])
-        # What the last points paint is not painted over: these pixels stay.
-        if k == blocks // _EARLY and enough < size * size:
-            for v in range(lanes):
-                if not done[v]:
-                    _paint_from(g, v, ends, seen, queue, keys[v, 0], keys[v, 1], patch, words, patches, canvas)
-                    if _count(canvas, v) > enough:
-                        done[v] = True
-                        left -= 1
-
-    for v in range(lanes):
-        if not done[v]:
-            _paint_from(0, v, ends, seen, queue, keys[v, 0], keys[v, 1], patch, words, patches, canvas)
+            image = images[v]
+            ends[g, image] = _select(bits, v, image, count, seen, queue, ends[g + 1, image])
+        if g > 0 and k != look:
+            continue
+        for v in range(lanes):
+            image = images[v]
+            positions = ends[g, image]
+            done[v] = False
+            if g == 0 or positions >= wanted[image]:
+                key0, key1 = keys[image, 0], keys[image, 1]
+                _paint_from(g, image, ends, seen, queue, key0, key1, patch, words, patches, canvas)
+                if g > 0:
+                    # What the last points paint is not painted over: these pixels stay. Further positions add fewer.
+                    pixels = _count(canvas, image)
+                    done[v] = pixels > enough
+                    wanted[image] = positions * enough // max(pixels, 1)
+        lanes = _close_up(lanes, done, images, maps, by_image, thresholds, starts, frame)
+        look += look
