@@ -1,4 +1,5 @@
 import hashlib
+import itertools
 import json
 import logging
 
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 
 from timm_fractal import OFDB, Family, Fractal1, FractalDB, parse_name
-from timm_fractal._utils.rng import Stream
+from timm_fractal._utils.rng import Stream, stream
 from timm_fractal.cli import main
 from timm_fractal.data import base as datasets
 from timm_fractal.data import fractals as fractals_data
@@ -80,6 +81,56 @@ def test_few_classes_are_the_first_of_many():
         (f'ofdb/classes=5,{FEW}', f'ofdb/classes=9,{FEW}'),
     ]:
         assert np.array_equal(images(datasets.create(few)), images(datasets.create(many))[:5])
+
+
+@pytest.mark.parametrize(
+    'name', [f'fractal1/classes=50,fractals=20,{FEW}', f'ofdb/classes=30,seed=1,{FEW}', f'fractal1/classes=40,{FEW}']
+)
+def test_a_class_needs_no_other(name, monkeypatch):
+    looked = []
+    search = fractals._find_bases
+    monkeypatch.setattr(fractals, '_find_bases', lambda spec, numbers: looked.extend(numbers) or search(spec, numbers))
+    some = datasets.create(name, only=[29, 7])
+    assert looked == sorted({29 % some.spec.num_bases, 7 % some.spec.num_bases})
+    assert not fractals_data.families and some._table is None
+    whole = datasets.create(name)
+    for k in (7, 29):
+        assert np.array_equal(some.stored(k), whole.stored(k))
+    with pytest.raises(ValueError, match='finite'):
+        some.stored(8 if some.spec.num_bases > 1 else 39)
+
+
+def test_only_classes_that_there_are():
+    with pytest.raises(ValueError, match=r'only must name classes from 0 to 4, got \[5, 9\]'):
+        Fractal1(f'fractal1/classes=5,{FEW}', only=[5, 9])
+
+
+def test_codes_that_are_known_are_not_searched_for_again(monkeypatch):
+    name = 'fractal1/classes={},fractals={},' + FEW
+    whole = Fractal1(name.format(30, 20))
+    monkeypatch.setattr(fractals, 'find', lambda *_: pytest.fail('searched'))
+    for classes, bases in ((25, 20), (20, 20), (8, 8)):
+        some = Fractal1(name.format(classes, bases), 'validation')
+        assert some.family.name == str(some.spec) and some.family.bases.shape[0] == bases
+        assert np.array_equal(some.family.systems, whole.family.systems[:classes])
+    with pytest.raises(pytest.fail.Exception, match='searched'):
+        Fractal1(name.format(8, 7))
+
+
+def test_a_base_survives_perturbation_as_trials_one_by_one_say():
+    """The plain rule: of 16 trials 4 must not be too empty; whatever is tried first, and with however many others."""
+    spec = parse_name('fractal1/fractals=12,classes=12,seed=3')
+    found = fractals._find_bases(spec, list(range(12)))
+    for number in (0, 5, 11):
+        for attempt in itertools.count():
+            base = ifs.sample(2, 3.5, stream(3, Stream.BASE, attempt, number)).round(9)
+            rng = stream(3, Stream.TRIAL, attempt, number)
+            systems = np.stack([base, *(ifs.perturb(base, 0.1, rng) for _ in range(16))])
+            key = np.random.SeedSequence((3, Stream.PATCHES, 0, 0, 0)).generate_state(2)
+            fill = render(systems, ifs.addresses(ifs.probabilities(base), 100_000), np.tile(key, (17, 1))).fill
+            if fill[0] > 0.05 and (fill[1:] > 0.05).sum() >= 4:
+                break
+        assert np.array_equal(found[number], base)
 
 
 def test_categories_are_what_the_search_finds():

@@ -102,6 +102,50 @@ def test_a_point_that_never_moves_is_one_patch(backend):
     assert not images.diverged[0] and images.fill[0] == 9 / 32**2
 
 
+def own_sequences(maps, count, points=3000):
+    """IFS, each with its own probabilities; the sequences together, and one by one."""
+    rng = np.random.default_rng(maps)
+    systems = np.stack([ifs.sample(maps, 1.75 * maps, rng) for _ in range(count)])
+    systems[1::5] *= 3  # These run off.
+    probs = [ifs.probabilities(system) for system in systems]
+    together = ifs.AddressSequences(ifs.draws(points, 7), np.stack([ifs.thresholds(p) for p in probs]))
+    keys = rng.integers(0, 2**32, (count, 2), dtype=np.uint32)
+    return systems, together, [ifs.addresses(p, points, 7) for p in probs], keys
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('patch', PATCHES)
+@pytest.mark.parametrize('maps, count', [(2, LANES + 9), (3, 9), (7, LANES + 1)])
+def test_images_with_address_sequences_of_their_own(backend, patch, maps, count):
+    systems, together, paths, keys = own_sequences(maps, count)
+    images = render(systems, together, keys, 64, patch, backend=backend, threads=2)
+    for k, path in enumerate(paths):
+        alone = render(systems[k : k + 1], path, keys[k : k + 1], 64, patch)
+        assert np.array_equal(images.bits[k], alone.bits[0]) and images.diverged[k] == alone.diverged[0], k
+        assert images.fill[k] == alone.fill[0]
+    assert images.diverged.any() and not images.diverged.all()
+
+
+def test_an_address_sequence_is_what_a_search_for_each_number_gives():
+    for probs in ([0.5, 0.5], [0.2, 0.3, 0.5], [0.0, 0.4, 0.6, 0.0], [1.0]):
+        draws = np.random.RandomState(3).random_sample(1000)[:-1]
+        first = [next((j for j, end in enumerate(np.cumsum(probs)) if draw <= end), 9) for draw in draws]
+        assert ifs.addresses(np.array(probs), 1000, 3).tolist() == np.minimum(first, np.flatnonzero(probs)[-1]).tolist()
+
+
+@pytest.mark.parametrize('patch', PATCHES)
+@pytest.mark.parametrize('enough', [0.01, 0.05, 0.1, 0.2])
+def test_enough_decides_as_whole_images_do(patch, enough):
+    """Left unfinished are images that fill more, and no others; what is painted of them is in the whole image."""
+    systems, together, _, keys = own_sequences(2, 2 * LANES, 20_000)
+    whole = render(systems, together, keys, 128, patch)
+    judged = render(systems, together, keys, 128, patch, enough=enough)
+    assert np.array_equal(judged.fill > enough, whole.fill > enough) and (judged.fill <= whole.fill).all()
+    finished = whole.fill <= enough
+    assert np.array_equal(judged.bits[finished], whole.bits[finished])
+    assert not np.any(judged.bits & ~whole.bits) and (judged.fill < whole.fill).any()
+
+
 def test_random_patches_are_fair_coins():
     """Inside the support each pixel is lit with probability 256/511, each of the 511 patches being equally likely."""
     systems, addresses, keys = example(40, 20_000)
@@ -151,6 +195,10 @@ def test_unpack():
         (dict(systems=np.full((5, 2, 2, 3), np.nan)), 'systems must be finite numbers'),
         (dict(systems=np.zeros((5, 257, 2, 3))), 'systems must have 1 to 256 maps each, got 257'),
         (dict(addresses=np.array([0, 2], np.uint8)), 'addresses must be one row of map numbers less than 2'),
+        (
+            dict(addresses=ifs.AddressSequences(np.zeros(9), np.zeros((4, 1)))),
+            r'thresholds of shape \(5, 1\), got \(9,\) and \(4, 1\)',
+        ),
         (dict(keys=np.zeros((4, 2), np.uint32)), r'keys must have the shape \(5, 2\), got \(4, 2\)'),
         (dict(size=15), 'size must be from 16 to 4096, got 15'),
         (dict(patch='square'), "patch must be one of random, fill, point, got 'square'"),

@@ -72,21 +72,19 @@ class FractalDataset(SyntheticDataset):
         canonical = self.spec.canonical()
         everywhere: Any = dataclasses.replace(canonical, **categories.REFERENCE_CANVAS)
         key = everywhere, b''.join(array.tobytes() for array in self._base or ())
-        family = self._loaded or families.get(key)
+        family = self._loaded or _known(*key)
         rendered = 0
         if family is None:
             by_product = self.split == 'train' and everywhere == canonical and self.spec.perturbs
             rendered_too = table if by_product else None
-            if self._base is None:
-                family = categories.find(self.spec, self._progress, rendered_too)
-            else:
-                family = categories.find_classes(self.spec, *self._base, self._progress, rendered_too)
-            families[key] = family
+            family = categories.find(self.spec, self._progress, rendered_too, self._only, self._base)
+            if self._only is None or len(set(self._only)) == self.num_classes:
+                families[key] = family
             rendered = self.num_classes if by_product and table is not None else 0
         self.family = family if self._loaded else dataclasses.replace(family, name=str(self.spec))
         if table is None:
             # What no canvas shows is refused now, not by a worker in the middle of a training run.
-            self._render(range(min(LANES, self.num_classes)))
+            self._render(sorted(self._only or range(min(LANES, self.num_classes)))[:LANES])
         elif rendered < len(table):
             for chunk in self._progress(len(table) - rendered):
                 start, stop = chunk.start + rendered, chunk.stop + rendered
@@ -109,6 +107,19 @@ _PROBABILITIES_OFF = 0.01
 
 # The eight pixels of a byte as Pillow keeps RGB pixels, four bytes each: half the time of a conversion from gray.
 _RGBX_OF_BYTE = unpack(np.arange(256, dtype=np.uint8)[:, None], 8).astype(np.uint32) * np.uint32(0x01010101)
+
+
+def _known(spec: Spec, base: bytes) -> Family | None:
+    """The IFS codes of a data set, if they have been found, or those of one with more classes."""
+    if found := families.get((spec, base)):
+        return found
+    count = spec.num_classes
+    for (other, its_base), family in list(families.items()):
+        if its_base != base or type(other) is not type(spec):
+            continue
+        if other.num_classes > count and other.first(count) == spec:
+            return dataclasses.replace(family, bases=family.bases[:count], systems=family.systems[:count])
+    return None
 
 
 def _load(root: str | Path, spec: IFSSpec) -> tuple[Family, IFSSpec]:

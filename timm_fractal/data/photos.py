@@ -303,9 +303,11 @@ class Image1(PixelDataset):
             _logger.info('%s, %s split: %d images from %s', self.spec, self.split, len(self.files), root)
         few = np.prod(shape, dtype=np.int64) <= _PHOTO_BYTES
         self._photos = self._share(shape) if few else None
-        with ThreadPoolExecutor(cpu_count()) as pool, progress_bar(f'reading {root}', len(self.files)) as bar:
+        count = len(self.files)
+        which = range(count) if self._only is None else sorted({k % count for k in self._only})
+        with ThreadPoolExecutor(cpu_count()) as pool, progress_bar(f'reading {root}', len(which)) as bar:
             # All of them, kept or not: a damaged one is better found now than in the middle of a training run.
-            for number, view in enumerate(pool.map(self._read, self.files)):
+            for number, view in zip(which, pool.map(self._read, (self.files[number] for number in which))):
                 if self._photos is not None:
                     self._photos[number] = torch.from_numpy(view)
                 bar.update()

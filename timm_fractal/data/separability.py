@@ -61,16 +61,15 @@ def measure(dataset: SyntheticDataset, root: str | Path | None = None) -> Separa
         True
     """
     count = min(CLASSES, dataset.num_classes)
-    held_out = create(few(dataset.spec, root), 'validation', root=root, input_img_mode='L')
-    # Once: with cache=none each access renders.
-    images = [dataset.image(k, 'L') for k in range(count)]
-    own = np.stack([_vector(image) for image in images])
-    other = np.stack([_vector(held_out.image(k, 'L'), crop=k) for k in range(count)])
+    held_out = create(few(dataset.spec, root), 'validation', root=root, only=range(count))
+    pairs = [(_vector(image), np.count_nonzero(np.asarray(image))) for image in dataset.images(range(count), 'L')]
+    own = np.stack([vector for vector, _ in pairs])
+    other = np.stack([_vector(image, crop=k) for k, image in enumerate(held_out.images(range(count), 'L'))])
     distance = (own**2).sum(1)[:, None] + (other**2).sum(1) - 2 * own @ other.T
     # Rounded, so that equal images are equally far.
     distance = distance.round(3)
     confused = (distance <= np.diag(distance)).sum() - count
-    fills = [np.count_nonzero(np.asarray(image)) / dataset.spec.size**2 for image in images]
+    fills = [pixels / dataset.spec.size**2 for _, pixels in pairs]
     emptiest = int(np.argmin(fills))
     return Separability(
         float(confused / (count * (count - 1))),

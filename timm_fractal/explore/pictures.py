@@ -22,7 +22,7 @@ T = TypeVar('T')
 CLASSES, ROW, INSTANCES, SAMPLES = 32, 8, 4, 8
 #: The largest canvas and the most points that are rendered here.
 LIMITS = {'size': 512, 'points': 500_000}
-#: The last class that can be looked at: those before it are made, too.
+#: The last class that can be looked at: the end of a slider.
 LAST_CLASS = 99
 #: Rows of a sweep.
 MAX_ROWS = 6
@@ -153,8 +153,8 @@ def _verdict(name: str, source: Source | None) -> str:
     spec, path = parse_name(name), _path(source)
     if spec.moves:
         return 'Instances of a class are at different places here: their pixels cannot be compared.'
-    few = spec if path else spec.first(min(spec.num_classes, separability.CLASSES))
-    found = separability.measure(create(few, root=path), path)
+    few = separability.few(spec, path)
+    found = separability.measure(create(few, root=path, only=range(separability.CLASSES)), path)
     words = (
         f'**{found.confused:.1%}** of the pairs of classes are no farther from each other than two crops of one class '
         f'(limit {separability.LIMIT:.0%}, {separability.SIZE} x {separability.SIZE} pixels); {found.nearest:.0%} of '

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +119,8 @@ def first_images(name: str, count: int, data_dir: str | Path | None = None) -> l
         [(64, 64), (64, 64)]
     """
     spec = parse_name(name)
-    dataset = _open(spec if data_dir else _fewer(spec, count), 'train', data_dir)
-    return [dataset[i][0] for i in range(min(count, dataset.num_classes))]
+    dataset = _open(spec if data_dir else _fewer(spec, count), 'train', data_dir, range(count))
+    return list(dataset.images(range(min(count, dataset.num_classes)), spec.mode))
 
 
 def sweepable(spec: Spec | type[Spec]) -> list[str]:
@@ -177,7 +177,7 @@ def _of_class(name: str, number: int, count: int, split: str, data_dir: str | Pa
     if has_instances(spec):
         changed: Any = {'instances': count}
         spec = dataclasses.replace(spec, **changed)
-    dataset = _open(spec, split, data_dir)
+    dataset = _open(spec, split, data_dir, [number])
     instances = min(count, dataset.num_images // dataset.num_classes)
     return [dataset[i * dataset.num_classes + number][0] for i in range(instances)]
 
@@ -208,16 +208,15 @@ def with_option(spec: Spec, option: str, text: str) -> Spec:
     return spec.parse(','.join(f'{key}={value}' for key, value in {**values, option: text}.items()))
 
 
-def _open(spec: Spec, split: str, data_dir: str | Path | None, cache: str = 'none') -> SyntheticDataset:
-    # Only what is shown is rendered.
-    cached: Any = dataclasses.replace(spec.canonical(), **{'cache': cache})
-    return create(cached, split=split, root=data_dir, input_img_mode=spec.mode)
+def _open(spec: Spec, split: str, data_dir: str | Path | None, only: Collection[int] | None = None) -> SyntheticDataset:
+    shared: Any = dataclasses.replace(spec.canonical(), **{'cache': 'shared'})
+    return create(shared, split=split, root=data_dir, input_img_mode=spec.mode, only=only)
 
 
 def _images(spec: Spec, split: str, count: int, tile: int, data_dir: str | Path | None) -> list[Image.Image]:
-    # All images of a data set that was cut to what is shown are rendered at once, which is faster.
-    dataset = _open(spec, split, data_dir, 'none' if data_dir else 'shared')
-    return [_tile(dataset[i][0], tile) for i in range(min(count, dataset.num_classes))]
+    # A data set that was cut to what is shown is rendered as a whole, which says how far it is.
+    dataset = _open(spec, split, data_dir, range(count) if data_dir else None)
+    return [_tile(image, tile) for image in dataset.images(range(min(count, dataset.num_classes)), spec.mode)]
 
 
 def _tile(image: Image.Image, tile: int) -> Image.Image:

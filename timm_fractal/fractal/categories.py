@@ -16,10 +16,10 @@ import dataclasses
 import functools
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +28,10 @@ from .._utils.cpu import cpu_count
 from .._utils.rng import Stream, stream
 from ..spec import Fractal1Spec, IFSSpec
 from . import ifs
-from .ifs import Array, Family
-from .render import Bits, Rendered, render, unpack
+from .ifs import AddressSequences, Array, Family
+from .render import LANES, Bits, Patch, Rendered, render, unpack
+
+T = TypeVar('T')
 
 #: Shows progress: given a number of images, and how many at a time, gives ranges that cover them in their order.
 Progress = Callable[[int, int | None], Iterable[range]]
@@ -61,9 +63,10 @@ for _i, (_place, _weight) in enumerate(
 # Seed of the address sequence of instance 0: the reference generator's for training, far from it for validation.
 _ADDRESS_SEED = {'train': 100, 'validation': 100 + 2**31}
 
-# Where the random search looks: points, width and height in pixels, fill. Of what passes the second look less than 1 %
-# fails the first, which takes a tenth of the time and is enough for 19 of 20 systems.
-_LOOKS = ((4_000, 64, 0.24), (100_000, 512, MIN_SEARCH_FILL))
+#: Searches that wait for their images at the same time: enough to fill SIMD lanes, and a few megabytes of images.
+_SEARCHES = 4 * LANES
+#: Attempts of the random search at which it looks at once; those behind the one found are in vain.
+_ATTEMPTS = 8
 
 # The attempt that the search with seed 0 ends with, for each of 21,000 categories; the search takes minutes.
 _FOUND = 'search.npy'
@@ -119,7 +122,9 @@ def _valid_weights(
     if unknown:
         which, scales = (np.array(column) for column in list(zip(*unknown))[1:3])
         reference = dataclasses.replace(spec, **REFERENCE_CANVAS)
-        images = _render(reference, 'train', family, family.systems[which] * WEIGHTS[scales, None], which, scales)
+        images = _render(
+            reference, 'train', family, family.systems[which] * WEIGHTS[scales, None], which, scales, enough=MIN_FILL
+        )
         _is_lost.update(zip(unknown, (images.fill <= MIN_FILL).tolist()))
     return np.array([0 if _is_lost.get(key) else key[2] for key in keys])
 
@@ -136,38 +141,49 @@ def _render(
     classes: npt.NDArray[np.int64],
     instances: npt.NDArray[np.int64],
     out: Bits | None = None,
+    enough: float = 1.0,
 ) -> Rendered:
     """Render one image per IFS; it shares its sequence of maps with the other images of its base fractal."""
     noise = (spec.seed, Stream.PATCHES, int(split == 'validation'))
     pairs = list(zip(classes.tolist(), instances.tolist()))
-    keys = np.stack([np.random.SeedSequence((*noise, *pair)).generate_state(2) for pair in pairs])
-    # FractalDB's instances differ enough without a sequence of their own, which takes as long to sample as the image.
-    own = not spec.scales
-    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for i, (k, instance) in enumerate(pairs):
-        groups[k % spec.num_bases, own * instance].append(i)
+    keys: Any = np.stack([np.random.SeedSequence((*noise, *pair)).generate_state(2) for pair in pairs])
+    # FractalDB's instances differ enough without random numbers of their own, which take as long as the image.
+    numbers = np.zeros_like(instances) if spec.scales else instances
+    bases = classes % spec.num_bases
+    # Images of one base fractal share its address sequence.
+    order = np.lexsort((bases, numbers))
+    groups = np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)
 
-    def render_group(group: tuple[int, int], threads: int | None = None, out: Bits | None = None) -> Rendered:
-        base, instance = group
-        places = groups[group]
-        path = _addresses(family.probabilities(base).tobytes(), spec.points, _ADDRESS_SEED[split] + instance)
-        return render(systems[places], path, keys[places], spec.size, spec.patch, threads=threads, out=out)  # type: ignore[arg-type]
+    def render_group(places: npt.NDArray[np.int64], threads: int | None = None, out: Bits | None = None) -> Rendered:
+        addresses = AddressSequences(
+            ifs.draws(spec.points, _ADDRESS_SEED[split] + int(numbers[places[0]])),
+            np.stack([_thresholds_of(family, base) for base in bases[places]]),
+        )
+        patch: Any = spec.patch
+        return render(
+            systems[places], addresses, keys[places], spec.size, patch, threads=threads, out=out, enough=enough
+        )
 
-    if len(groups) == 1:
-        return render_group(next(iter(groups)), out=out)
+    if len(groups) == 1 and (np.diff(order) > 0).all():
+        return render_group(order, out=out)
     with ThreadPoolExecutor(cpu_count()) as pool:
-        parts = list(pool.map(lambda group: render_group(group, threads=1), groups))
-    order = np.argsort(np.concatenate(list(groups.values())))
-    bits, fill, diverged = (np.concatenate(arrays)[order] for arrays in zip(*parts))
+        parts = list(pool.map(functools.partial(render_group, threads=1 if len(groups) > 1 else None), groups))
+    bits, fill, diverged = (np.concatenate(arrays)[np.argsort(order)] for arrays in zip(*parts))
     if out is None:
         return Rendered(bits, fill, diverged)
     out[:] = bits
     return Rendered(out, fill, diverged)
 
 
-@functools.lru_cache(maxsize=4)
-def _addresses(probs: bytes, points: int, seed: int) -> npt.NDArray[np.uint8]:
-    return ifs.addresses(np.frombuffer(probs), points, seed)
+def _thresholds_of(family: Family, base: int) -> Array:
+    if family.probs is not None:
+        return ifs.thresholds(family.probs[base])
+    return _thresholds(family.bases[base].tobytes())
+
+
+@functools.lru_cache(maxsize=2048)
+def _thresholds(base: bytes) -> Array:
+    return ifs.thresholds(ifs.probabilities(np.frombuffer(base).reshape(-1, 2, 3)))
 
 
 def _flip(bits: Bits, size: int, columns: bool, rows: bool) -> Bits:
@@ -179,39 +195,35 @@ def _flip(bits: Bits, size: int, columns: bool, rows: bool) -> Bits:
     return bits
 
 
-def find(spec: IFSSpec, progress: Progress, table: Bits | None = None) -> Family:
+def find(
+    spec: IFSSpec,
+    progress: Progress,
+    table: Bits | None = None,
+    only: Collection[int] | None = None,
+    base: tuple[Array, Array] | None = None,
+) -> Family:
     """Find the IFS codes of a data set: its bases, and a perturbation for every class that is not too empty.
 
     They do not depend on the canvas (points, size, patch).
 
     Args:
         spec: The data set.
-        progress: Called once, with the number of classes.
+        progress: Called once, with the number of classes that are found.
         table: Takes the training images of instance 0 of a `Fractal1Spec` on `REFERENCE_CANVAS`, which are rendered
             anyway; uint8 of shape (classes, size, row bytes).
+        only: Classes that are wanted, by default all. The IFS codes of others, and of their bases, are NaN.
+        base: The one base and the probabilities of its maps, in place of one that is sampled; shapes (1, N, 2, 3) and
+            (1, N).
 
     Raises:
-        ValueError: No base, or no perturbation for a class, is found.
+        ValueError: No base, or no perturbation for a class, is found; or the base that was given is too empty.
     """
-    if not spec.perturbs:
-        with ThreadPoolExecutor(cpu_count()) as pool:
-            search_one = functools.partial(_search, spec.seed)
-            # A search takes about as long as 20 images.
-            chunks = progress(spec.num_classes, 8 * cpu_count())
-            systems = np.stack([system for chunk in chunks for system in pool.map(search_one, chunk)])
-        return Family(str(spec), systems, systems)
+    classes = np.array(range(spec.num_classes) if only is None else sorted(only))
     reference: Any = dataclasses.replace(spec, **REFERENCE_CANVAS)
-    with ThreadPoolExecutor(cpu_count()) as pool:
-        bases = np.stack(list(pool.map(functools.partial(_find_base, reference), range(spec.num_bases))))
-    return find_classes(spec, bases, None, progress, table)
-
-
-def find_classes(
-    spec: IFSSpec, bases: Array, probs: Array | None, progress: Progress, table: Bits | None = None
-) -> Family:
-    """The part of `find` that perturbs: for a base that was read, too, with the probabilities of its maps."""
-    reference: Any = dataclasses.replace(spec, **REFERENCE_CANVAS)
-    if probs is not None:
+    if base is None:
+        bases, probs = np.full((spec.num_bases, *_shape(spec)), np.nan), None
+    else:
+        bases, probs = base
         number = np.zeros(1, np.int64)
         (fill,) = _render(reference, 'train', Family('', bases, bases, probs), bases, number, number).fill
         if fill <= MIN_FILL:
@@ -219,24 +231,120 @@ def find_classes(
                 f'{spec}: the base fractal that was read covers {fill:.1%} of the image, and must cover more than '
                 f'{MIN_FILL:.0%}: take another'
             )
-    family = Family(str(spec), bases, np.empty((spec.num_classes, *bases.shape[1:])), probs)
-    for chunk in progress(spec.num_classes, None):
-        _find_classes(reference, family, chunk, None if table is None else table[chunk.start : chunk.stop])
+    family = Family(str(spec), bases, np.full((spec.num_classes, *bases.shape[1:]), np.nan), probs)
+    # Searches are rendered together: the more there are, the less often do threads wait for the last of them.
+    for chunk in progress(len(classes), None if spec.num_bases == 1 else 16 * _SEARCHES):
+        part = classes[chunk.start : chunk.stop]
+        wanted = np.unique(part % spec.num_bases)
+        missing = wanted[np.isnan(family.bases[wanted]).any((1, 2, 3))]
+        if len(missing):
+            family.bases[missing] = _find_bases(reference, missing.tolist())
+        if isinstance(reference, Fractal1Spec):
+            _find_classes(reference, family, part, None if table is None else table[chunk.start : chunk.stop])
+        else:
+            family.systems[part] = family.bases[part]
     return family
 
 
-def _find_base(reference: Fractal1Spec, number: int) -> Array:
+def _shape(spec: IFSSpec) -> tuple[int, int, int]:
+    return vars(spec).get('maps', ifs.UNIFORM_MAPS[-1]), 2, 3
+
+
+class _Look(NamedTuple):
+    """How a search looks at images: the canvas, the key of the patches, the part that they shall fill."""
+
+    points: int
+    size: int
+    patch: Patch
+    key: tuple[int, ...]
+    fill: float
+
+
+# How full an image is, roughly, in a fiftieth of the time.
+_GLANCE = _Look(1_000, 64, 'point', (0, 0), 1.0)
+# Where the random search looks. Of what passes the second look less than 1 % fails the first, which takes a fraction of
+# the time and is enough for 19 of 20 systems.
+_LOOKS = (_Look(4_000, 64, 'point', (0, 0), 0.24), _Look(100_000, 512, 'point', (0, 0), MIN_SEARCH_FILL))
+
+# A search for IFS codes. It waits while its images are rendered together with those of others: it yields a look, the
+# base of each image, whose address sequence it has, and its system; it is sent the fill, and returns what it has found.
+_Search = Generator[tuple[_Look, Array, Array], npt.NDArray[np.float64], T]
+
+
+def _search_together(search: Callable[[int], _Search[T]], numbers: Iterator[int], most: int) -> dict[int, T]:
+    """Run the searches with these numbers to their ends, so many at a time."""
+    found: dict[int, T] = {}
+    waiting: dict[int, tuple[_Search[T], tuple[_Look, Array, Array]]] = {}
+
+    def go_on(number: int, search: _Search[T], fill: Any) -> None:
+        try:
+            waiting[number] = search, search.send(fill)
+        except StopIteration as end:
+            found[number] = end.value
+            waiting.pop(number, None)
+
+    while True:
+        while len(waiting) < most and (number := next(numbers, None)) is not None:
+            go_on(number, search(number), None)
+        if not waiting:
+            return found
+        by_look: dict[_Look, list[int]] = defaultdict(list)
+        for number, (_, (look, _, _)) in waiting.items():
+            by_look[look].append(number)
+        for look, looking in by_look.items():
+            _, bases, systems = zip(*(waiting[number][1] for number in looking))
+            fills = _fill(look, np.concatenate(bases), np.concatenate(systems))
+            for number, fill in zip(looking, np.split(fills, np.cumsum([len(part) for part in systems])[:-1])):
+                go_on(number, waiting[number][0], fill)
+
+
+def _fill(look: _Look, bases: Array, systems: Array) -> npt.NDArray[np.float64]:
+    """How much of the canvas images cover; of those that cover more than they shall, at least how much."""
+    thresholds = np.stack([_thresholds(base.tobytes()) for base in bases])
+    addresses = AddressSequences(ifs.draws(look.points, _ADDRESS_SEED['train']), thresholds)
+    keys = np.tile(np.array(look.key, np.uint32), (len(systems), 1))
+    return render(systems, addresses, keys, look.size, look.patch, threads=1, enough=look.fill).fill
+
+
+def _find_bases(reference: IFSSpec, numbers: list[int]) -> Array:
+    """Find the base IFS with these numbers, shape (len(numbers), N, 2, 3)."""
+    kind: Callable[[Any, int], _Search[Array]] = _search_base if reference.perturbs else _search_category
+    search = functools.partial(kind, reference)
+    threads = cpu_count()
+    most = min(_SEARCHES, -(-len(numbers) // threads))
+    found: dict[int, Array] = {}
+    # All threads take from one list, so that they end at about the same time.
+    waiting = iter(numbers)
+    with ThreadPoolExecutor(threads) as pool:
+        for some in pool.map(lambda _: _search_together(search, waiting, most), range(threads)):
+            found |= some
+    return np.stack([found[number] for number in numbers])
+
+
+def _search_base(reference: Fractal1Spec, number: int) -> _Search[Array]:
     """The first IFS sampled from the seed that is not too empty, and survives perturbation; delta has no part in it."""
+    # As class 0 would be rendered.
+    key = np.random.SeedSequence((reference.seed, Stream.PATCHES, 0, 0, 0)).generate_state(2).tolist()
+    look = _Look(reference.points, reference.size, reference.patch, tuple(key), MIN_FILL)  # type: ignore[arg-type]
     for attempt in range(MAX_BASES):
         # Sines and matrix products differ in the last bit between machines; nine decimals are the same everywhere.
         base = ifs.sample(reference.maps, reference.sigma, stream(reference.seed, Stream.BASE, attempt, number)).round(
             9
         )
-        if _fill(reference, base, base[None])[0] > MIN_FILL:
-            rng = stream(reference.seed, Stream.TRIAL, attempt, number)
-            trials = np.stack([ifs.perturb(base, Fractal1Spec.delta, rng) for _ in range(TRIALS)])
-            if np.count_nonzero(_fill(reference, base, trials) > MIN_FILL) >= MIN_SURVIVORS:
-                return base
+        if (yield look, base[None], base[None])[0] <= MIN_FILL:
+            continue
+        rng = stream(reference.seed, Stream.TRIAL, attempt, number)
+        trials = np.stack([ifs.perturb(base, Fractal1Spec.delta, rng) for _ in range(TRIALS)])
+        bases = np.broadcast_to(base, trials.shape)
+        # The order does not matter: what looks full comes first, and no more are tried than are needed.
+        trials = trials[np.argsort(-(yield _GLANCE, bases, trials), kind='stable')]
+        tried = survivors = 0
+        while survivors < MIN_SURVIVORS <= survivors + TRIALS - tried:
+            some = trials[tried : tried + MIN_SURVIVORS - survivors]
+            fill = yield look, bases[: len(some)], some
+            tried, survivors = tried + len(some), survivors + int((fill > MIN_FILL).sum())
+        if survivors >= MIN_SURVIVORS:
+            return base
     raise ValueError(
         f'{reference}: none of {MAX_BASES} base fractals sampled from seed={reference.seed} covers more than '
         f'{MIN_FILL:.0%} of the image and survives perturbation (sigma={reference.sigma}, maps={reference.maps}): take '
@@ -244,25 +352,21 @@ def _find_base(reference: Fractal1Spec, number: int) -> Array:
     )
 
 
-def _fill(reference: Fractal1Spec, base: Array, systems: Array) -> Array:
-    """How much of the reference's canvas perturbations of a base cover, as class 0 would."""
-    zeros = np.zeros(len(systems), np.int64)
-    return _render(reference, 'train', Family('', base[None], systems), systems, zeros, zeros).fill
-
-
-def _find_classes(reference: Fractal1Spec, family: Family, chunk: range, table: Bits | None) -> None:
-    """Perturb until every class of a chunk has an image that is not too empty; keep the images in ``table``."""
-    pending = np.array(chunk)
+def _find_classes(reference: Fractal1Spec, family: Family, classes: npt.NDArray[np.int64], table: Bits | None) -> None:
+    """Perturb until every one of these classes has an image that is not too empty; keep the images in ``table``."""
+    pending = classes
+    enough = MIN_FILL if table is None else 1.0
     for attempt in range(MAX_PERTURBATIONS):
         for k in pending:
             rng = stream(reference.seed, Stream.PERTURBATION, int(k), attempt)
             base = family.bases[k % reference.num_bases]
             family.systems[k] = ifs.perturb(base, reference.delta, rng, reference.perturb)  # type: ignore[arg-type]
-        # At first all classes of the chunk, straight into the table; then the few that came out empty.
+        # At first all of them, straight into the table; then the few that came out empty.
         out = table if attempt == 0 else None
-        images = _render(reference, 'train', family, family.systems[pending], pending, np.zeros_like(pending), out)
+        zeros = np.zeros_like(pending)
+        images = _render(reference, 'train', family, family.systems[pending], pending, zeros, out, enough)
         if table is not None and attempt > 0:
-            table[pending - chunk.start] = images.bits
+            table[np.searchsorted(classes, pending)] = images.bits
         pending = pending[images.fill <= MIN_FILL]
         if len(pending) == 0:
             return
@@ -272,11 +376,11 @@ def _find_classes(reference: Fractal1Spec, family: Family, chunk: range, table: 
     )
 
 
-def _search(seed: int, category: int) -> Array:
+def _search_category(reference: IFSSpec, category: int) -> _Search[Array]:
     """The first system of a category that fills enough of the image (FractalDB's random search)."""
-    found = _found() if seed == 0 else ()
-    attempt = int(found[category]) if category < len(found) else search(seed, category)
-    return ifs.sample_uniform(stream(seed, Stream.SEARCH, category, attempt))
+    found = _found() if reference.seed == 0 else ()
+    attempt = int(found[category]) if category < len(found) else (yield from _search_attempt(reference.seed, category))
+    return ifs.sample_uniform(stream(reference.seed, Stream.SEARCH, category, attempt))
 
 
 def search(seed: int, category: int) -> int:
@@ -286,17 +390,21 @@ def search(seed: int, category: int) -> int:
         >>> search(0, 1)
         45
     """
-    key = np.zeros((1, 2), np.uint32)
-    for attempt in itertools.count():
-        system = ifs.sample_uniform(stream(seed, Stream.SEARCH, category, attempt))
-        probs = ifs.probabilities(system)
-        for points, size, least in _LOOKS:
-            images = render(system[None], ifs.addresses(probs, points), key, size, 'point', threads=1)
-            if images.fill[0] < least:
+    return _search_together(functools.partial(_search_attempt, seed), iter([category]), 1)[category]
+
+
+def _search_attempt(seed: int, category: int) -> _Search[int]:
+    for start in itertools.count(0, _ATTEMPTS):
+        attempts = np.arange(start, start + _ATTEMPTS)
+        systems = np.stack([ifs.sample_uniform(stream(seed, Stream.SEARCH, category, n)) for n in attempts.tolist()])
+        for look in _LOOKS:
+            filled = (yield look, systems, systems) >= look.fill
+            attempts, systems = attempts[filled], systems[filled]
+            if len(attempts) == 0:
                 break
         else:
             break
-    return attempt
+    return int(attempts[0])
 
 
 @functools.cache

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -90,8 +90,11 @@ def sample(maps: int, sigma: float, rng: np.random.Generator) -> Array:
         raise ValueError(f'sigma must be greater than 0 and less than 3 * maps = {3 * maps}, got {sigma}')
     signs = np.sign(rng.random((2 * maps, 2, 1)) - 0.5) * np.eye(2)
     angles = _uniform(rng, -np.pi, np.pi, (2 * maps,))
-    sin, cos = np.sin(angles), np.cos(angles)
-    rotations = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2) @ signs
+    rotations = np.empty((2 * maps, 2, 2))
+    rotations[:, 0, 0] = rotations[:, 1, 1] = np.cos(angles)
+    rotations[:, 1, 0] = np.sin(angles)
+    rotations[:, 0, 1] = -rotations[:, 1, 0]
+    rotations = rotations @ signs
     # A margin that would leave the valid range is cut at its ends.
     edge = 1e-6
     low, high = max(edge, sigma - SIGMA_MARGIN), min(3 * maps - edge, sigma + SIGMA_MARGIN)
@@ -146,8 +149,27 @@ def perturb(
     raise ValueError(f"mode must be 'multiply' or 'add', got {mode!r}")
 
 
+class AddressSequences(NamedTuple):
+    """The address sequences of images that differ in the probabilities of their maps, from the same random numbers.
+
+    Attributes:
+        draws: The random numbers, one per step, shape (points - 1,).
+        thresholds: Shape (B, N - 1), a row per image: a step takes map j if its random number exceeds j of them.
+    """
+
+    draws: Array
+    thresholds: Array
+
+    def addresses(self, image: int) -> npt.NDArray[np.uint8]:
+        """The address sequence of an image, shape (points - 1,)."""
+        path = np.zeros(len(self.draws), np.uint8)
+        for threshold in self.thresholds[image]:
+            path += self.draws > threshold
+        return path
+
+
 def addresses(probs: Array, points: int, seed: int = 100) -> npt.NDArray[np.uint8]:
-    """Sample the address sequence of a chaos game; all images of a data set share it.
+    """Sample the address sequence of a chaos game; all images of a base IFS share it.
 
     Args:
         probs: Probability of each map, shape (N,).
@@ -157,20 +179,30 @@ def addresses(probs: Array, points: int, seed: int = 100) -> npt.NDArray[np.uint
     Returns:
         Shape (points - 1,): the map that leads from each point to the next.
     """
-    draws = _draws(points, seed)[: points - 1]
+    return AddressSequences(draws(points, seed), thresholds(probs)[None]).addresses(0)
+
+
+def thresholds(probs: Array) -> Array:
+    """What random numbers are compared with to choose a map, see `AddressSequences`.
+
+    Args:
+        probs: Probability of each map, shape (N,).
+
+    Returns:
+        Shape (N - 1,).
+    """
     # Map j is the first whose cumulative probability reaches the sample; rounding may leave the last one below 1. Maps
     # that are never chosen do not count: what has fewer maps than others is filled up with them.
-    last = np.flatnonzero(probs)[-1]
-    path = np.zeros(len(draws), np.uint8)
-    for reached in np.cumsum(probs)[:last]:
-        path += draws > reached
-    return path
+    reached = np.cumsum(probs)
+    reached[np.flatnonzero(probs)[-1] :] = np.inf
+    return reached[:-1]
 
 
 @functools.lru_cache(maxsize=2)
-def _draws(points: int, seed: int) -> Array:
+def draws(points: int, seed: int) -> Array:
+    """The random numbers of a chaos game, in [0, 1), shape (points - 1,)."""
     # RandomState is the one generator whose every number numpy promises to keep.
-    return np.random.RandomState(seed).random_sample(points)
+    return np.random.RandomState(seed).random_sample(points)[: points - 1]
 
 
 def sample_uniform(rng: np.random.Generator) -> Array:

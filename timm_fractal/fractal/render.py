@@ -6,6 +6,8 @@ Images are two-valued, black and `GRAY`, and stored as bits: uint8 of shape (ima
 
 import functools
 import logging
+import math
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
 
@@ -14,7 +16,7 @@ import numpy.typing as npt
 
 from .._utils.cpu import cpu_count
 from ..spec import PATCHES
-from .ifs import Array
+from .ifs import AddressSequences, Array
 
 _logger = logging.getLogger(__name__)
 
@@ -75,7 +77,7 @@ _GRAY_OF_BYTE = GRAY * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], ax
 
 def render(
     systems: Array,
-    addresses: npt.NDArray[np.uint8],
+    addresses: npt.NDArray[np.uint8] | AddressSequences,
     keys: npt.NDArray[np.uint32],
     size: int = 512,
     patch: Patch = 'random',
@@ -84,16 +86,18 @@ def render(
     device: Any = None,
     threads: int | None = None,
     out: Bits | None = None,
+    enough: float = 1.0,
 ) -> Rendered:
     """Render one image per IFS with the chaos game, as the 1p-frac reference does.
 
-    Every image starts at (0, 0) and takes the same sequence of maps. The bounding box of its points, the starting
-    transient included, is scaled to the canvas, x and y independently; the image is flipped top to bottom. Every point
-    pastes a patch; later patches overwrite earlier ones, their black pixels included.
+    Every image starts at (0, 0). The bounding box of its points, the starting transient included, is scaled to the
+    canvas, x and y independently; the image is flipped top to bottom. Every point pastes a patch; later patches
+    overwrite earlier ones, their black pixels included.
 
     Args:
         systems: Shape (B, N, 2, 3), N <= 256.
-        addresses: Shape (points - 1,), see `timm_fractal.fractal.ifs.addresses`.
+        addresses: The sequence of maps of all images, shape (points - 1,), see `timm_fractal.fractal.ifs.addresses`, or
+            a sequence for each of them. Images one after the other that share theirs are rendered faster.
         keys: Shape (B, 2): where the random patches of each image come from.
         size: Width and height in pixels, 16 to 4096.
         patch: ``'random'``: 3 x 3 pixels, each gray or black by a random bit, not all black. ``'fill'``: 3 x 3 gray
@@ -103,6 +107,7 @@ def render(
         device: torch device for the torch back end, by default the CPU.
         threads: CPU threads of the numba back end, by default all that this process may use.
         out: Render into this array of shape (B, size, row bytes), C-contiguous.
+        enough: Images that fill more than this part need not be finished: for those who only ask whether they do.
 
     Returns:
         The images, their fill and whether they diverged.
@@ -126,8 +131,15 @@ def render(
     if not np.isfinite(systems).all():
         raise ValueError('systems must be finite numbers')
     count = len(systems)
-    if addresses.ndim != 1 or (len(addresses) and addresses.max() >= systems.shape[1]):
-        raise ValueError(f'addresses must be one row of map numbers less than {systems.shape[1]}')
+    maps = systems.shape[1]
+    if isinstance(addresses, AddressSequences):
+        if addresses.draws.ndim != 1 or addresses.thresholds.shape != (count, maps - 1):
+            raise ValueError(
+                f'addresses must have draws of shape (points - 1,) and thresholds of shape {(count, maps - 1)}, '
+                f'got {addresses.draws.shape} and {addresses.thresholds.shape}'
+            )
+    elif addresses.ndim != 1 or (len(addresses) and addresses.max() >= maps):
+        raise ValueError(f'addresses must be one row of map numbers less than {maps}')
     if keys.shape != (count, 2):
         raise ValueError(f'keys must have the shape {(count, 2)}, got {keys.shape}')
     if not 16 <= size <= 4096:
@@ -145,17 +157,25 @@ def render(
     if backend == 'auto':
         backend = 'torch' if device is not None or not _has_numba() else 'numba'
     diverged = np.zeros(count, np.bool_)
-    addresses, keys = np.ascontiguousarray(addresses, np.uint8), np.asarray(keys, np.uint32)
+    keys = np.asarray(keys, np.uint32)
     if backend == 'torch':
-        # Few at a time: on the device an image takes eight times as much.
-        for start in range(0, count, 16 * LANES):
-            part = slice(start, start + 16 * LANES)
-            pixels, lost = render_on(device, systems[part], addresses, keys[part], size, patch)
-            packed = np.packbits(pixels.cpu().numpy(), axis=2, bitorder='little')
-            out[part, :, : packed.shape[2]], out[part, :, packed.shape[2] :] = packed, 0
-            diverged[part] = lost.cpu().numpy()
+        for places, path in _shared(addresses, count):
+            # Few at a time: on the device an image takes eight times as much.
+            for start in range(0, len(places), 16 * LANES):
+                part = places[start : start + 16 * LANES]
+                pixels, lost = render_on(device, systems[part], path, keys[part], size, patch)
+                packed = np.packbits(pixels.cpu().numpy(), axis=2, bitorder='little')
+                out[part, :, : packed.shape[2]], out[part, :, packed.shape[2] :] = packed, 0
+                diverged[part] = lost.cpu().numpy()
     else:
-        _render_numba(systems, addresses, keys, size, PATCHES.index(patch), out, diverged, threads or cpu_count())
+        if not isinstance(addresses, AddressSequences):
+            # The map numbers in place of random numbers.
+            halves = np.arange(maps - 1) + 0.5
+            addresses = AddressSequences(addresses.astype(np.float64), np.broadcast_to(halves, (count, maps - 1)))
+        pixels = math.ceil(enough * size**2)
+        _render_numba(
+            systems, addresses, keys, size, PATCHES.index(patch), pixels, out, diverged, threads or cpu_count()
+        )
     return Rendered(out, np.bitwise_count(out.view(np.uint64)).sum((1, 2), dtype=np.int64) / size**2, diverged)
 
 
@@ -164,12 +184,25 @@ def images_innermost(systems: Array) -> Array:
     return np.ascontiguousarray(systems.reshape(*systems.shape[:2], 6).transpose(1, 2, 0))
 
 
+def _shared(
+    addresses: npt.NDArray[np.uint8] | AddressSequences, count: int
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]]:
+    """Yield which images share an address sequence, and the sequence."""
+    if not isinstance(addresses, AddressSequences):
+        yield np.arange(count), np.ascontiguousarray(addresses, np.uint8)
+        return
+    _, first, which = np.unique(addresses.thresholds, axis=0, return_index=True, return_inverse=True)
+    for group, image in enumerate(first.tolist()):
+        yield np.flatnonzero(which.ravel() == group), addresses.addresses(image)
+
+
 def _render_numba(
     systems: Array,
-    addresses: npt.NDArray[np.uint8],
+    addresses: AddressSequences,
     keys: npt.NDArray[np.uint32],
     size: int,
     patch: int,
+    enough: int,
     out: Bits,
     diverged: npt.NDArray[np.bool_],
     threads: int,
@@ -178,12 +211,16 @@ def _render_numba(
 
     # A canvas of the machine's words; their bytes are in the order of `bits` on every little-endian machine.
     canvas = out.reshape(len(out), -1).view('<u8')
+    draws = np.ascontiguousarray(addresses.draws)
 
     def block(start: int) -> None:
         part = slice(start, start + LANES)
+        maps, thresholds = images_innermost(systems[part]), addresses.thresholds[part]
+        if (thresholds == thresholds[0]).all():
+            thresholds = thresholds[:1]
         canvas[part] = 0
         render_lanes(
-            images_innermost(systems[part]), addresses, keys[part], size, PADDING, patch, canvas[part], diverged[part]
+            maps, draws, thresholds.T.copy(), keys[part], size, PADDING, patch, enough, canvas[part], diverged[part]
         )
 
     starts = range(0, len(systems), LANES)

@@ -1,8 +1,9 @@
 """CPU kernel: chaos game and splat, many images side by side.
 
-All images of a call share one address sequence, so one step moves all of them by the same map of their own system: the
-innermost loops run over images and become SIMD lanes. Everything is float64 without reordering (no fastmath, no fused
-multiply-add), so the pixels do not depend on the machine nor on the number of images.
+The innermost loops run over images and become SIMD lanes. Images that share an address sequence are all moved by the
+same map of their own system, which is fastest; each of the others takes the map that its own probabilities choose with
+the same random number. Everything is float64 without reordering (no fastmath, no fused multiply-add), so the pixels do
+not depend on the machine nor on the number of images.
 
 Only the last patch at a position can be seen. The trajectory is therefore walked block by block from its end (the first
 walk, which finds the bounding box, leaves the state at the start of each block); the first visit to a position on that
@@ -17,14 +18,27 @@ from .render import LIMIT, ROUND_UP
 
 #: Steps walked at a time: 8 bits, so that a step and a position (4096 x 4096: 24 bits) fit into 32.
 _BLOCK = 256
+#: After this part of the blocks, and every time it has doubled, finished images are looked for.
+_EARLY = 8
 
 
 @part
-def _advance(maps, addresses, start, count, track):  # type: ignore[no-untyped-def]
-    """Walk `count` steps from track[0]; track is (steps, xy, image), maps is (map, parameter, image)."""
+def _addresses(draws, thresholds, start, count, lanes, which):  # type: ignore[no-untyped-def]
+    """The map of each step of a block; which is (address sequence, step)."""
+    for v in range(min(lanes, which.shape[0])):
+        for t in range(count):
+            which[v, t] = 0
+        for m in range(thresholds.shape[0]):
+            threshold = thresholds[m, v]
+            for t in range(count):
+                which[v, t] += np.uint8(draws[np.uint64(start + t)] > threshold)
+
+
+@part
+def _advance_shared(maps, which, count, lanes, track):  # type: ignore[no-untyped-def]
     for t in range(count):
-        j = addresses[np.uint64(start + t)]
-        for v in range(track.shape[2]):
+        j = which[0, t]
+        for v in range(lanes):
             x = track[t, 0, v]
             y = track[t, 1, v]
             track[t + 1, 0, v] = maps[j, 0, v] * x + maps[j, 1, v] * y + maps[j, 2, v]
@@ -32,9 +46,51 @@ def _advance(maps, addresses, start, count, track):  # type: ignore[no-untyped-d
 
 
 @part
-def _widen(track, count, box):  # type: ignore[no-untyped-def]
+def _advance_pair(maps, draws, thresholds, start, count, lanes, track):  # type: ignore[no-untyped-def]
+    """Two maps: both are computed, one is taken, in SIMD lanes."""
+    for t in range(count):
+        draw = draws[np.uint64(start + t)]
+        for v in range(lanes):
+            x = track[t, 0, v]
+            y = track[t, 1, v]
+            x0 = maps[0, 0, v] * x + maps[0, 1, v] * y + maps[0, 2, v]
+            y0 = maps[0, 3, v] * x + maps[0, 4, v] * y + maps[0, 5, v]
+            x1 = maps[1, 0, v] * x + maps[1, 1, v] * y + maps[1, 2, v]
+            y1 = maps[1, 3, v] * x + maps[1, 4, v] * y + maps[1, 5, v]
+            second = draw > thresholds[0, v]
+            track[t + 1, 0, v] = x1 if second else x0
+            track[t + 1, 1, v] = y1 if second else y0
+
+
+@part
+def _advance_own(by_image, which, count, lanes, track):  # type: ignore[no-untyped-def]
+    """More maps: looked up image by image, which still hides the latency of the recurrence."""
+    for t in range(count):
+        for v in range(lanes):
+            j = which[v, t]
+            x = track[t, 0, v]
+            y = track[t, 1, v]
+            track[t + 1, 0, v] = by_image[v, j, 0] * x + by_image[v, j, 1] * y + by_image[v, j, 2]
+            track[t + 1, 1, v] = by_image[v, j, 3] * x + by_image[v, j, 4] * y + by_image[v, j, 5]
+
+
+@part
+def _advance(maps, by_image, draws, thresholds, start, count, lanes, which, track):  # type: ignore[no-untyped-def]
+    """Walk `count` steps from track[0]; track is (steps, xy, image), maps is (map, parameter, image)."""
+    if thresholds.shape[1] == 1:
+        _addresses(draws, thresholds, start, count, lanes, which)
+        _advance_shared(maps, which, count, lanes, track)
+    elif maps.shape[0] == 2:
+        _advance_pair(maps, draws, thresholds, start, count, lanes, track)
+    else:
+        _addresses(draws, thresholds, start, count, lanes, which)
+        _advance_own(by_image, which, count, lanes, track)
+
+
+@part
+def _widen(track, count, lanes, box):  # type: ignore[no-untyped-def]
     for t in range(1, count + 1):
-        for v in range(track.shape[2]):
+        for v in range(lanes):
             x = track[t, 0, v]
             y = track[t, 1, v]
             box[0, v] = x if x < box[0, v] else box[0, v]
@@ -44,21 +100,21 @@ def _widen(track, count, box):  # type: ignore[no-untyped-def]
 
 
 @part
-def _to_bits(track, count, frame, padding, top, left, stride, bits):  # type: ignore[no-untyped-def]
+def _to_bits(track, count, lanes, frame, padding, top, left, stride, bits):  # type: ignore[no-untyped-def]
     """Position of each point as the index of a bit of the (flipped) canvas."""
     for t in range(count):
-        for v in range(track.shape[2]):
+        for v in range(lanes):
             column = np.int32((track[t, 0, v] - frame[0, v]) * frame[1, v] + padding)
             row = np.int32((track[t, 1, v] - frame[2, v]) * frame[3, v] + padding)
             bits[t, v] = np.uint32((top - row) * stride + (column + left))
 
 
 @part
-def _select(bits, v, count, seen, queue, length):  # type: ignore[no-untyped-def]
-    """Walk a block backwards; queue (step in the block, position) of the positions that were not seen yet."""
+def _select(bits, lane, v, count, seen, queue, length):  # type: ignore[no-untyped-def]
+    """Walk a block of a lane backwards; queue (step in the block, position) of positions not seen yet in image v."""
     for k in range(count):
         i = count - 1 - k
-        p = bits[i, v]
+        p = bits[i, lane]
         word = np.uint64(p >> np.uint32(6))
         shift = np.uint64(p & np.uint32(63))
         old = seen[v, word]
@@ -111,73 +167,135 @@ def _paint(queue, v, first, count, patches, words, canvas):  # type: ignore[no-u
             canvas[v, w0 + one] = (canvas[v, w0 + one] & keep) | (bottom >> back)
 
 
+@part
+def _paint_from(block, v, ends, seen, queue, key0, key1, patch, words, patches, canvas):  # type: ignore[no-untyped-def]
+    """Paint the patches of a block and of all behind it."""
+    if patch == POINT:
+        for k in range(canvas.shape[1]):
+            canvas[v, k] = seen[v, k]
+        return
+    for g in range(block, len(ends) - 1):
+        first = ends[g + 1, v]
+        count = ends[g, v] - first
+        if patch == RANDOM:
+            _patches(queue, v, first, count, g * _BLOCK, key0, key1, patches)
+        _paint(queue, v, first, count, patches, np.uint64(words), canvas)
+
+
+@part
+def _count(canvas, v):  # type: ignore[no-untyped-def]
+    total = np.uint64(0)
+    for k in range(canvas.shape[1]):
+        n = canvas[v, k]
+        n = n - ((n >> np.uint64(1)) & np.uint64(0x5555555555555555))
+        n = (n & np.uint64(0x3333333333333333)) + ((n >> np.uint64(2)) & np.uint64(0x3333333333333333))
+        n = (n + (n >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+        total += (n * np.uint64(0x0101010101010101)) >> np.uint64(56)
+    return np.int64(total)
+
+
+@part
+def _close_up(lanes, done, images, maps, by_image, thresholds, starts, frame):  # type: ignore[no-untyped-def]
+    """Move the lanes that are not done to the front; returns how many there are."""
+    kept = 0
+    for v in range(lanes):
+        if done[v]:
+            continue
+        if kept < v:
+            images[kept] = images[v]
+            for j in range(maps.shape[0]):
+                for k in range(6):
+                    maps[j, k, kept] = by_image[kept, j, k] = by_image[v, j, k]
+            if thresholds.shape[1] > 1:
+                for m in range(thresholds.shape[0]):
+                    thresholds[m, kept] = thresholds[m, v]
+            for g in range(starts.shape[0]):
+                starts[g, 0, kept] = starts[g, 0, v]
+                starts[g, 1, kept] = starts[g, 1, v]
+            for k in range(4):
+                frame[k, kept] = frame[k, v]
+        kept += 1
+    return kept
+
+
 @kernel
-def render_lanes(maps, addresses, keys, size, padding, patch, canvas, diverged):  # type: ignore[no-untyped-def]
+def render_lanes(maps, draws, thresholds, keys, size, padding, patch, enough, canvas, diverged):  # type: ignore[no-untyped-def]
     """Render images.
 
     Args:
-        maps: (N, 6, B) float64, parameters a, b, e, c, d, f of x' = a x + b y + e, y' = c x + d y + f. Overwritten
-            with zeros where an image diverges.
-        addresses: (points - 1,) uint8.
+        maps: (N, 6, B) float64, parameters a, b, e, c, d, f of x' = a x + b y + e, y' = c x + d y + f. Overwritten.
+        draws: (points - 1,) float64, see `timm_fractal.fractal.ifs.AddressSequences`.
+        thresholds: (N - 1, B) float64, or (N - 1, 1) if the images share an address sequence. Overwritten.
         keys: (B, 2) uint32, key of the patches of each image.
         size: Width and height in pixels.
         padding: Pixels kept free on every side.
         patch: `RANDOM`, `FILL` or `POINT`.
+        enough: An image may be left unfinished with more pixels than these.
         canvas: (B, size * words) uint64 of zeros, painted on; bit c of the words of a row is column c.
         diverged: (B,) bool, written.
     """
-    steps = len(addresses)
+    steps = len(draws)
     lanes = maps.shape[2]
     blocks = steps // _BLOCK + 1
     words = canvas.shape[1] // size
+    by_image = np.empty((lanes, maps.shape[0], 6))
+    for v in range(lanes):
+        for j in range(maps.shape[0]):
+            for k in range(6):
+                by_image[v, j, k] = maps[j, k, v]
+    which = np.empty((thresholds.shape[1], _BLOCK), np.uint8)
     track = np.zeros((_BLOCK + 1, 2, lanes))
     starts = np.zeros((blocks + 1, 2, lanes))
     box = np.zeros((4, lanes))
     for g in range(blocks):
         count = min(_BLOCK, steps - g * _BLOCK)
-        _advance(maps, addresses, g * _BLOCK, count, track)
-        _widen(track, count, box)
+        _advance(maps, by_image, draws, thresholds, g * _BLOCK, count, lanes, which, track)
+        _widen(track, count, lanes, box)
         for v in range(lanes):
             starts[g + 1, 0, v] = track[0, 0, v] = track[count, 0, v]
             starts[g + 1, 1, v] = track[0, 1, v] = track[count, 1, v]
 
     frame = np.zeros((4, lanes))
+    # The image of each lane; those that are done leave their lanes to others.
+    images = np.arange(lanes)
+    done = np.empty(lanes, np.bool_)
     for v in range(lanes):
         wide = box[1, v] - box[0, v]
         high = box[3, v] - box[2, v]
         # Comparisons with a NaN, or of the last state if it is one, are false.
         diverged[v] = not (wide < LIMIT and high < LIMIT and np.isfinite(track[0, 0, v] + track[0, 1, v]))
-        if diverged[v]:
-            # All its points stay at the origin.
-            for j in range(maps.shape[0]):
-                for k in range(6):
-                    maps[j, k, v] = 0.0
-            for g in range(blocks):
-                starts[g, 0, v] = 0.0
-                starts[g, 1, v] = 0.0
-        else:
-            frame[0, v] = box[0, v]
-            frame[2, v] = box[2, v]
-            frame[1, v] = (size - 2 * padding) * ROUND_UP / wide if wide > 0 else 0.0
-            frame[3, v] = (size - 2 * padding) * ROUND_UP / high if high > 0 else 0.0
+        done[v] = diverged[v]
+        frame[0, v] = box[0, v]
+        frame[2, v] = box[2, v]
+        frame[1, v] = (size - 2 * padding) * ROUND_UP / wide if wide > 0 else 0.0
+        frame[3, v] = (size - 2 * padding) * ROUND_UP / high if high > 0 else 0.0
+    lanes = _close_up(lanes, done, images, maps, by_image, thresholds, starts, frame)
 
     # A patch lies one pixel right and down of its point, a single point lies where it is.
     shift = 0 if patch == POINT else 1
     bits = np.empty((_BLOCK, lanes), np.uint32)
     seen = np.zeros(canvas.shape, np.uint64)
     # No more positions than points or pixels, and a place for the one that `_select` writes in vain.
-    queue = np.empty((lanes, min(steps + 1, size * size) + 1), np.uint32)
-    ends = np.zeros((blocks + 1, lanes), np.int64)
+    queue = np.empty((len(canvas), min(steps + 1, size * size) + 1), np.uint32)
+    ends = np.zeros((blocks + 1, len(canvas)), np.int64)
+    patches = np.empty(_BLOCK, np.uint32)
+    for k in range(_BLOCK):
+        patches[k] = 511
+    wanted = np.zeros(len(canvas), np.int64)
+    look = blocks // _EARLY if enough < size * size else blocks
     for k in range(blocks):
+        if lanes == 0:
+            break
         g = blocks - 1 - k
         count = min(_BLOCK, steps + 1 - g * _BLOCK)
         for v in range(lanes):
             track[0, 0, v] = starts[g, 0, v]
             track[0, 1, v] = starts[g, 1, v]
-        _advance(maps, addresses, g * _BLOCK, count - 1, track)
+        _advance(maps, by_image, draws, thresholds, g * _BLOCK, count - 1, lanes, which, track)
         _to_bits(
             track,
             count,
+            lanes,
             frame,
             float(padding),
             np.int32(size - 1 - shift),
@@ -186,21 +304,21 @@ def render_lanes(maps, addresses, keys, size, padding, patch, canvas, diverged):
             bits,
         )
         for v in range(lanes):
-            ends[g, v] = _select(bits, v, count, seen, queue, ends[g + 1, v])
-
-    patches = np.empty(_BLOCK, np.uint32)
-    for k in range(_BLOCK):
-        patches[k] = 511
-    for v in range(lanes):
-        if diverged[v]:
+            image = images[v]
+            ends[g, image] = _select(bits, v, image, count, seen, queue, ends[g + 1, image])
+        if g > 0 and k != look:
             continue
-        if patch == POINT:
-            for k in range(canvas.shape[1]):
-                canvas[v, k] = seen[v, k]
-            continue
-        for g in range(blocks):
-            first = ends[g + 1, v]
-            count = ends[g, v] - first
-            if patch == RANDOM:
-                _patches(queue, v, first, count, g * _BLOCK, keys[v, 0], keys[v, 1], patches)
-            _paint(queue, v, first, count, patches, np.uint64(words), canvas)
+        for v in range(lanes):
+            image = images[v]
+            positions = ends[g, image]
+            done[v] = False
+            if g == 0 or positions >= wanted[image]:
+                key0, key1 = keys[image, 0], keys[image, 1]
+                _paint_from(g, image, ends, seen, queue, key0, key1, patch, words, patches, canvas)
+                if g > 0:
+                    # What the last points paint is not painted over: these pixels stay. Further positions add fewer.
+                    pixels = _count(canvas, image)
+                    done[v] = pixels > enough
+                    wanted[image] = positions * enough // max(pixels, 1)
+        lanes = _close_up(lanes, done, images, maps, by_image, thresholds, starts, frame)
+        look += look
