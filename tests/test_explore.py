@@ -28,12 +28,13 @@ import timm_fractal.explore
 from tests.explorer import explorer
 from timm_fractal import Fractal1, cli, parse_name
 from timm_fractal.augment import create_augment
-from timm_fractal.data import separability
+from timm_fractal.data import photos, separability
 from timm_fractal.data.base import create as create_of_name
 from timm_fractal.data.base import watcher
 from timm_fractal.explore import pictures, recipes, samples, sheets, uploads
 from timm_fractal.explore.controls import controls, read_controls, read_name, steps, values
 from timm_fractal.explore.turns import Superseded, Turns
+from timm_fractal.fractal import categories
 from timm_fractal.spec import SPECS, Spec, option
 
 ROOT = Path(__file__).parent.parent
@@ -161,6 +162,37 @@ def test_the_verdict_is_that_of_the_doctor() -> None:
     assert 'cannot be compared' in pictures.verdict('visualatom/classes=4,size=64')
     with pytest.raises(ValueError, match='image1 needs an image'):
         pictures.verdict('image1/classes=4,size=64')
+
+
+def test_a_class_of_many_fractals_is_made_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+    real = categories._find_bases
+    monkeypatch.setattr(categories, '_find_bases', lambda spec, numbers: looked.extend(numbers) or real(spec, numbers))
+    name = 'fractal1/fractals=1000,size=64,points=5000'
+    image = sheets.class_image(name, 700)
+    assert looked == [700]
+    assert image.tobytes() != sheets.class_image(name, 701).tobytes()
+    sheets.class_sheet(name, 700, tile=64)
+    assert set(looked) == {700, 701}
+
+
+@pytest.mark.parametrize('images', [1, 100])
+def test_the_verdict_renders_no_more_than_it_looks_at(
+    images: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(images):
+        Image.linear_gradient('L').rotate(3 * number).save(tmp_path / f'{number:03}.png')
+    rendered: list[int] = []
+    read: list[str] = []
+    render, read_image = photos.Image1._render_one, photos.read_image
+    monkeypatch.setattr(photos.Image1, '_render_one', lambda self, k: rendered.append(k) or render(self, k))
+    monkeypatch.setattr(photos, 'read_image', lambda path, *rest: read.append(path.name) or read_image(path, *rest))
+    source = uploads.local(tmp_path)
+    assert 'of the pairs of classes' in pictures.verdict('image1/classes=4095,size=32', source)
+    assert sorted(rendered) == sorted(2 * [*range(64)])
+    assert sorted(set(read)) == [f'{number:03}.png' for number in range(min(64, images))]
+    pictures.contact('image1/classes=4095,size=32', 'train', source)
+    assert sorted(rendered[128:]) == [*range(32)]
 
 
 def test_published_weights(tmp_path: Path) -> None:

@@ -312,9 +312,10 @@ def _find_bases(reference: IFSSpec, numbers: list[int]) -> Array:
     search = functools.partial(kind, reference)
     threads = cpu_count()
     most = min(_SEARCHES, -(-len(numbers) // threads))
-    found: dict[int, Array] = {}
     # All threads take from one list, so that they end at about the same time.
     waiting = iter(numbers)
+    # Where one is not found, none is: that is said before all are searched for.
+    found = _search_together(search, itertools.islice(waiting, 1), 1)
     with ThreadPoolExecutor(threads) as pool:
         for some in pool.map(lambda _: _search_together(search, waiting, most), range(threads)):
             found |= some
@@ -326,25 +327,33 @@ def _search_base(reference: Fractal1Spec, number: int) -> _Search[Array]:
     # As class 0 would be rendered.
     key = np.random.SeedSequence((reference.seed, Stream.PATCHES, 0, 0, 0)).generate_state(2).tolist()
     look = _Look(reference.points, reference.size, reference.patch, tuple(key), MIN_FILL)  # type: ignore[arg-type]
-    for attempt in range(MAX_BASES):
+    attempt = 0
+    while attempt < MAX_BASES:
+        # One by one at first, for the second is often the last, then ever more at once.
+        attempts = range(attempt, min(MAX_BASES, attempt + max(1, min(attempt // 2, LANES))))
         # Sines and matrix products differ in the last bit between machines; nine decimals are the same everywhere.
-        base = ifs.sample(reference.maps, reference.sigma, stream(reference.seed, Stream.BASE, attempt, number)).round(
-            9
+        bases = np.stack(
+            [
+                ifs.sample(reference.maps, reference.sigma, stream(reference.seed, Stream.BASE, n, number)).round(9)
+                for n in attempts
+            ]
         )
-        if (yield look, base[None], base[None])[0] <= MIN_FILL:
-            continue
-        rng = stream(reference.seed, Stream.TRIAL, attempt, number)
-        trials = np.stack([ifs.perturb(base, Fractal1Spec.delta, rng) for _ in range(TRIALS)])
-        bases = np.broadcast_to(base, trials.shape)
-        # The order does not matter: what looks full comes first, and no more are tried than are needed.
-        trials = trials[np.argsort(-(yield _GLANCE, bases, trials), kind='stable')]
-        tried = survivors = 0
-        while survivors < MIN_SURVIVORS <= survivors + TRIALS - tried:
-            some = trials[tried : tried + MIN_SURVIVORS - survivors]
-            fill = yield look, bases[: len(some)], some
-            tried, survivors = tried + len(some), survivors + int((fill > MIN_FILL).sum())
-        if survivors >= MIN_SURVIVORS:
-            return base
+        fill = yield look, bases, bases
+        for filled in np.flatnonzero(fill > MIN_FILL).tolist():
+            base: Array = bases[filled]
+            rng = stream(reference.seed, Stream.TRIAL, attempts[filled], number)
+            trials = np.stack([ifs.perturb(base, Fractal1Spec.delta, rng) for _ in range(TRIALS)])
+            same = np.broadcast_to(base, trials.shape)
+            # The order does not matter: what looks full comes first, and no more are tried than are needed.
+            trials = trials[np.argsort(-(yield _GLANCE, same, trials), kind='stable')]
+            tried = survivors = 0
+            while survivors < MIN_SURVIVORS <= survivors + TRIALS - tried:
+                some = trials[tried : tried + MIN_SURVIVORS - survivors]
+                fill = yield look, same[: len(some)], some
+                tried, survivors = tried + len(some), survivors + int((fill > MIN_FILL).sum())
+            if survivors >= MIN_SURVIVORS:
+                return base
+        attempt = attempts.stop
     raise ValueError(
         f'{reference}: none of {MAX_BASES} base fractals sampled from seed={reference.seed} covers more than '
         f'{MIN_FILL:.0%} of the image and survives perturbation (sigma={reference.sigma}, maps={reference.maps}): take '
