@@ -1,0 +1,150 @@
+"""Measure fractals without training on them, and compare the measures with what trainings on them came to.
+
+Example:
+    $ python train_scripts/which_fractal.py 0:40 --results train_scripts/results/fractals.jsonl
+
+prints a line per seed of `fractal1`, then Spearman's rank correlation of each measure with top-1 of each fine-tuning of
+`sweeps/fractals.yaml`. The correlations of the first seeds (--fit) say which measure to take, those of the others
+whether it holds.
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from scipy import ndimage, stats
+from tqdm import tqdm
+
+from timm_fractal import Fractal1
+from timm_fractal.data import separability
+
+#: The data set of the sweep file.
+NAME = 'fractal1/classes=100,delta=0.2,points=20000,size=96,patch=fill,seed={}'
+#: What the model sees: images and patches, in pixels.
+INPUT, PATCH = 32, 8
+
+Array = npt.NDArray[np.float64]
+
+
+def overlap(dataset: Fractal1, images: Array) -> float:
+    """The part of the pixels of two classes that both have, mean of pairs: high if perturbations move the shape little."""
+    shapes = images.reshape(len(images), -1) > 0
+    pairs = np.random.default_rng(0).integers(len(shapes), size=(2, 300))
+    a, b = shapes[pairs[:, pairs[0] != pairs[1]]]
+    return float(((a & b).sum(1) / (a | b).sum(1)).mean())
+
+
+def confused(dataset: Fractal1, images: Array) -> float:
+    """The measure of `timm-fractal doctor`: pairs of classes no farther from each other than two crops of one class."""
+    return separability.measure(dataset).confused
+
+
+def contrast(dataset: Fractal1, images: Array) -> float:
+    """The mean standard deviation within the patches of the model: edges and texture, not black and not filled."""
+    return float(patches(images).std((1, 2)).mean())
+
+
+def patch_rank(dataset: Fractal1, images: Array) -> float:
+    """The effective rank of patches that are not flat: exp of the entropy of their spectrum."""
+    flat = patches(images).reshape(-1, PATCH**2)
+    flat = flat[flat.std(1) > 0.05]
+    spectrum = np.linalg.svd((flat - flat.mean(1, keepdims=True)) / flat.std(1, keepdims=True), compute_uv=False) ** 2
+    part = spectrum / spectrum.sum()
+    return float(np.exp(-(part * np.log(part + 1e-12)).sum()))
+
+
+def symmetry(dataset: Fractal1, images: Array) -> float:
+    """The largest correlation of a class with itself flipped or turned: crops and flips hide what symmetry tells."""
+    found = []
+    for image in images[::4]:
+        smooth = ndimage.gaussian_filter(image, 1.5)
+        smooth -= smooth.mean()
+        turned = (smooth[::-1], smooth[:, ::-1], smooth[::-1, ::-1], smooth.T, np.rot90(smooth))
+        found.append(max(float((smooth * other).sum()) for other in turned) / float((smooth**2).sum()))
+    return float(np.mean(found))
+
+
+def roundness(dataset: Fractal1, images: Array) -> float:
+    """The mean ratio of the smaller to the larger singular value of the maps."""
+    values = np.linalg.svd(dataset.family.bases[0, :, :, :2], compute_uv=False)
+    return float((values[:, 1] / values[:, 0]).mean())
+
+
+def parts(dataset: Fractal1, images: Array) -> float:
+    """The logarithm of the mean number of separate parts of a class."""
+    return float(np.log(np.mean([ndimage.label(image > 0, np.ones((3, 3)))[1] for image in images[::4]])))
+
+
+def fill(dataset: Fractal1, images: Array) -> float:
+    """The mean part of the pixels that are not black."""
+    return float((images > 0).mean())
+
+
+MEASURES: dict[str, Callable[[Fractal1, Array], float]] = {
+    function.__name__: function
+    for function in (overlap, confused, contrast, patch_rank, symmetry, roundness, parts, fill)
+}
+
+
+def patches(images: Array) -> Array:
+    """The patches of a model without augmentation, shape (N, PATCH, PATCH)."""
+    small = [np.asarray(Image.fromarray(image).resize((INPUT, INPUT), Image.Resampling.BOX)) for image in images]
+    count = INPUT // PATCH
+    cut = np.stack(small).reshape(-1, count, PATCH, count, PATCH).transpose(0, 1, 3, 2, 4)
+    return cut.reshape(-1, PATCH, PATCH).astype(np.float64)
+
+
+def measure(seed: int) -> dict[str, float]:
+    """All measures of one fractal, from its training images alone. Some two seconds."""
+    dataset = Fractal1(NAME.format(seed), input_img_mode='L')
+    images = np.stack([np.asarray(dataset[k][0], np.float32) / 127 for k in range(dataset.num_classes)])
+    return {name: function(dataset, images) for name, function in MEASURES.items()}
+
+
+def transfer(path: Path) -> dict[str, dict[int, float]]:
+    """Mean top-1 over the fine-tuning seeds, by fine-tuning and seed of the fractal; of the first pre-training seed."""
+    found: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        kind, _, seed = row['condition'].partition('-')
+        if kind == 'base' and row['seed'] == 0:
+            found[row.get('finetune') or 'own task'][int(seed)].append(row['eval_top1'])
+    return {task: {seed: float(np.mean(each)) for seed, each in seeds.items()} for task, seeds in found.items()}
+
+
+def seeds_of(text: str) -> range:
+    """A range of seeds, written as first:end."""
+    first, colon, end = text.partition(':')
+    if not (colon and first.isdecimal() and end.isdecimal() and int(first) < int(end)):
+        raise argparse.ArgumentTypeError(f'must be first:end such as 0:40, got {text!r}')
+    return range(int(first), int(end))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or '').split('\n')[0])
+    parser.add_argument('seeds', type=seeds_of, help='seeds of fractal1, such as 0:40')
+    parser.add_argument('--results', type=Path, help='lines of sweeps/fractals.yaml')
+    parser.add_argument('--fit', type=int, default=24, help='correlate seeds below and from this one apart (24)')
+    args = parser.parse_args()
+    measured = {seed: measure(seed) for seed in tqdm(args.seeds, unit='fractal')}
+    print('seed', *MEASURES)
+    for seed, values in measured.items():
+        print(seed, *(f'{value:.3f}' for value in values.values()))
+    for task, top1 in (transfer(args.results) if args.results else {}).items():
+        for words, low, high in ((f'seeds below {args.fit}', 0, args.fit), (f'from {args.fit}', args.fit, 2**32)):
+            known = [seed for seed in measured if seed in top1 and low <= seed < high]
+            if len(known) < 5:
+                continue
+            print(f'{task}, {words}: {len(known)} fractals')
+            for name in MEASURES:
+                rho = stats.spearmanr([measured[seed][name] for seed in known], [top1[seed] for seed in known])[0]
+                print(f'  {name:<12} {rho:+.2f}')
+
+
+if __name__ == '__main__':
+    main()
