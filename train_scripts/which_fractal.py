@@ -32,7 +32,7 @@ Array = npt.NDArray[np.float64]
 
 
 def overlap(dataset: Fractal1, images: Array) -> float:
-    """The part of the pixels of two classes that both have, mean of pairs: high if perturbations move the shape little."""
+    """The mean part of the pixels of two classes that both have: high if perturbations move the shape little."""
     shapes = images.reshape(len(images), -1) > 0
     pairs = np.random.default_rng(0).integers(len(shapes), size=(2, 300))
     a, b = shapes[pairs[:, pairs[0] != pairs[1]]]
