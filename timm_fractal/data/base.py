@@ -319,16 +319,20 @@ def check_index(index: Any, samples: int) -> int:
         >>> check_index(-1, 12), check_index(np.int64(3), 12)
         (11, 3)
     """
+    number = index if type(index) is int else _whole(index)
+    if not -samples <= number < samples:
+        raise IndexError(f'index {number} is out of range for {samples} samples')
+    return number % samples
+
+
+def _whole(index: Any) -> int:
     # torch takes a truth value for an index.
     if isinstance(index, bool) or 'bool' in str(getattr(index, 'dtype', '')):
         raise TypeError(f'index must be a whole number, got {index}: of a mask, take np.flatnonzero(mask)')
     try:
-        number = operator.index(index)
+        return operator.index(index)
     except TypeError:
         raise TypeError(f'index must be a whole number, got {index!r}') from None
-    if not -samples <= number < samples:
-        raise IndexError(f'index {number} is out of range for {samples} samples')
-    return number % samples
 
 
 def check_indices(indices: Any, samples: int) -> npt.NDArray[np.int64]:
