@@ -1,5 +1,7 @@
 """What the data sets cost: seconds until all images are in memory, milliseconds of an image on access (one core).
 
+The baseline of data sets of many fractals, in the same run: every image by itself, in place of 32 side by side.
+
 python -m benchmarks.bench_datasets [names ...]
 """
 
@@ -8,18 +10,23 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import sklearn.datasets
 import torch
 
 from benchmarks.record import Record
 from timm_fractal.data import base as datasets
+from timm_fractal.data import fractals
+from timm_fractal.fractal import render
+from timm_fractal.spec import IFSSpec, parse_name
 
 NAMES = (
     'fractal1',
     'fractal1/fractals=1000',
     'ofdb',
     'fractaldb',
+    'fractaldb/classes=100,instances=25',
     'visualatom/instances=1',
     'noise1',
     'image1',
@@ -33,13 +40,29 @@ def create(name: str) -> datasets.SyntheticDataset:
     return datasets.create(name, root=PHOTO if name.startswith('image1') else None)
 
 
+def seconds(name: str) -> float:
+    """Until a data set is ready whose IFS codes are not known."""
+    fractals.families.clear()
+    start = time.perf_counter()
+    create(name)
+    return time.perf_counter() - start
+
+
+def one_by_one(name: str) -> float | None:
+    """The same without other images beside each, for data sets of many fractals that are kept in memory."""
+    spec = parse_name(name)
+    if not isinstance(spec, IFSSpec) or spec.num_bases == 1 or name == 'fractaldb':
+        return None
+    with patch.object(render, 'LANES', 1):
+        return seconds(name)
+
+
 def main() -> None:
     with Record('bench_datasets', f'{os.cpu_count()} cores; 1,000 classes but where the name says otherwise') as say:
-        create('fractal1/classes=2')[0], create('image1/classes=2,size=32')[0]  # Loads the kernels.
+        create('fractal1/classes=40,fractals=2')[0], create('image1/classes=2,size=32')[0]  # Loads the kernels.
         for name in sys.argv[1:] or NAMES:
-            start = time.perf_counter()
+            ready = seconds(name)
             dataset = create(name)
-            ready = time.perf_counter() - start
             where = 'on access' if not (size := dataset.table_bytes) else f'{size / 2**20:.0f} MB'
             fresh = create(name + (',' if '/' in name else '/') + 'cache=none')
             torch.set_num_threads(1)
@@ -49,11 +72,14 @@ def main() -> None:
                 fresh[k]
                 times.append(time.perf_counter() - start)
             each = 1e3 * statistics.median(times)
+            alone = one_by_one(name)
+            words = f'; one by one {alone:.2f} s, {alone / ready:.1f} times as long' if alone else ''
             say(
-                f'{name:32} {ready:6.2f} s, {where:>10};  {each:5.2f} ms an image on access (median of 64)',
+                f'{name:34} {ready:6.2f} s, {where:>10};  {each:5.2f} ms an image on access (median of 64){words}',
                 dataset=name,
                 ready_s=ready,
                 access_ms=each,
+                one_by_one_s=alone,
             )
 
 

@@ -100,6 +100,16 @@ def test_a_class_needs_no_other(name, monkeypatch):
         some.stored(8 if some.spec.num_bases > 1 else 39)
 
 
+def test_a_search_that_fails_is_one_search(monkeypatch):
+    searched = set()
+    search = fractals._search_base
+    monkeypatch.setattr(fractals, '_search_base', lambda spec, number: searched.add(number) or search(spec, number))
+    monkeypatch.setattr(fractals, 'MAX_BASES', 40)
+    with pytest.raises(ValueError, match='none of 40 base fractals sampled from seed=2 covers more than 5%'):
+        Fractal1('fractal1/classes=300,fractals=300,sigma=2,seed=2')
+    assert searched == {0}
+
+
 def test_only_classes_that_there_are():
     with pytest.raises(ValueError, match=r'only must name classes from 0 to 4, got \[5, 9\]'):
         Fractal1(f'fractal1/classes=5,{FEW}', only=[5, 9])

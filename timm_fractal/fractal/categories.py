@@ -232,8 +232,10 @@ def find(
                 f'{MIN_FILL:.0%}: take another'
             )
     family = Family(str(spec), bases, np.full((spec.num_classes, *bases.shape[1:]), np.nan), probs)
-    # Searches are rendered together: the more there are, the less often do threads wait for the last of them.
-    for chunk in progress(len(classes), None if spec.num_bases == 1 else 16 * _SEARCHES):
+    # Bases are searched for together: the more there are, the less often do threads wait for the last of them. The
+    # random search takes about as long as 20 images, and says more often how far it is.
+    step = 8 * cpu_count() if not spec.perturbs else 16 * _SEARCHES if spec.num_bases > 1 else None
+    for chunk in progress(len(classes), step):
         part = classes[chunk.start : chunk.stop]
         wanted = np.unique(part % spec.num_bases)
         missing = wanted[np.isnan(family.bases[wanted]).any((1, 2, 3))]

@@ -154,7 +154,8 @@ class AddressSequences(NamedTuple):
 
     Attributes:
         draws: The random numbers, one per step, shape (points - 1,).
-        thresholds: Shape (B, N - 1), a row per image: a step takes map j if its random number exceeds j of them.
+        thresholds: Shape (B, N - 1), an ascending row per image: a step takes map j if its random number exceeds j of
+            them.
     """
 
     draws: Array

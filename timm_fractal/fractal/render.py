@@ -5,6 +5,7 @@ Images are two-valued, black and `GRAY`, and stored as bits: uint8 of shape (ima
 """
 
 import functools
+import itertools
 import logging
 import math
 from collections.abc import Iterator
@@ -213,8 +214,7 @@ def _render_numba(
     canvas = out.reshape(len(out), -1).view('<u8')
     draws = np.ascontiguousarray(addresses.draws)
 
-    def block(start: int) -> None:
-        part = slice(start, start + LANES)
+    def block(part: slice) -> None:
         maps, thresholds = images_innermost(systems[part]), addresses.thresholds[part]
         if (thresholds == thresholds[0]).all():
             thresholds = thresholds[:1]
@@ -223,13 +223,27 @@ def _render_numba(
             maps, draws, thresholds.T.copy(), keys[part], size, PADDING, patch, enough, canvas[part], diverged[part]
         )
 
-    starts = range(0, len(systems), LANES)
-    if threads == 1 or len(starts) < 2:
-        for start in starts:
-            block(start)
+    parts = _blocks(addresses.thresholds)
+    if threads == 1 or len(parts) < 2:
+        for part in parts:
+            block(part)
     else:
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(block, starts))
+            list(pool.map(block, parts))
+
+
+def _blocks(thresholds: Array) -> list[slice]:
+    """Blocks of at most `LANES` images; many that share an address sequence are by themselves."""
+    starts = [0, *(np.flatnonzero((thresholds[1:] != thresholds[:-1]).any(1)) + 1).tolist(), len(thresholds)]
+    cuts = {0, len(thresholds)}
+    for start, stop in itertools.pairwise(starts):
+        if stop - start >= LANES // 4:
+            cuts |= {start, stop}
+    return [
+        slice(first, min(first + LANES, stop))
+        for start, stop in itertools.pairwise(sorted(cuts))
+        for first in range(start, stop, LANES)
+    ]
 
 
 def render_on(

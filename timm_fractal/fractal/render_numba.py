@@ -24,20 +24,24 @@ _EARLY = 8
 
 @part
 def _addresses(draws, thresholds, start, count, lanes, which):  # type: ignore[no-untyped-def]
-    """The map of each step of a block; which is (address sequence, step)."""
-    for v in range(min(lanes, which.shape[0])):
+    """The map of each step; which is (address sequence, step)."""
+    part = draws[start : start + count]
+    for v in range(lanes):
+        row = which[v]
         for t in range(count):
-            which[v, t] = 0
+            row[t] = 0
+        # They ascend: the last one that is exceeded counts.
         for m in range(thresholds.shape[0]):
             threshold = thresholds[m, v]
             for t in range(count):
-                which[v, t] += np.uint8(draws[np.uint64(start + t)] > threshold)
+                if part[t] > threshold:
+                    row[t] = np.uint8(m + 1)
 
 
 @part
-def _advance_shared(maps, which, count, lanes, track):  # type: ignore[no-untyped-def]
+def _advance_shared(maps, which, start, count, lanes, track):  # type: ignore[no-untyped-def]
     for t in range(count):
-        j = which[0, t]
+        j = which[0, np.uint64(start + t)]
         for v in range(lanes):
             x = track[t, 0, v]
             y = track[t, 1, v]
@@ -78,8 +82,7 @@ def _advance_own(by_image, which, count, lanes, track):  # type: ignore[no-untyp
 def _advance(maps, by_image, draws, thresholds, start, count, lanes, which, track):  # type: ignore[no-untyped-def]
     """Walk `count` steps from track[0]; track is (steps, xy, image), maps is (map, parameter, image)."""
     if thresholds.shape[1] == 1:
-        _addresses(draws, thresholds, start, count, lanes, which)
-        _advance_shared(maps, which, count, lanes, track)
+        _advance_shared(maps, which, start, count, lanes, track)
     elif maps.shape[0] == 2:
         _advance_pair(maps, draws, thresholds, start, count, lanes, track)
     else:
@@ -89,14 +92,21 @@ def _advance(maps, by_image, draws, thresholds, start, count, lanes, which, trac
 
 @part
 def _widen(track, count, lanes, box):  # type: ignore[no-untyped-def]
-    for t in range(1, count + 1):
-        for v in range(lanes):
-            x = track[t, 0, v]
-            y = track[t, 1, v]
-            box[0, v] = x if x < box[0, v] else box[0, v]
-            box[1, v] = x if x > box[1, v] else box[1, v]
-            box[2, v] = y if y < box[2, v] else box[2, v]
-            box[3, v] = y if y > box[3, v] else box[3, v]
+    # Four steps at a time, so that they wait less for each other; the last ones are repeated.
+    for quarter in range((count + 3) // 4):
+        t0 = 4 * quarter + 1
+        t1, t2, t3 = min(t0 + 1, count), min(t0 + 2, count), min(t0 + 3, count)
+        for k in range(2):
+            for v in range(lanes):
+                p0, p1, p2, p3 = track[t0, k, v], track[t1, k, v], track[t2, k, v], track[t3, k, v]
+                low0 = p0 if p0 < p1 else p1
+                low1 = p2 if p2 < p3 else p3
+                high0 = p0 if p0 > p1 else p1
+                high1 = p2 if p2 > p3 else p3
+                low = low0 if low0 < low1 else low1
+                high = high0 if high0 > high1 else high1
+                box[2 * k, v] = low if low < box[2 * k, v] else box[2 * k, v]
+                box[2 * k + 1, v] = high if high > box[2 * k + 1, v] else box[2 * k + 1, v]
 
 
 @part
@@ -243,7 +253,11 @@ def render_lanes(maps, draws, thresholds, keys, size, padding, patch, enough, ca
         for j in range(maps.shape[0]):
             for k in range(6):
                 by_image[v, j, k] = maps[j, k, v]
-    which = np.empty((thresholds.shape[1], _BLOCK), np.uint8)
+    if thresholds.shape[1] == 1:
+        which = np.empty((1, steps), np.uint8)
+        _addresses(draws, thresholds, 0, steps, 1, which)
+    else:
+        which = np.empty((lanes, _BLOCK), np.uint8)
     track = np.zeros((_BLOCK + 1, 2, lanes))
     starts = np.zeros((blocks + 1, 2, lanes))
     box = np.zeros((4, lanes))
