@@ -52,15 +52,18 @@ def build(args: dict[str, Any], start: Origin | None = None, num_classes: int | 
     described |= architecture_options(name, args.get('model_kwargs') or {}, 'model_kwargs')
     # As train.py has it; with a number of its own the model has no use for that of where it began.
     described['num_classes'] = args.get('num_classes') if num_classes is None else num_classes
-    described['in_chans'] = (args.get('input_size') or (args.get('in_chans') or 3,))[0]
-    if args.get('gp'):
-        described['global_pool'] = args['gp']
-    described |= options
+    described |= _channels_and_pool(args) | options
     try:
         return timm.create_model(name, pretrained_cfg=start.cfg or None, **described)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         words = ', '.join(f'{key}={value!r}' for key, value in described.items() if value is not None)
         raise ValueError(f'timm cannot build {name} with {words} ({error})') from error
+
+
+def _channels_and_pool(args: dict[str, Any]) -> dict[str, Any]:
+    """Options of the architecture that train.py has arguments of its own for."""
+    channels = (args.get('input_size') or (args.get('in_chans') or 3,))[0]
+    return {'in_chans': channels} | ({'global_pool': args['gp']} if args.get('gp') else {})
 
 
 class Fitted(NamedTuple):
@@ -123,11 +126,8 @@ def _candidates(args: dict[str, Any], start: Origin) -> Iterator[dict[str, Any]]
 
 
 def _model_args(model: Any, args: dict[str, Any], start: Origin, options: dict[str, Any]) -> dict[str, Any]:
-    described: dict[str, Any] = {**start.model_args, **(args.get('model_kwargs') or {}), **options}
+    described = start.model_args | (args.get('model_kwargs') or {}) | _channels_and_pool(args) | options
     described.pop('num_classes', None)
-    described['in_chans'] = options.get('in_chans', (args.get('input_size') or (args.get('in_chans') or 3,))[0])
-    if args.get('gp'):
-        described['global_pool'] = args['gp']
     cfg = model.pretrained_cfg
     if cfg.get('fixed_input_size') and 'img_size' in _parameters(start.architecture):
         # Without the tag timm would take the size of the architecture's default weights.
