@@ -61,5 +61,8 @@ class Record:
 
     def __exit__(self, *_: object) -> None:
         # Also of a benchmark that fails in the middle: what it has measured is measured.
-        with open(FILE, 'a') as file:
-            file.write(json.dumps(self.content) + '\n')
+        with open(FILE, 'a+b') as file:
+            # A last line may lack its end, of an editor or a run that was killed.
+            if file.seek(0, os.SEEK_END) and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b'\n':
+                file.write(b'\n')
+            file.write(json.dumps(self.content).encode() + b'\n')

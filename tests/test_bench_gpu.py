@@ -49,3 +49,13 @@ def test_a_folder_without_train_py_is_refused(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         gpu.main()
     assert 'timm_source must be a checkout of timm' in capsys.readouterr().err
+
+
+def test_a_line_without_its_end_stays_a_line(tmp_path, monkeypatch):
+    file = tmp_path / 'figures.jsonl'
+    file.write_text('{"benchmark": "old"}')
+    monkeypatch.setattr(record, 'FILE', file)
+    for name in ('new', 'newer'):
+        with record.Record(name, 'nothing'):
+            pass
+    assert [json.loads(line)['benchmark'] for line in file.read_text().splitlines()] == ['old', 'new', 'newer']

@@ -236,6 +236,16 @@ def test_a_manifest_is_extended(shared, tmp_path):
     ]
 
 
+def test_weights_lie_beside_a_manifest_that_is_a_link(shared, tmp_path):
+    entry, folder = shared
+    (tmp_path / 'there').mkdir()
+    (tmp_path / 'link.json').symlink_to(tmp_path / 'there' / 'manifest.json')
+    weights.add(entry, folder / 'x.safetensors', tmp_path / 'link.json')
+    assert (tmp_path / 'link.json').is_symlink() and weights.manifest(tmp_path / 'link.json') == {NAME: entry}
+    assert sorted(file.name for file in (tmp_path / 'there').iterdir()) == ['manifest.json', f'{NAME}.safetensors']
+
+
+
 @pytest.mark.parametrize('damage', ['byte', 'truncated', 'other'])
 def test_a_damaged_file_is_refused(tag, shared, tmp_path, monkeypatch, damage):
     content = bytearray((shared[1] / f'{NAME}.safetensors').read_bytes())

@@ -1,7 +1,10 @@
-"""Files in folders."""
+"""Files and folders."""
 
+import hashlib
 from collections.abc import Collection
 from pathlib import Path
+
+from .atomic import check_regular
 
 
 def list_files(folder: Path, extensions: Collection[str]) -> tuple[list[Path], list[str]]:
@@ -34,3 +37,21 @@ def first_names(names: list[str], most: int = 3) -> str:
         'a.txt, b.txt, c.txt, ...'
     """
     return ', '.join([*names[:most], *(['...'] if len(names) > most else [])])
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal digits; the file is not held in memory.
+
+    Raises:
+        ValueError: It is a folder, a device or a pipe.
+
+    Examples:
+        >>> len(sha256(Path(__file__)))
+        64
+    """
+    check_regular(path)
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()

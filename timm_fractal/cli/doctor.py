@@ -78,7 +78,7 @@ def examine_dataset(name: str, data_dir: str | Path | None = None) -> Iterator[C
         yield Check('ok', text)
     else:
         change = separability.remedy(spec, data_dir)
-        nothing = 'no larger delta or size helps: take another data set'
+        nothing = f'take another data set: none of what was tried helps ({separability.suggestions(spec, data_dir)})'
         yield Check('warn', text, f'take {change}' if change else nothing)
 
 
@@ -289,7 +289,7 @@ def _weights() -> Iterator[Check]:
     entries = weights.manifest().values()
     embedded = [entry for entry in entries if entry.file]
     for entry in embedded:
-        weights.checked_bytes(weights.MANIFEST.parent / str(entry.file), entry)
+        weights.check_file(weights.MANIFEST.parent / str(entry.file), entry)
     text = f'pre-trained weights: {len(entries)}, of them {len(embedded)} installed with the package and undamaged'
     source = os.environ.get(weights.SOURCE)
     if source and not weights.is_address(source) and not Path(source).expanduser().is_dir():

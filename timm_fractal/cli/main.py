@@ -164,7 +164,7 @@ def _add_dataset(parser: Any, default: str | None = None) -> None:
     parser.add_argument(
         '--data-dir',
         metavar='PATH',
-        help='image, folder of images or file of parameters that the data set is made from',
+        help='what the data set is made from: image, folder of images, CSV files of IFS codes, or parameter file',
     )
 
 
@@ -372,7 +372,9 @@ def _add_doctor(commands: Any) -> None:
     parser.add_argument(
         '--dataset', dest='name', default=argparse.SUPPRESS, metavar='NAME', help='can its classes be told apart?'
     )
-    parser.add_argument('--data-dir', metavar='PATH', help='image, images or file of parameters, with --dataset')
+    parser.add_argument(
+        '--data-dir', metavar='PATH', help='image, images, CSV files of IFS codes, or parameter file; with --dataset'
+    )
 
 
 def _doctor(args: Any) -> int:

@@ -123,7 +123,7 @@ def remedy(spec: Spec, root: str | Path | None = None) -> str:
                 if not changed:
                     continue
                 try:
-                    found = measure(create(dataclasses.replace(first, **changed), root=root), root)
+                    found = measure(create(dataclasses.replace(first, **changed), root=root, only=range(CLASSES)), root)
                 except ValueError:
                     break  # Out of range, or nothing but empty images.
                 bar.update()

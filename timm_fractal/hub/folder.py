@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import errno
-import hashlib
 import io
 import math
 import os
@@ -25,6 +24,7 @@ from safetensors.torch import save_file
 
 from .._timm_private import save_config
 from .._utils.atomic import alone
+from .._utils.files import sha256
 from .._version import __version__
 from ..data.base import create
 from ..fractal.categories import REFERENCE_CANVAS
@@ -148,8 +148,7 @@ def convert(
     tensors = checkpoint.check_tensors(path, weights)
     name, classes = architecture.recognise(path, tensors)
     args = {'model': name, 'num_classes': classes, 'mean': [0.5] * 3, 'std': [0.5] * 3}
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    provenance = {'converted_from': path.name, 'sha256_of_original': digest, 'results': _results(results)}
+    provenance = {'converted_from': path.name, 'sha256_of_original': sha256(path), 'results': _results(results)}
     tag = tag or re.sub(r'[^a-z0-9]+', '_', path.name.partition('.')[0].lower()).strip('_')
     return _write(Checkpoint(path, tensors, args), dest, tag, license, provenance, head, trained_here=False)
 
@@ -410,11 +409,9 @@ def entry_of(folder: str | Path, **place: Any) -> Weights:
         )
     weights = folder / HUB_FILE
     architecture.refuse_differences(weights, name, architecture.model_shapes(model), checkpoint.shapes(weights))
-    content = weights.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
     model = timm.create_model(name, pretrained=True, pretrained_cfg={**cfg, 'file': str(weights)}, **plain)
     provenance = {**config.get('provenance', {}), 'reference_output': reference_output(model)}
-    return Weights(f'{name}.{tag}', digest, len(content), cfg, license, provenance, **place)
+    return Weights(f'{name}.{tag}', sha256(weights), weights.stat().st_size, cfg, license, provenance, **place)
 
 
 def reference_output(model: Any) -> list[float]:

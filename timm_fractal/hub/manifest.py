@@ -11,11 +11,11 @@ A file is looked for in this order, and its sha256 compared with the manifest's 
 import base64
 import dataclasses
 import errno
-import hashlib
 import http.client
 import json
 import logging
 import os
+import shutil
 import time
 import urllib.error
 import urllib.parse
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._utils.atomic import atomic_write, check_regular
+from .._utils.files import sha256
 from .._utils.messages import redacted
 from .values import check_values
 
@@ -150,16 +151,18 @@ def add(entry: Weights, weights: Path, path: str | Path) -> Weights:
     entry = dataclasses.replace(entry, file=f'{entry.name}.safetensors')
     entries = (manifest(path) if path.exists() else {}) | {entry.name: entry}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path.with_name(f'{entry.name}.safetensors')) as temporary:
-        temporary.write_bytes(checked_bytes(weights, entry))
+    check_file(weights, entry)
+    # Beside the manifest itself, not beside a link to it.
+    with atomic_write(path.resolve().with_name(f'{entry.name}.safetensors')) as temporary:
+        shutil.copyfile(weights, temporary)
     with atomic_write(path) as temporary:
         content = {name: entries[name].to_json() for name in sorted(entries)}
         temporary.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
     return entry
 
 
-def checked_bytes(path: Path, entry: Weights) -> bytes:
-    """Read a file, which must be the one that the manifest speaks of.
+def check_file(path: Path, entry: Weights) -> None:
+    """Compare the size and the sha256 of a file with the manifest's.
 
     Raises:
         ValueError: It is another file, or damaged.
@@ -169,11 +172,9 @@ def checked_bytes(path: Path, entry: Weights) -> bytes:
     found = path.stat().st_size
     if found != entry.size:
         raise ValueError(f'{words}: it has {found:,} bytes and must have {entry.size:,}; delete it and try again')
-    content = path.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
+    digest = sha256(path)
     if digest != entry.sha256:
         raise ValueError(f'{words}: its sha256 is {digest} and must be {entry.sha256}; delete it and try again')
-    return content
 
 
 def load(entry: Weights, cache_dir: str | Path | None = None) -> 'dict[str, torch.Tensor]':
@@ -187,13 +188,13 @@ def load(entry: Weights, cache_dir: str | Path | None = None) -> 'dict[str, torc
         ValueError: The file that was found is not the one of the manifest.
         OSError: It cannot be found or read; the message says what to do.
     """
-    from safetensors.torch import load as read
+    from safetensors.torch import load_file
 
     for find in (_find_at_source, _find_in_wheel, _find_on_hub):
         path = find(entry, cache_dir)
         if path is not None:
-            # The very bytes that were checked are read.
-            tensors: dict[str, torch.Tensor] = read(checked_bytes(path, entry))
+            check_file(path, entry)
+            tensors: dict[str, torch.Tensor] = load_file(path)
             _logger.info('%s: loaded from %s', entry.name, path)
             return tensors
     raise FileNotFoundError(
@@ -258,7 +259,7 @@ def _download(url: str, entry: Weights, cache_dir: str | Path | None) -> Path:
             words = f'{entry.name}: {where} cannot be reached or read ({reason}); {SOURCE} names it'
             raise ConnectionError(words) from None
         try:
-            checked_bytes(temporary, entry)
+            check_file(temporary, entry)
         except ValueError as error:
             raise ValueError(f'{where} is damaged, or not the weights {entry.name}: {error}') from error
     return path

@@ -1,7 +1,6 @@
 """Upload of a folder of weights to the Hub."""
 
 import contextlib
-import hashlib
 import json
 import re
 import shutil
@@ -9,7 +8,9 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .._utils.files import sha256
 from .._version import __version__
+from . import values
 from .client import ask
 from .folder import FILES, check, entry_of
 from .manifest import HUB_FILE
@@ -75,7 +76,7 @@ def publish(
     if not dry_run and get_token() is None:
         raise PermissionError('no token for the Hub: `hf auth login`, or set HF_TOKEN to one that may write')
     what = f'publishing to {repo_id}'
-    card = published((folder / 'README.md').read_text(encoding='utf-8'), repo_id)
+    card = published(values.text(folder / 'README.md'), repo_id)
     unchecked = ''
     try:
         ask(what, ModelCard(card, ignore_metadata_errors=True).validate)
@@ -111,7 +112,7 @@ def publish(
         for file in files:
             options = dict(revision=info.oid, cache_dir=cache)
             uploaded = Path(ask(f'checking {file} in {repo_id}', hf_hub_download, repo_id, file, **options))
-            if _sha256(uploaded) != _sha256(Path(staging, file)):
+            if sha256(uploaded) != sha256(Path(staging, file)):
                 raise OSError(f'{repo_id}: {file} came back from the Hub with another sha256: publish it again')
     return Published(info.pr_url or info.commit_url, _entry(folder, hf_hub_id=repo_id, revision=info.oid))
 
@@ -148,7 +149,3 @@ def _entry(folder: Path, **place: Any) -> dict[str, Any]:
     except ValueError:
         return {}
     return {entry.name: {k: v for k, v in entry.to_json().items() if place or k != 'file'}}
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
