@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -16,7 +17,8 @@ from timm.layers import convert_splitbn_model
 
 from tests.test_hub import needs_local_dir
 from timm_fractal import cli
-from timm_fractal.hub import check, export_weights
+from timm_fractal.hub import check, checkpoint, export_weights
+from timm_fractal.hub import folder as hub_folder
 from timm_fractal.hub.manifest import manifest
 
 pytestmark = needs_local_dir
@@ -347,3 +349,20 @@ def test_other_versions_of_timm(exports, tmp_path, version):
     environment = {'PYTHONPATH': str(tmp_path / 'timm'), 'PYTHONWARNINGS': 'ignore', 'HF_HUB_OFFLINE': '1'}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    'dataset, data_dir, known',
+    [
+        ('fractal1/classes=2', None, True),
+        # No data set of fractals but those of categories reads a folder.
+        ('fractal1/classes=2', 'images', True),
+        ('fractal1/classes=2', 'base.csv', False),
+        ('ofdb/classes=2', None, True),
+        ('ofdb/classes=2', 'categories', False),
+    ],
+)
+def test_ifs_codes_that_were_read_are_not_taken_for_those_of_the_name(dataset, data_dir, known):
+    args = {'model': 'test_vit', 'dataset': dataset, 'data_dir': data_dir}
+    family = hub_folder._family(checkpoint.Checkpoint(Path('last.pth.tar'), {}, args), 2)
+    assert (family is not None) == known

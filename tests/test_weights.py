@@ -245,7 +245,6 @@ def test_weights_lie_beside_a_manifest_that_is_a_link(shared, tmp_path):
     assert sorted(file.name for file in (tmp_path / 'there').iterdir()) == ['manifest.json', f'{NAME}.safetensors']
 
 
-
 @pytest.mark.parametrize('damage', ['byte', 'truncated', 'other'])
 def test_a_damaged_file_is_refused(tag, shared, tmp_path, monkeypatch, damage):
     content = bytearray((shared[1] / f'{NAME}.safetensors').read_bytes())
