@@ -21,7 +21,7 @@ from scipy import ndimage, stats
 from tqdm import tqdm
 
 from timm_fractal import Fractal1
-from timm_fractal.data import separability
+from timm_fractal.data import ranking, separability
 
 #: The data set of the sweep file.
 NAME = 'fractal1/classes=100,delta=0.2,points=20000,size=96,patch=fill,seed={}'
@@ -31,22 +31,24 @@ INPUT, PATCH = 32, 8
 Array = npt.NDArray[np.float64]
 
 
+def score(dataset: Fractal1, images: Array) -> float:
+    """The measure of `timm-fractal doctor --seeds`: contrast of patches, less overlap of classes."""
+    return ranking.measure(dataset.spec).score
+
+
 def overlap(dataset: Fractal1, images: Array) -> float:
-    """The mean part of the pixels of two classes that both have: high if perturbations move the shape little."""
-    shapes = images.reshape(len(images), -1) > 0
-    pairs = np.random.default_rng(0).integers(len(shapes), size=(2, 300))
-    a, b = shapes[pairs[:, pairs[0] != pairs[1]]]
-    return float(((a & b).sum(1) / (a | b).sum(1)).mean())
+    """The part of the pixels of two classes that both have: high if perturbations move the shape little."""
+    return ranking.measure(dataset.spec).overlap
+
+
+def contrast(dataset: Fractal1, images: Array) -> float:
+    """The standard deviation within patches of random crops: edges, not black and not filled."""
+    return ranking.measure(dataset.spec).contrast
 
 
 def confused(dataset: Fractal1, images: Array) -> float:
     """The measure of `timm-fractal doctor`: pairs of classes no farther from each other than two crops of one class."""
     return separability.measure(dataset).confused
-
-
-def contrast(dataset: Fractal1, images: Array) -> float:
-    """The mean standard deviation within the patches of the model: edges and texture, not black and not filled."""
-    return float(patches(images).std((1, 2)).mean())
 
 
 def patch_rank(dataset: Fractal1, images: Array) -> float:
@@ -87,7 +89,7 @@ def fill(dataset: Fractal1, images: Array) -> float:
 
 MEASURES: dict[str, Callable[[Fractal1, Array], float]] = {
     function.__name__: function
-    for function in (overlap, confused, contrast, patch_rank, symmetry, roundness, parts, fill)
+    for function in (score, overlap, contrast, confused, patch_rank, symmetry, roundness, parts, fill)
 }
 
 
@@ -117,6 +119,15 @@ def transfer(path: Path) -> dict[str, dict[int, float]]:
     return {task: {seed: float(np.mean(each)) for seed, each in seeds.items()} for task, seeds in found.items()}
 
 
+def interval(x: Array, y: Array) -> str:
+    """95 % interval of Spearman's rank correlation, by resampling the fractals 2,000 times."""
+    samples = np.random.default_rng(0).integers(len(x), size=(2000, len(x)))
+    return ' to '.join(
+        f'{bound:+.2f}'
+        for bound in np.nanpercentile([stats.spearmanr(x[some], y[some])[0] for some in samples], [2.5, 97.5])
+    )
+
+
 def seeds_of(text: str) -> range:
     """A range of seeds, written as first:end."""
     first, colon, end = text.partition(':')
@@ -136,14 +147,18 @@ def main() -> None:
     for seed, values in measured.items():
         print(seed, *(f'{value:.3f}' for value in values.values()))
     for task, top1 in (transfer(args.results) if args.results else {}).items():
-        for words, low, high in ((f'seeds below {args.fit}', 0, args.fit), (f'from {args.fit}', args.fit, 2**32)):
+        for words, low, high in (
+            (f'seeds below {args.fit}', 0, args.fit),
+            (f'from {args.fit}', args.fit, 2**32),
+            ('all', 0, 2**32),
+        ):
             known = [seed for seed in measured if seed in top1 and low <= seed < high]
             if len(known) < 5:
                 continue
-            print(f'{task}, {words}: {len(known)} fractals')
+            print(f'{task}, {words}: {len(known)} fractals, with 95 % intervals')
             for name in MEASURES:
-                rho = stats.spearmanr([measured[seed][name] for seed in known], [top1[seed] for seed in known])[0]
-                print(f'  {name:<12} {rho:+.2f}')
+                x, y = np.array([measured[seed][name] for seed in known]), np.array([top1[seed] for seed in known])
+                print(f'  {name:<12} {stats.spearmanr(x, y)[0]:+.2f} ({interval(x, y)})')
 
 
 if __name__ == '__main__':

@@ -54,9 +54,9 @@ def examine_dataset(name: str, data_dir: str | Path | None = None) -> Iterator[C
 
     Examples:
         >>> [check.status for check in examine_dataset('fractal1/delta=0.2,classes=16,size=64,points=5000')]
-        ['ok', 'ok']
+        ['ok', 'ok', 'ok']
     """
-    from ..data import separability
+    from ..data import ranking, separability
     from ..data.base import create
     from ..spec import parse_name
 
@@ -65,6 +65,13 @@ def examine_dataset(name: str, data_dir: str | Path | None = None) -> Iterator[C
     found = separability.measure(dataset, data_dir)
     k, fill = found.emptiest
     yield Check('ok', f'{spec}: {found.fill:.1%} of the pixels are not black; class {k}, the emptiest, {fill:.1%}')
+    if ranking.can_measure(spec, data_dir):
+        quality = ranking.measure(spec, data_dir)
+        yield Check(
+            'ok',
+            f'its fractal has a score of {quality.score:+.1f}: {ranking.EVIDENCE}',
+            '' if quality.score > 0 else f'others: timm-fractal doctor --dataset {spec} --seeds 0:100',
+        )
     count = min(separability.CLASSES, spec.num_classes)
     classes = f'the first {count} of {spec.num_classes:,}' if count < spec.num_classes else f'{count}'
     text = (
@@ -80,6 +87,55 @@ def examine_dataset(name: str, data_dir: str | Path | None = None) -> Iterator[C
         change = separability.remedy(spec, data_dir)
         nothing = f'take another data set: none of what was tried helps ({separability.suggestions(spec, data_dir)})'
         yield Check('warn', text, f'take {change}' if change else nothing)
+
+
+#: How many of the best seeds are shown.
+BEST = 10
+
+
+def rank_seeds(name: str, seeds: range) -> Iterator[str]:
+    """Rank the base fractals of some seeds by a measure that goes with transfer.
+
+    Args:
+        name: Name of a data set with one base fractal; its own seed counts too.
+        seeds: Which seeds.
+
+    Yields:
+        The lines of a table, the best first, and what they are worth.
+
+    Raises:
+        ValueError: The data set has no single base fractal.
+
+    Examples:
+        >>> list(rank_seeds('fractal1', range(2)))[0].split()
+        ['seed', 'score', 'overlap', 'contrast']
+    """
+    from ..data import ranking
+    from ..data.base import progress_bar
+    from ..spec import parse_name
+
+    spec: Any = parse_name(name)
+    if not ranking.can_measure(spec):
+        raise ValueError(f'--seeds ranks data sets with one base fractal, such as fractal1, got {spec}')
+    found, none = {}, []
+    wanted = sorted({*seeds, spec.seed})
+    with progress_bar('measuring fractals', len(wanted), 'fractal') as bar:
+        for seed, quality in ranking.rank(spec, wanted):
+            bar.update()
+            if quality is None:
+                none.append(seed)
+            else:
+                found[seed] = quality
+    order = sorted(found, key=lambda seed: -found[seed].score)
+    yield f'{"seed":>10} {"score":>6} {"overlap":>8} {"contrast":>9}'
+    for seed in [*order[:BEST], *order[BEST:][-1:]]:
+        quality = found[seed]
+        yield f'{seed:>10} {quality.score:>+6.1f} {quality.overlap:>8.2f} {quality.contrast:>9.3f}'
+    if spec.seed in found:
+        yield f'seed={spec.seed}, that of {spec}, is number {order.index(spec.seed) + 1} of {len(order)}'
+    if none:
+        yield f'no fractal is found from {len(none)} of the seeds: {", ".join(map(str, none[:10]))}'
+    yield f'{ranking.EVIDENCE}'
 
 
 #: What is imported, by the name of its distribution.

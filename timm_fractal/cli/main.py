@@ -74,6 +74,7 @@ The token is that of `hf auth login`, or HF_TOKEN. An interrupted upload is comp
 _DOCTOR_EXAMPLES = """examples:
   timm-fractal doctor
   timm-fractal doctor --dataset fractal1/delta=0.01
+  timm-fractal doctor --dataset fractal1/sigma=4 --seeds 0:100
 
 The exit code is 1 if a line says FAIL, else 0.
 """
@@ -375,6 +376,19 @@ def _add_doctor(commands: Any) -> None:
     parser.add_argument(
         '--data-dir', metavar='PATH', help='image, images, CSV files of IFS codes, or parameter file; with --dataset'
     )
+    parser.add_argument(
+        '--seeds', type=_seeds, metavar='FIRST:END', help='rank fractals, e.g. 0:100; with --dataset (default fractal1)'
+    )
+
+
+def _seeds(text: str) -> range:
+    first, colon, end = text.partition(':')
+    if not (colon and first.isascii() and first.isdecimal() and end.isascii() and end.isdecimal()):
+        raise argparse.ArgumentTypeError(f'must be FIRST:END such as 0:100, got {text!r}')
+    seeds = range(int(first), int(end))
+    if not 1 <= len(seeds) <= 10_000:
+        raise argparse.ArgumentTypeError(f'FIRST:END must be 1 to 10,000 seeds, got {text!r}')
+    return seeds
 
 
 def _doctor(args: Any) -> int:
@@ -383,6 +397,12 @@ def _doctor(args: Any) -> int:
     name = getattr(args, 'name', None)
     if args.data_dir and name is None:
         args.parser.error('--data-dir has no meaning without --dataset NAME')
+    if args.seeds is not None:
+        if args.data_dir:
+            args.parser.error('--seeds cannot be combined with --data-dir: a fractal that is read has no seed')
+        for line in doctor.rank_seeds(name or 'fractal1', args.seeds):
+            _say(line)
+        return 0
     failed = False
     for check in doctor.run() if name is None else doctor.examine_dataset(name, args.data_dir):
         _say(f'{check.status:<5} {check.text}' + (f' -> {check.advice}' if check.advice else ''), flush=True)

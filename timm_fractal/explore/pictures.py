@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from ..data import fractals, separability
+from ..data import fractals, ranking, separability
 from ..data.base import create
 from ..hub.manifest import manifest
 from ..spec import Spec, parse_name
@@ -160,6 +160,9 @@ def _verdict(name: str, source: Source | None) -> str:
         f'(limit {separability.LIMIT:.0%}, {separability.SIZE} x {separability.SIZE} pixels); {found.nearest:.0%} of '
         f'the crops are nearest to their own class; {found.fill:.0%} of the pixels are not black. '
     )
+    if ranking.can_measure(spec, path):
+        quality = ranking.measure(spec, path)
+        words += f'The fractal has a score of **{quality.score:+.1f}**: {ranking.EVIDENCE}. '
     if found.confused > separability.LIMIT:
         return f'\N{WARNING SIGN} {words}A model may not learn them: take {separability.suggestions(spec, path)}.'
     return f'\N{CHECK MARK} {words}They can be told apart.'
