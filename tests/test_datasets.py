@@ -15,7 +15,8 @@ from timm_fractal._utils.rng import stream
 from timm_fractal.data import base as datasets
 from timm_fractal.data import fractals as fractals_data
 from timm_fractal.fractal import ifs
-from timm_fractal.fractal.render import render, unpack
+from timm_fractal.fractal.canvas import unpack
+from timm_fractal.fractal.render import render
 
 SMALL = 'fractal1/classes=12,points=3000,size=64'
 

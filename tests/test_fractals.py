@@ -16,8 +16,9 @@ from timm_fractal.data import base as datasets
 from timm_fractal.data import fractals as fractals_data
 from timm_fractal.fractal import categories as fractals
 from timm_fractal.fractal import ifs
+from timm_fractal.fractal.canvas import unpack
 from timm_fractal.fractal.csv_codes import read_category
-from timm_fractal.fractal.render import render, unpack
+from timm_fractal.fractal.render import render
 
 from . import oracle
 

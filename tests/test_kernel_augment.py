@@ -18,7 +18,7 @@ from timm_fractal.augment.mega_batch import Finish, Layers
 from timm_fractal.augment.ops import MATRICES, NAMES, TABLES, Pipeline
 from timm_fractal.augment.policy import Layer
 from timm_fractal.augment.resample import Crop
-from timm_fractal.fractal.render import unpack
+from timm_fractal.fractal.canvas import unpack
 
 from .paper import AUGMENTATION, HALF
 from .test_augment import (

@@ -12,7 +12,8 @@ import torch
 
 from timm_fractal import Fractal1
 from timm_fractal.fractal import ifs
-from timm_fractal.fractal.render import GRAY, PADDING, PATCHES, images_innermost, render, unpack
+from timm_fractal.fractal.canvas import images_innermost, unpack
+from timm_fractal.fractal.render import PATCHES, render
 
 kernel = pytest.importorskip('timm_fractal.fractal.render_triton', reason='there is no Triton for this machine')
 
@@ -42,7 +43,7 @@ def test_images_are_those_of_the_cpu(patch):
     diverged = torch.empty(35, dtype=torch.bool, device=DEVICE)
     arrays = (images_innermost(systems), path.astype(np.int64), keys.astype(np.int64))
     arguments = (torch.from_numpy(array).to(DEVICE) for array in arrays)
-    kernel.render_lanes(*arguments, 48, PADDING, PATCHES.index(patch), GRAY, canvas, diverged)
+    kernel.render_lanes(*arguments, 48, PATCHES.index(patch), canvas, diverged)
     assert np.array_equal(canvas.cpu().numpy(), unpack(expected.bits, 48))
     assert diverged.tolist() == expected.diverged.tolist() and diverged[33] and diverged.sum() == 1
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from timm_fractal.fractal import ifs
-from timm_fractal.fractal.render import GRAY, LANES, render, row_bytes, unpack
+from timm_fractal.fractal.canvas import GRAY, row_bytes, unpack
+from timm_fractal.fractal.render import LANES, render
 
 from . import oracle
 

@@ -30,7 +30,8 @@ from .augment.policy import refuse
 from .augment.transforms import Evaluate, Train, create_augment, normalize, run
 from .data.base import SyntheticDataset, check_indices
 from .fractal import ifs
-from .fractal.render import render, render_on, unpack
+from .fractal.canvas import unpack
+from .fractal.render import render, render_on
 
 _logger = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 import matplotlib
+import sweep_population
 from scipy.stats import t as student
 from sweep_file import Results, Sweep, canonical, key_of
 from sweep_schema import Finding, Row
@@ -124,9 +125,18 @@ def tasks_of(table: Table, finding: Finding) -> list[str]:
     return table.tasks if finding.tasks is None else finding.tasks
 
 
+def all_rows(table: Table, finding: Finding) -> list[Row]:
+    """The rows of a finding, and those of its population."""
+    if not finding.population:
+        return finding.rows
+    shown = sweep_population.shown(table, finding, tasks_of(table, finding))
+    return finding.rows + [Row(condition=condition) for condition in shown]
+
+
 def section(table: Table, finding: Finding, plot: str) -> str:
     """One finding in Markdown."""
-    rows, tasks = finding.rows, tasks_of(table, finding)
+    tasks = tasks_of(table, finding)
+    rows = all_rows(table, finding)
     heads = ['pre-training', 'data set', 'samples', 'own task', *tasks]
     published = any(row.published is not None for row in rows)
     heads += ['paper'] * published
@@ -149,7 +159,9 @@ def section(table: Table, finding: Finding, plot: str) -> str:
         both = [task for task in tasks if {(better, task), (worse, task)} <= table.asked]
         results = '; '.join(f'{task}: {table.compare(better, worse, task)}' for task in both)
         out.append(f'- {labels[better]}, against {labels[worse]}. {results}.')
-    out += [''] * bool(finding.expect)
+    if finding.population:
+        out += sweep_population.describe(table, finding, tasks)
+    out += [''] * bool(finding.expect or finding.population)
     return '\n'.join([*out, finding.limits, ''])
 
 
@@ -160,8 +172,13 @@ def data_of(table: Table, finding: Finding) -> str:
         row.condition: [
             [[*key, top1] for key, top1 in sorted(table.top1[row.condition][task].items())] for task in tasks
         ]
-        for row in finding.rows
+        for row in all_rows(table, finding)
     }
+    if finding.population:
+        shown |= {
+            condition: [sweep_population.seed_means(table, condition, task) for task in tasks]
+            for condition in sweep_population.members(table, finding, tasks)
+        }
     if finding.curves:
         curves = [table.curves[row.condition] for row in finding.rows]
         shown['curves'] = [{task: runs[task] for task in tasks if task in runs} for runs in curves]
@@ -171,6 +188,11 @@ def data_of(table: Table, finding: Finding) -> str:
 def draw(table: Table, finding: Finding, path: Path) -> None:
     """Plot one finding: a panel per fine-tuning; bars, or lines where rows have an ``x`` or series are named."""
     rows, tasks = finding.rows, tasks_of(table, finding)
+    if finding.population:
+        figure = sweep_population.draw(table, finding, tasks)
+        figure.savefig(path, dpi=80, metadata={'Description': data_of(table, finding)})
+        plt.close(figure)
+        return
     size = (4 * len(tasks), 3.4)
     figure, panels = plt.subplots(1, len(tasks), figsize=size, layout='constrained', squeeze=False)
     for panel, task in zip(panels[0], tasks, strict=True):

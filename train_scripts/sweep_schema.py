@@ -150,12 +150,13 @@ class Finding(Strict):
     axis: str = absent('name of the axis of `x`; rows without `x` are horizontal lines')
     log: bool = Field(False, description='a logarithmic axis')
     curves: bool = Field(False, description='the plot shows accuracy along the fine-tunings')
+    population: str = absent('conditions whose names begin so are draws of one kind: best and worst, spread, variance')
     expect: list[Pair] = Field([], description='pairs of conditions: is the first better than the second?')
 
     @model_validator(mode='after')
     def _axis(self) -> 'Finding':
-        if not self.axis and any(row.x is not None or row.series for row in self.rows):
-            raise ValueError('rows with x or series need an axis')
+        if not self.axis and (self.population or any(row.x is not None or row.series for row in self.rows)):
+            raise ValueError('a population, and rows with x or series, need an axis')
         return self
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageDraw
 from scipy import ndimage, stats
 from tqdm import tqdm
 
@@ -27,6 +27,9 @@ from timm_fractal.data import ranking, separability
 NAME = 'fractal1/classes=100,delta=0.2,points=20000,size=96,patch=fill,seed={}'
 #: What the model sees: images and patches, in pixels.
 INPUT, PATCH = 32, 8
+
+#: How many of the best and of the worst fractals the picture shows.
+PICTURED = 4
 
 Array = npt.NDArray[np.float64]
 
@@ -119,6 +122,26 @@ def transfer(path: Path) -> dict[str, dict[int, float]]:
     return {task: {seed: float(np.mean(each)) for seed, each in seeds.items()} for task, seeds in found.items()}
 
 
+def picture(top1: dict[str, dict[int, float]], path: Path) -> None:
+    """Save six classes of the best fractals (left) and of the worst (right), with the top-1 of each fine-tuning."""
+    tasks = [task for task in top1 if task != 'own task']
+    seeds = [seed for seed in top1[tasks[0]] if all(seed in top1[task] for task in tasks)]
+    ranks = np.sum([stats.rankdata([top1[task][seed] for seed in seeds]) for task in tasks], axis=0)
+    order = [seeds[place] for place in np.argsort(-ranks, kind='stable')]
+    classes, text, tile = 6, 16, 96
+    sheet = Image.new('L', (2 * classes * tile + tile // 2, PICTURED * (tile + text)), 255)
+    for column, chosen in enumerate((order[:PICTURED], order[-PICTURED:])):
+        for row, seed in enumerate(chosen):
+            left, top = column * (classes * tile + tile // 2), row * (tile + text)
+            words = ', '.join(f'{task} {top1[task][seed]:.1f} %' for task in tasks)
+            ImageDraw.Draw(sheet).text((left, top + 1), f'seed={seed}: {words}', fill=0, font_size=12)
+            dataset = Fractal1(NAME.format(seed), input_img_mode='L')
+            for k in range(classes):
+                # Gray on black is hard to see at this size.
+                sheet.paste(dataset[k][0].point(lambda level: 2 * level), (left + k * tile, top + text))
+    sheet.save(path, optimize=True)
+
+
 def interval(x: Array, y: Array) -> str:
     """95 % interval of Spearman's rank correlation, by resampling the fractals 2,000 times."""
     samples = np.random.default_rng(0).integers(len(x), size=(2000, len(x)))
@@ -141,7 +164,12 @@ def main() -> None:
     parser.add_argument('seeds', type=seeds_of, help='seeds of fractal1, such as 0:40')
     parser.add_argument('--results', type=Path, help='lines of sweeps/fractals.yaml')
     parser.add_argument('--fit', type=int, default=24, help='correlate seeds below and from this one apart (24)')
+    parser.add_argument('--picture', type=Path, metavar='FILE.png', help='show the best and the worst; with --results')
     args = parser.parse_args()
+    if args.picture:
+        if not args.results:
+            parser.error('--picture needs --results')
+        picture(transfer(args.results), args.picture)
     measured = {seed: measure(seed) for seed in tqdm(args.seeds, unit='fractal')}
     print('seed', *MEASURES)
     for seed, values in measured.items():

@@ -11,9 +11,10 @@ from PIL import Image
 
 from .._utils.files import first_names, list_files
 from ..fractal import categories
+from ..fractal.canvas import row_bytes, unpack
 from ..fractal.csv_codes import in_order, join, read_category
 from ..fractal.ifs import Array, Family
-from ..fractal.render import LANES, row_bytes, unpack
+from ..fractal.render import LANES
 from ..spec import Fractal1Spec, FractalDBSpec, IFSSpec, OFDBSpec, Spec, parse_name
 from .base import Pixels, SyntheticDataset, is_primary, warn_once
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from .._utils.rng import Stream, stream
-from ..fractal.render import GRAY, unpack
+from ..fractal.canvas import GRAY, unpack
 from ..spec import Fractal1Spec, Spec
 from .base import create
 

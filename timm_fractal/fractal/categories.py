@@ -28,8 +28,9 @@ from .._utils.cpu import cpu_count
 from .._utils.rng import Stream, stream
 from ..spec import Fractal1Spec, IFSSpec
 from . import ifs
+from .canvas import Bits, unpack
 from .ifs import AddressSequences, Array, Family
-from .render import LANES, Bits, Patch, Rendered, render, unpack
+from .render import LANES, Patch, Rendered, render
 
 T = TypeVar('T')
 

@@ -1,8 +1,4 @@
-"""IFS codes -> images: checks the input, allocates the output, chooses the back end.
-
-Images are two-valued, black and `GRAY`, and stored as bits: uint8 of shape (images, size, 8 * ceil(size / 64)), bit
-``c & 7`` of byte ``c >> 3`` of a row is column c. `unpack` makes gray images of them.
-"""
+"""IFS codes -> images: checks the input, allocates the output, chooses the engine."""
 
 import functools
 import itertools
@@ -17,34 +13,25 @@ import numpy.typing as npt
 
 from .._utils.cpu import cpu_count
 from ..spec import PATCHES
+from .canvas import Bits, images_innermost, row_bytes
 from .ifs import AddressSequences, Array
 
 _logger = logging.getLogger(__name__)
 
-Bits = npt.NDArray[np.uint8]
 Patch = Literal['random', 'fill', 'point']
 Backend = Literal['auto', 'numba', 'torch']
 
-#: Gray level of a pixel that is not black.
-GRAY = 127
-#: Pixels kept free on every side of an image.
-PADDING = 6
-#: An image wider than this, in the units of the IFS, has diverged.
-LIMIT = 1e9
-#: Keeps points at the edge of the fractal on the outermost pixel, whichever way the last bits of their coordinates are
-#: rounded: chaos games come back to the outermost point again and again, ever closer.
-ROUND_UP = 1 + 2.0**-40
 #: Images rendered side by side by one thread: enough SIMD lanes to hide the latency of the recurrence.
 LANES = 32
 #: Images rendered at once by torch on another device.
-LANES_ELSEWHERE = 256
+LANES_GPU = 256
 
 
 class Rendered(NamedTuple):
     """Images rendered by `render`.
 
     Attributes:
-        bits: The images, bit-packed, see the head of this module.
+        bits: The images, bit-packed, see `timm_fractal.fractal.canvas`.
         fill: Fraction of the pixels that are not black, shape (images,).
         diverged: Whether the chaos game ran off to infinity, shape (images,); such an image is black.
     """
@@ -52,28 +39,6 @@ class Rendered(NamedTuple):
     bits: Bits
     fill: npt.NDArray[np.float64]
     diverged: npt.NDArray[np.bool_]
-
-
-def row_bytes(size: int) -> int:
-    """Bytes in a row of a bit-packed image: whole 64-bit words."""
-    return 8 * ((size + 63) // 64)
-
-
-def unpack(bits: Bits, size: int) -> npt.NDArray[np.uint8]:
-    """Unpack bit-packed images to gray ones.
-
-    Args:
-        bits: Shape (..., size, row bytes).
-        size: Width and height in pixels.
-
-    Returns:
-        Shape (..., size, size), values 0 and `GRAY`.
-    """
-    pixels = np.take(_GRAY_OF_BYTE, bits, axis=0)
-    return pixels.reshape(*bits.shape[:-1], -1)[..., :size]
-
-
-_GRAY_OF_BYTE = GRAY * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder='little')
 
 
 def render(
@@ -180,11 +145,6 @@ def render(
     return Rendered(out, np.bitwise_count(out.view(np.uint64)).sum((1, 2), dtype=np.int64) / size**2, diverged)
 
 
-def images_innermost(systems: Array) -> Array:
-    """Rearrange IFS codes (B, N, 2, 3) -> (N, 6, B), as the kernels want them."""
-    return np.ascontiguousarray(systems.reshape(*systems.shape[:2], 6).transpose(1, 2, 0))
-
-
 def _shared(
     addresses: npt.NDArray[np.uint8] | AddressSequences, count: int
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]]:
@@ -219,9 +179,7 @@ def _render_numba(
         if (thresholds == thresholds[0]).all():
             thresholds = thresholds[:1]
         canvas[part] = 0
-        render_lanes(
-            maps, draws, thresholds.T.copy(), keys[part], size, PADDING, patch, enough, canvas[part], diverged[part]
-        )
+        render_lanes(maps, draws, thresholds.T.copy(), keys[part], size, patch, enough, canvas[part], diverged[part])
 
     parts = _blocks(addresses.thresholds)
     if threads == 1 or len(parts) < 2:
@@ -276,7 +234,7 @@ def render_on(
     device = torch.device(device or 'cpu')
     kernel: Any = _device.triton_kernels(device, 'fractal.render_triton')
     # Without it an image takes some 8 MB on the way.
-    lanes = len(systems) if kernel else LANES if device.type == 'cpu' else LANES_ELSEWHERE
+    lanes = len(systems) if kernel else LANES if device.type == 'cpu' else LANES_GPU
     path = to_device(addresses, device).long()
     pixels = torch.empty((len(systems), size, size), dtype=torch.uint8, device=device)
     lost = torch.empty(len(systems), dtype=torch.bool, device=device)
@@ -284,7 +242,7 @@ def render_on(
         part = slice(start, start + lanes)
         maps = to_device(images_innermost(systems[part]), device)
         seeds = to_device(keys[part].astype(np.int64), device)
-        arguments = maps, path, seeds, size, PADDING, PATCHES.index(patch), GRAY, pixels[part], lost[part]
+        arguments = maps, path, seeds, size, PATCHES.index(patch), pixels[part], lost[part]
         with _device.on(device):
             (kernel or render_torch).render_lanes(*arguments)
     return pixels, lost

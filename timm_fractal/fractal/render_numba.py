@@ -14,7 +14,7 @@ import numpy as np
 
 from .._utils.jit import kernel, part
 from ..spec import POINT, RANDOM
-from .render import LIMIT, ROUND_UP
+from .canvas import LIMIT, PADDING, ROUND_UP
 
 #: Steps walked at a time: 8 bits, so that a step and a position (4096 x 4096: 24 bits) fit into 32.
 _BLOCK = 256
@@ -110,12 +110,37 @@ def _widen(track, count, lanes, box):  # type: ignore[no-untyped-def]
 
 
 @part
-def _to_bits(track, count, lanes, frame, padding, top, left, stride, bits):  # type: ignore[no-untyped-def]
+def _first_walk(maps, by_image, draws, thresholds, lanes, which, track, starts, box):  # type: ignore[no-untyped-def]
+    """Find the state at the start of each block, and the bounding box of all points: x from, to, y from, to."""
+    steps = len(draws)
+    for g in range(len(starts) - 1):
+        count = min(_BLOCK, steps - g * _BLOCK)
+        _advance(maps, by_image, draws, thresholds, g * _BLOCK, count, lanes, which, track)
+        _widen(track, count, lanes, box)
+        for v in range(lanes):
+            starts[g + 1, 0, v] = track[0, 0, v] = track[count, 0, v]
+            starts[g + 1, 1, v] = track[0, 1, v] = track[count, 1, v]
+
+
+@part
+def _fit(frame, track, lanes, size, diverged):  # type: ignore[no-untyped-def]
+    """Turn bounding boxes into origin and scale of x and of y, in pixels per unit; find what has diverged."""
+    for v in range(lanes):
+        wide = frame[1, v] - frame[0, v]
+        high = frame[3, v] - frame[2, v]
+        # Comparisons with a NaN, or of the last state if it is one, are false.
+        diverged[v] = not (wide < LIMIT and high < LIMIT and np.isfinite(track[0, 0, v] + track[0, 1, v]))
+        frame[1, v] = (size - 2 * PADDING) * ROUND_UP / wide if wide > 0 else 0.0
+        frame[3, v] = (size - 2 * PADDING) * ROUND_UP / high if high > 0 else 0.0
+
+
+@part
+def _to_bits(track, count, lanes, frame, top, left, stride, bits):  # type: ignore[no-untyped-def]
     """Position of each point as the index of a bit of the (flipped) canvas."""
     for t in range(count):
         for v in range(lanes):
-            column = np.int32((track[t, 0, v] - frame[0, v]) * frame[1, v] + padding)
-            row = np.int32((track[t, 1, v] - frame[2, v]) * frame[3, v] + padding)
+            column = np.int32((track[t, 0, v] - frame[0, v]) * frame[1, v] + PADDING)
+            row = np.int32((track[t, 1, v] - frame[2, v]) * frame[3, v] + PADDING)
             bits[t, v] = np.uint32((top - row) * stride + (column + left))
 
 
@@ -229,7 +254,7 @@ def _close_up(lanes, done, images, maps, by_image, thresholds, starts, frame):  
 
 
 @kernel
-def render_lanes(maps, draws, thresholds, keys, size, padding, patch, enough, canvas, diverged):  # type: ignore[no-untyped-def]
+def render_lanes(maps, draws, thresholds, keys, size, patch, enough, canvas, diverged):  # type: ignore[no-untyped-def]
     """Render images.
 
     Args:
@@ -238,7 +263,6 @@ def render_lanes(maps, draws, thresholds, keys, size, padding, patch, enough, ca
         thresholds: (N - 1, B) float64, or (N - 1, 1) if the images share an address sequence. Overwritten.
         keys: (B, 2) uint32, key of the patches of each image.
         size: Width and height in pixels.
-        padding: Pixels kept free on every side.
         patch: `RANDOM`, `FILL` or `POINT`.
         enough: An image may be left unfinished with more pixels than these.
         canvas: (B, size * words) uint64 of zeros, painted on; bit c of the words of a row is column c.
@@ -260,29 +284,12 @@ def render_lanes(maps, draws, thresholds, keys, size, padding, patch, enough, ca
         which = np.empty((lanes, _BLOCK), np.uint8)
     track = np.zeros((_BLOCK + 1, 2, lanes))
     starts = np.zeros((blocks + 1, 2, lanes))
-    box = np.zeros((4, lanes))
-    for g in range(blocks):
-        count = min(_BLOCK, steps - g * _BLOCK)
-        _advance(maps, by_image, draws, thresholds, g * _BLOCK, count, lanes, which, track)
-        _widen(track, count, lanes, box)
-        for v in range(lanes):
-            starts[g + 1, 0, v] = track[0, 0, v] = track[count, 0, v]
-            starts[g + 1, 1, v] = track[0, 1, v] = track[count, 1, v]
-
     frame = np.zeros((4, lanes))
+    _first_walk(maps, by_image, draws, thresholds, lanes, which, track, starts, frame)
+    _fit(frame, track, lanes, size, diverged)
     # The image of each lane; those that are done leave their lanes to others.
     images = np.arange(lanes)
-    done = np.empty(lanes, np.bool_)
-    for v in range(lanes):
-        wide = box[1, v] - box[0, v]
-        high = box[3, v] - box[2, v]
-        # Comparisons with a NaN, or of the last state if it is one, are false.
-        diverged[v] = not (wide < LIMIT and high < LIMIT and np.isfinite(track[0, 0, v] + track[0, 1, v]))
-        done[v] = diverged[v]
-        frame[0, v] = box[0, v]
-        frame[2, v] = box[2, v]
-        frame[1, v] = (size - 2 * padding) * ROUND_UP / wide if wide > 0 else 0.0
-        frame[3, v] = (size - 2 * padding) * ROUND_UP / high if high > 0 else 0.0
+    done = diverged.copy()
     lanes = _close_up(lanes, done, images, maps, by_image, thresholds, starts, frame)
 
     # A patch lies one pixel right and down of its point, a single point lies where it is.
@@ -306,17 +313,8 @@ def render_lanes(maps, draws, thresholds, keys, size, padding, patch, enough, ca
             track[0, 0, v] = starts[g, 0, v]
             track[0, 1, v] = starts[g, 1, v]
         _advance(maps, by_image, draws, thresholds, g * _BLOCK, count - 1, lanes, which, track)
-        _to_bits(
-            track,
-            count,
-            lanes,
-            frame,
-            float(padding),
-            np.int32(size - 1 - shift),
-            np.int32(shift),
-            np.int32(64 * words),
-            bits,
-        )
+        top, left, stride = np.int32(size - 1 - shift), np.int32(shift), np.int32(64 * words)
+        _to_bits(track, count, lanes, frame, top, left, stride, bits)
         for v in range(lanes):
             image = images[v]
             ends[g, image] = _select(bits, v, image, count, seen, queue, ends[g + 1, image])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..spec import FILL, POINT
-from .render import LIMIT, ROUND_UP
+from .canvas import GRAY, LIMIT, PADDING, ROUND_UP
 
 _WARM_UP = 64
 _MASK32 = 0xFFFFFFFF
@@ -72,12 +72,12 @@ def _trajectory(maps: Tensor, addresses: Tensor) -> Tensor:
     return points[: len(addresses) + 1]
 
 
-def frame(low: Tensor, high: Tensor, size: int, padding: int, diverged: Tensor) -> tuple[Tensor, Tensor]:
+def frame(low: Tensor, high: Tensor, size: int, diverged: Tensor) -> tuple[Tensor, Tensor]:
     """Return origin and scale (pixels per unit) of the canvas, float64 (2, B); write what diverged, bool (B,)."""
     span = high - low
     diverged.copy_(~((span < LIMIT).all(0)))
     # Images without extent, and diverged ones, stay in a corner.
-    scale = (size - 2 * padding) * ROUND_UP / torch.where(diverged | (span == 0), torch.inf, span)
+    scale = (size - 2 * PADDING) * ROUND_UP / torch.where(diverged | (span == 0), torch.inf, span)
     return torch.where(diverged, 0.0, low), scale
 
 
@@ -86,9 +86,7 @@ def render_lanes(
     addresses: Tensor,
     keys: Tensor,
     size: int,
-    padding: int,
     patch: int,
-    gray: int,
     canvas: Tensor,
     diverged: Tensor,
 ) -> None:
@@ -99,16 +97,14 @@ def render_lanes(
         addresses: (points - 1,) int64.
         keys: (B, 2) int64 in [0, 2^32), key of the patches of each image.
         size: Width and height in pixels.
-        padding: Pixels kept free on every side.
         patch: `RANDOM`, `FILL` or `POINT`.
-        gray: Level of a pixel that is not black.
         canvas: (B, size, size) uint8, written.
         diverged: (B,) bool, written.
     """
     points = _trajectory(maps, addresses)
-    start, scale = frame(points.amin(0), points.amax(0), size, padding, diverged)
+    start, scale = frame(points.amin(0), points.amax(0), size, diverged)
     points = torch.where(diverged, 0.0, points)
-    column, row = ((points - start) * scale + padding).long().unbind(1)
+    column, row = ((points - start) * scale + PADDING).long().unbind(1)
 
     flat = torch.full((maps.shape[2], size * size), -1, dtype=torch.int32, device=maps.device)
     corner = ((size - 1 - row) * size + column).T
@@ -123,4 +119,4 @@ def render_lanes(
                 value = order + ((bits >> (3 * i + j)) & 1).int()
                 flat.scatter_reduce_(1, corner + (j + 1 - (i + 1) * size), value, 'amax')
     lit = (flat > 0) & (flat & 1 == 1) & ~diverged[:, None]
-    canvas.copy_(lit.view_as(canvas)).mul_(gray)
+    canvas.copy_(lit.view_as(canvas)).mul_(GRAY)

@@ -13,10 +13,12 @@ import triton.language as tl
 from torch import Tensor
 
 from ..spec import PATCHES, POINT, RANDOM
+from . import canvas as _canvas
 from . import render_torch
 
 _LANES = 32
 _RANDOM, _POINT = tl.constexpr(RANDOM), tl.constexpr(POINT)
+_GRAY, _PADDING = tl.constexpr(_canvas.GRAY), tl.constexpr(_canvas.PADDING)
 
 
 @triton.jit
@@ -61,9 +63,7 @@ def _paste(
     diverged,
     canvas,
     size,
-    padding,
     PATCH: tl.constexpr,
-    GRAY: tl.constexpr,
     LANES: tl.constexpr,
 ):
     image = tl.program_id(0) * LANES + tl.arange(0, LANES)
@@ -77,11 +77,11 @@ def _paste(
     x = tl.zeros((LANES,), tl.float64)
     y = tl.zeros((LANES,), tl.float64)
     for t in range(steps + 1):
-        column = ((x - left) * wide + padding).to(tl.int32)
-        row = size - 1 - ((y - bottom) * high + padding).to(tl.int32)
+        column = ((x - left) * wide + _PADDING).to(tl.int32)
+        row = size - 1 - ((y - bottom) * high + _PADDING).to(tl.int32)
         corner = plane + row * size + column
         if PATCH == _POINT:
-            tl.store(corner, tl.full((LANES,), GRAY, tl.uint8), mask=wanted)
+            tl.store(corner, tl.full((LANES,), _GRAY, tl.uint8), mask=wanted)
         else:
             if PATCH == _RANDOM:
                 h = (first ^ (first >> 16)) * 0x7FEB352D
@@ -93,7 +93,7 @@ def _paste(
                 bits = tl.full((LANES,), 511, tl.int32)
             for i in tl.static_range(3):
                 for j in tl.static_range(3):
-                    level = ((bits >> (3 * i + j)) & 1) * GRAY
+                    level = ((bits >> (3 * i + j)) & 1) * _GRAY
                     tl.store(corner + (j + 1 - (i + 1) * size), level.to(tl.uint8), mask=wanted)
         first += 1
         # Behind the last step there is one more address.
@@ -105,9 +105,7 @@ def render_lanes(
     addresses: Tensor,
     keys: Tensor,
     size: int,
-    padding: int,
     patch: int,
-    gray: int,
     canvas: Tensor,
     diverged: Tensor,
 ) -> None:
@@ -118,11 +116,11 @@ def render_lanes(
     grid = (triton.cdiv(count, _LANES),)
     options = dict(num_warps=1, enable_fp_fusion=False)
     _bounds[grid](maps, path, len(addresses), count, low, high, _LANES, **options)
-    start, scale = render_torch.frame(low, high, size, padding, diverged)
+    start, scale = render_torch.frame(low, high, size, diverged)
     canvas.zero_()
     _paste[grid](
-        maps, path, len(addresses), count, keys, start, scale, diverged.byte(), canvas, size, padding,
-        patch, gray, _LANES, **options,
+        maps, path, len(addresses), count, keys, start, scale, diverged.byte(), canvas, size, patch,
+        _LANES, **options,
     )  # fmt: skip
 
 
@@ -136,6 +134,6 @@ def check(device: torch.device) -> None:
         images = [torch.zeros(3, 32, 32, dtype=torch.uint8, device=device) for _ in range(2)]
         lost = [torch.zeros(3, dtype=torch.bool, device=device) for _ in range(2)]
         for kernel, image, away in zip((render_lanes, render_torch.render_lanes), images, lost):
-            kernel(maps, path, keys, 32, 6, patch, 127, image, away)
+            kernel(maps, path, keys, 32, patch, image, away)
         if not torch.equal(*images) or not torch.equal(*lost):
             raise RuntimeError('wrong pixels: render_lanes')

@@ -1,0 +1,49 @@
+"""What all engines share: the canvas that points fall on, and images as bits.
+
+Images are two-valued, black and `GRAY`, and stored as bits: uint8 of shape (images, size, 8 * ceil(size / 64)), bit
+``c & 7`` of byte ``c >> 3`` of a row is column c. `unpack` makes gray images of them.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from .ifs import Array
+
+Bits = npt.NDArray[np.uint8]
+
+#: Gray level of a pixel that is not black.
+GRAY = 127
+#: Pixels kept free on every side of an image.
+PADDING = 6
+#: An image wider than this, in the units of the IFS, has diverged.
+LIMIT = 1e9
+#: Keeps points at the edge of the fractal on the outermost pixel, whichever way the last bits of their coordinates are
+#: rounded: chaos games come back to the outermost point again and again, ever closer.
+ROUND_UP = 1 + 2.0**-40
+
+
+def row_bytes(size: int) -> int:
+    """Bytes in a row of a bit-packed image: whole 64-bit words."""
+    return 8 * ((size + 63) // 64)
+
+
+def unpack(bits: Bits, size: int) -> npt.NDArray[np.uint8]:
+    """Unpack bit-packed images to gray ones.
+
+    Args:
+        bits: Shape (..., size, row bytes).
+        size: Width and height in pixels.
+
+    Returns:
+        Shape (..., size, size), values 0 and `GRAY`.
+    """
+    pixels = np.take(_GRAY_OF_BYTE, bits, axis=0)
+    return pixels.reshape(*bits.shape[:-1], -1)[..., :size]
+
+
+_GRAY_OF_BYTE = GRAY * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder='little')
+
+
+def images_innermost(systems: Array) -> Array:
+    """Rearrange IFS codes (B, N, 2, 3) -> (N, 6, B), as the kernels want them."""
+    return np.ascontiguousarray(systems.reshape(*systems.shape[:2], 6).transpose(1, 2, 0))

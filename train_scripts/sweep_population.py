@@ -1,0 +1,119 @@
+"""Findings about a population: many conditions that differ in one draw, such as the fractal."""
+
+from statistics import fmean, median
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from scipy.stats import f as fisher
+from scipy.stats import spearmanr
+from sweep_schema import Finding
+
+if TYPE_CHECKING:
+    from sweep_report import Table
+
+#: How many of the best and of the worst are rows of the table.
+SHOWN = 5
+
+
+def members(table: 'Table', finding: Finding, tasks: list[str]) -> list[str]:
+    """The conditions of the population of which every fine-tuning has been run, the best first (mean rank)."""
+    found = [
+        condition
+        for condition in table.sweep.file.conditions
+        if condition.startswith(str(finding.population)) and all(table.top1[condition][task] for task in tasks)
+    ]
+    ranks = [np.argsort(np.argsort([-first_seed(table, condition, task) for condition in found])) for task in tasks]
+    order = np.argsort(np.mean(ranks, axis=0), kind='stable') if found else []
+    return [found[place] for place in order]
+
+
+def first_seed(table: 'Table', condition: str, task: str) -> float:
+    """Mean top-1 of the first pre-training seed, which all members have."""
+    runs = table.top1[condition][task]
+    first = min(seed for seed, _ in runs)
+    return fmean(top1 for (seed, _), top1 in runs.items() if seed == first)
+
+
+def shown(table: 'Table', finding: Finding, tasks: list[str]) -> list[str]:
+    """The members that are rows of the table: the best, then the worst."""
+    every = members(table, finding, tasks)
+    return every if len(every) <= 2 * SHOWN else every[:SHOWN] + every[-SHOWN:]
+
+
+def describe(table: 'Table', finding: Finding, tasks: list[str]) -> list[str]:
+    """Lines about the population: spread, agreement of the tasks, and what of the variance is not noise."""
+    every = members(table, finding, tasks)
+    if len(every) < 3:
+        return []
+    top1 = {task: [first_seed(table, condition, task) for condition in every] for task in tasks}
+    spread = '; '.join(
+        f'{task}: {min(values):.1f} to {max(values):.1f}, median {median(values):.1f}' for task, values in top1.items()
+    )
+    out = [f'- {len(every)} of them, first pre-training seed. {spread}.']
+    if len(tasks) == 2:
+        rho = spearmanr(*top1.values())[0]
+        out.append(f'- Do {" and ".join(tasks)} order them alike? Spearman {rho:.2f}.')
+    parts = []
+    for task in tasks:
+        by_seed = [seed_means(table, condition, task) for condition in every]
+        repeated = [means for means in by_seed if len(means) >= 3]
+        if len(repeated) >= 3:
+            share, low, high = variance_share(np.array([means[:3] for means in repeated]))
+            parts.append(f'{task}: {share:.0%} ({low:.0%} to {high:.0%}, {len(repeated)} of them)')
+    if parts:
+        out.append(
+            '- The part of the variance that is between them, the rest being the seed of pre-training (three seeds of '
+            f'each, one-way analysis of variance with its 95 % interval). {"; ".join(parts)}.'
+        )
+    return out
+
+
+def seed_means(table: 'Table', condition: str, task: str) -> list[float]:
+    """Top-1 of each pre-training seed, mean over the fine-tuning seeds."""
+    runs = table.top1[condition][task]
+    return [
+        fmean(top1 for (seed, _), top1 in runs.items() if seed == wanted)
+        for wanted in sorted({seed for seed, _ in runs})
+    ]
+
+
+def variance_share(values: 'np.ndarray[tuple[int, int], np.dtype[np.float64]]') -> tuple[float, float, float]:
+    """The intraclass correlation of values of shape (groups, repetitions), and its 95 % interval, from 0 to 1.
+
+    Examples:
+        >>> values = np.array([[1.0, 1.1, 0.9], [5.0, 5.1, 4.9], [9.0, 9.1, 8.9]])
+        >>> share, low, high = variance_share(values)
+        >>> 0.9 < low < share < high <= 1
+        True
+    """
+    groups, times = values.shape
+    between = times * values.mean(1).var(ddof=1)
+    within = values.var(1, ddof=1).mean()
+    ratio = between / within
+    freedom = groups - 1, groups * (times - 1)
+    bounds = ratio / fisher.ppf(0.975, *freedom), ratio / fisher.ppf(0.025, *freedom)
+    share, low, high = (max(0.0, float((value - 1) / (value + times - 1))) for value in (ratio, *bounds))
+    return share, low, high
+
+
+def draw(table: 'Table', finding: Finding, tasks: list[str]) -> Figure:
+    """Plot every member, the best first, and the other rows as horizontal lines."""
+    size = (4 * len(tasks), 3.4)
+    figure, panels = plt.subplots(1, len(tasks), figsize=size, layout='constrained', squeeze=False)
+    for panel, task in zip(panels[0], tasks, strict=True):
+        panel.set_title(task, fontsize='medium')
+        panel.set_ylabel('top-1 (%)')
+        every = sorted(members(table, finding, tasks), key=lambda condition: -fmean(seed_means(table, condition, task)))
+        for place, condition in enumerate(every):
+            means = seed_means(table, condition, task)
+            panel.plot([place] * len(means), means, '.', color='tab:blue', markersize=5)
+        for number, row in enumerate(finding.rows):
+            if values := table.top1[row.condition][task].values():
+                panel.axhline(fmean(values), color=f'C{number + 1}', ls='--', label=table.row(row))
+        panel.set_xlabel(finding.axis)
+        panel.set_xticks([])
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc='outside lower center', ncols=4, fontsize='small')
+    return figure
