@@ -10,7 +10,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     file = FILES.get(page.file.src_uri)
     if file is None:
         return markdown
-    text = Path(file).read_text().replace('](docs/', '](')
+    text = Path(file).read_text(encoding='utf-8').replace('](docs/', '](')
     for name, source in FILES.items():
         text = text.replace(f']({source})', f']({name})')
     return text

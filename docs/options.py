@@ -64,4 +64,4 @@ def filled(text: str) -> str:
 
 if __name__ == '__main__':
     for page in (PAGE, SWEEPS):
-        page.write_text(filled(page.read_text()))
+        page.write_text(filled(page.read_text(encoding='utf-8')), encoding='utf-8')

@@ -12,6 +12,13 @@ if not torch.cuda.is_available():
     os.environ['TRITON_INTERPRET'] = '1'
 
 
+def pytest_collection_modifyitems(items):
+    if os.name != 'posix':
+        for item in items:
+            if item.get_closest_marker('posix'):
+                item.add_marker(pytest.mark.skip(reason='needs pipes, links, signals or limits of POSIX'))
+
+
 @pytest.fixture(scope='module')
 def photo():
     return Image.fromarray(load_sample_image('china.jpg'))

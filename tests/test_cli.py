@@ -345,6 +345,7 @@ def test_doctor_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     assert line.status == 'FAIL' and 'is damaged, or not the weights a.b' in line.text
 
 
+@pytest.mark.posix
 @pytest.mark.slow
 @pytest.mark.parametrize('stream', ['None', 'open("/dev/full", "w")', '__import__("io").StringIO()'])
 def test_what_cannot_be_said_is_no_failure(tmp_path: Path, stream: str) -> None:
@@ -369,6 +370,7 @@ def test_names_and_destinations(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "dest must be a folder or a name that ends in .tar, got ''" in capsys.readouterr().err
 
 
+@pytest.mark.posix
 def test_a_pipe_is_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     os.mkfifo(tmp_path / 'pipe')
     for name in ('image1', 'fractal1'):
@@ -390,6 +392,7 @@ def test_an_empty_variable_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert is_primary()
 
 
+@pytest.mark.posix
 def test_special_files_are_neither_replaced_nor_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     os.mkfifo(tmp_path / 'pipe.png')
     os.mkfifo(tmp_path / 'pipe.tar')
@@ -411,6 +414,7 @@ def test_special_files_are_neither_replaced_nor_read(tmp_path: Path, capsys: pyt
     assert not (tmp_path / 'out').exists()
 
 
+@pytest.mark.posix
 def test_links_are_written_through(tmp_path: Path) -> None:
     (tmp_path / 'place').mkdir()
     for name, target in (('there.png', 'a.png'), ('dangling.png', 'b.png')):

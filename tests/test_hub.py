@@ -357,6 +357,7 @@ def test_from_checkpoint_to_tag_in_one_command(tmp_path, capsys, monkeypatch):
         timm_fractal.register()
 
 
+@pytest.mark.posix
 @pytest.mark.slow
 def test_a_full_disk(tmp_path):
     """Exit code 1, a message, and nothing half-written; what an earlier export has left stays whole."""
@@ -466,6 +467,7 @@ def test_names_that_the_hub_refuses(exported, repo_id):
         publish.publish(exported, repo_id, dry_run=True)
 
 
+@pytest.mark.posix
 def test_a_link_is_not_published(exported, tmp_path):
     folder = copy(exported, tmp_path / 'x')
     (folder / 'config.json').rename(tmp_path / 'elsewhere.json')
@@ -811,6 +813,7 @@ def limited(bytes_, *args):
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
+@pytest.mark.posix
 def test_no_room_in_the_cache(client, published, tmp_path):
     pytest.importorskip('resource')
     cache = tmp_path / 'cache'

@@ -236,6 +236,7 @@ def test_a_manifest_is_extended(shared, tmp_path):
     ]
 
 
+@pytest.mark.posix
 def test_weights_lie_beside_a_manifest_that_is_a_link(shared, tmp_path):
     entry, folder = shared
     (tmp_path / 'there').mkdir()

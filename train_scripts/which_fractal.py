@@ -114,7 +114,7 @@ def measure(seed: int) -> dict[str, float]:
 def transfer(path: Path) -> dict[str, dict[int, float]]:
     """Mean top-1 over the fine-tuning seeds, by fine-tuning and seed of the fractal; of the first pre-training seed."""
     found: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding='utf-8').splitlines():
         row = json.loads(line)
         kind, _, seed = row['condition'].partition('-')
         if kind == 'base' and row['seed'] == 0:

@@ -77,6 +77,8 @@ def alone(dest: Path) -> Iterator[None]:
             try:
                 yield
             finally:
-                path.unlink(missing_ok=True)
+                # Windows removes no file that is open.
+                with contextlib.suppress(PermissionError):
+                    path.unlink(missing_ok=True)
     except Timeout:
         raise busy from None
