@@ -83,7 +83,6 @@ def test_public_paths_of_the_first_version():
     for room in (timm_fractal, timm_fractal.augment, timm_fractal.hub, timm_fractal.shape):
         for name in room.__all__:
             assert getattr(room, name) is not None and name in dir(room)
-    assert timm_fractal.hub.export is timm_fractal.hub.export_weights
     assert callable(timm_fractal.device_loader.create_device_loader)
 
 

@@ -41,8 +41,6 @@ _RUN_LENGTH = 3
 # Images that are encoded ahead of the one that is written.
 _CHUNK = 256
 
-_BLOCK = tarfile.BLOCKSIZE
-
 Writer = tuple[Callable[[str], bool], Callable[[str, bytes], None]]
 
 
@@ -74,8 +72,8 @@ def export_images(
 ) -> list[Exported]:
     """Write a data set as image files.
 
-    An interrupted export is continued by the same call. A PNG file that exists is complete; a tar is written as
-    ``<dest>.partial`` and renamed at the end. The bytes do not depend on when or how often it was interrupted.
+    An interrupted export to a folder is continued by the same call: a PNG file that exists is complete. A tar has its
+    name only when it is complete, and is begun anew.
 
     Args:
         name: Data set name, for instance ``'fractal1/delta=0.05'``.
@@ -91,7 +89,7 @@ def export_images(
     Raises:
         ValueError: An argument is out of range, or the data set cannot be rendered.
         FileExistsError: ``dest`` holds something else; nothing was written.
-        OSError: It cannot be written. What is complete stays.
+        OSError: It cannot be written. Complete files stay.
 
     Examples:
         >>> import tempfile
@@ -194,8 +192,7 @@ def _refuse_other(dest: Path, record: dict[str, str], split: str) -> None:
 def _contents(dest: Path, split: str) -> Iterator[tuple[Path, bytes]]:
     """What is at the destination already, with what it says it is; nothing if it does not say."""
     # Reading a pipe would never end.
-    for path in (dest, _partial(dest)) if _is_tar(dest) and not dest.is_dir() else (dest / RECORD,):
-        check_regular(path)
+    check_regular(dest if _is_tar(dest) and not dest.is_dir() else dest / RECORD)
     if not _is_tar(dest):
         if (dest / RECORD).exists():
             yield dest, (dest / RECORD).read_bytes()
@@ -203,12 +200,8 @@ def _contents(dest: Path, split: str) -> Iterator[tuple[Path, bytes]]:
             yield dest / split, b''
     elif dest.is_dir():
         raise IsADirectoryError(errno.EISDIR, 'this is a folder, no tar', str(dest))
-    else:
-        if dest.exists():
-            yield dest, _record_in_tar(dest)
-        # What is shorter than a header and the record was interrupted before it could say what it is.
-        if _size(_partial(dest)) >= 2 * _BLOCK:
-            yield _partial(dest), _record_in_tar(_partial(dest))
+    elif dest.exists():
+        yield dest, _record_in_tar(dest)
 
 
 def _describe(record: Any) -> str:
@@ -239,7 +232,9 @@ def _export_split(dataset: Any, dest: Path, record: dict[str, str], split: str) 
                     write(names[i], png)
                     written += 1
     except OSError as error:
-        progress = f'after {there + written} of {len(names)} images; the same command continues there'
+        progress = f'after {there + written} of {len(names)} images'
+        if not _is_tar(dest):
+            progress += '; the same command continues there'
         raise OSError(error.errno or errno.EIO, f'{error.strerror or error} {progress}', str(dest)) from error
     return Exported(record['dataset'], split, dataset.num_classes, len(names), written)
 
@@ -301,12 +296,9 @@ def _write_tree(dest: Path, record: dict[str, str]) -> Iterator[Writer]:
 @contextlib.contextmanager
 def _write_tar(dest: Path, record: dict[str, str]) -> Iterator[Writer]:
     dest.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial(dest)
-    members, end = _complete_members(partial)
-    with open(partial, 'r+b' if partial.exists() else 'xb') as file:
-        file.truncate(end)
-        file.seek(end)
-        with tarfile.open(fileobj=file, mode='w', format=tarfile.USTAR_FORMAT) as tar:
+    remove_leftovers(dest.parent, dest.name)
+    with atomic_write(dest) as temporary:
+        with open(temporary, 'wb') as file, tarfile.open(fileobj=file, mode='w', format=tarfile.USTAR_FORMAT) as tar:
 
             def write(name: str, content: bytes) -> None:
                 member = tarfile.TarInfo(name)
@@ -315,32 +307,19 @@ def _write_tar(dest: Path, record: dict[str, str]) -> Iterator[Writer]:
                 # So that a full disk is noticed with the image that it concerns.
                 file.flush()
 
-            if not members:
-                write(RECORD, json.dumps(record).encode())
-            yield members.__contains__, write
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, dest)
-
-
-def _complete_members(path: Path) -> tuple[set[str], int]:
-    """Names of the members that an interrupted tar has in full, and where the last of them ends."""
-    names, end, size = set(), 0, _size(path)
-    # ReadError: not even the first header is complete.
-    if size:
-        with contextlib.suppress(tarfile.ReadError), tarfile.open(path, 'r:') as tar:
-            for member in tar:
-                stop = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
-                if stop > size:
-                    break
-                names.add(member.name)
-                end = stop
-    return names, end
+            write(RECORD, json.dumps(record).encode())
+            yield lambda name: False, write
+            tar.close()
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def _check_complete(path: Path, names: list[str]) -> None:
-    """Raise if a finished tar lacks images: somebody has cut it, or an older version wrote it twice at once."""
-    there = len(_complete_members(path)[0].intersection(names))
+    """Raise if a finished tar lacks images: somebody has cut it."""
+    size, there = path.stat().st_size, 0
+    wanted = set(names)
+    with contextlib.suppress(tarfile.ReadError), tarfile.open(path, 'r:') as tar:
+        there = sum(member.name in wanted and member.offset_data + member.size <= size for member in tar)
     if there < len(names):
         words = f'has {there} of {len(names)} images and is damaged: delete it, and export again'
         raise OSError(errno.EIO, words, str(path))

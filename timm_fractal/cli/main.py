@@ -80,10 +80,6 @@ The exit code is 1 if a line says FAIL, else 0.
 """
 
 
-#: Commands that go on where they were interrupted.
-_CONTINUES = ('export', 'publish')
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the console script.
 
@@ -111,8 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(f'timm-fractal {args.command}: {_message(error)}', file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
     except KeyboardInterrupt:
-        words = 'interrupted; the same command continues' if args.command in _CONTINUES else 'interrupted'
-        _say(f'\ntimm-fractal {args.command}: {words}', file=sys.stderr)
+        _say(f'\ntimm-fractal {args.command}: interrupted; run the same command again to go on', file=sys.stderr)
         return 130
 
 

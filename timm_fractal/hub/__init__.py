@@ -11,7 +11,6 @@ if TYPE_CHECKING:
         check,
         convert,
         entry_of,
-        export,
         export_weights,
         reference_output,
     )
@@ -24,7 +23,6 @@ __all__ = [
     'check',
     'convert',
     'entry_of',
-    'export',
     'export_weights',
     'publish',
     'reference_output',
@@ -39,7 +37,6 @@ __getattr__, __dir__ = door(
         'check': 'folder',
         'convert': 'folder',
         'entry_of': 'folder',
-        'export': 'folder',
         'export_weights': 'folder',
         'publish': 'publish',
         'reference_output': 'folder',

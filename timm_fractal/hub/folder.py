@@ -104,10 +104,6 @@ def export_weights(
     return _write(found, dest, tag or _default_tag(found), license, said, head, dtype=dtype, picture=picture)
 
 
-#: The name of 0.1.0.
-export = export_weights
-
-
 def convert(
     path: str | Path,
     dest: str | Path | None = None,
