@@ -451,20 +451,8 @@ def create_device_loader(
     Raises:
         ValueError: An option that is not available here; the message says which one, and what is.
     """
-    device = torch.device(device)
-    if device.type == 'mps':
-        refuse('device', 'mps', 'there is no double precision; cpu and cuda are')
-    if device.type == 'cuda' and not torch.cuda.is_available():
-        raise ValueError(f"device={str(device)!r}, timm's default, is not there: use device=torch.device('cpu')")
-    for name, flag in _REFUSED.items():
-        if value := options.pop(name, None):
-            refuse(name, value, f'leave out {flag}')
-    schedule = {_OF_CHOICES[name]: options.pop(name) for name in _OF_CHOICES.keys() & options.keys()}
-    options = {name: value for name, value in options.items() if name not in _WITHOUT_MEANING}
-    for name in options.keys() - _augment_options():
-        # An option of a newer timm; most often it is off.
-        if value := options.pop(name):
-            refuse(name, value, 'it has to be left out')
+    device = _check_device(device)
+    schedule, options = _split_options(options)
     if collate_fn is not None and not isinstance(collate_fn, find('timm.data.mixup.Mixup')):
         refuse('collate_fn', collate_fn, "only timm's FastCollateMixup is")
     if num_aug_repeats and not (distributed and is_training):
@@ -475,17 +463,7 @@ def create_device_loader(
     channels = input_size[0] if not isinstance(input_size, int) and len(input_size) == 3 else len(mean)
     # Every rank has a seed of its own in timm's train.py.
     seed = torch.initial_seed() % 2**63
-    sampler: Any
-    if not is_training:
-        # In both cases in order; the ranks take turns.
-        ordered = find('timm.data.distributed_sampler.OrderedDistributedSampler')
-        sampler = ordered(dataset) if distributed else SequentialSampler(dataset)
-    elif not distributed:
-        sampler = ShuffleSampler(dataset, seed)
-    elif num_aug_repeats:
-        sampler = find('timm.data.distributed_sampler.RepeatAugSampler')(dataset, num_repeats=num_aug_repeats)
-    else:
-        sampler = DistributedSampler(dataset)
+    sampler = _sampler(dataset, is_training, distributed, num_aug_repeats, seed)
     adapt = find('timm.data.loader.adapt_to_chs')
     mean, std = (adapt(tuple(values), channels) for values in (mean, std))
     sizes, batch_sampler = [input_size], BatchSampler(sampler, batch_size, drop_last=is_training)
@@ -516,6 +494,41 @@ def create_device_loader(
         seed,
         is_training and unwrap(dataset)[0].spec.redraws,
     )
+
+
+def _check_device(name: Any) -> torch.device:
+    device: torch.device = torch.device(name)
+    if device.type == 'mps':
+        refuse('device', 'mps', 'there is no double precision; cpu and cuda are')
+    if device.type == 'cuda' and not torch.cuda.is_available():
+        raise ValueError(f"device={str(device)!r}, timm's default, is not there: use device=torch.device('cpu')")
+    return device
+
+
+def _split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the arguments of timm's ``ScheduledBatchSampler``, and those of `create_augment`; refuse others."""
+    for name, flag in _REFUSED.items():
+        if value := options.get(name):
+            refuse(name, value, f'leave out {flag}')
+    known = _augment_options()
+    for name in options.keys() - known - _WITHOUT_MEANING - _OF_CHOICES.keys() - _REFUSED.keys():
+        # An option of a newer timm; most often it is off.
+        if value := options[name]:
+            refuse(name, value, 'it has to be left out')
+    schedule = {_OF_CHOICES[name]: options[name] for name in _OF_CHOICES.keys() & options.keys()}
+    return schedule, {name: options[name] for name in known & options.keys()}
+
+
+def _sampler(dataset: Any, is_training: bool, distributed: bool, num_aug_repeats: int, seed: int) -> Any:
+    if not is_training:
+        # In both cases in order; the ranks take turns.
+        ordered = find('timm.data.distributed_sampler.OrderedDistributedSampler')
+        return ordered(dataset) if distributed else SequentialSampler(dataset)
+    if not distributed:
+        return ShuffleSampler(dataset, seed)
+    if num_aug_repeats:
+        return find('timm.data.distributed_sampler.RepeatAugSampler')(dataset, num_repeats=num_aug_repeats)
+    return DistributedSampler(dataset)
 
 
 @functools.cache

@@ -90,30 +90,8 @@ def render(
         (1, 64, 64)
     """
     systems = np.asarray(systems, dtype=np.float64)
-    if systems.ndim != 4 or systems.shape[2:] != (2, 3):
-        raise ValueError(f'systems must have the shape (B, N, 2, 3), got {systems.shape}')
-    if not 1 <= systems.shape[1] <= 256:
-        raise ValueError(f'systems must have 1 to 256 maps each, got {systems.shape[1]}')
-    if not np.isfinite(systems).all():
-        raise ValueError('systems must be finite numbers')
-    count = len(systems)
-    maps = systems.shape[1]
-    if isinstance(addresses, AddressSequences):
-        if addresses.draws.ndim != 1 or addresses.thresholds.shape != (count, maps - 1):
-            raise ValueError(
-                f'addresses must have draws of shape (points - 1,) and thresholds of shape {(count, maps - 1)}, '
-                f'got {addresses.draws.shape} and {addresses.thresholds.shape}'
-            )
-    elif addresses.ndim != 1 or (len(addresses) and addresses.max() >= maps):
-        raise ValueError(f'addresses must be one row of map numbers less than {maps}')
-    if keys.shape != (count, 2):
-        raise ValueError(f'keys must have the shape {(count, 2)}, got {keys.shape}')
-    if not 16 <= size <= 4096:
-        raise ValueError(f'size must be from 16 to 4096, got {size}')
-    if patch not in PATCHES:
-        raise ValueError(f'patch must be one of {", ".join(PATCHES)}, got {patch!r}')
-    if backend not in ('auto', 'numba', 'torch'):
-        raise ValueError(f"backend must be 'auto', 'numba' or 'torch', got {backend!r}")
+    _check(systems, addresses, keys, size, patch, backend)
+    count, maps = systems.shape[:2]
     shape = (count, size, row_bytes(size))
     if out is None:
         out = np.empty(shape, np.uint8)
@@ -143,6 +121,40 @@ def render(
             systems, addresses, keys, size, PATCHES.index(patch), pixels, out, diverged, threads or cpu_count()
         )
     return Rendered(out, np.bitwise_count(out.view(np.uint64)).sum((1, 2), dtype=np.int64) / size**2, diverged)
+
+
+def _check(
+    systems: Array,
+    addresses: npt.NDArray[np.uint8] | AddressSequences,
+    keys: npt.NDArray[np.uint32],
+    size: int,
+    patch: Patch,
+    backend: Backend,
+) -> None:
+    """Raise a ValueError for the first argument of `render` that has the wrong shape or is out of range."""
+    if systems.ndim != 4 or systems.shape[2:] != (2, 3):
+        raise ValueError(f'systems must have the shape (B, N, 2, 3), got {systems.shape}')
+    if not 1 <= systems.shape[1] <= 256:
+        raise ValueError(f'systems must have 1 to 256 maps each, got {systems.shape[1]}')
+    if not np.isfinite(systems).all():
+        raise ValueError('systems must be finite numbers')
+    count, maps = systems.shape[:2]
+    if isinstance(addresses, AddressSequences):
+        if addresses.draws.ndim != 1 or addresses.thresholds.shape != (count, maps - 1):
+            raise ValueError(
+                f'addresses must have draws of shape (points - 1,) and thresholds of shape {(count, maps - 1)}, '
+                f'got {addresses.draws.shape} and {addresses.thresholds.shape}'
+            )
+    elif addresses.ndim != 1 or (len(addresses) and addresses.max() >= maps):
+        raise ValueError(f'addresses must be one row of map numbers less than {maps}')
+    if keys.shape != (count, 2):
+        raise ValueError(f'keys must have the shape {(count, 2)}, got {keys.shape}')
+    if not 16 <= size <= 4096:
+        raise ValueError(f'size must be from 16 to 4096, got {size}')
+    if patch not in PATCHES:
+        raise ValueError(f'patch must be one of {", ".join(PATCHES)}, got {patch!r}')
+    if backend not in ('auto', 'numba', 'torch'):
+        raise ValueError(f"backend must be 'auto', 'numba' or 'torch', got {backend!r}")
 
 
 def _shared(

@@ -64,7 +64,7 @@ def publish(
             wrong.
         OSError: The Hub refuses or cannot be reached; the message says what to do.
     """
-    from huggingface_hub import HfApi, ModelCard, get_token, hf_hub_download
+    from huggingface_hub import HfApi, ModelCard, get_token
 
     folder = Path(folder)
     _check_repo_id(repo_id)
@@ -77,23 +77,30 @@ def publish(
         raise PermissionError('no token for the Hub: `hf auth login`, or set HF_TOKEN to one that may write')
     what = f'publishing to {repo_id}'
     card = published(values.text(folder / 'README.md'), repo_id)
-    unchecked = ''
     try:
         ask(what, ModelCard(card, ignore_metadata_errors=True).validate)
     except ValueError as error:
         raise ValueError(f'{folder / "README.md"}: the Hub refuses its front matter: {_words(error)}') from error
     except OSError as error:
-        if not dry_run:
-            raise
-        unchecked = str(error)
+        if dry_run:
+            return Published('', _entry(folder), str(error))
+        raise
     if dry_run:
-        return Published('', _entry(folder), unchecked)
+        return Published('', _entry(folder), '')
     api = HfApi(library_name='timm-fractal', library_version=__version__)
     if not create_pr:
         # Whoever asks for changes in the repository of others does not create it.
         ask(what, api.create_repo, repo_id, private=private or None, exist_ok=True)
     if revision is not None:
         ask(what, api.create_branch, repo_id, branch=revision, exist_ok=True)
+    info = _upload(api, what, folder, card, repo_id, create_pr, revision)
+    return Published(info.pr_url or info.commit_url, _entry(folder, hf_hub_id=repo_id, revision=info.oid))
+
+
+def _upload(api: Any, what: str, folder: Path, card: str, repo_id: str, create_pr: bool, revision: str | None) -> Any:
+    """Upload the files of a folder with this card, and compare what the Hub gives back."""
+    from huggingface_hub import hf_hub_download
+
     # The folder stays as it is: it can be published elsewhere as well.
     with tempfile.TemporaryDirectory() as staging, tempfile.TemporaryDirectory() as cache:
         files = [file for file in FILES if (folder / file).is_file()]
@@ -114,7 +121,7 @@ def publish(
             uploaded = Path(ask(f'checking {file} in {repo_id}', hf_hub_download, repo_id, file, **options))
             if sha256(uploaded) != sha256(Path(staging, file)):
                 raise OSError(f'{repo_id}: {file} came back from the Hub with another sha256: publish it again')
-    return Published(info.pr_url or info.commit_url, _entry(folder, hf_hub_id=repo_id, revision=info.oid))
+    return info
 
 
 def _words(answer: ValueError) -> str:
