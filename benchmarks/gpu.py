@@ -1,4 +1,4 @@
-"""The day there is a GPU: everything that only one can say, in at most ten minutes, most important first.
+"""GPU benchmark: everything that needs one, in at most ten minutes, most important first.
 
     python -m benchmarks.gpu TIMM_SOURCE --json gpu.jsonl
     python -m benchmarks.gpu TIMM_SOURCE --json dry-run.jsonl --device cpu

@@ -110,7 +110,7 @@ def test_safetensors_with_arguments(tmp_path):
     safetensors.torch.save_file(tensors(0), tmp_path / 'z.safetensors', {'train_args': '[1]'})
     with pytest.raises(ValueError, match="z.safetensors: the metadata 'train_args' must be a JSON object"):
         checkpoint.read(tmp_path / 'z.safetensors')
-    with pytest.raises(ValueError, match='--use-ema has no meaning for a safetensors file'):
+    with pytest.raises(ValueError, match='--use-ema cannot be used with a safetensors file'):
         checkpoint.read(tmp_path / 'x.safetensors', use_ema=True)
 
 
@@ -152,7 +152,7 @@ def test_truncated_safetensors(tmp_path):
     safetensors.torch.save_file(tensors(0), path)
     path.write_bytes(path.read_bytes()[:-100])
     for read in (checkpoint.read, checkpoint.shapes):
-        with pytest.raises(ValueError, match='is truncated, or no safetensors file'):
+        with pytest.raises(ValueError, match='is truncated, or not a safetensors file'):
             read(path)
 
 
@@ -174,7 +174,7 @@ def test_architectures_are_recognised(tmp_path, name, classes):
 def test_others_are_not(tmp_path):
     found = architecture.on_meta(timm.create_model, 'vit_tiny_patch16_224', depth=11, num_classes=10).state_dict()
     with pytest.raises(
-        ValueError, match=r'none of the architectures .* nearest is vit_tiny_patch16_224, but blocks.11'
+        ValueError, match=r'use export-weights, .* of which vit_tiny_patch16_224 is the nearest, but blocks.11'
     ):
         architecture.recognise(tmp_path, found)
 
@@ -187,13 +187,13 @@ def test_unknown_architecture():
 @pytest.mark.parametrize(
     'options, message',
     [
-        ({'colour': 'red'}, "model_kwargs: 'colour' is no option of test_vit"),
-        ({'checkpoint_path': 'other.bin'}, "'checkpoint_path' is no option"),
-        ({'pretrained': True}, "'pretrained' is no option"),
-        ({'pretrained_cfg': {'file': 'other.bin'}}, "'pretrained_cfg' is no option"),
-        ({'pretrained_cfg_overlay': {'file': 'other.bin'}}, "'pretrained_cfg_overlay' is no option"),
-        ({'cache_dir': '/tmp'}, "'cache_dir' is no option"),
-        ({'features_only': True}, "'features_only' is no option"),
+        ({'colour': 'red'}, "model_kwargs: 'colour' is not an option of test_vit"),
+        ({'checkpoint_path': 'other.bin'}, "'checkpoint_path' is not an option"),
+        ({'pretrained': True}, "'pretrained' is not an option"),
+        ({'pretrained_cfg': {'file': 'other.bin'}}, "'pretrained_cfg' is not an option"),
+        ({'pretrained_cfg_overlay': {'file': 'other.bin'}}, "'pretrained_cfg_overlay' is not an option"),
+        ({'cache_dir': '/tmp'}, "'cache_dir' is not an option"),
+        ({'features_only': True}, "'features_only' is not an option"),
         ({'depth': 10**9}, 'depth must be at most 1024'),
         ({'embed_dim': 2**40}, 'embed_dim must be at most'),
         ({'img_size': {'x': 1}}, 'img_size must be a number, a word or a list of them, got dict'),
@@ -274,10 +274,10 @@ LAUGHS = '\n'.join(['a0: &a0 [x, x]', *(f'a{i}: &a{i} [{", ".join([f"*a{i - 1}"]
     'text, message',
     [
         ('&a {x: *a}', 'nested at most 16 times'),
-        ('[' * 100_000, 'is no YAML file of plain values'),
+        ('[' * 100_000, 'is not a YAML file of plain values'),
         (LAUGHS, 'at most 20000 values'),
         ('x: ' + '[' * 50 + ']' * 50, 'nested at most 16 times'),
-        ('x: \udcff'.encode('utf-8', 'surrogatepass').decode('latin-1') + '\x00', 'is no YAML file'),
+        ('x: \udcff'.encode('utf-8', 'surrogatepass').decode('latin-1') + '\x00', 'is not a YAML file'),
     ],
 )
 def test_text_that_stands_for_more_than_it_says(tmp_path, text, message):
@@ -291,7 +291,7 @@ def test_text_that_stands_for_more_than_it_says(tmp_path, text, message):
 def test_a_damaged_summary(tmp_path, loss):
     path = write(tmp_path / 'x.pth.tar')
     (tmp_path / 'summary.csv').write_text(f'epoch,train_loss\n1,{loss}\n')
-    with pytest.raises(ValueError, match='summary.csv is no summary of train.py'):
+    with pytest.raises(ValueError, match='summary.csv is not a summary of train.py'):
         checkpoint.read(path)
 
 
@@ -319,7 +319,7 @@ def test_bare_weights_with_arguments_beside_them(tmp_path, name):
     found = checkpoint.read(tmp_path / name)
     assert found.args['model'] == 'test_vit' and found.epochs is None and not found.ema
     assert all(torch.equal(found.tensors[key], value) for key, value in tensors(3).items())
-    with pytest.raises(ValueError, match='--use-ema has no meaning'):
+    with pytest.raises(ValueError, match='--use-ema cannot be used'):
         checkpoint.read(tmp_path / name, use_ema=True)
 
 

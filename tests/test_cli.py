@@ -104,8 +104,8 @@ def test_wrong_question(
 @pytest.mark.parametrize(
     'arguments, message',
     [
-        (['--sweep', 'delta', '--count', '3'], '--count has no meaning with --sweep: use --columns'),
-        (['--values', '1,2'], '--values has no meaning without --sweep'),
+        (['--sweep', 'delta', '--count', '3'], '--count cannot be combined with --sweep: use --columns'),
+        (['--values', '1,2'], '--values needs --sweep'),
         (['--split', 'all'], "invalid choice: 'all'"),
         (['--count', 'many'], "invalid int value: 'many'"),
     ],

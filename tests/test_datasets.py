@@ -316,10 +316,10 @@ def test_parameter_files_that_do_not_fit(tmp_path):
     with pytest.raises(ValueError, match=r"holds 'fractal1/classes=12.*', not 'fractal1/delta=0.2': name the data set"):
         Fractal1('fractal1/delta=0.2', root=path)
     Family(family.name, family.bases, family.systems[:3]).save(path)
-    with pytest.raises(ValueError, match=r'is damaged or no fractal1: .* of shape \(1, 2, 2, 3\) and \(3, 2, 2, 3\)'):
+    with pytest.raises(ValueError, match=r'is damaged or not a fractal1: .* shape \(1, 2, 2, 3\) and \(3, 2, 2, 3\)'):
         Fractal1('fractal1', root=path)
     path.write_text('{"dataset": ')
-    with pytest.raises(ValueError, match='is no parameter file of timm-fractal, or damaged'):
+    with pytest.raises(ValueError, match='is not a parameter file of timm-fractal, or damaged'):
         Fractal1('fractal1', root=path)
     with pytest.raises(FileNotFoundError):
         Fractal1('fractal1', root=tmp_path / 'missing.json')

@@ -204,7 +204,7 @@ def test_published_weights(tmp_path: Path) -> None:
     found = pictures.resemblances(name, str(tmp_path / 'gradient.png'))
     assert len(found) == 5 and all(re.fullmatch(r'class \d+: \d+\.\d%', words) for words, _ in found)
     assert len({picture for _, picture in found}) == 5 and all(picture for _, picture in found)
-    with pytest.raises(ValueError, match='text.jpg is no image that can be shown here'):
+    with pytest.raises(ValueError, match='text.jpg is not an image that can be shown here'):
         path.write_text('no image')
         pictures.resemblances(name, str(path))
     with pytest.raises(ValueError, match='at most 25,000,000 pixels'):
@@ -297,7 +297,7 @@ def test_uploads_are_refused_before_they_are_decoded(tmp_path: Path, monkeypatch
     (tmp_path / 'x.png').write_text('no image')
     (tmp_path / 'x.eps').write_text('%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\n%%EndComments\n')
     for name in ('x.png', 'x.eps'):
-        with pytest.raises(ValueError, match=f'^{name} is no image that can be shown here'):
+        with pytest.raises(ValueError, match=f'^{name} is not an image that can be shown here'):
             uploads.photograph(tmp_path / name)
     with open(tmp_path / 'large.png', 'wb') as file:
         file.truncate(uploads.MAX_BYTES + 1)

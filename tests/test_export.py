@@ -237,11 +237,11 @@ def test_refuses_what_is_no_export(tmp_path: Path, dest: str) -> None:
 def test_refuses_the_wrong_kind(tmp_path: Path) -> None:
     (tmp_path / 'file').write_bytes(b'')
     (tmp_path / 'folder.tar').mkdir()
-    with pytest.raises(NotADirectoryError, match='this is no folder'):
+    with pytest.raises(NotADirectoryError, match='this is not a folder'):
         export.export_images(NAME, tmp_path / 'file')
-    with pytest.raises(NotADirectoryError, match='this is no folder'):
+    with pytest.raises(NotADirectoryError, match='this is not a folder'):
         export.export_images(NAME, tmp_path / 'file/x.tar')
-    with pytest.raises(IsADirectoryError, match='this is a folder, no tar'):
+    with pytest.raises(IsADirectoryError, match='this is a folder, not a tar'):
         export.export_images(NAME, tmp_path / 'folder.tar')
     with pytest.raises(ValueError, match="a tar, which holds one split, got 'all'"):
         export.export_images(NAME, tmp_path / 'x.tar', 'all')

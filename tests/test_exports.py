@@ -366,3 +366,28 @@ def test_ifs_codes_that_were_read_are_not_taken_for_those_of_the_name(dataset, d
     args = {'model': 'test_vit', 'dataset': dataset, 'data_dir': data_dir}
     family = hub_folder._family(checkpoint.Checkpoint(Path('last.pth.tar'), {}, args), 2)
     assert (family is not None) == known
+
+
+@pytest.mark.parametrize(
+    'content, args, expected',
+    [
+        ({'metric': 35.0}, {}, 'top1 35'),
+        ({'metric': 35.0}, {'val_split': ''}, None),  # Then it is the training loss.
+        ({'metric': float('nan')}, {}, None),
+        ({'metric': 'x'}, {}, None),
+        ({}, {}, None),
+        ({'metric': 35.0}, {'eval_metric': 'loss'}, 'loss 35'),
+    ],
+)
+def test_what_the_training_measured_is_on_the_card(tmp_path, content, args, expected):
+    model = make('test_vit')
+    args = dict(val_split='validation', eval_metric='top1') | args
+    path = trained(tmp_path / 'last.pth.tar', model, 'test_vit', **args)
+    saved = torch.load(path, weights_only=False) | content
+    torch.save(saved, path)
+    card = (export_weights(path, tmp_path / 'out', tag='x') / 'README.md').read_text()
+    assert (f'- Validation during training: {expected}\n' in card) == (expected is not None)
+    assert ('Validation during training' in card) == (expected is not None)
+    # With EMA weights in the file, these were measured.
+    torch.save(saved | {'state_dict_ema': model.state_dict()}, path)
+    assert checkpoint.read(path, use_ema=False).metric is None and checkpoint.read(path).metric == expected

@@ -450,8 +450,8 @@ ROW = '.1,.2,.3,.4,.5,.6,.7\n'
         (ROW + '.1,.2,.3,.4,.5,.6,-.1\n', r'3\.csv, line 2: p must be at least 0, got -0.1'),
         ('.1,.2,.3,.4,.5,.6,0\n' * 2, r'3\.csv: p must be greater than 0 for at least one map'),
         (ROW * 65, r'3\.csv must have at most 64 rows, one for each map, got 65'),
-        ('#' * 200_000, r'3\.csv is no category: it has more than 100,000 bytes'),
-        (b'\x89PNG\xff\xfe', r'3\.csv is no category: it is no text'),
+        ('#' * 200_000, r'3\.csv is not a category: it has more than 100,000 bytes'),
+        (b'\x89PNG\xff\xfe', r'3\.csv is not a category: it is not text'),
     ],
 )
 def test_bad_categories(content, message, published):
@@ -478,7 +478,7 @@ def test_bad_categories(content, message, published):
             ValueError,
             r'the base fractal that was read covers 0.\d% of the image, and must cover',
         ),
-        ('image1', 'csv0/1.csv', ValueError, r'1\.csv is no image that Pillow can read'),
+        ('image1', 'csv0/1.csv', ValueError, r'1\.csv is not an image Pillow can read'),
     ],
 )
 def test_roots_that_do_not_fit(name, root, error, message, published):

@@ -49,6 +49,7 @@ def exported(tmp_path_factory):
     return hub.export_weights(
         write(folder / 'last.pth.tar'),
         folder / 'model',
+        license='apache-2.0',
         hardware='a machine',
         results=['digits=93.1'],
         curves=folder / 'curves.png',
@@ -177,7 +178,7 @@ def test_curves_on_the_card(tmp_path):
     assert not (folder / 'curves.png').exists() and 'curves.png' not in (folder / 'README.md').read_text()
     for content in (b'', b'<svg/>', (tmp_path / 'a.png').read_bytes()[:60]):
         (tmp_path / 'b.png').write_bytes(content)
-        with pytest.raises(ValueError, match='b.png is no PNG file, or damaged'):
+        with pytest.raises(ValueError, match='b.png is not a PNG file, or damaged'):
             hub.export_weights(path, tmp_path / 'y', curves=tmp_path / 'b.png')
     with pytest.raises(FileNotFoundError):
         hub.export_weights(path, tmp_path / 'y', curves=tmp_path / 'none.png')
@@ -307,7 +308,7 @@ def test_convert_refuses(tmp_path):
     with pytest.raises(ValueError, match="no 'model' in this file, it has: epoch, arch"):
         hub.convert(path)
     torch.save({'model': tensors(0)}, tmp_path / 'small.pth')
-    with pytest.raises(ValueError, match='none of the architectures vit_tiny_patch16_224'):
+    with pytest.raises(ValueError, match='All of them: vit_tiny_patch16_224'):
         hub.convert(tmp_path / 'small.pth', tmp_path / 'x')
     with pytest.raises(FileNotFoundError, match='absent.pth: no such file'):
         hub.convert(tmp_path / 'absent.pth')
@@ -444,7 +445,7 @@ def edit(*keys, value):
         (lambda folder: (folder / 'README.md').write_text('---\n{x: [\n---\n'), 'front matter is no YAML'),
         (lambda folder: (folder / 'README.md').write_text('---\n- 1\n---\n'), 'front matter'),
         (lambda folder: (folder / 'README.md').write_text('nothing'), 'the front matter lacks library_name'),
-        (lambda folder: os.truncate(folder / 'model.safetensors', 10_000), 'is truncated, or no safetensors file'),
+        (lambda folder: os.truncate(folder / 'model.safetensors', 10_000), 'is truncated, or not a safetensors file'),
         (lambda folder: other_architecture(folder, 'test_vit2'), '(timm cannot build|does not fit) .?test_vit2'),
         (
             lambda folder: other_architecture(folder, 'vit_tiny_patch16_224'),

@@ -256,13 +256,13 @@ def damaged_png(tmp_path):
     'make, message',
     [
         (truncated, 'truncated'),
-        (not_an_image, 'is no image that Pillow can read'),
+        (not_an_image, 'is not an image Pillow can read'),
         (animated, 'it has 3 frames or pages: save the one that is meant'),
         (tiny, 'it must be at least 16 x 16 pixels, got 1 x 1'),
         (not_a_number, 'some of its pixels are not finite numbers'),
         (separate_planes, 'are in separate planes, which Pillow misreads'),
         (dark_ink, r'its 16 bits \(CMYK;16L\) cannot be read in full, and it is nearly black'),
-        (heic, r'IMG_1\.HEIC is no image that Pillow can read: for HEIC, pip install pillow-heif;'),
+        (heic, r'IMG_1\.HEIC is not an image Pillow can read: for HEIC, pip install pillow-heif;'),
         (damaged_png, 'cannot be used'),
     ],
 )

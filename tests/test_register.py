@@ -81,7 +81,7 @@ def test_timms_seed_does_not_change_images():
 )
 def test_options_without_meaning_are_refused(options):
     (name,) = options
-    with pytest.raises(ValueError, match=f"{name} has no meaning for the rendered data set '{SMALL}'"):
+    with pytest.raises(ValueError, match=f"{name} cannot be used with the rendered data set '{SMALL}'"):
         timm.data.create_dataset(SMALL, split='train', **options)
 
 

@@ -109,3 +109,11 @@ def test_doctor_renders_no_more_than_it_looks_at(capsys, monkeypatch):
     assert main(['doctor', '--dataset', 'fractal1/classes=100000,size=64,points=5000,patch=fill']) == 0
     assert 'the first 64 of 100,000 classes' in capsys.readouterr().out
     assert [spec.classes for spec in made] == [64]
+
+
+def test_the_log_names_the_classes_of_the_data_set_alone(caplog):
+    """Not those that are looked at to compare classes."""
+    with caplog.at_level('INFO', 'timm_fractal'):
+        create_dataset('fractal1/classes=70,points=3000,size=32,patch=fill', split='train')
+    said = [record.getMessage() for record in caplog.records if '--num-classes' in record.getMessage()]
+    assert len(said) == 1 and 'train split: 70 samples, 70 classes' in said[0]

@@ -1,7 +1,8 @@
 """Data set names <-> specifications: ``fractal1/delta=0.05,classes=21000`` is ``Fractal1Spec(delta=0.05, ...)``.
 
 One frozen dataclass per data set type is the single source of its options (names, defaults, ranges, docs, errors) and
-of its traits (what it reads from ``--data-dir``, whether it has IFS codes, its mode, ...): nobody else asks for a type.
+of its traits (what it reads from ``--data-dir``, whether it has IFS codes, its mode, ...): use these
+traits instead of isinstance.
 """
 
 import dataclasses
@@ -51,7 +52,7 @@ def option(
         above: Every valid value is greater.
         below: Every valid value is smaller.
         choices: The valid words.
-        images: Whether the images depend on it; if not, it is no part of what identifies the data set.
+        images: Whether the images depend on it; if not, it is not part of what identifies the data set.
     """
     rules = dict(doc=doc, low=low, high=high, above=above, below=below, choices=choices, images=images)
     field: T = dataclasses.field(default=default, metadata=rules)
@@ -475,8 +476,8 @@ def parse_name(name: str) -> Spec:
         The specification, checked.
 
     Raises:
-        ValueError: Unknown type or option (the nearest valid one is named), a value that is no number or out of range,
-            an option given twice, or nothing behind the ``/``.
+        ValueError: Unknown type or option (the nearest valid one is named), a value that is not a number or out of
+            range, an option given twice, or nothing behind the ``/``.
     """
     if len(name) > MAX_NAME:
         raise ValueError(f'the name of a data set must have at most {MAX_NAME} characters, got {len(name)}')

@@ -144,6 +144,42 @@ def train_args(dataset: Any) -> dict[str, Any]:
     return arguments | dict(train_num_samples=len(dataset), batch_size=PRETRAIN['batch_size'], opt='adamw', lr=2e-3)
 
 
+def pretrain(args: argparse.Namespace) -> tuple[Any, list[float], float, dict[str, Any]]:
+    """Pre-train and save the weights; returns the data set, the losses, the seconds, and what loads the weights."""
+    start = time.perf_counter()
+    random_seed(0)
+    dataset = create_dataset(DATASET, split='train', is_training=True, num_samples=args.samples, input_img_mode='L')
+    sheet = [pil_to_tensor(dataset[k][0]).float() for k in range(dataset.num_classes)]
+    save_image(sheet, args.output / 'fractals.png', nrow=20, normalize=True, pad_value=0.3)
+    model = timm.create_model(**MODEL, num_classes=dataset.num_classes)
+    loader = make_loader(dataset, num_workers=args.workers, **PRETRAIN)
+    losses = train(model, loader, 2e-3, torch.nn.CrossEntropyLoss(), bar=True)
+    seconds = time.perf_counter() - start
+
+    weights = args.output / 'model.safetensors'
+    unfinished = weights.with_suffix('.unfinished')
+    metadata = {'format': 'pt', 'dataset': str(dataset.spec), 'train_args': json.dumps(train_args(dataset))}
+    save_file(model.state_dict(), unfinished, metadata=metadata)
+    unfinished.replace(weights)  # A file has its name only when it is complete.
+    overlay = dict(file=str(weights), num_classes=dataset.num_classes, input_size=(1, 32, 32))
+    return dataset, losses, seconds, dict(pretrained=True, pretrained_cfg_overlay=overlay)
+
+
+def compare(args: argparse.Namespace, pretrained: dict[str, Any]) -> dict[str, list[float]]:
+    """Fine-tune the pre-trained model and its untrained twin on few digits; accuracies of each seed."""
+    runs = {
+        f'{twin}, {shots} per class': [(shots, seed, args.steps, arguments) for seed in range(args.seeds)]
+        for shots in (5, 20)
+        for twin, arguments in dict(untrained={}, pretrained=pretrained).items()
+    }
+    with multiprocessing.get_context('spawn').Pool(args.workers) if args.workers else ThreadPool(1) as pool:
+        top1s = pool.imap(finetune, itertools.chain(*runs.values()))
+        flat = list(tqdm(top1s, desc='fine-tuning', total=len(runs) * args.seeds, unit='model', smoothing=0))
+        pool.close()  # Let the processes end by themselves: killed ones may leave semaphores behind.
+        pool.join()
+    return dict(zip(runs, np.reshape(flat, (len(runs), -1)).tolist(), strict=True))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or '').split('\n')[0])
     parser.add_argument('--output', type=Path, default=Path('demo-output'), help='folder for the results')
@@ -158,41 +194,17 @@ def main() -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # Layers this small gain little from more, and lose much when the cores are shared.
     start = time.perf_counter()
+    print(f'{args.samples:,} images of pre-training, then {4 * args.seeds} fine-tunings', flush=True)
 
-    random_seed(0)
-    dataset = create_dataset(DATASET, split='train', is_training=True, num_samples=args.samples, input_img_mode='L')
+    dataset, losses, seconds, pretrained = pretrain(args)
     validation = create_dataset(DATASET, split='validation', is_training=False, input_img_mode='L')
-    sheet = [pil_to_tensor(dataset[k][0]).float() for k in range(dataset.num_classes)]
-    save_image(sheet, args.output / 'fractals.png', nrow=20, normalize=True, pad_value=0.3)
-    model = timm.create_model(**MODEL, num_classes=dataset.num_classes)
-    loader = make_loader(dataset, num_workers=args.workers, **PRETRAIN)
-    losses = train(model, loader, 2e-3, torch.nn.CrossEntropyLoss(), bar=True)
-    seconds = time.perf_counter() - start
-
-    weights = args.output / 'model.safetensors'
-    unfinished = weights.with_suffix('.unfinished')
-    metadata = {'format': 'pt', 'dataset': str(dataset.spec), 'train_args': json.dumps(train_args(dataset))}
-    save_file(model.state_dict(), unfinished, metadata=metadata)
-    unfinished.replace(weights)  # A file has its name only when it is complete.
-    overlay = dict(file=str(weights), num_classes=dataset.num_classes, input_size=(1, 32, 32))
-    pretrained = dict(pretrained=True, pretrained_cfg_overlay=overlay)
     model = timm.create_model(**MODEL, num_classes=dataset.num_classes, **pretrained)
     top1 = accuracy(model, validation, PRETRAIN['gray'])
     last = np.mean(losses[-max(1, len(losses) // 20) :])
     print(f'{dataset.spec}: {len(dataset)} images in {seconds:.0f} s, loss {losses[0]:.2f} -> {last:.2f}')
     print(f'validation split: {top1:.0f} % right, chance is {100 / dataset.num_classes:.0f} %')
 
-    runs = {
-        f'{twin}, {shots} per class': [(shots, seed, args.steps, arguments) for seed in range(args.seeds)]
-        for shots in (5, 20)
-        for twin, arguments in dict(untrained={}, pretrained=pretrained).items()
-    }
-    with multiprocessing.get_context('spawn').Pool(args.workers) if args.workers else ThreadPool(1) as pool:
-        top1s = pool.imap(finetune, itertools.chain(*runs.values()))
-        flat = list(tqdm(top1s, desc='fine-tuning', total=len(runs) * args.seeds, unit='model'))
-        pool.close()  # Let the processes end by themselves: killed ones may leave semaphores behind.
-        pool.join()
-    scores = dict(zip(runs, np.reshape(flat, (len(runs), -1)).tolist(), strict=True))
+    scores = compare(args, pretrained)
     print(f'handwritten digits, after {args.steps} steps, mean +- standard deviation, and each seed:')
     for name, values in scores.items():
         spread = np.std(values, ddof=len(values) > 1)

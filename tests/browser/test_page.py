@@ -238,7 +238,7 @@ def test_uploads(page: Any, tmp_path: Path) -> None:
 
     (tmp_path / 'notes.txt').write_text('no image')
     for path, words in (
-        (tmp_path / 'notes.txt', 'notes.txt is no image that can be shown here'),
+        (tmp_path / 'notes.txt', 'notes.txt is not an image that can be shown here'),
         (bomb(tmp_path / 'bomb.png', 60000, 50000), 'must have at most 25,000,000 pixels'),
     ):
         upload(path)

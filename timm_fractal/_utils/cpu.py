@@ -7,7 +7,7 @@ def cpu_count() -> int:
     """Return the number of CPU threads for this process: its share when several ranks run on one machine.
 
     Raises:
-        ValueError: The environment variable ``LOCAL_WORLD_SIZE`` is no whole number from 1.
+        ValueError: The environment variable ``LOCAL_WORLD_SIZE`` is not a whole number from 1.
     """
     mask = getattr(os, 'sched_getaffinity', None)
     cpus = len(mask(0)) if mask else os.cpu_count() or 1

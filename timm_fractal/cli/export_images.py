@@ -29,8 +29,8 @@ SPLITS = ('train', 'validation')
 #: Says in a tree, and as the first member of a tar, which data set it is; timm's readers look at image files only.
 RECORD = 'dataset.json'
 
-# Appended to what is not complete. It must be no suffix that a reader of data sets would open: a killed process leaves
-# its unfinished file behind, and half an image is found in the middle of a training run.
+# Suffix of unfinished files. No reader of data sets opens it: a killed process leaves its unfinished file behind, and
+# half an image would be found in the middle of a training run.
 _PARTIAL = '.partial'
 
 # Runs of equal bytes are all that there is to find in a two-valued image. Measured on 128 images of the default data
@@ -147,13 +147,13 @@ def check_writable(folder: Path) -> None:
         folder: The folder; if it does not exist, the nearest one above it that does is looked at.
 
     Raises:
-        OSError: It is no folder, or this process may not write to it.
+        OSError: It is not a folder, or this process may not write to it.
     """
     existing = folder.absolute()
     while not existing.exists():
         existing = existing.parent
     if not existing.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, 'this is no folder', str(existing))
+        raise NotADirectoryError(errno.ENOTDIR, 'this is not a folder', str(existing))
     if not os.access(existing, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, 'no permission to write here', str(existing))
 
@@ -199,7 +199,7 @@ def _contents(dest: Path, split: str) -> Iterator[tuple[Path, bytes]]:
         elif (dest / split).is_dir() and any((dest / split).iterdir()):
             yield dest / split, b''
     elif dest.is_dir():
-        raise IsADirectoryError(errno.EISDIR, 'this is a folder, no tar', str(dest))
+        raise IsADirectoryError(errno.EISDIR, 'this is a folder, not a tar', str(dest))
     elif dest.exists():
         yield dest, _record_in_tar(dest)
 

@@ -185,9 +185,9 @@ def _add_preview(commands: Any) -> None:
 
 def _preview(args: Any) -> int:
     if args.sweep and args.count is not None:
-        args.parser.error('--count has no meaning with --sweep: use --columns')
+        args.parser.error('--count cannot be combined with --sweep: use --columns')
     if args.values and not args.sweep:
-        args.parser.error('--values has no meaning without --sweep OPTION')
+        args.parser.error('--values needs --sweep OPTION')
     if args.weights and (args.sweep or args.count is not None or args.split != 'train'):
         args.parser.error('--sweep, --count and --split have no meaning with --weights')
     from . import preview
@@ -267,7 +267,7 @@ def _add_weights(parser: Any, kind: str) -> None:
     head = parser.add_mutually_exclusive_group()
     head.add_argument('--head', action='store_true', default=True, help='keep the head (so by default)')
     head.add_argument('--no-head', dest='head', action='store_false', help='drop the head')
-    parser.add_argument('--license', metavar='SPDX', help='licence of the weights, e.g. apache-2.0')
+    parser.add_argument('--license', metavar='SPDX', help='licence of the weights, e.g. apache-2.0 (unknown)')
     parser.add_argument(
         '--result', metavar='NAME=VALUE', action='append', default=[], help='a measurement, for the card; repeatable'
     )
@@ -284,6 +284,8 @@ def _finish_weights(args: Any, folder: Path) -> int:
     from ..hub import manifest as weights
 
     _say(f"{folder}: load with timm.create_model('local-dir:{folder}', pretrained=True)")
+    if not args.license:
+        _say('its licence is unknown: --license apache-2.0, say, names one')
     if args.manifest:
         entry = hub.entry_of(folder, file=weights.HUB_FILE)
         entry = weights.add(entry, folder / weights.HUB_FILE, args.manifest)
@@ -391,7 +393,7 @@ def _doctor(args: Any) -> int:
 
     name = getattr(args, 'name', None)
     if args.data_dir and name is None:
-        args.parser.error('--data-dir has no meaning without --dataset NAME')
+        args.parser.error('--data-dir needs --dataset NAME')
     if args.seeds is not None:
         if args.data_dir:
             args.parser.error('--seeds cannot be combined with --data-dir: a fractal that is read has no seed')

@@ -156,7 +156,7 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
             raise ValueError(f'repeats (--epoch-repeats) must give at most {MAX_SAMPLES} samples, got {repeats}')
         self._table = self._allocate()
         self._fill()
-        if is_primary():
+        if only is None and is_primary():
             _logger.info(
                 '%s, %s split: %d samples, %d classes; a model for it needs --num-classes %d',
                 *(self.spec, self.split, len(self), self.num_classes, self.num_classes),

@@ -133,7 +133,7 @@ def _load(root: str | Path, spec: IFSSpec) -> tuple[Family, IFSSpec]:
     if not isinstance(saved, type(spec)) or counts != (saved.num_bases, saved.num_classes):
         shapes = f'{family.bases.shape} and {family.systems.shape}'
         raise ValueError(
-            f'{root} is damaged or no {spec.type}: {family.name!r} has bases and systems of shape {shapes}'
+            f'{root} is damaged or not a {spec.type}: {family.name!r} has bases and systems of shape {shapes}'
         )
     return family, dataclasses.replace(saved, **spec.non_pixel_options())
 

@@ -49,7 +49,7 @@ _HEIF_BRANDS = (b'heic', b'heix', b'hevc', b'hevx', b'heim', b'heis', b'mif1', b
 def list_images(path: str | Path) -> list[Path]:
     """The images that a path stands for: itself, or all images in a folder and below, sorted by their names.
 
-    Hidden files, and files whose names do not end in one of `EXTENSIONS`, are no images; a warning names the latter.
+    Hidden files, and files whose names do not end in one of `EXTENSIONS`, are not images; a warning names the latter.
 
     Raises:
         FileNotFoundError: There is nothing at ``path``.
@@ -136,7 +136,7 @@ def open_image(path: str | Path, enough: int | None = None, formats: tuple[str, 
                 f'against decompression bombs: save it smaller ({error})'
             ) from None
         except UnidentifiedImageError:
-            raise ValueError(f'{path} is no image that Pillow can read{_advice(file)}') from None
+            raise ValueError(f'{path} is not an image Pillow can read{_advice(file)}') from None
         except (OSError, SyntaxError, EOFError, ValueError) as error:
             # Pillow's decoders raise all of these for damaged files.
             raise ValueError(f'{path} cannot be used: {error}') from error

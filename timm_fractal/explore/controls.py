@@ -21,8 +21,8 @@ class Control:
         value: The default.
         info: What it means and which values are valid.
         choices: The words.
-        ends: Smallest and largest number of a slider. An end that is no valid value itself is refused by the rules of
-            the data set, with their words.
+        ends: Smallest and largest number of a slider. An end that is not a valid value is refused by the rules of the
+            data set, with their words.
         step: Of a slider.
     """
 

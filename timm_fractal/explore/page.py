@@ -87,7 +87,7 @@ def launch(
         page.launch(**{key: value for key, value in options.items() if key in known})
     except OSError as error:
         ports = f'port {port}' if port else 'every port from 7860 to 7959'
-        raise OSError(f'{ports} at {host} is taken, or that is no address of this machine') from error
+        raise OSError(f'{ports} at {host} is taken, or that is not an address of this machine') from error
     if wait:
         print(f'timm-fractal explore: {page.local_url} (Ctrl-C ends it)', flush=True)
         page.block_thread()
@@ -165,7 +165,7 @@ class _Page:
                 value=_first(options),
                 label='Option',
                 elem_id='sweep-option',
-                # Gradio refuses what is no choice, as an option of the type before is for a moment.
+                # Gradio refuses what is not a choice, as an option of the type before is for a moment.
                 allow_custom_value=True,
             )
             self.values = gr.Textbox(

@@ -112,7 +112,7 @@ def resemblances(name: str, path: str) -> list[tuple[str, bytes | None]]:
     """Classes that an image resembles: their numbers with probabilities, and their images where they can be rendered.
 
     Raises:
-        ValueError: The file is no image.
+        ValueError: The file is not an image.
     """
     from .weights import resemblances
 

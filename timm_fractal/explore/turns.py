@@ -1,4 +1,4 @@
-"""Whose turn it is: of what a visitor asks for, the last counts, and what renders for an earlier change stops."""
+"""Cancels stale renders: a later change by the same visitor stops the rendering of an earlier one."""
 
 import itertools
 from collections.abc import Callable

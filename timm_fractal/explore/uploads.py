@@ -33,8 +33,8 @@ class Source:
         """A message without the place of the file.
 
         Examples:
-            >>> Source('/tmp/x/photo.jpg', 'photo.jpg', 0, 0).hide('/tmp/x/photo.jpg is no image')
-            'photo.jpg is no image'
+            >>> Source('/tmp/x/photo.jpg', 'photo.jpg', 0, 0).hide('/tmp/x/photo.jpg is not an image')
+            'photo.jpg is not an image'
         """
         return message.replace(self.path, self.shown)
 
@@ -68,7 +68,7 @@ def photograph(path: str | Path) -> Source:
         raise ValueError(f'the photograph must have at most {MAX_PIXELS:,} pixels, got more than {limit:,}') from None
     except UnidentifiedImageError:
         names = ', '.join(FORMATS)
-        raise ValueError(f'{source.shown} is no image that can be shown here; formats: {names}') from None
+        raise ValueError(f'{source.shown} is not an image that can be shown here; formats: {names}') from None
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(source.hide(f'{source.shown} cannot be used: {error}')) from None
     if width * height > MAX_PIXELS:

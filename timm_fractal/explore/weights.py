@@ -67,7 +67,7 @@ def resemblances(name: str, path: str | Path) -> list[Resemblance]:
     """The classes of pre-training that an image resembles most, the first ones first.
 
     Raises:
-        ValueError: The file is no image, or too large.
+        ValueError: The file is not an image, or too large.
     """
     source = photograph(path)
     model, transform = _model(name)

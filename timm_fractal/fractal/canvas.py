@@ -11,7 +11,7 @@ from .ifs import Array
 
 Bits = npt.NDArray[np.uint8]
 
-#: Gray level of a pixel that is not black.
+#: Gray level of set pixels.
 GRAY = 127
 #: Pixels kept free on every side of an image.
 PADDING = 6

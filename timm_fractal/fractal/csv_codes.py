@@ -51,11 +51,11 @@ def read_category(path: Path) -> tuple[Array, Array]:
     with open(path, 'rb') as file:
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
-        raise ValueError(f'{path} is no category: it has more than {MAX_BYTES:,} bytes')
+        raise ValueError(f'{path} is not a category: it has more than {MAX_BYTES:,} bytes')
     try:
         lines = content.removeprefix(codecs.BOM_UTF8).decode().splitlines()
     except UnicodeDecodeError:
-        raise ValueError(f'{path} is no category: it is no text') from None
+        raise ValueError(f'{path} is not a category: it is not text') from None
     rows: list[list[float]] = []
     for number, line in enumerate(lines, start=1):
         words = [word.strip() for word in line.split(',')]

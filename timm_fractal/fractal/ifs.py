@@ -288,7 +288,7 @@ class Family:
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             reason = 'no text' if isinstance(error, UnicodeDecodeError) else f'{type(error).__name__}: {error}'
             raise ValueError(
-                f'{path} is no parameter file of timm-fractal, or damaged ({reason}); a photograph is for image1'
+                f'{path} is not a parameter file of timm-fractal, or damaged ({reason}); a photograph is for image1'
             ) from error
         maps = family.bases.shape[1:2]
         for key in ('bases', 'systems'):

@@ -150,7 +150,7 @@ def architecture_options(name: str, options: Any, source: str) -> dict[str, Any]
         The options, lists as tuples.
 
     Raises:
-        ValueError: There is no such architecture, or an option is none of it.
+        ValueError: There is no such architecture, or it has no such option.
 
     Examples:
         >>> architecture_options('test_vit', {'img_size': [64, 64]}, 'model_kwargs')
@@ -163,7 +163,8 @@ def architecture_options(name: str, options: Any, source: str) -> dict[str, Any]
     known = _parameters(name, options.get('use_naflex') is True)
     for key, value in options.items():
         if key not in known:
-            raise ValueError(f'{source}: {str(key)[:100]!r} is no option of {name}; {nearest(str(key), known)[:300]}')
+            words = nearest(str(key), known)[:300]
+            raise ValueError(f'{source}: {str(key)[:100]!r} is not an option of {name}; {words}')
         _check_option(f'{source}: {key}', value, MAX_DEPTH if 'depth' in key or 'layers' in key else MAX_OPTION)
     return {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
 
@@ -257,7 +258,7 @@ def recognise(path: Path, tensors: Tensors, known: Iterable[str] = KNOWN) -> tup
                 return name, classes
     best = min(nearest, key=lambda name: len(nearest[name]))
     raise ValueError(
-        f'{path} is none of the architectures {", ".join(nearest)}. The nearest is {best}, but '
-        f'{"; ".join(nearest[best][:3])}. For weights of a training of your own use export-weights, with its args.yaml '
-        f'beside them'
+        f'{path}: for weights of your own training use export-weights, with its args.yaml beside them. convert knows '
+        f'the architectures that the authors have trained, of which {best} is the nearest, but '
+        f'{"; ".join(nearest[best][:3])}. All of them: {", ".join(nearest)}'
     )

@@ -36,6 +36,7 @@ class Checkpoint:
         epochs: Number of epochs that were trained, if the file says it.
         ema: Whether they are the EMA weights.
         loss: Mean training loss of the last of these epochs, if ``summary.csv`` lies beside the file.
+        metric: What train.py has measured of these weights on its validation split, such as ``'top1 35'``, if known.
     """
 
     path: Path
@@ -44,6 +45,7 @@ class Checkpoint:
     epochs: int | None = None
     ema: bool = False
     loss: float | None = None
+    metric: str | None = None
 
     @property
     def samples(self) -> int | None:
@@ -77,14 +79,14 @@ def read(path: Path, use_ema: bool | None = None) -> Checkpoint:
         raise FileNotFoundError(f'{path}: {words}')
     if path.suffix == '.safetensors':
         if use_ema:
-            raise ValueError(f'{path}: --use-ema has no meaning for a safetensors file, which holds one set of weights')
+            raise ValueError(f'{path}: --use-ema cannot be used with a safetensors file, it holds one set of weights')
         tensors, metadata = _read_safetensors(path)
         return Checkpoint(path, check_tensors(path, tensors), _args_within(path, metadata) or _args_beside(path))
     content = unpickle(path)
     if is_bare(content):
         # What timm's avg_checkpoints.py and clean_checkpoint.py write.
         if use_ema:
-            raise ValueError(f'{path}: --use-ema has no meaning for a bare state dict, which is one set of weights')
+            raise ValueError(f'{path}: --use-ema cannot be used with a bare state dict, which is one set of weights')
         return Checkpoint(path, check_tensors(path, content), _args_beside(path))
     key = 'state_dict_ema' if use_ema or (use_ema is None and content.get('state_dict_ema')) else 'state_dict'
     tensors = content.get(key) or {}
@@ -100,7 +102,18 @@ def read(path: Path, use_ema: bool | None = None) -> Checkpoint:
     if content.get('epoch') is not None:
         epochs = content['epoch'] + ((content.get('version') or 1) > 1)
     loss = _loss_beside(path, epochs)
-    return Checkpoint(path, check_tensors(path, tensors), args, epochs, key == 'state_dict_ema', loss)
+    is_ema = key == 'state_dict_ema'
+    metric = _metric(content, args) if is_ema == bool(content.get('state_dict_ema')) else None
+    return Checkpoint(path, check_tensors(path, tensors), args, epochs, is_ema, loss, metric)
+
+
+def _metric(content: dict[str, Any], args: dict[str, Any]) -> str | None:
+    """What train.py has measured on its validation split; without one it is the training loss."""
+    value, name = content.get('metric'), args.get('eval_metric')
+    if not isinstance(value, (int, float)) or not isinstance(name, str) or not math.isfinite(value):
+        return None
+    # With EMA weights elsewhere they are not what was measured last.
+    return f'{name} {value:.4g}' if args.get('val_split') and not args.get('model_ema_force_cpu') else None
 
 
 def is_bare(content: dict[Any, Any]) -> bool:
@@ -129,14 +142,14 @@ def unpickle(path: Path) -> dict[str, Any]:
             content = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
         names = _foreign(path)
-        words = f'it wants to call {listed(names)}' if names else 'it is no file of torch, or damaged'
+        words = f'it wants to call {listed(names)}' if names else 'it was not written by torch, or is damaged'
         raise ValueError(f'{path} is refused: {words}. Only tensors and plain values are read') from error
     except (OSError, MemoryError):
         raise
     except Exception as error:
         # Whatever else the reader stumbles over.
         words = f'{type(error).__name__}: {_first_line(error)}'
-        raise ValueError(f'{path} is damaged, or no checkpoint of torch ({words})') from error
+        raise ValueError(f'{path} is damaged, or not a checkpoint of torch ({words})') from error
     if not isinstance(content, dict):
         raise ValueError(f'{path}: a checkpoint must be a dict, got {type(content).__name__}')
     return content
@@ -189,7 +202,7 @@ def _read_safetensors(path: Path) -> tuple[Tensors, dict[str, str]]:
         with safe_open(path, framework='pt') as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except SafetensorError as error:
-        raise ValueError(f'{path} is truncated, or no safetensors file ({error})') from error
+        raise ValueError(f'{path} is truncated, or not a safetensors file ({error})') from error
 
 
 def shapes(path: Path) -> Shapes:
@@ -198,7 +211,7 @@ def shapes(path: Path) -> Shapes:
         with safe_open(path, framework='pt') as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
     except SafetensorError as error:
-        raise ValueError(f'{path} is truncated, or no safetensors file ({error})') from error
+        raise ValueError(f'{path} is truncated, or not a safetensors file ({error})') from error
 
 
 def _args_within(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
@@ -218,7 +231,7 @@ def _args_beside(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(text(file))
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ValueError(f'{file} is no YAML file of plain values ({_first_line(error)})') from error
+        raise ValueError(f'{file} is not a YAML file of plain values ({_first_line(error)})') from error
     return typed(file, content)
 
 
@@ -232,4 +245,5 @@ def _loss_beside(path: Path, epochs: int | None) -> float | None:
         loss = float(losses[-1]) if losses else math.nan
         return loss if math.isfinite(loss) else None
     except (csv.Error, ValueError, TypeError) as error:
-        raise ValueError(f'{file} is no summary of train.py ({_first_line(error)}): mend it or move it away') from error
+        words = f'{file} is not a summary of train.py ({_first_line(error)}): mend it or move it away'
+        raise ValueError(words) from error

@@ -38,7 +38,8 @@ from .origin import CONFIG, Origin
 #: The files of an exported folder. The last three are there if the training and its curves are known.
 FILES = (HUB_FILE, CONFIG, 'README.md', 'train_args.yaml', 'ifs.json', CURVES)
 
-LICENSE = 'apache-2.0'
+#: The licence of weights that nobody has named one for.
+LICENSE = 'unknown'
 
 #: How weights can be stored; timm loads them into a model of any dtype.
 DTYPES = {'float32': torch.float32, 'float16': torch.float16, 'bfloat16': torch.bfloat16}
@@ -78,7 +79,7 @@ def export_weights(
         use_ema: Take the moving average of the weights; by default, if there is one.
         head: Keep the head for the classes of the training.
         tag: What the weights are called, by default after the data set: ``fractal1_1k``, ``fractals10_1k``.
-        license: SPDX identifier.
+        license: SPDX identifier of the licence that you give the weights.
         recipe: The recipe of the training, for the model card.
         hardware: What it ran on, for the model card.
         dtype: ``float16`` or ``bfloat16`` store the weights in half the bytes of ``float32``; by default as they are.
@@ -90,7 +91,7 @@ def export_weights(
 
     Raises:
         ValueError: The checkpoint is damaged, refused, or does not fit its architecture; a weight is too large for
-            ``dtype``; ``curves`` is no PNG file.
+            ``dtype``; ``curves`` is not a PNG file.
         FileExistsError: The folder holds something else.
         OSError: It cannot be read or written.
     """
@@ -110,7 +111,7 @@ def convert(
     *,
     head: bool = True,
     tag: str | None = None,
-    license: str = 'unknown',
+    license: str = LICENSE,
     results: Iterable[str] = (),
 ) -> Path:
     """Turn a ``.pth`` file as the authors of 1p-frac, OFDB and FractalDB release them into the same kind of folder.
@@ -196,7 +197,8 @@ def _provenance(found: Checkpoint, start: Origin) -> dict[str, Any]:
         'started_from': _started_from(found.args, start),
         'samples': found.samples,
         'epochs': found.epochs,
-        'loss': found.loss,
+        'loss': f'{found.loss:.4g}, not of the EMA' if found.ema and found.loss is not None else found.loss,
+        'metric': found.metric,
         'weights': 'EMA' if found.ema else 'as trained',
         'exported_with': {name: metadata.version(name) for name in packages[:2]} | {packages[2]: __version__},
     }
@@ -214,7 +216,7 @@ def _started_from(args: dict[str, Any], start: Origin) -> dict[str, Any] | None:
     # An architecture alone stands for its default tag.
     if name == start.architecture and (cfg := timm.get_pretrained_cfg(name)) is not None:
         name, hub_id = f'{name}.{cfg.tag}', cfg.hf_hub_id
-    # Without the revision, which is no part of a name on the Hub.
+    # Without the revision, which is not part of a name on the Hub.
     said = {'weights': name, 'hub_id': hub_id and hub_id.partition('@')[0], 'dataset': dataset}
     return {key: value for key, value in said.items() if isinstance(value, str)}
 
@@ -293,7 +295,7 @@ def _write(
                 temporary = Path(folder)
                 save_config(model, temporary / CONFIG, fitted.model_args, provenance=provenance)
                 _save_tensors(stored, temporary / HUB_FILE)
-                # safetensors makes files that nobody else can read.
+                # safetensors makes files that only their owner can read.
                 shutil.copymode(temporary / CONFIG, temporary / HUB_FILE)
                 text = card(name, cfg, provenance, picture is not None, folder=dest.name)
                 (temporary / 'README.md').write_text(text, encoding='utf-8')
@@ -326,7 +328,7 @@ def _read_png(path: Path) -> bytes:
             image.verify()
     except Exception as error:
         # Pillow raises almost anything for a damaged file.
-        raise ValueError(f'{path} is no PNG file, or damaged ({error})'[:300]) from error
+        raise ValueError(f'{path} is not a PNG file, or damaged ({error})'[:300]) from error
     return content
 
 
@@ -364,7 +366,7 @@ def _save_tensors(tensors: Tensors, path: Path) -> None:
 
 
 def _refuse_other(dest: Path) -> None:
-    """Raise if there is anything at the destination that is no export."""
+    """Raise if there is anything at the destination that is not an export."""
     if dest.exists() and not dest.is_dir():
         raise FileExistsError(f'{dest} is a file: the destination must be a folder')
     names = {path.name for path in dest.glob('*') if not path.name.startswith(_UNFINISHED)}
@@ -449,7 +451,7 @@ def check(folder: str | Path) -> None:
     """Refuse a folder that should not be published.
 
     Raises:
-        FileNotFoundError: There is no such folder, or it is no export.
+        FileNotFoundError: There is no such folder, or it is not an export.
         ValueError: A file is damaged or does not fit the others, the card is incomplete, or there are weights in a form
             that can hold code.
     """
@@ -480,7 +482,7 @@ def check(folder: str | Path) -> None:
         data = ModelCard(path.read_text(encoding='utf-8'), ignore_metadata_errors=True).data
     except Exception as error:
         # YAML that somebody else has written: its parser, and what the Hub's client makes of it, may raise anything.
-        raise ValueError(f'{path}: the front matter is no YAML of a model card ({error})'[:500]) from error
+        raise ValueError(f'{path}: the front matter is not the YAML of a model card ({error})'[:500]) from error
     missing = [field for field in FIELDS if not getattr(data, field, None)]
     if missing:
         raise ValueError(f'{path}: the front matter lacks {", ".join(missing)}')

@@ -133,7 +133,7 @@ def manifest(path: str | Path | None = None) -> dict[str, Weights]:
     try:
         return {name: Weights(name, **entry) for name, entry in json.loads(path.read_bytes()).items()}
     except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f'{path} is no manifest of weights, or damaged ({error})') from error
+        raise ValueError(f'{path} is not a manifest of weights, or damaged ({error})') from error
 
 
 def add(entry: Weights, weights: Path, path: str | Path) -> Weights:

@@ -27,6 +27,7 @@ _WORDS = {
     'samples': 'Samples seen',
     'epochs': 'Epochs',
     'loss': 'Final training loss',
+    'metric': 'Validation during training',
     'weights': 'Weights',
     'stored_as': 'Stored as',
     'recipe': 'Recipe',
@@ -97,7 +98,7 @@ def card(
     parts = [
         f'---\n{front.to_yaml()}\n---',
         f'# Model card for {name}',
-        _introduction(dataset, provenance),
+        _introduction(dataset, provenance, bool(cfg['num_classes'])),
         '## How it was trained',
         '\n'.join(said),
         _input(cfg),
@@ -123,13 +124,13 @@ def published(card: str, repo_id: str) -> str:
 _TIMM = '[timm](https://github.com/huggingface/pytorch-image-models)'
 
 
-def _introduction(dataset: str, provenance: dict[str, Any]) -> str:
+def _introduction(dataset: str, provenance: dict[str, Any], head: bool) -> str:
     kind = dataset.partition('/')[0]
     if kind in SPECS:
         what = 'from one image' if SPECS[kind].reads == 'images' else 'without a photograph'
         return (
             f'Weights for {_TIMM}, pre-trained {what}: on {_text(dataset)}, a data set that timm-fractal renders. They '
-            f'are meant as a start for fine-tuning; the classes of the head are artificial.'
+            f'are meant as a start for fine-tuning' + ('; the classes of the head are artificial.' if head else '.')
         )
     if 'converted_from' in provenance:
         return (
@@ -192,6 +193,6 @@ def _number(value: Any) -> float | None:
 
 def _table(results: dict[str, Any]) -> str:
     if not results:
-        return 'None measured.'
+        return 'None given.'
     rows = [f'| {_text(name)} | {_text(value)} |' for name, value in results.items()]
     return '\n'.join(['| what | measured |', '|---|---|', *rows])

@@ -1,4 +1,4 @@
-"""What a file about a training may say: limits, types and ranges, and what of it is nobody else's business."""
+"""What a file about a training may say: limits, types and ranges, and what of it may be published."""
 
 import re
 from collections.abc import Callable
@@ -141,7 +141,7 @@ def _plain_value(key: str, value: Any, budget: _Budget, depth: int) -> Any:
 
 
 def shareable(args: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of train.py without what is nobody else's business: folders of a machine, tokens and passwords.
+    """Arguments of train.py without what should stay private: folders of a machine, tokens and passwords.
 
     Examples:
         >>> shareable({'data_dir': '/home/me/photos', 'hf_token': 'hf_abc', 'dataset': 'wds/s3://key:secret@bucket/x'})

@@ -157,7 +157,7 @@ def _our_dataset(name: str, split: str = 'validation', **options: Any) -> 'Datas
 
     for option in _REFUSED & options.keys():
         if options.pop(option):
-            raise ValueError(f'{option} has no meaning for the rendered data set {name!r}: leave it out')
+            raise ValueError(f'{option} cannot be used with the rendered data set {name!r}: leave it out')
     options = {k: v for k, v in options.items() if k not in _WITHOUT_MEANING and v is not None}
     dataset = create(name, split=split, **options)
     _warn_if_alike(dataset, options.get('root'))
