@@ -415,7 +415,7 @@ def edit(*keys, value):
 @pytest.mark.parametrize(
     'change, message',
     [
-        (edit('model_args', 'checkpoint_path', value='other.bin'), "model_args: 'checkpoint_path' is no option"),
+        (edit('model_args', 'checkpoint_path', value='other.bin'), "model_args: 'checkpoint_path' is not an option"),
         (edit('model_args', 'depth', value=10**9), 'depth must be at most 1024'),
         (edit('model_args', value=[1]), 'model_args must be names and values, got list'),
         (edit('architecture', value='hf-hub:me/x'), 'unknown architecture'),
