@@ -52,7 +52,7 @@ def table(kind: str) -> str:
     if kind not in SPECS:
         return keys(getattr(sweep_schema, kind))
     rows = ['| option | default | valid | meaning |', '|---|---|---|---|']
-    for field in dataclasses.fields(SPECS[kind]):
+    for field in SPECS[kind].fields():
         rows.append(f'| `{field.name}` | {field.default} | {valid(field)} | {field.metadata["doc"]} |')
     return '\n'.join(rows) + '\n'
 

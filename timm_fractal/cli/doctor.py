@@ -56,9 +56,8 @@ def examine_dataset(name: str, data_dir: str | Path | None = None) -> Iterator[C
         >>> [check.status for check in examine_dataset('fractal1/delta=0.2,classes=16,size=64,points=5000')]
         ['ok', 'ok']
     """
-    from ..data import separability
-    from ..data.base import create
-    from ..spec import parse_name
+    from ..data import create, formula, separability
+    from ..spec import Formula, parse_name
 
     spec = parse_name(name)
     dataset = create(separability.few(spec, data_dir), root=data_dir, only=range(separability.CLASSES))
@@ -72,7 +71,7 @@ def examine_dataset(name: str, data_dir: str | Path | None = None) -> Iterator[C
         f'are no farther from each other than two crops of one class (limit {separability.LIMIT:.0%}); '
         f'{found.nearest:.0%} of the crops are nearest to their own class'
     )
-    if spec.moves:
+    if spec.random_position:
         yield Check('ok', f'{text}: no measure here, since its instances are at different places')
     elif found.confused <= separability.LIMIT:
         yield Check('ok', text)
@@ -80,6 +79,9 @@ def examine_dataset(name: str, data_dir: str | Path | None = None) -> Iterator[C
         change = separability.remedy(spec, data_dir)
         nothing = 'no larger delta or size helps: take another data set'
         yield Check('warn', text, f'take {change}' if change else nothing)
+    if isinstance(spec, Formula):
+        for finding in formula.examine(spec):
+            yield Check('ok' if finding.fine else 'warn', finding.text, '' if finding.fine else finding.advice)
 
 
 #: What is imported, by the name of its distribution.
@@ -283,6 +285,16 @@ def _shared_memory() -> Iterator[Check]:
         yield Check('ok', text)
 
 
+def _types() -> Iterator[Check]:
+    from ..spec import SPECS
+
+    for name in set(SPECS) - set(SPECS.built_in):
+        try:
+            yield Check('ok', f'data set {name}, of {SPECS[name].__module__}')
+        except ValueError as error:
+            yield Check('warn', _one_line(error), 'correct or uninstall that package; the other data sets work')
+
+
 def _weights() -> Iterator[Check]:
     from ..hub import manifest as weights
 
@@ -308,5 +320,6 @@ CHECKS: tuple[Callable[[], Iterator[Check]], ...] = (
     _numba_cache,
     _speed,
     _shared_memory,
+    _types,
     _weights,
 )

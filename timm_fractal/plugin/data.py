@@ -153,7 +153,7 @@ _REFUSED = frozenset({'class_map', 'load_bytes', 'input_key', 'target_key'})
 
 
 def _our_dataset(name: str, split: str = 'validation', **options: Any) -> 'Dataset[Any]':
-    from ..data.base import create
+    from ..data import create
 
     for option in _REFUSED & options.keys():
         if options.pop(option):
