@@ -49,7 +49,7 @@ def keys(model: 'type[sweep_schema.Strict]') -> str:
 
 
 def table(kind: str) -> str:
-    if kind not in SPECS:
+    if kind not in SPECS.built_in:
         return keys(getattr(sweep_schema, kind))
     rows = ['| option | default | valid | meaning |', '|---|---|---|---|']
     for field in SPECS[kind].fields():

@@ -81,7 +81,7 @@ def examine_dataset(name: str, data_dir: str | Path | None = None) -> Iterator[C
         yield Check('warn', text, f'take {change}' if change else nothing)
     if isinstance(spec, Formula):
         for finding in formula.examine(spec):
-            yield Check('ok' if finding.fine else 'warn', finding.text, '' if finding.fine else finding.advice)
+            yield Check('warn' if finding.advice else 'ok', *finding)
 
 
 #: What is imported, by the name of its distribution.
@@ -285,7 +285,7 @@ def _shared_memory() -> Iterator[Check]:
         yield Check('ok', text)
 
 
-def _types() -> Iterator[Check]:
+def types() -> Iterator[Check]:
     from ..spec import SPECS
 
     for name in set(SPECS) - set(SPECS.built_in):
@@ -320,6 +320,6 @@ CHECKS: tuple[Callable[[], Iterator[Check]], ...] = (
     _numba_cache,
     _speed,
     _shared_memory,
-    _types,
+    types,
     _weights,
 )

@@ -6,14 +6,14 @@ import pickle
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .._utils.rng import Stream, stream
 from ..spec import Formula
-from . import RENDERERS
+from . import RENDERERS, create
 from .base import PixelDataset, Pixels, warn_once
 
 #: ``render(spec, k, instance, generator)``: see `timm_fractal.data.register`.
@@ -110,61 +110,56 @@ class FormulaDataset(PixelDataset):
 
 
 class Finding(NamedTuple):
-    """What `examine` finds: whether all is well, what was looked at, and what to change if not."""
+    """What `examine` finds: what is so, and what to change if it should not be."""
 
-    fine: bool
     text: str
     advice: str = ''
 
 
 def examine(spec: Formula) -> Iterator[Finding]:
     """Check what a formula promises beyond what every data set is checked for: ``timm-fractal doctor --dataset``."""
-    both = range(2)
-    train = _images(spec, 'train', both)
+    train = _first_images(spec)
     start = time.perf_counter()
-    _images(spec, 'train', both)
-    # Each data set renders three images to check them, and these two.
-    each = (time.perf_counter() - start) / 5
-    yield Finding(True, f'rendering takes {1000 * each:.1f} ms per image and core ({spec.size} x {spec.size})')
-    other = _images(spec.first(2), 'train', both)
-    yield Finding(
-        _digest(train) == _digest(other),
-        'a class is the same whatever the number of classes',
-        'it is not: render must not depend on spec.classes, or first of the options must keep what it depends on',
-    )
-    held_out = _images(spec, 'validation', both)
-    yield Finding(
-        not any(np.array_equal(a, b) for a, b in zip(train, held_out)),
-        'validation images are not training images',
-        'they are: nothing depends on generator; draw from it what differs from instance to instance',
-    )
+    _first_images(spec)
+    # Three images to check the data set, and these two.
+    each = 1000 * (time.perf_counter() - start) / 5
+    yield Finding(f'rendering takes {each:.1f} ms per image and core ({spec.size} x {spec.size})')
+    if _digest(_first_images(spec.first(2))) == _digest(train):
+        yield Finding('a class is the same whatever the number of classes')
+    else:
+        advice = 'render must not depend on spec.classes, nor on what first(2) of the options changes'
+        yield Finding('a class depends on the number of classes', advice)
+    if any(np.array_equal(a, b) for a, b in zip(train, _first_images(spec, 'validation'))):
+        yield Finding('validation images are training images', 'draw from generator what differs between instances')
+    else:
+        yield Finding('validation images are not training images')
     command = [sys.executable, '-c', _DIGEST, str(spec)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    last = (done.stderr.strip().splitlines() or ['no message'])[-1]
-    yield Finding(
-        done.stdout.strip() == _digest(train),
-        'another process renders the same images',
-        f'it cannot: {last[:200]}'
-        if done.returncode
-        else 'it does not: render must not depend on hash(), the order of a set, a clock or a process id',
-    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ['no message'])[-1]
+        yield Finding(f'another process cannot render it: {last[:200]}', 'install the package that has it')
+    elif done.stdout.split()[-1:] != [_digest(train)]:
+        advice = 'render must not depend on hash(), the order of a set, a clock or a process id'
+        yield Finding('another process renders other images', advice)
+    else:
+        yield Finding('another process renders the same images')
 
 
 _DIGEST = (
-    'import sys; from timm_fractal.data import formula; from timm_fractal import parse_name; '
-    'print(formula.digest_of(parse_name(sys.argv[1])))'
+    'import sys; from timm_fractal import parse_name; from timm_fractal.data import formula; '
+    'print(formula.digest(parse_name(sys.argv[1])))'
 )
 
 
-def digest_of(spec: Formula) -> str:
-    """The SHA-256 of the training images of the first two classes."""
-    return _digest(_images(spec, 'train', range(2)))
+def digest(spec: Formula) -> str:
+    """The SHA-256 of the first training images of the first two classes."""
+    return _digest(_first_images(spec))
 
 
-def _images(spec: Formula, split: str, classes: range) -> list[Pixels]:
-    dataset = FormulaDataset(spec.canonical(), split, only=classes)
-    return [dataset.stored(k) for k in classes]
+def _first_images(spec: Formula, split: str = 'train') -> list[Pixels]:
+    dataset = create(spec.canonical(), split, only=range(2))
+    return [dataset.stored(k) for k in range(2)]
 
 
-def _digest(images: Sequence[Pixels]) -> str:
+def _digest(images: list[Pixels]) -> str:
     return hashlib.sha256(b''.join(image.tobytes() for image in images)).hexdigest()
