@@ -405,7 +405,14 @@ def test_the_example_in_a_sweep(installed, tmp_path):
     output = []
     for name in ('radial/classes=16,instances=2,size=48', 'radial/clases=16'):
         (tmp_path / 'tiny.yaml').write_text(re.sub(r"'fractal1/.*?'", f"'{name}'", text))
-        command = [sys.executable, str(ROOT / 'train_scripts' / 'sweep.py'), 'list', 'tiny.yaml', '--train-py', 'train.py']
+        command = [
+            sys.executable,
+            str(ROOT / 'train_scripts' / 'sweep.py'),
+            'list',
+            'tiny.yaml',
+            '--train-py',
+            'train.py',
+        ]
         done = subprocess.run(command, cwd=tmp_path, env=installed, capture_output=True, text=True)
         output.append((done.returncode, done.stdout + done.stderr))
     (code, good), (_, bad) = output

@@ -3,7 +3,19 @@
 from typing import TYPE_CHECKING, Any
 
 from .._utils.lazy import door
-from ..spec import SPECS, Formula, Spec, option, parse_name
+from ..spec import (
+    SPECS,
+    Formula,
+    Fractal1Spec,
+    FractalDBSpec,
+    Image1Spec,
+    Noise1Spec,
+    OFDBSpec,
+    Spec,
+    VisualAtomSpec,
+    option,
+    parse_name,
+)
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -19,17 +31,25 @@ if TYPE_CHECKING:
 __all__ = [
     'Formula',
     'Fractal1',
+    'Fractal1Spec',
     'FractalDB',
+    'FractalDBSpec',
     'Image1',
+    'Image1Spec',
     'Noise1',
+    'Noise1Spec',
     'OFDB',
+    'OFDBSpec',
     'Separability',
+    'Spec',
     'SyntheticDataset',
     'VisualAtom',
+    'VisualAtomSpec',
     'class_generator',
     'create',
     'measure',
     'option',
+    'parse_name',
     'register',
 ]
 
