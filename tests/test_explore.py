@@ -51,7 +51,7 @@ NAMES = [
 
 def test_every_option_has_a_control() -> None:
     for spec in SPECS.values():
-        assert [control.name for control in controls(spec)] == [field.name for field in dataclasses.fields(spec)]
+        assert [control.name for control in controls(spec)] == [field.name for field in spec.fields()]
         for control in controls(spec):
             assert control.info
             if control.kind == 'slider':

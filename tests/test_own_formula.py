@@ -7,6 +7,7 @@ import pickle
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -254,6 +255,29 @@ def test_local_functions_cannot_be_sent_to_workers(dots):
     assert np.array_equal(images(again), images(dataset))
 
 
+def is_alone(spec, k, instance, generator):
+    _threads.add(threading.get_ident())
+    return render_dots(spec, k, instance, generator)
+
+
+_threads = set()
+
+
+@dataclasses.dataclass(frozen=True)
+class Alone(Formula):
+    """Rendered in one thread."""
+
+    type = 'alone'
+    thread_safe = False
+    dots: int = option(200, 'number of dots', low=1, high=10_000)
+
+
+def test_a_formula_that_must_not_run_in_threads(dots):
+    register(Alone, is_alone)
+    assert len(create('alone/classes=9,size=16')) == 9
+    assert _threads == {threading.get_ident()}
+
+
 def depends_on_classes(spec, k, instance, generator):
     return np.full((spec.size, spec.size), 255 * k // spec.classes, np.uint8)
 
@@ -333,6 +357,17 @@ def test_a_package_cannot_take_a_name_of_ours(site, caplog):
     assert parse_name('noise1').__class__.__module__ == 'timm_fractal.spec' and [*SPECS].count('noise1') == 1
     SPECS.loaded()
     assert "data set 'noise1' of the package my-noise is ignored: the name is taken" in caplog.text
+    assert [check.status for check in doctor.types()] == ['warn']
+
+
+def test_a_name_that_nobody_can_write(site):
+    install(site, 'my-rings', 'Rings = my_rings_10', RINGS)
+    with pytest.raises(ValueError, match="unknown data set 'rings'"):
+        parse_name('Rings')
+    _, problems = SPECS.load_all()
+    assert problems == [
+        "data set 'Rings' of the package my-rings is ignored: a name is lower-case letters, digits and _"
+    ]
 
 
 def test_types_of_others_cost_nothing_at_import(site):

@@ -537,17 +537,30 @@ class Types(Mapping[str, type[Spec]]):
         """The types of this package."""
         return {name: self._specs[name] for name in self._specs if name in self._built_in}
 
-    def loaded(self) -> dict[str, type[Spec]]:
-        """All types; one that cannot be loaded is left out, with a warning."""
-        found = {}
+    def load_all(self) -> tuple[dict[str, type[Spec]], list[str]]:
+        """Load all types.
+
+        Returns:
+            Those that could be loaded, and what is wrong with the others, in words.
+        """
+        found: dict[str, type[Spec]] = {}
+        problems = []
         for name in self:
             try:
                 found[name] = self[name]
             except ValueError as error:
-                _logger.warning('%s', error)
-        for name in sorted(set(_entry_points(all_names=True)) & (self._built_in | RESERVED)):
-            packages = ' and '.join(sorted({_package(point) for point in _entry_points(all_names=True)[name]}))
-            _logger.warning('data set %r of the package %s is ignored: the name is taken', name, packages)
+                problems.append(str(error))
+        for name, points in _entry_points(usable=False).items():
+            packages = ' and '.join(sorted({_package(point) for point in points}))
+            why = 'the name is taken' if _NAME.fullmatch(name) else 'a name is lower-case letters, digits and _'
+            problems.append(f'data set {name!r} of the package {packages} is ignored: {why}')
+        return found, problems
+
+    def loaded(self) -> dict[str, type[Spec]]:
+        """All types; those that cannot be loaded are left out, with a warning."""
+        found, problems = self.load_all()
+        for problem in problems:
+            _logger.warning('%s', problem)
         return found
 
     def add(self, spec: type[Spec]) -> None:
@@ -583,13 +596,14 @@ class Types(Mapping[str, type[Spec]]):
             )
 
 
-def _entry_points(all_names: bool = False) -> dict[str, list[Any]]:
+def _entry_points(usable: bool = True) -> dict[str, list[Any]]:
     """What installed packages name: read each time, since a package may be installed while a notebook is open."""
     from importlib.metadata import entry_points
 
+    taken = RESERVED | SPECS.built_in.keys()
     found: dict[str, list[Any]] = {}
     for point in entry_points(group=ENTRY_POINTS):
-        if all_names or (_NAME.fullmatch(point.name) and point.name not in RESERVED | SPECS.built_in.keys()):
+        if usable == bool(_NAME.fullmatch(point.name) and point.name not in taken):
             found.setdefault(point.name, []).append(point)
     return found
 

@@ -288,11 +288,13 @@ def _shared_memory() -> Iterator[Check]:
 def types() -> Iterator[Check]:
     from ..spec import SPECS
 
-    for name in set(SPECS) - set(SPECS.built_in):
-        try:
-            yield Check('ok', f'data set {name}, of {SPECS[name].__module__}')
-        except ValueError as error:
-            yield Check('warn', _one_line(error), 'correct or uninstall that package; the other data sets work')
+    found, problems = SPECS.load_all()
+    for name in found.keys() - SPECS.built_in.keys():
+        yield Check('ok', f'data set {name}, of {found[name].__module__}')
+    for problem in problems:
+        yield Check(
+            'warn', ' '.join(problem.split())[:300], 'correct or uninstall that package; the other data sets work'
+        )
 
 
 def _weights() -> Iterator[Check]:

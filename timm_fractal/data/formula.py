@@ -64,7 +64,7 @@ class FormulaDataset(PixelDataset):
         each = f'render takes {1000 * seconds:.0f} ms an image'
         total = seconds * self.num_images
         if self._table is not None and total > SLOW_TABLE:
-            words = '%s, %s split: %s, so all %d take up to %.0f minutes; cache=none renders on access'
+            words = '%s, %s split: %s, so all %d take up to %.0f min; cache=none renders on access'
             warn_once(_logger, words, *(self.spec.name(), self.split, each, self.num_images, np.ceil(total / 60)))
         elif self._table is None and seconds > SLOW_IMAGE:
             words = '%s, %s split: %s, on access: a worker gives at most %.0f a second; %s'
