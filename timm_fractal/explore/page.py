@@ -281,7 +281,7 @@ class _Page:
             count = sum(map(len, self.fields.values()))
             return [gr.skip()] * (7 + len(self.groups) + count)
         reading = read_name(name or '')
-        kind = reading.kind
+        kind = reading.kind if reading.kind in self.types else ''
         updates: list[Any] = [
             # What reads as it was written stays: the visitor may be typing on.
             reading.name if reading.spec and reading.name != name else gr.skip(),
