@@ -16,6 +16,7 @@ import sklearn.datasets
 import torch
 
 from benchmarks.record import Record
+from timm_fractal import data
 from timm_fractal.data import base as datasets
 from timm_fractal.data import fractals
 from timm_fractal.fractal import render
@@ -37,7 +38,7 @@ PHOTO = Path(sklearn.datasets.__file__).parent / 'images' / 'china.jpg'
 
 
 def create(name: str) -> datasets.SyntheticDataset:
-    return datasets.create(name, root=PHOTO if name.startswith('image1') else None)
+    return data.create(name, root=PHOTO if name.startswith('image1') else None)
 
 
 def seconds(name: str) -> float:

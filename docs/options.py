@@ -1,17 +1,19 @@
-"""Write tables into pages: options of data sets, and keys of sweep files, from what checks them.
+"""Write what pages have from the code: options of data sets, keys of sweep files, and the API reference.
 
     python docs/options.py
 
 Between ``<!-- options of NAME -->`` or ``<!-- keys of NAME -->`` and the next ``<!-- end -->`` of a page stands what
-this makes; a test compares them.
+this makes. The whole of ``api.md`` is made from the lists of public names. A test compares them.
 """
 
 import dataclasses
 import re
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import timm_fractal
 from timm_fractal.spec import SPECS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / 'train_scripts'))
@@ -19,6 +21,7 @@ import sweep_schema  # noqa: E402
 
 PAGE = Path(__file__).parent / 'datasets.md'
 SWEEPS = PAGE.with_name('sweeps.md')
+REFERENCE = PAGE.with_name('api.md')
 MARKED = re.compile(r'(<!-- (?:options|keys) of (\w+) -->\n).*?(<!-- end -->)', re.DOTALL)
 
 
@@ -49,10 +52,10 @@ def keys(model: 'type[sweep_schema.Strict]') -> str:
 
 
 def table(kind: str) -> str:
-    if kind not in SPECS:
+    if kind not in SPECS.built_in:
         return keys(getattr(sweep_schema, kind))
     rows = ['| option | default | valid | meaning |', '|---|---|---|---|']
-    for field in dataclasses.fields(SPECS[kind]):
+    for field in SPECS[kind].fields():
         rows.append(f'| `{field.name}` | {field.default} | {valid(field)} | {field.metadata["doc"]} |')
     return '\n'.join(rows) + '\n'
 
@@ -62,6 +65,31 @@ def filled(text: str) -> str:
     return MARKED.sub(lambda match: match[1] + '\n' + table(match[2]) + '\n' + match[3], text)
 
 
+_ABOUT = """# API reference
+
+These names are public: import them from where they are listed. Public names that go away warn for one minor release.
+All other modules are internal and may change in any.
+"""
+
+
+def reference() -> str:
+    """The page of all public names, each once: data sets are also names of the package itself."""
+    public = {name: getattr(timm_fractal, name) for name in timm_fractal.__all__}
+    parts = {name: thing for name, thing in public.items() if isinstance(thing, ModuleType)}
+    own = [name for name in public if name not in parts and name != '__version__']
+    text = [_ABOUT, _section('timm_fractal', own)]
+    for name, module in parts.items():
+        text.append(
+            _section(f'timm_fractal.{name}', [each for each in module.__all__ if each not in own or each == 'register'])
+        )
+    return '\n'.join(text)
+
+
+def _section(module: str, names: list[str]) -> str:
+    return f'## `{module}`\n\n' + '\n'.join(f'::: {module}.{name}\n' for name in names)
+
+
 if __name__ == '__main__':
+    REFERENCE.write_text(reference())
     for page in (PAGE, SWEEPS):
         page.write_text(filled(page.read_text(encoding='utf-8')), encoding='utf-8')

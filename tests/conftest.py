@@ -7,6 +7,8 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
+from timm_fractal.spec import SPECS
+
 if not torch.cuda.is_available():
     # Triton's kernels are interpreted then; it reads this when it is imported.
     os.environ['TRITON_INTERPRET'] = '1'
@@ -37,3 +39,10 @@ IMAGES = ('photo', 'gray photo', 'flower', 'fractal')
 def image(request):
     image = request.getfixturevalue(request.param.split()[-1])
     return image.convert('L') if 'gray' in request.param else image
+
+
+@pytest.fixture
+def types(monkeypatch):
+    """Forgets the data set types that a test registers."""
+    monkeypatch.setattr(SPECS, '_specs', dict(SPECS._specs))
+    return SPECS

@@ -28,8 +28,8 @@ import timm_fractal.explore
 from tests.explorer import explorer
 from timm_fractal import Fractal1, cli, parse_name
 from timm_fractal.augment import create_augment
+from timm_fractal.data import create as create_of_name
 from timm_fractal.data import photos, separability
-from timm_fractal.data.base import create as create_of_name
 from timm_fractal.data.base import watcher
 from timm_fractal.explore import pictures, recipes, samples, sheets, uploads
 from timm_fractal.explore.controls import controls, read_controls, read_name, steps, values
@@ -51,7 +51,7 @@ NAMES = [
 
 def test_every_option_has_a_control() -> None:
     for spec in SPECS.values():
-        assert [control.name for control in controls(spec)] == [field.name for field in dataclasses.fields(spec)]
+        assert [control.name for control in controls(spec)] == [field.name for field in spec.fields()]
         for control in controls(spec):
             assert control.info
             if control.kind == 'slider':

@@ -24,7 +24,7 @@ from torchvision.datasets import ImageFolder
 from timm_fractal import Family, Fractal1
 from timm_fractal.cli import export_images as export
 from timm_fractal.cli.export_images import Exported
-from timm_fractal.data.base import create
+from timm_fractal.data import create
 
 # Eleven classes: sorted as text or as numbers, '00010' must come after '00002'.
 NAME = 'fractal1/classes=11,size=64,points=3000,instances=2,cache=none'

@@ -13,6 +13,7 @@ from timm_fractal import OFDB, Family, Fractal1, FractalDB, parse_name
 from timm_fractal._utils.rng import Stream, stream
 from timm_fractal.cli import main
 from timm_fractal.data import base as datasets
+from timm_fractal.data import create
 from timm_fractal.data import fractals as fractals_data
 from timm_fractal.fractal import categories as fractals
 from timm_fractal.fractal import ifs
@@ -81,7 +82,7 @@ def test_few_classes_are_the_first_of_many():
         (f'fractal1/classes=5,fractals=2,{FEW}', f'fractal1/classes=9,fractals=2,{FEW}'),
         (f'ofdb/classes=5,{FEW}', f'ofdb/classes=9,{FEW}'),
     ]:
-        assert np.array_equal(images(datasets.create(few)), images(datasets.create(many))[:5])
+        assert np.array_equal(images(create(few)), images(create(many))[:5])
 
 
 @pytest.mark.parametrize(
@@ -91,10 +92,10 @@ def test_a_class_needs_no_other(name, monkeypatch):
     looked = []
     search = fractals._find_bases
     monkeypatch.setattr(fractals, '_find_bases', lambda spec, numbers: looked.extend(numbers) or search(spec, numbers))
-    some = datasets.create(name, only=[29, 7])
+    some = create(name, only=[29, 7])
     assert looked == sorted({29 % some.spec.num_bases, 7 % some.spec.num_bases})
     assert not fractals_data.families and some._table is None
-    whole = datasets.create(name)
+    whole = create(name)
     for k in (7, 29):
         assert np.array_equal(some.stored(k), whole.stored(k))
     with pytest.raises(ValueError, match='finite'):
@@ -243,11 +244,11 @@ def test_fractaldb_is_drawn_on_access_and_validated_on_less():
 
 @pytest.mark.parametrize('name', [f'fractal1/classes=4,fractals=2,{FEW}', f'ofdb/classes=4,{FEW}'])
 def test_parameters_are_saved_and_drawn_again(name, tmp_path):
-    dataset = datasets.create(name)
+    dataset = create(name)
     dataset.family.save(tmp_path / 'family.json')
     fractals_data.families.clear()
     kind = name.split('/')[0]
-    again = datasets.create(kind, root=tmp_path / 'family.json')
+    again = create(kind, root=tmp_path / 'family.json')
     assert again.spec == dataset.spec
     assert np.array_equal(images(again), images(dataset))
 
@@ -375,12 +376,12 @@ def test_a_category_is_the_base_of_perturbations(published, patch):
 def test_published_codes_everywhere(name, root, published, tmp_path, capsys):
     """Saved as JSON, exported, previewed, measured, and on the device: always the same images."""
     root = published / root
-    kind, dataset = name.split('/')[0], datasets.create(name, root=root)
+    kind, dataset = name.split('/')[0], create(name, root=root)
     dataset.family.save(tmp_path / 'codes.json')
     for split in ('train', 'validation'):
-        again = datasets.create(kind, split, root=tmp_path / 'codes.json')
+        again = create(kind, split, root=tmp_path / 'codes.json')
         assert again.spec == dataset.spec and len(again.family.probs) == again.spec.num_bases
-        assert np.array_equal(images(again), images(datasets.create(name, split, root=root)))
+        assert np.array_equal(images(again), images(create(name, split, root=root)))
     options = ['--data-dir', str(root)]
     exported = ['--params', str(tmp_path / 'params.json')]
     assert main(['export', name, str(tmp_path / 'out'), *options, *exported]) == 0
@@ -485,7 +486,7 @@ def test_roots_that_do_not_fit(name, root, error, message, published):
     (published / 'empty').mkdir()
     write_csv(published / 'dot.csv', ROWS[:2] * [0.1, 0.1, 0.1, 0.1, 1, 1, 1]) if root == 'dot.csv' else None
     with pytest.raises(error, match=message):
-        datasets.create(name, root=published / root)
+        create(name, root=published / root)
 
 
 def test_probabilities_of_a_parameter_file_are_checked(published, tmp_path):
@@ -538,6 +539,6 @@ def test_a_folder_that_is_not_read_is_named(name, what, published, caplog):
     ],
 )
 def test_same_name_same_bytes(name, split, expected):
-    dataset = datasets.create(name, split)
+    dataset = create(name, split)
     stored = b''.join(np.ascontiguousarray(dataset.stored(number)).tobytes() for number in range(len(dataset)))
     assert hashlib.sha256(stored).hexdigest()[:16] == expected

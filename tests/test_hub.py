@@ -7,6 +7,7 @@ import argparse
 import concurrent.futures
 import dataclasses
 import hashlib
+import importlib
 import json
 import multiprocessing
 import os
@@ -29,11 +30,13 @@ from tests.hub_server import TOKEN, Repo
 from tests.test_checkpoint import ARGS, DATASET, tensors, write
 from timm_fractal import Fractal1, cli
 from timm_fractal.fractal.ifs import Family
-from timm_fractal.hub import checkpoint, publish
+from timm_fractal.hub import checkpoint
 from timm_fractal.hub import folder as hub
 from timm_fractal.hub import manifest as weights
 from timm_fractal.hub.manifest import Weights
 from timm_fractal.hub.origin import Origin
+
+publish = importlib.import_module('timm_fractal.hub.publish')
 
 needs_local_dir = pytest.mark.skipif(
     not hasattr(timm.models._hub, 'load_model_config_from_path'), reason='this timm loads no local folders'

@@ -16,8 +16,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from timm_fractal import Image1, Noise1
-from timm_fractal.data import base as datasets
-from timm_fractal.data import photos
+from timm_fractal._utils.rng import Stream, stream
+from timm_fractal.data import create, photos
+from timm_fractal.data.noise import noise_image
 from timm_fractal.data.photos import read_image
 from timm_fractal.shape import VIEWS, WARPS
 
@@ -36,7 +37,7 @@ def digest(dataset):
 
 def make(name, split='train', **options):
     root = CHINA if name.startswith('image1') else None
-    return datasets.create(name, split=split, **{'root': root} | options)
+    return create(name, split=split, **{'root': root} | options)
 
 
 @pytest.fixture
@@ -105,8 +106,9 @@ def test_splits_share_their_classes(name):
 def test_a_perturbed_pixel_is_within_delta_of_the_one_image():
     dataset = make('noise1/classes=3,size=64,delta=0.2', input_img_mode='L')
     images = pixels(dataset).astype(float)
-    bright = dataset._base > 60
-    ratio = images[:, bright] / dataset._base[bright]
+    base = noise_image('gaussian', 64, stream(0, Stream.IMAGE))
+    bright = base > 60
+    ratio = images[:, bright] / base[bright]
     assert 0.79 < ratio.min() < 0.82 and ratio.max() < 1.21
     assert np.corrcoef(ratio[0], ratio[1])[0, 1] == pytest.approx(0, abs=0.06)
 
@@ -154,7 +156,7 @@ def test_21k_classes_are_not_21k_images_in_memory():
 )
 def test_bad_input(options, error, message):
     with pytest.raises(error, match=message):
-        datasets.create(**dict(name='image1', root=CHINA) | options)
+        create(**dict(name='image1', root=CHINA) | options)
 
 
 def test_images_whose_warps_cannot_be_told_apart_are_refused(tmp_path):

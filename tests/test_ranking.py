@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from timm_fractal import cli
-from timm_fractal.data import ranking
-from timm_fractal.data.base import create
+from timm_fractal.data import create, ranking
 from timm_fractal.spec import parse_name
 
 # What trainings said of seeds: 20, 9 and 3 are among the five best of 40, 18 and 24 among the five worst.

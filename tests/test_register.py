@@ -412,8 +412,9 @@ def check():
         'importlib.reload(timm.data)',
         'importlib.reload(timm.data.dataset_factory)',
         'importlib.reload(timm.data.loader)',
-        'importlib.reload(timm_fractal.register); timm_fractal.register()',
-        'importlib.reload(timm_fractal.register).register()',
+        'importlib.reload(importlib.import_module("timm_fractal.plugin")).register()',
+        'importlib.reload(importlib.import_module("timm_fractal.plugin.import_hook")); '
+        'importlib.reload(importlib.import_module("timm_fractal.plugin")).register()',
         '[sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "timm"]',
         '[sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "timm_fractal"]; '
         'import timm_fractal',
@@ -421,15 +422,6 @@ def check():
 )
 def test_loaded_again(what):
     run(f'import importlib, sys, timm_fractal, timm.data\n{_COUNT}\ncheck()\n{what}\ncheck()\n{what}\ncheck()')
-
-
-def test_the_module_and_the_function_have_one_name():
-    run(
-        'import timm_fractal.register as module, types\n'
-        'from timm_fractal import register, unregister\n'
-        'assert isinstance(module, types.ModuleType) and register is module\n'
-        'register(); module.register(); unregister()'
-    )
 
 
 @pytest.mark.slow
@@ -477,7 +469,7 @@ def test_a_timm_with_more_arguments():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ['register.py', 'spec.py', 'hub/pretrained/manifest.json'])
+@pytest.mark.parametrize('name', ['plugin/import_hook.py', 'spec.py', 'hub/pretrained/manifest.json'])
 @pytest.mark.parametrize('damage', ['missing', 'broken'])
 def test_a_damaged_installation_leaves_torch_and_timm_alone(tmp_path, name, damage):
     shutil.copytree(Path(timm_fractal.__file__).parent, tmp_path / 'timm_fractal')

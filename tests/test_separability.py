@@ -7,8 +7,7 @@ from PIL import Image
 from timm.data import create_dataset
 
 from timm_fractal.cli import main
-from timm_fractal.data import separability
-from timm_fractal.data.base import create
+from timm_fractal.data import create, separability
 from timm_fractal.spec import parse_name
 
 SMALL = 'classes=32,size=64,points=5000,patch=fill'
@@ -105,7 +104,7 @@ def test_doctor_says_what_to_change(capsys, tmp_path):
 def test_doctor_renders_no_more_than_it_looks_at(capsys, monkeypatch):
     made = []
     real = separability.create
-    monkeypatch.setattr('timm_fractal.data.base.create', lambda *a, **k: made.append(a[0]) or real(*a, **k))
+    monkeypatch.setattr('timm_fractal.data.create', lambda *a, **k: made.append(a[0]) or real(*a, **k))
     assert main(['doctor', '--dataset', 'fractal1/classes=100000,size=64,points=5000,patch=fill']) == 0
     assert 'the first 64 of 100,000 classes' in capsys.readouterr().out
     assert [spec.classes for spec in made] == [64]

@@ -1,6 +1,6 @@
 """Synthetic pre-training for timm: data sets that are rendered from a few numbers.
 
-``import timm_fractal`` is cheap: it only makes timm know the data sets and weights (see `timm_fractal.plugin.hook`).
+``import timm_fractal`` is cheap: it only makes timm know the data sets and weights (see `register`).
 Everything that needs numpy, torch or numba is imported on first use.
 
 Examples:
@@ -15,21 +15,18 @@ Examples:
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from . import augment, data, hub, shape
     from ._version import __version__
-    from .data.fractals import OFDB, Fractal1, FractalDB
-    from .data.noise import Noise1
-    from .data.photos import Image1
-    from .data.visualatom import VisualAtom
-    from .fractal.ifs import Family
-    from .register import register, unregister
-    from .shape.transform import RandomShape
+    from .data import OFDB, Fractal1, FractalDB, Image1, Noise1, VisualAtom
+    from .device_loader import DeviceLoader, create_device_loader
+    from .fractal import Family
+    from .plugin import register, unregister
+    from .shape import RandomShape
     from .spec import Fractal1Spec, parse_name
 else:
     try:
-        # The module, which can be called as its function of the same name.
-        from . import register
         from ._version import __version__
-        from .register import unregister
+        from .plugin import register, unregister
     except Exception as error:
         # torch imports this package: a damaged installation must not take torch along.
         import logging
@@ -43,24 +40,34 @@ else:
 
         unregister = register
 
+#: The public interface: these names, and those in ``__all__`` of the subpackages among them. Everything else is
+#: internal and may change in any release.
 __all__ = [
-    'OFDB',
+    'DeviceLoader',
     'Family',
     'Fractal1',
     'Fractal1Spec',
     'FractalDB',
     'Image1',
     'Noise1',
+    'OFDB',
     'RandomShape',
     'VisualAtom',
     '__version__',
+    'augment',
     'autoload',
+    'create_device_loader',
+    'data',
+    'hub',
     'parse_name',
     'register',
+    'shape',
     'unregister',
 ]
 
+# Where each of them is, if it is no subpackage.
 _HOME = {
+    'DeviceLoader': 'device_loader',
     'Family': 'fractal',
     'Fractal1': 'data',
     'Fractal1Spec': 'spec',
@@ -70,21 +77,24 @@ _HOME = {
     'OFDB': 'data',
     'RandomShape': 'shape',
     'VisualAtom': 'data',
+    'create_device_loader': 'device_loader',
     'parse_name': 'spec',
 }
 
 
 # Not by `timm_fractal._utils.lazy`: nothing that may be damaged is needed here.
 def __getattr__(name: str) -> object:
-    if name not in _HOME:
+    if name not in __all__:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     from importlib import import_module
 
+    if name not in _HOME:
+        return import_module(f'.{name}', __name__)
     return getattr(import_module(f'.{_HOME[name]}', __name__), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+    return sorted(__all__)
 
 
 def autoload() -> None:

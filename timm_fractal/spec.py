@@ -1,21 +1,25 @@
 """Data set names <-> specifications: ``fractal1/delta=0.05,classes=21000`` is ``Fractal1Spec(delta=0.05, ...)``.
 
 One frozen dataclass per data set type is the single source of its options (names, defaults, ranges, docs, errors) and
-of its traits (what it reads from ``--data-dir``, whether it has IFS codes, its mode, ...): use these
-traits instead of isinstance.
+of its traits (what it reads from ``--data-dir``, whether it has IFS codes, its mode, ...): use these traits instead of
+isinstance. `SPECS` has the types of this package, and those that others register (see `timm_fractal.data.register`).
 """
 
 import dataclasses
 import functools
+import logging
 import math
 import operator
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from ._utils.messages import nearest
 
 T = TypeVar('T')
 SpecT = TypeVar('SpecT', bound='Spec')
+
+_logger = logging.getLogger('timm_fractal')
 
 #: The longest epoch, in samples: whole numbers of a float up to it are exact.
 MAX_SAMPLES = 2**53
@@ -65,8 +69,6 @@ class Spec:
 
     #: What a data set name begins with.
     type: ClassVar[str]
-    #: The class of the data set, as ``module.name`` within `timm_fractal.data`.
-    dataset: ClassVar[str]
     #: What is read from ``--data-dir``: nothing, IFS codes (which may be left out), or images.
     reads: ClassVar[Literal['', 'codes', 'images']] = ''
     #: Whether a folder of such files is read, or a single file only.
@@ -76,7 +78,9 @@ class Spec:
     #: Whether images have two gray levels and are stored as bits.
     is_packed: ClassVar[bool] = False
     #: Whether instances of a class are at different places, so that their pixels cannot be compared.
-    moves: ClassVar[bool] = False
+    random_position: ClassVar[bool] = False
+    #: Whether several images may be rendered at the same time, in threads of one process.
+    thread_safe: ClassVar[bool] = True
 
     @property
     def num_classes(self) -> int:
@@ -99,6 +103,11 @@ class Spec:
     def redraws(self) -> bool:
         """Whether every training sample is rendered anew, with noise of its own."""
         return False
+
+    @classmethod
+    def fields(cls) -> 'tuple[dataclasses.Field[Any], ...]':
+        """The options, in the order in which canonical names have them."""
+        return dataclasses.fields(cls)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -124,7 +133,7 @@ class Spec:
     @classmethod
     def parse(cls, options: str) -> 'Spec':
         """Make a specification from the part of a data set name behind the first ``/``."""
-        fields = {field.name: field for field in dataclasses.fields(cls)}
+        fields = {field.name: field for field in cls.fields()}
         values: dict[str, Any] = {}
         for item in options.split(','):
             key, equals, text = (part.strip() for part in item.partition('='))
@@ -167,7 +176,7 @@ class Spec:
         """The data set name that stands for this specification: what differs from the defaults, in a fixed order."""
         options = [
             f'{field.name}={getattr(self, field.name)}'
-            for field in dataclasses.fields(self)
+            for field in self.fields()
             if getattr(self, field.name) != field.default
         ]
         return '/'.join([self.type] + [','.join(options)] * bool(options))
@@ -206,10 +215,47 @@ _loader = functools.partial(
 
 
 @dataclasses.dataclass(frozen=True)
+class Formula(Spec):
+    """Base class of the options of a data set whose images a function renders; see `timm_fractal.data.register`.
+
+    A subclass is a frozen dataclass with a docstring, a ``type``, which is its name, and options, each declared by
+    `option`. It has the options below without declaring them; it may declare one again, with another default.
+
+    With an option ``instances`` a class has that many training images, and the validation split has other instances,
+    at most 25 of a class. Without it a class has one image, and the validation split the same one with other contrast
+    and brightness, cropped to 95 to 100 % of each side.
+
+    Traits, set without an annotation: ``mode = 'RGB'`` for images in color, in place of ``'L'``;
+    ``random_position = True`` if instances of a class are at different places, so that comparing pixels says nothing
+    about how well classes can be told apart; ``thread_safe = False`` if no two images may be rendered at the same time
+    in threads of one process.
+    """
+
+    type = 'formula'
+
+    classes: int = _classes(doc='number of classes')
+    size: int = _size()
+    seed: int = _seed(0, 'which classes')
+    cache: str = _cache()
+    loader: str = _loader()
+
+    @classmethod
+    def fields(cls) -> 'tuple[dataclasses.Field[Any], ...]':
+        # Those of the subclass stand between the number of classes and what all types have.
+        return tuple(
+            sorted(dataclasses.fields(cls), key=lambda field: field.name in ('size', 'seed', 'cache', 'loader'))
+        )
+
+    @property
+    def has_instances(self) -> bool:
+        """Whether a class can have several training images."""
+        return 'instances' in vars(self)
+
+
+@dataclasses.dataclass(frozen=True)
 class IFSSpec(Spec):
     """What the data sets of fractals have in common: class k is made from base IFS ``k % num_bases``."""
 
-    dataset = 'fractals.FractalDataset'
     reads = 'codes'
     has_codes = True
     is_packed = True
@@ -252,7 +298,6 @@ class Fractal1Spec(IFSSpec):
     """
 
     type = 'fractal1'
-    dataset = 'fractals.Fractal1'
     perturbs = True
 
     classes: int = _classes(doc='number of perturbed fractals, one per class')
@@ -315,7 +360,6 @@ class OFDBSpec(IFSSpec):
     """
 
     type = 'ofdb'
-    dataset = 'fractals.OFDB'
     reads_folders = True
 
     classes: int = _classes(doc='number of categories, each an IFS of its own')
@@ -340,7 +384,6 @@ class FractalDBSpec(IFSSpec):
     """
 
     type = 'fractaldb'
-    dataset = 'fractals.FractalDB'
     reads_folders = True
     scales = True
 
@@ -372,7 +415,6 @@ class Image1Spec(Spec):
     """
 
     type = 'image1'
-    dataset = 'photos.Image1'
     reads = 'images'
     reads_folders = True
 
@@ -391,7 +433,7 @@ class Image1Spec(Spec):
 
 
 @dataclasses.dataclass(frozen=True)
-class Noise1Spec(Spec):
+class Noise1Spec(Formula):
     """One image of noise, perturbed: the control of "Scaling Backwards" that shows that the shape matters.
 
     What a fractal's parameters are to `Fractal1Spec`, the pixels are here: class k multiplies each pixel of the one
@@ -403,19 +445,15 @@ class Noise1Spec(Spec):
     """
 
     type = 'noise1'
-    dataset = 'noise.Noise1'
 
     classes: int = _classes(doc='number of perturbed images, one per class')
     noise: str = option('gaussian', 'distribution of the gray levels', choices=('gaussian', 'uniform'))
     delta: float = option(0.1, 'strength of the perturbation', low=0, below=1)
-    size: int = _size()
     seed: int = _seed(0, 'which noise')
-    cache: str = _cache()
-    loader: str = _loader()
 
 
 @dataclasses.dataclass(frozen=True)
-class VisualAtomSpec(Spec):
+class VisualAtomSpec(Formula):
     """VisualAtom ("Visual Atoms: Pre-training Vision Transformers with Sinusoidal Waves", CVPR 2023), for comparison.
 
     A class is a formula: noisy closed contours, one around the other, modulated by two waves; an instance has another
@@ -430,17 +468,13 @@ class VisualAtomSpec(Spec):
     """
 
     type = 'visualatom'
-    dataset = 'visualatom.VisualAtom'
-    moves = True
+    random_position = True
 
     classes: int = _classes(doc='number of formulas, one per class')
     instances: int = option(1000, 'images per class: another place, other noise', low=1, high=1_000_000)
     atoms: int = option(0, 'number of base atoms, perturbed; 0: every class has its own', low=0, high=1_000_000)
     delta: float = option(0.1, 'strength of the perturbation, with atoms', low=0, below=1)
-    size: int = _size()
     seed: int = _seed(0, 'which atoms')
-    cache: str = _cache()
-    loader: str = _loader()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -460,9 +494,168 @@ def _check_bases(spec: Spec, name: str) -> None:
         )
 
 
-SPECS: dict[str, type[Spec]] = {
-    spec.type: spec for spec in (Fractal1Spec, Image1Spec, OFDBSpec, FractalDBSpec, VisualAtomSpec, Noise1Spec)
-}
+#: The entry point group in which a package names the data set types that it has: each name is a type, and its value the
+#: module that registers it.
+ENTRY_POINTS = 'timm_fractal.datasets'
+
+#: First parts of names that are timm's, and its torchvision data sets.
+RESERVED = frozenset(
+    'torch hfds hfids tfds wds folder image_folder formula cifar10 cifar100 mnist kmnist fashion_mnist qmnist imagenet '
+    'inaturalist places365'.split()
+)
+
+_NAME = re.compile('[a-z][a-z0-9_]{0,49}')
+
+
+class Types(Mapping[str, type[Spec]]):
+    """Data set types by name: those of this package, those registered, and those that installed packages name.
+
+    The names of the latter are known without importing anything: what is behind an entry point is imported when its
+    type is asked for.
+    """
+
+    def __init__(self, *specs: type[Spec]) -> None:
+        self._built_in = frozenset(spec.type for spec in specs)
+        self._specs = {spec.type: spec for spec in specs}
+
+    def __getitem__(self, name: str) -> type[Spec]:
+        if name not in self._specs:
+            self._load(name)
+        return self._specs[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._specs or name in _entry_points()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self._specs, **_entry_points()})
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    @property
+    def built_in(self) -> dict[str, type[Spec]]:
+        """The types of this package."""
+        return {name: self._specs[name] for name in self._specs if name in self._built_in}
+
+    def load_all(self) -> tuple[dict[str, type[Spec]], list[str]]:
+        """Load all types.
+
+        Returns:
+            Those that could be loaded, and what is wrong with the others, in words.
+        """
+        found: dict[str, type[Spec]] = {}
+        problems = []
+        for name in self:
+            try:
+                found[name] = self[name]
+            except ValueError as error:
+                problems.append(str(error))
+        for name, points in _entry_points(usable=False).items():
+            packages = ' and '.join(sorted({_package(point) for point in points}))
+            why = 'the name is taken' if _NAME.fullmatch(name) else 'a name is lower-case letters, digits and _'
+            problems.append(f'data set {name!r} of the package {packages} is ignored: {why}')
+        return found, problems
+
+    def loaded(self) -> dict[str, type[Spec]]:
+        """All types; those that cannot be loaded are left out, with a warning."""
+        found, problems = self.load_all()
+        for problem in problems:
+            _logger.warning('%s', problem)
+        return found
+
+    def add(self, spec: type[Spec]) -> None:
+        """Add a type, or replace it by a class of the same module and name: a module may be loaded again.
+
+        Raises:
+            TypeError: It is not a frozen dataclass derived from `Formula`.
+            ValueError: Its name is taken, or an option is not declared as it must be.
+        """
+        _check_type(spec)
+        old = self._specs.get(spec.type)
+        if old is not None and _place(old) != _place(spec):
+            raise ValueError(f'{_place(spec)}: type {spec.type!r} is taken by {_place(old)}: choose another name')
+        self._specs[spec.type] = spec
+
+    def _load(self, name: str) -> None:
+        points = _entry_points().get(name, [])
+        if not points:
+            raise KeyError(name)
+        packages = ' and '.join(sorted({_package(point) for point in points}))
+        if len({point.value for point in points}) > 1:
+            raise ValueError(f'data set {name!r} is in several packages, {packages}: uninstall all but one')
+        try:
+            points[0].load()
+        except Exception as error:
+            raise ValueError(
+                f'data set {name!r} of the package {packages} cannot be loaded: {type(error).__name__}: {error}'
+            ) from error
+        if name not in self._specs:
+            raise ValueError(
+                f'data set {name!r} of the package {packages} cannot be loaded: importing {points[0].value!r} '
+                f'registers no type of that name'
+            )
+
+
+def _entry_points(usable: bool = True) -> dict[str, list[Any]]:
+    """What installed packages name: read each time, since a package may be installed while a notebook is open."""
+    from importlib.metadata import entry_points
+
+    taken = RESERVED | SPECS.built_in.keys()
+    found: dict[str, list[Any]] = {}
+    for point in entry_points(group=ENTRY_POINTS):
+        if usable == bool(_NAME.fullmatch(point.name) and point.name not in taken):
+            found.setdefault(point.name, []).append(point)
+    return found
+
+
+def _package(point: Any) -> str:
+    return str(point.dist.name) if point.dist else str(point.value)
+
+
+def _place(spec: type) -> str:
+    return f'{spec.__module__}.{spec.__qualname__}'
+
+
+def _check_type(spec: type[Spec]) -> None:
+    """Refuse what would be noticed only when somebody names the type."""
+    if not (isinstance(spec, type) and issubclass(spec, Formula)):
+        raise TypeError(f'spec must be a class derived from timm_fractal.data.Formula, got {spec!r}')
+    own, place = vars(spec), _place(spec)
+    if '__dataclass_fields__' not in own or not own['__dataclass_params__'].frozen:
+        raise TypeError(f'{place} must be a frozen dataclass: put @dataclasses.dataclass(frozen=True) above it')
+    if not (isinstance(own.get('type'), str) and _NAME.fullmatch(own['type'])):
+        raise ValueError(
+            f'{place}: type must be a lower-case letter and up to 49 more, digits and _, got {own.get("type")!r}: '
+            f"set it in the class, as in type = 'contours'"
+        )
+    if spec.type in RESERVED:
+        raise ValueError(f'{place}: type {spec.type!r} is taken by timm: choose another name')
+    for field in dataclasses.fields(spec):
+        rules, default = field.metadata, field.default
+        if not _NAME.fullmatch(field.name):
+            raise ValueError(
+                f'{place}: option {field.name!r} must have a lower-case name: names are read in lower case'
+            )
+        if 'doc' not in rules:
+            raise TypeError(
+                f"{place}: {field.name} must be declared by option, as in {field.name}: int = option(3, 'what it is'); "
+                f'a trait has no annotation'
+            )
+        if type(default) not in _A:
+            raise TypeError(f'{place}: the default of {field.name} must be an int, a float or a str, got {default!r}')
+        if (declared := getattr(field.type, '__name__', field.type)) != type(default).__name__:
+            raise TypeError(f'{place}: {field.name} is declared as {declared}, and its default is {default!r}')
+        if isinstance(default, str) and not rules['choices']:
+            raise ValueError(f'{place}: {field.name} is a word and needs choices=(...)')
+        if any(not _WORD.fullmatch(word) for word in rules['choices']):
+            raise ValueError(f'{place}: choices of {field.name} must be lower-case words, got {rules["choices"]}')
+    if (mode := spec().mode) not in ('L', 'RGB'):
+        raise ValueError(f"{place}: mode must be 'L' or 'RGB', got {mode!r}")
+
+
+_WORD = re.compile('[a-z0-9][a-z0-9_.+-]*')
+
+SPECS = Types(Fractal1Spec, Image1Spec, OFDBSpec, FractalDBSpec, VisualAtomSpec, Noise1Spec)
 
 
 def parse_name(name: str) -> Spec:

@@ -1,7 +1,9 @@
 """Packages that import their modules on first use."""
 
+import sys
 from collections.abc import Callable
 from importlib import import_module
+from types import ModuleType
 
 
 def door(package: str, homes: dict[str, str]) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
@@ -22,4 +24,18 @@ def door(package: str, homes: dict[str, str]) -> tuple[Callable[[str], object], 
             raise AttributeError(f'module {package!r} has no attribute {name!r}')
         return getattr(import_module(f'.{homes[name]}', package), name)
 
+    if set(homes) & set(homes.values()):
+        sys.modules[package].__class__ = _keeping(homes)
     return get, lambda: sorted(homes)
+
+
+def _keeping(homes: dict[str, str]) -> type[ModuleType]:
+    """The class of a package one of whose names is that of the module it lives in."""
+
+    class Package(ModuleType):
+        def __setattr__(self, name: str, value: object) -> None:
+            # The import of a module sets it in its package, where it would hide the public name from then on.
+            if not (name in homes and isinstance(value, ModuleType)):
+                super().__setattr__(name, value)
+
+    return Package

@@ -14,10 +14,11 @@ class Stream(IntEnum):
     SEARCH = 3  # the random search of FractalDB; category, attempt
     TRIAL = 4  # trial perturbations of a base IFS; attempt, base
     IMAGE = 10  # the one image of noise1
-    CLASS = 11  # the warp of image1, the factors of noise1; class
+    CLASS = 11  # the warp of image1, what makes the one image of a class of a formula; class
     JITTER = 12  # noise of the validation split; image
     ATOM = 20  # parameters of an atom of VisualAtom; class or atom
-    CONTOUR = 21  # what an instance of VisualAtom adds; split, class, instance
+    INSTANCE = 21  # what an instance of a formula adds; split, class, instance
+    FORMULA = 30  # what `class_generator` gives; the numbers of its caller
 
 
 def stream(seed: int, *key: int) -> np.random.Generator:

@@ -56,9 +56,8 @@ def examine_dataset(name: str, data_dir: str | Path | None = None) -> Iterator[C
         >>> [check.status for check in examine_dataset('fractal1/delta=0.2,classes=16,size=64,points=5000')]
         ['ok', 'ok', 'ok']
     """
-    from ..data import ranking, separability
-    from ..data.base import create
-    from ..spec import parse_name
+    from ..data import create, formula, ranking, separability
+    from ..spec import Formula, parse_name
 
     spec = parse_name(name)
     dataset = create(separability.few(spec, data_dir), root=data_dir, only=range(separability.CLASSES))
@@ -79,7 +78,7 @@ def examine_dataset(name: str, data_dir: str | Path | None = None) -> Iterator[C
         f'are no farther from each other than two crops of one class (limit {separability.LIMIT:.0%}); '
         f'{found.nearest:.0%} of the crops are nearest to their own class'
     )
-    if spec.moves:
+    if spec.random_position:
         yield Check('ok', f'{text}: no measure here, since its instances are at different places')
     elif found.confused <= separability.LIMIT:
         yield Check('ok', text)
@@ -87,6 +86,9 @@ def examine_dataset(name: str, data_dir: str | Path | None = None) -> Iterator[C
         change = separability.remedy(spec, data_dir)
         nothing = f'take another data set: none of what was tried helps ({separability.suggestions(spec, data_dir)})'
         yield Check('warn', text, f'take {change}' if change else nothing)
+    if isinstance(spec, Formula):
+        for finding in formula.examine(spec):
+            yield Check('warn' if finding.advice else 'ok', *finding)
 
 
 #: How many of the best seeds are shown.
@@ -339,6 +341,18 @@ def _shared_memory() -> Iterator[Check]:
         yield Check('ok', text)
 
 
+def types() -> Iterator[Check]:
+    from ..spec import SPECS
+
+    found, problems = SPECS.load_all()
+    for name in found.keys() - SPECS.built_in.keys():
+        yield Check('ok', f'data set {name}, of {found[name].__module__}')
+    for problem in problems:
+        yield Check(
+            'warn', ' '.join(problem.split())[:300], 'correct or uninstall that package; the other data sets work'
+        )
+
+
 def _weights() -> Iterator[Check]:
     from ..hub import manifest as weights
 
@@ -364,5 +378,6 @@ CHECKS: tuple[Callable[[], Iterator[Check]], ...] = (
     _numba_cache,
     _speed,
     _shared_memory,
+    types,
     _weights,
 )

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from .._utils.atomic import alone, atomic_write, check_regular, remove_leftovers
 from .._utils.cpu import cpu_count
 from .._utils.messages import nearest
-from ..data.base import create
+from ..data import create
 from ..spec import parse_name
 
 SPLITS = ('train', 'validation')

@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
-from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -54,6 +53,7 @@ def watched_parts(items: Sequence[T]) -> Iterator[T]:
     """Go through what is rendered one after the other: the watcher is told the fraction of all.
 
     Examples:
+        >>> from timm_fractal.data import create
         >>> token = watcher.set(print)
         >>> for name in watched_parts(['ofdb/classes=2,size=32,points=999', 'ofdb/classes=3,size=32,points=999']):
         ...     _ = create(name + ',cache=none')
@@ -399,8 +399,9 @@ class PixelDataset(SyntheticDataset):
 
     def _render(self, numbers: Sequence[int], out: Pixels | None = None) -> Pixels:
         images = np.empty((len(numbers), *self._shape()), np.uint8) if out is None else out
-        if len(numbers) == 1:
-            images[0] = self._render_one(numbers[0])
+        if len(numbers) == 1 or not self.spec.thread_safe:
+            for image, number in zip(images, numbers):
+                image[:] = self._render_one(number)
         else:
             with ThreadPoolExecutor(cpu_count()) as pool:
                 for image, made in zip(images, pool.map(self._render_one, numbers)):
@@ -441,17 +442,3 @@ def jitter(image: Image.Image, draws: Sequence[float]) -> Image.Image:
     levels = [min(255, max(0, round(127.5 + gain * (level - 127.5) + shift))) for level in range(256)]
     cropped = image.resize(image.size, Image.Resampling.BILINEAR, box=box)
     return cropped.point(levels * len(image.getbands()))
-
-
-def create(name: str | Spec, split: str = 'train', **options: Any) -> SyntheticDataset:
-    """Make a data set.
-
-    Args:
-        name: A data set name, or a specification.
-        split: ``'train'`` or ``'validation'``, or one of timm's synonyms.
-        options: See `SyntheticDataset`.
-    """
-    spec = parse_name(name) if isinstance(name, str) else name
-    module, _, dataset = spec.dataset.partition('.')
-    made: SyntheticDataset = getattr(import_module(f'.{module}', __package__), dataset)(spec, split, **options)
-    return made

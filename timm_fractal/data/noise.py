@@ -1,13 +1,15 @@
 """``noise1``: one image of noise as a data set, the control."""
 
+import functools
 import math
-from pathlib import Path
 
 import numpy as np
 
 from .._utils.rng import Stream, stream
 from ..spec import Noise1Spec
-from .base import PixelDataset, Pixels
+from . import register
+from .base import Pixels
+from .formula import FormulaDataset
 
 
 def noise_image(kind: str, size: int, rng: np.random.Generator) -> Pixels:
@@ -41,7 +43,20 @@ def perturb_pixels(image: Pixels, delta: float, rng: np.random.Generator) -> Pix
     return np.minimum(np.rint(image * factors), 255).astype(np.uint8)
 
 
-class Noise1(PixelDataset):
+@functools.lru_cache(2)
+def _base(noise: str, size: int, seed: int) -> Pixels:
+    return noise_image(noise, size, stream(seed, Stream.IMAGE))
+
+
+def render(spec: Noise1Spec, k: int, instance: int, generator: np.random.Generator) -> Pixels:
+    """See `timm_fractal.data.register`."""
+    return perturb_pixels(_base(spec.noise, spec.size, spec.seed), spec.delta, generator)
+
+
+register(Noise1Spec, render)
+
+
+class Noise1(FormulaDataset):
     """Classes are perturbations of one image of noise ("Scaling Backwards", ECCV 2024, the controls).
 
     Nothing is read from ``root``, with a warning. The validation split differs from the training split as that of
@@ -53,12 +68,3 @@ class Noise1(PixelDataset):
     """
 
     spec_type = Noise1Spec
-    spec: Noise1Spec
-
-    def _open(self, root: str | Path | None) -> None:
-        super()._open(root)
-        self._base = noise_image(self.spec.noise, self.spec.size, stream(self.spec.seed, Stream.IMAGE))
-
-    def _render_one(self, number: int) -> Pixels:
-        rng = stream(self.spec.seed, Stream.CLASS, number)
-        return self._jitter(number, perturb_pixels(self._base, self.spec.delta, rng))

@@ -12,7 +12,7 @@ from PIL import Image
 from .._utils.rng import Stream, stream
 from ..fractal.canvas import GRAY, unpack
 from ..spec import Fractal1Spec, Spec
-from .base import create
+from . import create
 
 #: The data set on which fractals were compared (docs/results.md, "Which fractal"), but for the base fractal.
 STUDY: dict[str, Any] = {'classes': 100, 'delta': 0.2, 'points': 20_000, 'size': 96, 'patch': 'fill', 'cache': 'none'}

@@ -11,7 +11,8 @@ from PIL import Image
 
 from .._utils.rng import Stream, stream
 from ..spec import Spec
-from .base import SyntheticDataset, create, is_primary, progress_bar
+from . import create
+from .base import SyntheticDataset, is_primary, progress_bar
 
 _logger = logging.getLogger(__name__)
 
@@ -152,7 +153,7 @@ def suggestions(spec: Spec, root: str | Path | None = None) -> str:
 
 def advice(spec: Spec, found: Separability, root: str | Path | None = None) -> str:
     """Say what is wrong and what to change; empty if nothing is."""
-    if found.confused <= LIMIT or spec.moves:
+    if found.confused <= LIMIT or spec.random_position:
         return ''
     return (
         f'{found.confused:.0%} of its pairs of classes are no farther from each other than two crops of one class: a '
@@ -169,7 +170,7 @@ def warn(dataset: SyntheticDataset, root: str | Path | None = None) -> None:
     Another file that it is made from, or one that has changed, makes another data set.
     """
     name = str(dataset.spec)
-    if dataset.split != 'train' or dataset.spec.moves or not is_primary():
+    if dataset.split != 'train' or dataset.spec.random_position or not is_primary():
         return
     key = name, *((path, path.stat().st_mtime_ns, path.stat().st_size) for path in dataset.files)
     if key in _measured:

@@ -6,13 +6,13 @@ import numpy as np
 
 from .._utils.rng import Stream, stream
 from ..spec import VisualAtomSpec
-from .base import PixelDataset, Pixels
+from . import register
+from .base import Pixels
+from .formula import FormulaDataset
 from .visualatom_numba import render_contours
 
 #: Width and height of the canvas that the parameters are meant for.
 CANVAS = 512
-#: Largest number of validation images per class: a thousand take as long to render as an epoch of training.
-MAX_VALIDATION = 25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +108,26 @@ def render_atom(atom: Atom, center: tuple[float, float], key: tuple[int, int], s
     return out
 
 
-class VisualAtom(PixelDataset):
+def atom_of(spec: VisualAtomSpec, k: int) -> Atom:
+    """Parameters of class k."""
+    if not spec.atoms:
+        return sample_atom(stream(spec.seed, Stream.ATOM, k))
+    base = sample_atom(stream(spec.seed, Stream.ATOM, k % spec.atoms))
+    return perturb_atom(base, spec.delta, stream(spec.seed, Stream.ATOM, k % spec.atoms, k))
+
+
+def render(spec: VisualAtomSpec, k: int, instance: int, generator: np.random.Generator) -> Pixels:
+    """See `timm_fractal.data.register`."""
+    # On a grid of half pixels, anywhere in the image.
+    center = [int((2 * CANVAS + 1) * generator.random()) / 2 for _ in range(2)]
+    key = [int(2**32 * generator.random()) for _ in range(2)]
+    return render_atom(atom_of(spec, k), (center[0], center[1]), (key[0], key[1]), spec.size)
+
+
+register(VisualAtomSpec, render)
+
+
+class VisualAtom(FormulaDataset):
     """Every class is a formula, every instance its contours at another place with other noise (CVPR 2023).
 
     With ``atoms=K`` class k is a perturbation of atom ``k % K``, as with `Fractal1`. Nothing is read from ``root``,
@@ -124,21 +143,6 @@ class VisualAtom(PixelDataset):
     spec_type = VisualAtomSpec
     spec: VisualAtomSpec
 
-    def _instances(self) -> int:
-        return super()._instances() if self.split == 'train' else min(super()._instances(), MAX_VALIDATION)
-
     def atom(self, k: int) -> Atom:
         """Parameters of class k."""
-        spec = self.spec
-        if not spec.atoms:
-            return sample_atom(stream(spec.seed, Stream.ATOM, k))
-        base = sample_atom(stream(spec.seed, Stream.ATOM, k % spec.atoms))
-        return perturb_atom(base, spec.delta, stream(spec.seed, Stream.ATOM, k % spec.atoms, k))
-
-    def _render_one(self, number: int) -> Pixels:
-        instance, k = divmod(number, self.num_classes)
-        rng = stream(self.spec.seed, Stream.CONTOUR, int(self.split == 'validation'), k, instance)
-        # On a grid of half pixels, anywhere in the image.
-        center = [int((2 * CANVAS + 1) * rng.random()) / 2 for _ in range(2)]
-        key = [int(2**32 * rng.random()) for _ in range(2)]
-        return render_atom(self.atom(k), (center[0], center[1]), (key[0], key[1]), self.spec.size)
+        return atom_of(self.spec, k)

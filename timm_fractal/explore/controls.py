@@ -42,7 +42,7 @@ def controls(spec: type[Spec]) -> list[Control]:
         >>> [control.kind for control in controls(SPECS['image1'])][:4]
         ['number', 'words', 'slider', 'words']
     """
-    return [_control(field) for field in dataclasses.fields(spec)]
+    return [_control(field) for field in spec.fields()]
 
 
 def _control(field: 'dataclasses.Field[Any]') -> Control:

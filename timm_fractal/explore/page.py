@@ -115,6 +115,8 @@ class _Page:
 
     def __init__(self, start: Spec, own: Source | None) -> None:
         self.start, self.own = start, own
+        #: Those of the moment the page is made: each has its controls.
+        self.types = SPECS.loaded()
         self.turns = Turns()
         self.free = asyncio.Semaphore(_RENDERED_AT_ONCE)
         self.problems: dict[str, Any] = {}
@@ -128,10 +130,10 @@ class _Page:
             with gr.Column(scale=1, min_width=300):
                 self.name = gr.Textbox(start.name(), label='Data set', info='type/option=value,...; Enter reads it')
                 self.message = gr.Markdown(visible=False, elem_id='message')
-                self.kind = gr.Dropdown(list(SPECS), value=start.type, label='Type')
+                self.kind = gr.Dropdown(list(self.types), value=start.type, label='Type')
                 with gr.Group(visible=start.reads == 'images') as self.photo_group:
                     self.photo = gr.File(label='Photograph', elem_id='photo', height=120)
-                for kind, spec in SPECS.items():
+                for kind, spec in self.types.items():
                     with gr.Column(visible=kind == start.type, elem_id=f'options-{kind}') as self.groups[kind]:
                         current = start if kind == start.type else spec()
                         self.fields[kind] = [
@@ -279,7 +281,7 @@ class _Page:
             count = sum(map(len, self.fields.values()))
             return [gr.skip()] * (7 + len(self.groups) + count)
         reading = read_name(name or '')
-        kind = reading.kind
+        kind = reading.kind if reading.kind in self.types else ''
         updates: list[Any] = [
             # What reads as it was written stays: the visitor may be typing on.
             reading.name if reading.spec and reading.name != name else gr.skip(),
@@ -288,10 +290,10 @@ class _Page:
             reading.name if reading.spec else gr.skip(),
             reading.name,
             reading.option,
-            gr.update(visible=SPECS[kind].reads == 'images') if kind else gr.skip(),
-            *(gr.update(visible=kind == each) if kind else gr.skip() for each in SPECS),
+            gr.update(visible=self.types[kind].reads == 'images') if kind else gr.skip(),
+            *(gr.update(visible=kind == each) if kind else gr.skip() for each in self.types),
         ]
-        for each, spec in SPECS.items():
+        for each, spec in self.types.items():
             shown = values(reading.spec) if reading.spec and each == kind else None
             for place, control in enumerate(controls(spec)):
                 changed = {'value': shown[place]} if shown else {}
@@ -312,7 +314,7 @@ class _Page:
                 gr.update(**_said(control, reading), **({'value': value} if control.kind == 'slider' else {}))
                 if control.name in (wrong, reading.option)
                 else gr.skip()
-                for control, value in zip(controls(SPECS[kind]), given)
+                for control, value in zip(controls(self.types[kind]), given)
             ),
         ]
 

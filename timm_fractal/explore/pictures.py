@@ -8,8 +8,7 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from ..data import fractals, ranking, separability
-from ..data.base import create
+from ..data import create, fractals, ranking, separability
 from ..hub.manifest import manifest
 from ..spec import Spec, parse_name
 from . import sheets
@@ -151,7 +150,7 @@ def _contact(name: str, split: str, source: Source | None) -> bytes:
 @functools.lru_cache(64)
 def _verdict(name: str, source: Source | None) -> str:
     spec, path = parse_name(name), _path(source)
-    if spec.moves:
+    if spec.random_position:
         return 'Instances of a class are at different places here: their pixels cannot be compared.'
     few = separability.few(spec, path)
     found = separability.measure(create(few, root=path, only=range(separability.CLASSES)), path)

@@ -9,7 +9,8 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from .._utils.messages import nearest
-from ..data.base import SyntheticDataset, create, watched_parts
+from ..data import create
+from ..data.base import SyntheticDataset, watched_parts
 from ..spec import Spec, parse_name
 
 #: What `sweep` shows when no values are given. The sigma-factor of two maps is less than 6.

@@ -26,7 +26,7 @@ from .._timm_private import save_config
 from .._utils.atomic import alone
 from .._utils.files import sha256
 from .._version import __version__
-from ..data.base import create
+from ..data import create
 from ..fractal.categories import REFERENCE_CANVAS
 from ..spec import parse_name
 from . import architecture, checkpoint, origin, values

@@ -1,1 +1,43 @@
-"""Everything of timm that is patched, and when."""
+"""What is patched in timm, and when: right after the import of ``timm.data`` and ``timm.models``.
+
+What is patched there, and why, stands at the head of `timm_fractal.plugin.data` and `timm_fractal.plugin.models`.
+Nothing here imports timm.
+"""
+
+from typing import Any
+
+from .import_hook import Hook
+from .patches import Undo
+
+
+def _patch_data(host: Any, undo: Undo) -> None:
+    from .data import patch
+
+    patch(host, undo)
+
+
+def _patch_models(host: Any, undo: Undo) -> None:
+    from .models import patch
+
+    patch(host, undo)
+
+
+HOOKS = (
+    Hook('timm.data', 'create_dataset', _patch_data, 'data sets'),
+    Hook('timm.models', 'create_model', _patch_models, 'weights'),
+)
+
+
+def register() -> None:
+    """Make timm know the data sets and weights of this package, now or as soon as timm is imported.
+
+    ``import timm_fractal`` calls it; it can be called any number of times.
+    """
+    for hook in HOOKS:
+        hook.arm()
+
+
+def unregister() -> None:
+    """Undo `register`: timm is left as it was found."""
+    for hook in HOOKS:
+        hook.disarm()

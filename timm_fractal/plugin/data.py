@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._utils.messages import nearest
 from ..spec import SPECS, WARPS, parse_name
-from .hook import Undo, set_attribute, set_item
+from .patches import Undo, set_attribute, set_item
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -153,7 +153,7 @@ _REFUSED = frozenset({'class_map', 'load_bytes', 'input_key', 'target_key'})
 
 
 def _our_dataset(name: str, split: str = 'validation', **options: Any) -> 'Dataset[Any]':
-    from ..data.base import create
+    from ..data import create
 
     for option in _REFUSED & options.keys():
         if options.pop(option):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._utils.messages import nearest
 from ..spec import SPECS
-from .hook import Undo, set_attribute, set_item
+from .patches import Undo, set_attribute, set_item
 
 if TYPE_CHECKING:
     from ..hub.manifest import Weights

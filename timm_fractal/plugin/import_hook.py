@@ -1,7 +1,6 @@
-"""Import hook: patches timm right after its import, and undoes that.
+"""Import hook: patches a module right after its import, whoever imports it, and undoes that.
 
-Nothing here imports timm: it is armed before timm is, and acts when ``timm.data`` or ``timm.models`` has been imported.
-What is patched, and why, stands at the head of `timm_fractal.plugin.data` and `timm_fractal.plugin.models`.
+It is armed before the module is imported, and imports nothing itself.
 """
 
 import importlib.abc
@@ -10,19 +9,19 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from .patches import Undo
+
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
 _logger = logging.getLogger('timm_fractal')
 
-Undo = list[Callable[[], None]]
-
 
 class _Loader(importlib.abc.Loader):
     """Wraps the import loader of one module, whichever it is: patches after it has run."""
 
-    def __init__(self, inner: Any, hook: '_Hook') -> None:
+    def __init__(self, inner: Any, hook: 'Hook') -> None:
         self.inner, self.hook = inner, hook
 
     def create_module(self, spec: 'ModuleSpec') -> 'ModuleType | None':
@@ -42,8 +41,8 @@ class _Loader(importlib.abc.Loader):
         return getattr(self.inner, name)
 
 
-class _Hook(importlib.abc.MetaPathFinder):
-    """Patches one module of timm, right after it has been imported, whoever imports it.
+class Hook(importlib.abc.MetaPathFinder):
+    """Patches one module right after it has been imported.
 
     Args:
         host: Name of the module.
@@ -117,63 +116,3 @@ class _Hook(importlib.abc.MetaPathFinder):
             words = 'timm_fractal does not fit this version of timm, or is damaged: its %s are not available (%r)'
             _logger.warning(words, self.what, error)
             _logger.debug('the error in full', exc_info=True)
-
-
-def register() -> None:
-    """Make timm know the data sets and weights of this package, now or as soon as timm is imported.
-
-    ``import timm_fractal`` calls it; it can be called any number of times.
-    """
-    for hook in _HOOKS:
-        hook.arm()
-
-
-def unregister() -> None:
-    """Undo `register`: timm is left as it was found."""
-    for hook in _HOOKS:
-        hook.disarm()
-
-
-def set_attribute(undo: Undo, owner: Any, name: str, value: Any) -> None:
-    old = getattr(owner, name)
-    setattr(owner, name, value)
-
-    def restore() -> None:
-        # What another plug-in has put around it since stays.
-        if getattr(owner, name, None) is value:
-            setattr(owner, name, old)
-
-    undo.append(restore)
-
-
-def set_item(undo: Undo, table: dict[str, Any], name: str, value: Any) -> None:
-    missing = object()
-    old = table.get(name, missing)
-    table[name] = value
-
-    def restore() -> None:
-        if table.get(name) is value:
-            if old is missing:
-                del table[name]
-            else:
-                table[name] = old
-
-    undo.append(restore)
-
-
-def _patch_data(host: Any, undo: Undo) -> None:
-    from .data import patch
-
-    patch(host, undo)
-
-
-def _patch_models(host: Any, undo: Undo) -> None:
-    from .models import patch
-
-    patch(host, undo)
-
-
-_HOOKS = (
-    _Hook('timm.data', 'create_dataset', _patch_data, 'data sets'),
-    _Hook('timm.models', 'create_model', _patch_models, 'weights'),
-)
