@@ -1,8 +1,7 @@
 """Run many pre-trainings, and fine-tunings of each, with timm's unedited train.py; collect the results; draw the page.
 
 A sweep file names conditions (data sets to pre-train on), seeds, and fine-tunings. One condition with one seed is a
-unit: one pre-training and all its fine-tunings. Snakemake runs them: on this machine, or on what it has an executor
-for.
+unit: one pre-training and all its fine-tunings. Snakemake runs them, on this machine or wherever it has an executor.
 
 Example:
     $ python sweep.py run sweeps/micro.yaml --train-py pytorch-image-models/train.py -n 2   # two trainings at a time
@@ -10,8 +9,8 @@ Example:
     $ python sweep.py list sweeps/micro.yaml --train-py ...                                 # units, samples, hours
     $ python sweep.py report sweeps/micro.yaml                                              # tables and plots
 
-Do the same again after an interruption: what is finished is skipped, what was killed goes on from its last checkpoint.
-A result is one line of NAME.jsonl, written when a training has ended.
+Run the same command again after an interruption: finished trainings are skipped, others resume from their last
+checkpoint. A result is one line of NAME.jsonl, written when its training has ended.
 """
 
 import argparse
@@ -56,6 +55,7 @@ class Plan:
         folders = Folders(self.sweep.file.data, args.work / 'data', dict(args.data))
         self.commands = Commands(args.work / self.sweep.name, folders, args.train_py)
         self.results = Results((args.results or args.work) / f'{self.sweep.name}.jsonl')
+        self.trainings = {(unit.name, job.folder): (unit, job) for unit in self.sweep.units for job in unit.jobs}
 
     def units(self, only: Sequence[str] | None = None) -> list[Unit]:
         """Units of some conditions, or of all, for which there are weights."""
@@ -70,26 +70,41 @@ class Plan:
     def todo(self, unit: Unit, results: Collection[tuple[Any, ...]]) -> list[Job]:
         """Trainings of a unit that have to be run: a pre-training also if its weights are gone and one needs them."""
         jobs = self.missing(unit, results)
-        if jobs and unit.pretrain and unit.pretrain not in jobs and not self.commands.weights(unit).exists():
+        if jobs and unit.pretrain and unit.pretrain not in jobs and not self.commands.checkpoint(unit).exists():
             jobs.insert(0, unit.pretrain)
         return jobs
 
     def find(self, unit: str, folder: str) -> tuple[Unit, Job]:
-        """A training by the name of its unit and of its folder."""
-        return next((u, job) for u in self.sweep.units if u.name == unit for job in u.jobs if job.folder == folder)
+        """A training by the name of its unit and of its folder.
+
+        Raises:
+            ValueError: The sweep file does not ask for it.
+        """
+        if (unit, folder) not in self.trainings:
+            raise ValueError(
+                f'{self.sweep.path}: no training {unit}/{folder}; has the file changed since the run began?'
+            )
+        return self.trainings[unit, folder]
 
     def collect(self, path: Path) -> None:
         """Add the line of a training to the results."""
         self.results.append(json.loads(path.read_text()))
 
-    def check(self, units: Sequence[Unit]) -> int:
-        """Refuse what cannot be run before the first training; how many samples the rest is."""
+    def check(self, units: Sequence[Unit]) -> bool:
+        """Refuse what cannot be run, before the first training; say how much there is to do, and whether there is any.
+
+        Raises:
+            ValueError: train.py lacks an option, or something that a training needs is not in the sweep file.
+        """
         results = self.results.keys()
         left = [unit for unit in units if self.missing(unit, results)]
+        print(f'{self.sweep.name}: {len(units) - len(left)} of {len(units)} units finished, {self.results.path}')
         if left:
             self.commands.check(left)
-        print(f'{self.sweep.name}: {len(units) - len(left)} of {len(units)} units finished, {self.results.path}')
-        return sum(self.commands.of(unit, job).samples for unit in left for job in self.todo(unit, results))
+            todo = [(unit, job) for unit in left for job in self.todo(unit, results)]
+            samples = sum(self.commands.of(unit, job).samples for unit, job in todo)
+            print(f'{len(todo)} trainings to do, {samples:,} samples', *self.cost(samples), sep='\n', flush=True)
+        return bool(left)
 
     def cost(self, samples: int) -> Iterator[str]:
         """Hours and price of a number of samples, if the sweep file says what they are made from."""
@@ -122,22 +137,15 @@ def snakemake(args: argparse.Namespace, plan: Plan, units: Sequence[Unit]) -> li
     for name, images in args.data:
         words += ['--data', f'{name}={images}']
     settings = dict(words=list(map(str, words)), conditions=sorted({unit.condition for unit in units}))
-    return [
-        *(
-            sys.executable,
-            '-m',
-            'snakemake',
-            '--snakefile',
-            str(HERE / 'Snakefile'),
-            '--directory',
-            str(plan.commands.work),
-        ),
-        # Not `--configfile`: another run would overwrite it while this one's jobs read it.
-        *('--config', *(f'{key}={json.dumps(value, ensure_ascii=False)}' for key, value in settings.items())),
-        *('--jobs', str(args.n), '--scheduler', 'greedy', '--keep-going', '--rerun-incomplete'),
-        # Settings are part of file names, so a file that is there is right, whatever its age.
-        *('--rerun-triggers', 'input', '--forcerun', 'collect', '--force-use-threads'),
-    ]
+    options = ['--snakefile', HERE / 'Snakefile', '--directory', plan.commands.work, '--jobs', args.n]
+    # Not `--configfile`: another run would overwrite it while jobs of this one read it.
+    options += ['--config', *(f'{key}={json.dumps(value, ensure_ascii=False)}' for key, value in settings.items())]
+    options += ['--scheduler', 'greedy', '--keep-going', '--rerun-incomplete']
+    # Settings are part of the names of files: one that is there is right, whatever its age.
+    options += ['--rerun-triggers', 'input']
+    # A result without a line is collected again even if it has been before; within Snakemake's own process.
+    options += ['--forcerun', 'collect', '--force-use-threads']
+    return [sys.executable, '-m', 'snakemake', *map(str, options)]
 
 
 def dry_run(plan: Plan, units: Sequence[Unit], train_py: Path) -> list[str]:
@@ -312,9 +320,8 @@ def execute(args: argparse.Namespace, options: Sequence[str]) -> int:
         for problem in problems:
             print(problem, file=sys.stderr)
         return 1 if problems else 0
-    if samples := plan.check(units):
+    if plan.check(units):
         command = snakemake(args, plan, units)
-        print(f'{samples:,} samples to do', *plan.cost(samples), sep='; ', flush=True)
         if args.unlock:
             subprocess.run([*command, '--unlock'], check=True)
         os.execv(command[0], [*command, *options])

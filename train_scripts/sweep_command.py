@@ -55,8 +55,13 @@ class Commands:
         """The result of a training, before it is collected."""
         return self.work / unit.name / f'{job.folder}.json'
 
+    def checkpoint(self, unit: Unit) -> Path:
+        """Where the pre-training of a unit leaves its weights."""
+        assert unit.pretrain
+        return self.folder(unit, unit.pretrain) / 'last.pth.tar'
+
     def weights(self, unit: Unit) -> Path:
-        """What the pre-training of a unit comes to."""
+        """The weights that fine-tunings begin with."""
         assert unit.pretrain
         return self.work / unit.name / f'{unit.pretrain.folder}.pth.tar'
 

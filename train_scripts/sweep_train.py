@@ -31,7 +31,7 @@ class Failed(RuntimeError):
 
 
 def train(commands: Commands, unit: Unit, job: Job) -> None:
-    """Run a training to its end, from its last checkpoint if there is one; write its line, and its weights if any.
+    """Run a training to its end, from its last checkpoint if there is one; write its result, and weights to begin with.
 
     Raises:
         Failed: train.py ended with an error.
@@ -41,29 +41,31 @@ def train(commands: Commands, unit: Unit, job: Job) -> None:
     folder = commands.folder(unit, job)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / 'lock', 'w') as lock:
-        # train.py inherits the lock: after kill -9 of everything else it may still be running.
+        # train.py inherits the lock, so it is held as long as train.py runs, even after kill -9 of all else.
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f'{unit.name}, {job.name}: an earlier run has left it running; waiting for its end', flush=True)
+            print(f'{unit.name}, {job.name}: still running since an earlier run; waiting for its end', flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         line = finish(commands, unit, job, lock.fileno())
         if job is unit.pretrain:
-            link(folder / 'last.pth.tar', commands.weights(unit))
-        with atomic_write(commands.line(unit, job)) as path:
-            path.write_text(json.dumps(line) + '\n')
+            link(commands.checkpoint(unit), commands.weights(unit))
+        with atomic_write(commands.line(unit, job)) as path, open(path, 'w') as file:
+            file.write(json.dumps(line) + '\n')
+            file.flush()
+            os.fsync(file.fileno())
         if job is not unit.pretrain:
             for file in folder.glob('*.pth.tar'):
                 file.unlink()  # Only the result is needed.
 
 
 def finish(commands: Commands, unit: Unit, job: Job, lock: int) -> dict[str, Any]:
-    """Run train.py unless it has come to its end before; the line of the result."""
+    """Run train.py unless it has already finished; return the line of the result."""
     command, samples, epochs = commands.of(unit, job)
     folder = commands.folder(unit, job)
     log = folder / 'log.txt'
     # A pre-training is finished with its weights, which may have been deleted.
-    if finished(folder, epochs) is None or (job is unit.pretrain and not (folder / 'last.pth.tar').exists()):
+    if finished(folder, epochs) is None or (job is unit.pretrain and not commands.checkpoint(unit).exists()):
         if resume := checkpoint(folder):
             command += ['--resume', str(resume)]
         wrote = int(log.stat().st_mtime) if log.exists() else 0
@@ -79,7 +81,7 @@ def finish(commands: Commands, unit: Unit, job: Job, lock: int) -> dict[str, Any
 
 
 def call(command: list[str], output: Any, env: dict[str, str], lock: int) -> int:
-    """Run a command to its end, which is also its end if this process is asked to end."""
+    """Run a command and return its exit status; a signal that ends this process ends the command."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=(lock,), env=env)
     try:
@@ -90,7 +92,7 @@ def call(command: list[str], output: Any, env: dict[str, str], lock: int) -> int
 
 
 def link(source: Path, target: Path) -> None:
-    """Give a file a second name, or copy it where the file system has no hard links."""
+    """Link a file, or copy it where the file system has no hard links."""
     target.unlink(missing_ok=True)
     try:
         os.link(source, target)
@@ -130,7 +132,9 @@ def result(
         train_seed=job.seed,
         **numbers,
         seconds=seconds(log),
-        finished=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
+        finished=datetime.datetime.fromtimestamp(log.stat().st_mtime, datetime.timezone.utc).isoformat(
+            timespec='seconds'
+        ),
         hardware=hardware(job.settings),
         versions=versions(commands.train_py),
         command=words,
