@@ -1,10 +1,13 @@
 """The page of results says what the committed lines say, and the sweep file what the page needs."""
 
 import dataclasses
+import fcntl
+import importlib.util
 import json
 import os
 import random
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -111,8 +114,6 @@ def test_every_sweep_file_is_read(path, sweep_file, tmp_path):
     hours = float(re.search(r': ([\d.]+) hours of', done.stdout)[1])
     row = re.search(rf'^\| `{path.name}` .*?([\d.]+) hours', (ROOT / 'docs' / 'sweeps.md').read_text(), re.MULTILINE)
     assert row and abs(float(row[1]) - hours) < 0.5
-    done = run('run', path, '--train-py', tmp_path, '--work', tmp_path, '--index', units)
-    assert done.returncode == 2 and f'--index must be 0 to {units - 1}, got {units}' in done.stderr
 
 
 def test_a_torn_line_is_written_again(sweep_file, tmp_path):
@@ -222,15 +223,18 @@ def test_settings_of_data_are_settings(sweep_file, tmp_path):
     assert len({tuple(keys(each)) for each in (text, *others)}) == 3
 
 
-# What sweep.py reads of a finished train.py. Top-1 is the learning rate in thousandths: it says which run it was.
+# What a sweep reads of a finished train.py. Top-1 is the learning rate in thousandths: it says which run it was.
 STAND_IN = """
-import argparse, pathlib
+import argparse, pathlib, sys, time
 parser = argparse.ArgumentParser()
 more = 'num-classes epoch-repeats data-dir seed output experiment pretrained-path val-interval'
 for option in ('{options} ' + more).split():
     parser.add_argument('--' + option, nargs='+')
 parser.add_argument('--pretrained', action='store_true')
 args = parser.parse_args()
+end = time.time() + 120
+while not pathlib.Path(sys.argv[0]).with_name('go').exists() and time.time() < end:
+    time.sleep(0.1)
 folder = pathlib.Path(args.output[0], args.experiment[0])
 assert not args.pretrained or pathlib.Path(args.pretrained_path[0]).exists()
 epochs = int(args.epochs[0])
@@ -239,19 +243,103 @@ rows = [f'{{epoch}},1.0,{{1000 * float(args.lr[0])}}' for epoch in range(epochs)
 (folder / 'last.pth.tar').touch()
 print('--result')
 """
+OPTIONS = 'model model-kwargs img-size in-chans mean std device workers batch-size opt lr sched warmup-epochs'
+OPTIONS += ' checkpoint-hist dataset val-split epochs'
+
+needs_snakemake = pytest.mark.skipif(
+    importlib.util.find_spec('snakemake') is None, reason='Snakemake is not installed; it needs Python 3.11'
+)
 
 
-def test_new_settings_are_new_trainings(sweep_file, tmp_path):
+class Place:
+    """A sweep file, a train.py that waits for the file ``go``, and what comes of them.
+
+    Args:
+        path: An empty folder.
+        go: Whether train.py finds that file.
+    """
+
+    def __init__(self, path, go=True):
+        path.mkdir(exist_ok=True)
+        self.path, self.file, self.results = path, path / 'tiny.yaml', path / 'work' / 'tiny.jsonl'
+        self.place = ['--train-py', str(path), '--work', str(path / 'work')]
+        (path / 'train.py').write_text(STAND_IN.format(options=OPTIONS))
+        if go:
+            (path / 'go').touch()
+        write(self.file, TINY)
+
+    def start(self, *options, **settings):
+        """A run in a process group of its own."""
+        command = [sys.executable, str(SCRIPT), 'run', str(self.file), *self.place, *map(str, options)]
+        pipe = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+        return subprocess.Popen(command, **pipe, **settings)
+
+    def run(self, *options, **settings):
+        """The exit status of a run and what it said."""
+        child = self.start(*options, **settings)
+        said = child.communicate(timeout=300)[0]
+        return child.returncode, said
+
+    def lines(self, key):
+        """One value of each result."""
+        return [json.loads(line).get(key) for line in self.results.read_text().splitlines()]
+
+    def begun(self):
+        """How often train.py was started, by training."""
+        logs = sorted(self.path.glob('work/tiny/*/*/log.txt'))
+        return {log.parent.name.rpartition('-')[0]: log.read_text().count('starts train.py') for log in logs}
+
+
+def wait_for(condition, seconds=120):
+    end = time.time() + seconds
+    while not condition():
+        assert time.time() < end
+        time.sleep(0.1)
+
+
+@needs_snakemake
+def test_a_run_writes_a_line_per_training(tmp_path):
+    place = Place(tmp_path)
+    write(place.file, {'finetune_seeds': [0]})
+    status, said = place.run()
+    assert status == 0 and '2 trainings to do, 3,200 samples' in said, said
+    assert place.lines('finetune_seed') == [None, 0] and place.lines('eval_top1') == [1.0, 1.0]
+    assert place.begun() == {'pretrain': 1, 'digits-s0': 1}
+    assert place.run() == (0, f'tiny: 1 of 1 units finished, {place.results}\n')
+
+
+@needs_snakemake
+@pytest.mark.slow
+def test_a_killed_run_and_two_runs_at_once(tmp_path):
+    """The second is refused in words; after kill -9 another one waits for the training that is still running."""
+    place = Place(tmp_path, go=False)
+    first = place.start()
+    wait_for(lambda: place.begun() == {'pretrain': 1})
+    status, said = place.run()
+    assert status == 1 and 'cannot be locked' in said and 'can be removed with the --unlock argument' in said
+    first.kill()
+    first.wait()
+    first.stdout.close()
+    third = place.start('--unlock')
+    for said in third.stdout:
+        if 'fractal1-s0, pretrain: still running since an earlier run; waiting for its end' in said:
+            break
+    (tmp_path / 'go').touch()
+    assert 'Error' not in third.communicate(timeout=120)[0] and third.returncode == 0
+    assert sorted(map(str, place.lines('finetune_seed'))) == ['0', '1', 'None']
+    assert place.begun() == {'pretrain': 1, 'digits-s0': 1, 'digits-s1': 1}
+
+
+@needs_snakemake
+@pytest.mark.slow
+def test_new_settings_are_new_trainings(tmp_path):
     """What was trained with other settings is neither taken for the result nor gone on with; it stays where it is."""
-    import sweep
-
-    (tmp_path / 'train.py').write_text(STAND_IN.format(options=OPTIONS))
-    path = tmp_path / 'tiny.yaml'
-    words = ['run', str(path), '--train-py', str(tmp_path), '--work', str(tmp_path / 'work'), '--poll', '0.1']
+    place = Place(tmp_path)
 
     def top1(change):
-        assert sweep.main([*words[:1], str(write(path, change)), *words[2:]]) == 0
-        return [line['eval_top1'] for line in sweep_file.Results(tmp_path / 'work' / 'tiny.jsonl').read()]
+        write(place.file, change)
+        assert place.run('-n', 2)[0] == 0
+        return place.lines('eval_top1')
 
     assert top1(TINY) == [1.0] * 3
     assert top1({'pretrain/lr': 0.002}) == [1.0] * 3 + [2.0, 1.0, 1.0]
@@ -259,54 +347,184 @@ def test_new_settings_are_new_trainings(sweep_file, tmp_path):
     assert top1(TINY) == [1.0] * 3 + [2.0, 1.0, 1.0, 3.0, 3.0]
 
 
-@pytest.mark.parametrize('gone', ['last.pth.tar', '*'])
-def test_weights_that_were_deleted_are_trained_again(gone, sweep_file, tmp_path, capsys):
+@needs_snakemake
+@pytest.mark.slow
+def test_weights_that_were_deleted_are_trained_again(tmp_path):
     """A fine-tuning that is still missing needs them; the result that is known is not written twice."""
+    place = Place(tmp_path)
+    assert place.run()[0] == 0
+    lines = place.results.read_text().splitlines(keepends=True)
+    place.results.write_text(''.join(lines[:2]))
+    for path in place.path.glob('work/tiny/fractal1-s0/**/*'):
+        if path.name == 'last.pth.tar' or path.suffix in ('.tar', '.json'):
+            path.unlink()
+    assert '2 of 3 trainings to do' in run('list', place.file, *place.place).stdout
+    assert place.run()[0] == 0
+    assert place.begun() == {'pretrain': 2, 'digits-s0': 1, 'digits-s1': 1}
+    assert sorted(map(str, place.lines('finetune_seed'))) == ['0', '1', 'None']
+    assert 'to do' not in run('list', place.file, *place.place).stdout
+
+
+@needs_snakemake
+@pytest.mark.slow
+def test_a_line_that_was_deleted_is_collected_again(tmp_path):
+    place = Place(tmp_path)
+    assert place.run()[0] == 0
+    before = place.results.read_text()
+    place.results.write_text(before[: len(before) // 2])  # Torn, too.
+    for path in tmp_path.glob('work/tiny/fractal1-s0/*'):
+        if path.is_file():
+            path.unlink()  # What Snakemake knows of; a folder of an older version is like that.
+    assert place.run()[0] == 0
+    assert sorted(place.results.read_text().splitlines()) == sorted(before.splitlines())
+    assert set(place.begun().values()) == {1}
+
+
+@needs_snakemake
+@pytest.mark.slow
+def test_a_full_disk_loses_nothing(tmp_path):
+    """No file may grow beyond a few bytes more than the results have: a line is torn, and written again later."""
+    place = Place(tmp_path)
+    place.results.parent.mkdir()
+    others = [json.dumps(dict(sweep='tiny', condition=f'old-{n}', seed=0)) + '\n' for n in range(5000)]
+    place.results.write_text(''.join(others))
+    size = place.results.stat().st_size + 40
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    status, said = place.run(preexec_fn=limit)
+    assert status == 1 and 'File too large' in said
+    assert place.results.stat().st_size == size and set(place.begun().values()) == {1}
+    assert place.run()[0] == 0
+    content = place.results.read_text()
+    assert content.startswith(''.join(others)) and set(place.lines('finetune_seed')[len(others) :]) == {None, 0, 1}
+    assert set(place.begun().values()) == {1}
+
+
+@needs_snakemake
+@pytest.mark.slow
+def test_an_error_of_one_training_leaves_the_others(tmp_path):
+    place = Place(tmp_path)
+    wrong = "if args.seed == ['1']: sys.exit('no luck')\n"
+    (tmp_path / 'train.py').write_text(STAND_IN.format(options=OPTIONS).replace('epochs =', wrong + 'epochs ='))
+    status, said = place.run()
+    assert status == 1 and re.search(
+        'fractal1-s0, digits-s1: train.py ended with code 1, see .*/log.txt: no luck', said
+    )
+    assert place.lines('finetune_seed') == [None, 0]
+
+
+@needs_snakemake
+@pytest.mark.slow
+def test_interrupted(tmp_path):
+    """Ctrl-C ends the trainings that run and begins no others; the lock is not left behind."""
+    place = Place(tmp_path, go=False)
+    write(place.file, {'seeds': [0, 1, 2, 3, 4]})
+    child = place.start('-n', 2)
+    wait_for(lambda: len(list(tmp_path.glob('work/tiny/*/*/log.txt'))) == 2)
+    os.killpg(child.pid, signal.SIGINT)
+    child.communicate(timeout=60)
+    assert child.returncode == 1
+    for log in tmp_path.glob('work/tiny/*/pretrain-*/lock'):
+        with open(log) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # train.py would hold it.
+    begun = {path.parts[-3] for path in tmp_path.glob('work/tiny/*/*/log.txt')}
+    assert begun == {'fractal1-s0', 'fractal1-s1'}
+    (tmp_path / 'go').touch()
+    assert place.run('-n', 2)[0] == 0 and len(place.lines('seed')) == 15
+
+
+# Slurm that runs each job at once on this machine.
+SLURM = {
+    'sbatch': """
+import os, pathlib, subprocess, sys
+words, jobs = sys.argv[1:], pathlib.Path(os.environ['JOBS'])
+value = lambda flag: words[words.index(flag) + 1]
+wrap = next(word.removeprefix('--wrap=') for word in words if word.startswith('--wrap='))
+number = str(len(list(jobs.glob('*.name'))) + 1)
+(jobs / f'{number}.name').write_text(value('--job-name'))
+(jobs / f'{number}.words').write_text(' '.join(word for word in words if not word.startswith('--wrap=')))
+with open(value('--output').replace('%j', number), 'w') as log:
+    ended = jobs / f'{number}.ended'
+    script = f'cd {value("-D")}; ({wrap}); echo $? > {ended}.part; mv {ended}.part {ended}'
+    environment = os.environ | {'SLURM_JOB_ID': number}
+    subprocess.Popen(['sh', '-c', script], stdout=log, stderr=log, start_new_session=True, env=environment)
+print(number)
+""",
+    'sacct': """
+import os, pathlib, sys
+for path in pathlib.Path(os.environ['JOBS']).glob('*.name'):
+    ended = path.with_suffix('.ended')
+    state = 'RUNNING' if not ended.exists() else 'COMPLETED' if ended.read_text().strip() == '0' else 'FAILED'
+    if path.read_text() == sys.argv[sys.argv.index('--name') + 1]:
+        print(f'{path.stem}|{state}')
+""",
+    'srun': """
+import os, sys
+words = sys.argv[1:]
+while words[0].startswith('-'):
+    del words[0]
+os.execvp(words[0], words)
+""",
+    'sacctmgr': 'print("lab")',
+    'scontrol': 'print("MaxArraySize = 1001")',
+}
+SLURM['squeue'] = SLURM['sacct']
+
+
+@needs_snakemake
+@pytest.mark.slow
+def test_on_slurm(tmp_path, monkeypatch):
+    """Each training is a job that asks for what the sweep file says; results are collected where Snakemake runs."""
+    pytest.importorskip('snakemake_executor_plugin_slurm')
+    place = Place(tmp_path)
+    write(place.file, {'pretrain/workers': 3, 'pretrain/device': 'cuda'})
+    for name, script in SLURM.items():
+        path = tmp_path / 'bin' / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f'#!{sys.executable}\n{script}')
+        path.chmod(0o755)
+    (tmp_path / 'jobs').mkdir()
+    monkeypatch.setenv('JOBS', str(tmp_path / 'jobs'))
+    monkeypatch.setenv('PATH', f'{tmp_path / "bin"}:{os.environ["PATH"]}')
+    options = ['--executor', 'slurm', '--slurm-init-seconds-before-status-checks', 1]
+    options += ['--default-resources', 'slurm_partition=gpus', 'slurm_account=lab', 'runtime=60']
+    status, said = place.run('-n', 2, '--', *options)
+    assert status == 0, said
+    assert place.lines('finetune_seed')[0] is None and sorted(place.lines('finetune_seed')[1:]) == [0, 1]
+    asked = [(tmp_path / 'jobs' / f'{number}.words').read_text() for number in (1, 2, 3)]
+    assert all('-p gpus' in words and '-A lab' in words and '-t 60' in words for words in asked)
+    assert all('--mem 16000' in words for words in asked)
+    assert '--cpus-per-task=4' in asked[0] and '--gpus=1' in asked[0]
+    assert all('--cpus-per-task=2' in words and '--gpus' not in words for words in asked[1:])
+    assert not list((tmp_path / 'jobs').glob('4.*'))
+
+
+@pytest.mark.parametrize(
+    'words, message',
+    [
+        (['train', 'fractal1-s0', 'pretrain-0'], 'no training fractal1-s0/pretrain-0; has the file changed'),
+        (['list', '--', '-n'], 'words behind -- are for Snakemake, which only "run" calls, got -n'),
+    ],
+)
+def test_words_of_other_commands(words, message, sweep_file, tmp_path, capsys):
     import sweep
 
-    (tmp_path / 'train.py').write_text(STAND_IN.format(options=OPTIONS))
-    place = [str(write(tmp_path / 'tiny.yaml', TINY)), '--train-py', str(tmp_path), '--work', str(tmp_path / 'work')]
-    assert sweep.main(['run', *place, '--poll', '0.1']) == 0
-    results = tmp_path / 'work' / 'tiny.jsonl'
-    lines = results.read_text().splitlines(keepends=True)
-    results.write_text(''.join(lines[:2]))
-    for path in (tmp_path / 'work' / 'tiny' / 'fractal1-s0').glob(f'pretrain-*/{gone}'):
-        path.unlink()
-    capsys.readouterr()
-    assert sweep.main(['list', *place]) == 0
-    assert '2 of 3 trainings to do' in capsys.readouterr().out
-    assert sweep.main(['run', *place, '--poll', '0.1']) == 0
-    keys = [sweep_file.key_of(line) for line in sweep_file.Results(results).read()]
-    assert keys == [sweep_file.key_of(json.loads(line)) for line in lines]
-    assert sweep.main(['list', *place]) == 0
-    assert 'to do' not in capsys.readouterr().out
+    place = Place(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        sweep.main([words[0], str(place.file), *place.place, *words[1:]])
+    assert ended.value.code == 2 and message in capsys.readouterr().err
 
 
-def test_interrupted_twice(sweep_file, tmp_path):
-    """Ctrl-C ends the trainings that run, begins no others, and says so in a few lines; again, it is the same."""
-    script = 'import sys, time\nif "--help" not in sys.argv:\n    time.sleep(60)\nprint("{}")'
-    options = ' '.join(f'--{word}' for word in OPTIONS.split())
-    (tmp_path / 'train.py').write_text(script.format(options))
-    path = write(tmp_path / 'tiny.yaml', {'seeds': [0, 1, 2, 3, 4]})
-    words = ['run', path, '--train-py', tmp_path, '--work', tmp_path / 'work', '-n', '2', '--poll', '0.1']
-    pipe = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    child = subprocess.Popen([sys.executable, str(SCRIPT), *map(str, words)], **pipe)
-    logs = [tmp_path / f'work/tiny/fractal1-s{seed}' for seed in (0, 1)]
-    end = time.time() + 60
-    while not all(list(log.glob('*/log.txt')) for log in logs) and time.time() < end:
-        time.sleep(0.1)
-    time.sleep(0.5)
-    for _ in range(3):
-        child.send_signal(signal.SIGINT)
-    out, err = child.communicate(timeout=30)
-    said = [line for line in re.split('[\r\n]', err) if line and 'sample/s' not in line]
-    assert child.returncode == 1 and said == [
-        *(
-            f'fractal1-s{n}: pretrain was interrupted; the same command goes on from its last checkpoint'
-            for n in (0, 1)
-        ),
-        '3 units were not begun',
-    ], (out, err)
+def test_without_snakemake_it_says_what_to_install(sweep_file, tmp_path, monkeypatch, capsys):
+    import sweep
+
+    place = Place(tmp_path)
+    monkeypatch.setattr(sweep.importlib.util, 'find_spec', lambda name: None)
+    with pytest.raises(SystemExit) as ended:
+        sweep.main(['run', str(place.file), *place.place])
+    assert ended.value.code == 2 and "needs snakemake: pip install '.[contour,demo,sweep]'" in capsys.readouterr().err
 
 
 def test_schedule(sweep_file):
@@ -449,8 +667,6 @@ for option in '{options}'.split():
 parser.parse_args()
 open(sys.argv[0] + '.ran', 'w')
 """
-OPTIONS = 'model model-kwargs img-size in-chans mean std device workers batch-size opt lr sched warmup-epochs'
-OPTIONS += ' checkpoint-hist dataset val-split epochs'
 LATE = {
     'option': ({'pretrain/lrr': 1}, "fractal1-s0, pretrain: train.py has no option 'lrr'; did you mean 'lr'"),
     'own key': (
@@ -488,9 +704,7 @@ def test_what_cannot_be_run_is_refused_before_the_first_training(change, message
 
 WORDS = {
     '-n 0': "-n: must be a whole number from 1 up, got '0'",
-    '--index 0 --only fractal1': 'not allowed with',
     '--only fractal': "--only: unknown condition 'fractal'; did you mean 'fractal1'",
-    '--index -1': '--index must be 0 to 0, got -1',
     '--data digits={tmp_path}/images': '--data digits: must be one of no folders at all',
     '--data x=/nowhere': "must be NAME=FOLDER of a folder that has .* got 'x=/nowhere'",
     '--results {tmp_path}/train.py': 'must be a folder, got the file',
@@ -523,46 +737,38 @@ def test_results_that_are_none(line, message, sweep_file, tmp_path):
         sweep_file.Results(path).read()
 
 
+@needs_snakemake
 @pytest.mark.slow
 @pytest.mark.timm_source
 @pytest.mark.skipif(not SOURCE, reason='TIMM_SOURCE is not set to a checkout of timm')
 def test_killed_at_any_time(tmp_path):
     """Killed again and again, together with its training, it comes to the results of a run that was left alone."""
-    (tmp_path / 'tiny.yaml').write_text(TINY)
-
-    def command(work):
-        words = ['run', tmp_path / 'tiny.yaml', '--train-py', SOURCE, '--work', tmp_path / work, '--poll', 0.1]
-        return [sys.executable, str(SCRIPT), *map(str, words)]
-
-    def results(work):
-        lines = (tmp_path / work / 'tiny.jsonl').read_text().splitlines()
-        return [json.loads(line) for line in lines]
-
+    alone, killed = Place(tmp_path / 'alone'), Place(tmp_path / 'killed')
+    for place in (alone, killed):
+        place.place[1] = SOURCE
     start = time.time()
-    assert subprocess.run(command('alone'), capture_output=True).returncode == 0
+    assert alone.run()[0] == 0
     seconds = time.time() - start
     rng = random.Random(0)
     kills = 0
-    while kills < 40:
-        child = subprocess.Popen(command('killed'), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while True:
+        child = killed.start('--unlock')
         # Long enough for a training to start and to come to a checkpoint, however slow the machine.
         end = time.time() + rng.uniform(0.2, 0.7) * seconds
         while child.poll() is None and time.time() < end:
             time.sleep(0.1)
-        if child.returncode is not None:
+        if child.poll() is not None or kills == 40:
             break
-        child.kill()
-        subprocess.run(['pkill', '-9', '-f', str(tmp_path / 'killed')])
-        child.wait()
+        os.killpg(child.pid, signal.SIGKILL)
+        child.communicate()
         kills += 1
-    assert child.returncode == 0 and kills > 0
-    killed, alone = results('killed'), results('alone')
-    assert len(killed) == len(alone) == 3
+    said = child.communicate()[0]
+    assert child.returncode == 0 and 0 < kills < 40, said
     for name in ('condition', 'finetune', 'finetune_seed', 'samples', 'settings'):
-        assert [line.get(name) for line in killed] == [line.get(name) for line in alone]
+        assert sorted(map(str, killed.lines(name))) == sorted(map(str, alone.lines(name)))
     # timm's own loader of the fine-tunings draws other samples after a resume; the device loader does not.
     for name in ('train_loss', 'eval_top1', 'eval_loss'):
-        assert killed[0][name] == alone[0][name]
+        assert killed.lines(name)[0] == alone.lines(name)[0]
 
 
 def test_published_weights_in_place_of_a_pre_training(sweep_file, tmp_path, monkeypatch):
@@ -572,15 +778,15 @@ def test_published_weights_in_place_of_a_pre_training(sweep_file, tmp_path, monk
     path = tmp_path / 'tiny.yaml'
     path.write_text(text)
     (tmp_path / 'train.py').touch()
-    args = sweep.make_parser().parse_args(['run', str(path), '--train-py', str(tmp_path), '--work', str(tmp_path)])
-    read = sweep_file.Sweep(path)
-    runner = sweep.Runner(read, args)
+    args = sweep.make_parser().parse_args(['list', str(path), '--train-py', str(tmp_path), '--work', str(tmp_path)])
+    plan = sweep.Plan(args)
+    read = plan.sweep
     units = {unit.condition: unit for unit in read.units}
     assert units['tag'].pretrain is None and units['fractal1'].pretrain is not None
-    command = runner.commands.of(units['tag'], units['tag'].finetune[0]).words
+    command = plan.commands.of(units['tag'], units['tag'].finetune[0]).words
     assert command[command.index('--model') + 1] == 'test_vit.fractal1_1k' and '--pretrained' in command
     assert '--pretrained-path' not in command
-    plain = runner.commands.of(units['scratch'], units['scratch'].finetune[0]).words
+    plain = plan.commands.of(units['scratch'], units['scratch'].finetune[0]).words
     assert '--pretrained' not in plain and plain[plain.index('--model') + 1] == 'test_vit'
     keys = [units[name].finetune[0].key['settings'] for name in ('tag', 'scratch')]
     assert keys[0] != keys[1]
@@ -631,11 +837,11 @@ def test_a_report_without_samples_and_steps(sweep_file, tmp_path):
 
 
 def test_a_curve_has_each_epoch_once(sweep_file, tmp_path):
-    import sweep
+    import sweep_train
 
     summary = tmp_path / 'summary.csv'
     summary.write_text(
         'epoch,train_loss,eval_top1\n0,2.1,10.0\n1,2.0,\n2,1.9,30.5\nepoch,train_loss,eval_top1\n2,1.8,31.0\n'
     )
-    assert sweep.curve(summary) == [(1, 10.0), (3, 31.0)]
-    assert sweep.curve(tmp_path / 'none.csv') == []
+    assert sweep_train.curve(summary) == [(1, 10.0), (3, 31.0)]
+    assert sweep_train.curve(tmp_path / 'none.csv') == []

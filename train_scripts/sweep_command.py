@@ -47,6 +47,24 @@ class Commands:
     def __init__(self, work: Path, folders: Folders, train_py: Path) -> None:
         self.work, self.folders, self.train_py = work, folders, train_py
 
+    def folder(self, unit: Unit, job: Job) -> Path:
+        """Where train.py writes."""
+        return self.work / unit.name / job.folder
+
+    def line(self, unit: Unit, job: Job) -> Path:
+        """The result of a training, before it is collected."""
+        return self.work / unit.name / f'{job.folder}.json'
+
+    def checkpoint(self, unit: Unit) -> Path:
+        """Where the pre-training of a unit leaves its weights."""
+        assert unit.pretrain
+        return self.folder(unit, unit.pretrain) / 'last.pth.tar'
+
+    def weights(self, unit: Unit) -> Path:
+        """The weights that fine-tunings begin with."""
+        assert unit.pretrain
+        return self.work / unit.name / f'{unit.pretrain.folder}.pth.tar'
+
     def of(self, unit: Unit, job: Job, stand_in: bool = False) -> Command:
         """The command of a job; with ``stand_in`` one for a dry run, with noise for images.
 
@@ -103,8 +121,7 @@ class Commands:
         samples = int((images or 0) * repeats) // batch * batch * epochs
         place = dict(seed=job.seed, output=str(self.work / unit.name), experiment=job.folder)
         if job.name != 'pretrain' and unit.pretrain and not stand_in:
-            checkpoint = self.work / unit.name / unit.pretrain.folder / 'last.pth.tar'
-            place |= dict(pretrained=True, pretrained_path=str(checkpoint))
+            place |= dict(pretrained=True, pretrained_path=str(self.weights(unit)))
         return Command(words + flags(options | place), samples, epochs)
 
     def check(self, units: Sequence[Unit]) -> None:
