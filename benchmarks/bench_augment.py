@@ -21,7 +21,7 @@ from timm.data import FastCollateMixup, create_dataset, create_loader
 from benchmarks.record import Record
 from tests.paper import AUGMENTATION, HALF, LOADER
 from timm_fractal._utils import device as _device
-from timm_fractal.augment import Erase, create_augment, mega_batch, normalize
+from timm_fractal.augment import Erase, batch, create_augment, normalize
 from timm_fractal.data.fractals import Fractal1
 
 IMAGES, BATCH, ROUNDS, SIZE = 128, 32, 5, 224
@@ -60,7 +60,7 @@ def epoch(name: str, without_kernels: bool = False) -> Callable[[], Any]:
 
     def run() -> Any:
         if without_kernels:
-            with patch.object(mega_batch, 'kernels', return_value=None):
+            with patch.object(batch, 'kernels', return_value=None):
                 return [None for _ in loader]
         return [None for _ in loader]
 

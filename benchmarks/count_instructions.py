@@ -26,12 +26,12 @@ from triton.runtime import driver, jit
 
 from benchmarks.count_traffic import make_loader, run
 from benchmarks.record import Record
-from timm_fractal.augment import mega_batch, ops_triton
+from timm_fractal.augment import batch, kernels_triton
 
 TOOLS = Path(triton.__file__).parent / 'backends/nvidia/bin'
 WARP = 32
 # Pixels of a program: lines times places, the first two numbers of its tile.
-TILES = {name: math.prod(getattr(ops_triton, f'_TILE{name.upper()}')[:2]) for name in ('_across', '_down')}
+TILES = {name: math.prod(getattr(kernels_triton, f'_TILE{name.upper()}')[:2]) for name in ('_across', '_down')}
 
 
 class Driver:
@@ -63,7 +63,7 @@ def compiled(capability: int) -> dict[str, Any]:
 
     driver.set_active(Driver(capability))
     jit.JITFunction.run = compile_only
-    mega_batch.kernels = lambda device: ops_triton
+    batch.kernels = lambda device: kernels_triton
     run(make_loader())
     return found
 

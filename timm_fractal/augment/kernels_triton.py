@@ -1,12 +1,11 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
-"""Triton kernels for a mega-batch: what `resample`, `ops`, `Mix`, `normalize` and `Erase` do in hundreds of passes.
+"""Triton kernels for a mega-batch, which `batch` launches: they replace hundreds of passes of torch's operations.
 
-`mega_batch` launches them. They give what Pillow gives: resizing is in Pillow's fixed point, 22 bits, and equal to it;
-positions are in double precision, and nothing is contracted to multiply-add (``enable_fp_fusion``), which would round
-once where Pillow rounds twice.
+Pixels are Pillow's: a resize is in fixed point with 22 bits, as in Pillow, and equal to it; positions are in double
+precision; nothing is contracted to multiply-add (``enable_fp_fusion``), which rounds once where Pillow rounds twice.
 
-Images that are augmented lie in the rows of one buffer, uint8 (rows, C, H, W), twice as many rows as images: an
-operation on levels works in place, one that needs neighbors reads one row and writes another.
+Images lie in the rows of one buffer, uint8 (rows, C, H, W), with twice as many rows as images: operations on levels
+work in place, those that read neighbors read one row and write another.
 """
 
 from typing import Any
@@ -16,14 +15,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .ops import NAMES
+from .reference import NAMES
+from .tables import blend, cubic, keys_far, keys_near, luma
 
-# Lines, places and warps of a program that resizes: few lines where every line has weights of its own.
+# Lines, pixels of a line, and warps of a program of a resize: few lines where each line has its own weights.
 _TILE_ACROSS = 16, 64, 4
 _TILE_DOWN = 2, 128, 1
-# Pixels of others: double precision needs registers.
-_WEIGHED = 32
-_PIXELS_MOVED = 256
+# Lines or pixels of a program of other kernels; double precision needs registers.
+_LINES_WEIGHED = 32
+_PIXELS_TRANSFORMED = 256
 _PIXELS = 1024
 _EXACT: dict[str, Any] = {'enable_fp_fusion': False}
 
@@ -41,10 +41,13 @@ _SHARPNESS = tl.constexpr(NAMES.index('Sharpness'))
 # Modes of random erasing, as in `timm_fractal.augment.erasing.ERASING_MODES`.
 _RAND, _PIXEL = tl.constexpr(1), tl.constexpr(2)
 
+_blend_levels, _interpolate, _keys_near, _keys_far = (triton.jit(f) for f in (blend, cubic, keys_near, keys_far))
+_luma_of = triton.jit(luma)
+
 
 @triton.jit
 def _unpack(table, numbers, levels, target, words, PIXELS: tl.constexpr):
-    """Eight pixels for each byte of image ``numbers[n]`` of the table."""
+    """Look up the eight pixels of each byte of image ``numbers[n]`` of the table."""
     n = tl.program_id(1).to(tl.int64)
     word = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     wanted = word < words
@@ -57,7 +60,7 @@ def _unpack(table, numbers, levels, target, words, PIXELS: tl.constexpr):
 
 @triton.jit(do_not_specialize=['axis', 'resized', 'size', 'offset'])
 def _weigh(box, flags, axis, resized, size, offset, first, taps, weights, TAPS: tl.constexpr, LINES: tl.constexpr):
-    """First tap and weights of each line of the result along an axis, int32 (B, size) and (B, TAPS, size).
+    """Compute the first tap and the weights of each line of the result, int32 (B, size) and (B, TAPS, size).
 
     ``flags``: bicubic, flip of the rows (axis 0), flip of the columns (axis 1).
     """
@@ -74,21 +77,19 @@ def _weigh(box, flags, axis, resized, size, offset, first, taps, weights, TAPS: 
     center = (shown.to(tl.float64) + 0.5) * scale
     start = tl.maximum((center - support + 0.5).to(tl.int32), 0)
     stop = tl.minimum((center + support + 0.5).to(tl.int32), total)
-    # So many lines from the first one on are inside of the box; those that do not count have the weight 0.
+    # All taps lie inside the box; those that do not count have the weight 0.
     number = tl.load(taps + image)
     begin = tl.minimum(start, total - number)
     tap = begin[None, :] + tl.arange(0, TAPS)[:, None]
     t = tl.abs((tap.to(tl.float64) - center[None, :] + 0.5) * (1 / stretch))
-    # Keys' kernel with a = -1/2, or a triangle.
-    near = (1.5 * t - 2.5) * t * t + 1
-    far = ((-0.5 * t + 2.5) * t - 4) * t + 2
-    weight = tl.where(is_cubic, tl.where(t < 1, near, tl.where(t < 2, far, 0.0)), tl.maximum(1 - t, 0.0))
+    keys = tl.where(t < 1, _keys_near(t), tl.where(t < 2, _keys_far(t), 0.0))
+    weight = tl.where(is_cubic, keys, tl.maximum(1 - t, 0.0))
     weight = tl.where((tap >= start[None, :]) & (tap < stop[None, :]), weight, 0.0)
     weight = weight / tl.sum(weight, 0)[None, :] * (1 << 22)
     whole = tl.where(weight < 0, weight - 0.5, weight + 0.5).to(tl.int32)
     tl.store(first + image * size + line, begin, mask=inside)
     place = (image * TAPS + tl.arange(0, TAPS)[:, None]) * size + line[None, :]
-    # What nobody reads is not written.
+    # Weights that are never read are not written.
     tl.store(weights + place, whole, mask=inside[None, :] & (tl.arange(0, TAPS)[:, None] < number))
 
 
@@ -108,7 +109,7 @@ def _across(
     take,
     index,
     box,
-    middle,
+    begins,
     first,
     taps,
     weights,
@@ -120,7 +121,7 @@ def _across(
     LINES: tl.constexpr,
     PLACES: tl.constexpr,
 ):
-    """Resize the columns of images ``index``: of the source to what lies at ``middle[n]``, or of that to the target."""
+    """Resize columns of images ``index``: the first pass writes to ``begins[n]``, the second reads from there."""
     n, channel, tile = tl.load(index + tl.program_id(0)), tl.program_id(1), tl.program_id(2)
     height, width = tl.load(box + 4 * n + 2), tl.load(box + 4 * n + 3)
     across = tl.cdiv(wide, PLACES)
@@ -131,20 +132,20 @@ def _across(
         pixels = source + tl.load(take + n).to(tl.int64) * source_image + channel * source_channel
         pixels += tl.load(box + 4 * n) * source_row + tl.load(box + 4 * n + 1) * source_column
         row, column = source_row, source_column
-        result = target + tl.load(middle + n) + channel * height * wide
+        result = target + tl.load(begins + n) + channel * height * wide
     else:
         lines = high
-        pixels = source + tl.load(middle + n) + channel * high * width
+        pixels = source + tl.load(begins + n) + channel * high * width
         row, column = width, 1
         result = target + (n.to(tl.int64) * channels + channel) * high * wide
     if tile // across * LINES >= lines:
         return
     wanted = (line < lines)[:, None] & (place < wide)[None, :]
-    # What lies beyond the end shows the last line and place again, and is not stored.
+    # Beyond the end the last line and pixel are repeated; they are not stored.
     here, there = tl.minimum(line, lines - 1), tl.minimum(place, wide - 1)
     start = tl.load(first + n * wide + there)
     total = tl.full((LINES, PLACES), 1 << 21, tl.int32)
-    # From one tap to the next all move by the same distance: it is added once, not for every pixel.
+    # All pixels move by the same distance from tap to tap: it is added once, not for every pixel.
     offset = (here[:, None] * row + start[None, :] * column).to(tl.uint32)
     weights += n * TAPS * wide
     for _ in range(tl.load(taps + n)):
@@ -166,7 +167,7 @@ def _down(
     take,
     index,
     box,
-    middle,
+    begins,
     first,
     taps,
     weights,
@@ -178,7 +179,7 @@ def _down(
     LINES: tl.constexpr,
     PLACES: tl.constexpr,
 ):
-    """As `_across`, for the rows."""
+    """As `_across`, for rows."""
     n, channel, tile = tl.load(index + tl.program_id(0)), tl.program_id(1), tl.program_id(2)
     height, width = tl.load(box + 4 * n + 2), tl.load(box + 4 * n + 3)
     if IS_FIRST:
@@ -186,10 +187,10 @@ def _down(
         pixels = source + tl.load(take + n).to(tl.int64) * source_image + channel * source_channel
         pixels += tl.load(box + 4 * n) * source_row + tl.load(box + 4 * n + 1) * source_column
         row, column = source_row, source_column
-        result = target + tl.load(middle + n) + channel * high * width
+        result = target + tl.load(begins + n) + channel * high * width
     else:
         places = wide
-        pixels = source + tl.load(middle + n) + channel * height * wide
+        pixels = source + tl.load(begins + n) + channel * height * wide
         row, column = wide, 1
         result = target + (n.to(tl.int64) * channels + channel) * high * wide
     up = tl.cdiv(high, LINES)
@@ -201,7 +202,7 @@ def _down(
     here, there = tl.minimum(line, high - 1), tl.minimum(place, places - 1)
     start = tl.load(first + n * high + here)
     total = tl.full((LINES, PLACES), 1 << 21, tl.int32)
-    # From one tap to the next all move by the same distance: it is added once, not for every pixel.
+    # All pixels move by the same distance from tap to tap: it is added once, not for every pixel.
     offset = (start[:, None] * row + there[None, :] * column).to(tl.uint32)
     weights += n * TAPS * high
     for _ in range(tl.load(taps + n)):
@@ -216,10 +217,14 @@ def _down(
 
 
 @triton.jit
-def _blend(degenerate, level, factor):
-    """Image.blend, the fraction dropped."""
-    value = degenerate + factor * (level - degenerate)
+def _truncate(value):
+    """Clip to 0 ... 255, and truncate."""
     return tl.minimum(tl.maximum(value, 0.0), 255.0).to(tl.int32)
+
+
+@triton.jit
+def _blend(degenerate, level, factor):
+    return _truncate(_blend_levels(degenerate, level, factor))
 
 
 @triton.jit
@@ -227,63 +232,71 @@ def _luma(plane, area, wanted):
     red = tl.load(plane, mask=wanted, other=0).to(tl.int32)
     green = tl.load(plane + area, mask=wanted, other=0).to(tl.int32)
     blue = tl.load(plane + 2 * area, mask=wanted, other=0).to(tl.int32)
-    return (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
+    return _luma_of(red, green, blue)
+
+
+@triton.jit
+def _histogram(plane, channel, kind, area, CHANNELS: tl.constexpr, PIXELS: tl.constexpr):
+    """Histogram of a channel, or for Contrast of the luma, int32 (256,)."""
+    level = tl.arange(0, 256)
+    histogram = tl.zeros((256,), tl.int32)
+    for start in range(0, area, PIXELS):
+        pixel = start + tl.arange(0, PIXELS)
+        wanted = pixel < area
+        if CHANNELS == 3:
+            if kind == _CONTRAST:
+                shown = _luma(plane + pixel, area, wanted)
+            else:
+                shown = tl.load(plane + channel * area + pixel, mask=wanted, other=0).to(tl.int32)
+        else:
+            shown = tl.load(plane + pixel, mask=wanted, other=0).to(tl.int32)
+        # Pixels beyond the image count as black, and are subtracted.
+        beyond = tl.maximum(start + PIXELS - area, 0)
+        histogram += tl.histogram(tl.where(wanted, shown, 0), 256) - tl.where(level == 0, beyond, 0)
+    return histogram
 
 
 @triton.jit(do_not_specialize=['area'])
-def _tables(images, rows, operation, argument, tables, area, CHANNELS: tl.constexpr, PIXELS: tl.constexpr):
-    """LUT of each image in a layer and of each channel, uint8 (count, CHANNELS, 256)."""
+def _make_luts(images, rows, operation, argument, luts, area, CHANNELS: tl.constexpr, PIXELS: tl.constexpr):
+    """As `timm_fractal.augment.tables.LUTS`, with the reason for the copy there: uint8 (count, CHANNELS, 256)."""
     n, channel = tl.program_id(0), tl.program_id(1)
     kind, given = tl.load(operation + n), tl.load(argument + n)
     plane = images + tl.load(rows + n).to(tl.int64) * CHANNELS * area
     level = tl.arange(0, 256)
     histogram = tl.zeros((256,), tl.int32)
     if (kind == _AUTO_CONTRAST) | (kind == _EQUALIZE) | (kind == _CONTRAST):
-        for start in range(0, area, PIXELS):
-            pixel = start + tl.arange(0, PIXELS)
-            wanted = pixel < area
-            if CHANNELS == 3:
-                if kind == _CONTRAST:
-                    shown = _luma(plane + pixel, area, wanted)
-                else:
-                    shown = tl.load(plane + channel * area + pixel, mask=wanted, other=0).to(tl.int32)
-            else:
-                shown = tl.load(plane + pixel, mask=wanted, other=0).to(tl.int32)
-            # Beyond the image there is black, too; it is taken away again.
-            beyond = tl.maximum(start + PIXELS - area, 0)
-            histogram += tl.histogram(tl.where(wanted, shown, 0), 256) - tl.where(level == 0, beyond, 0)
+        histogram = _histogram(plane, channel, kind, area, CHANNELS, PIXELS)
     low = tl.min(tl.where(histogram > 0, level, 255), 0)
     high = tl.max(tl.where(histogram > 0, level, 0), 0)
 
     # AutoContrast, in double precision.
     scale = 255.0 / tl.maximum(high - low, 1).to(tl.float64)
-    stretched = level.to(tl.float64) * scale + -low.to(tl.float64) * scale
-    contrast = tl.minimum(tl.maximum(stretched, 0.0), 255.0).to(tl.int32)
-    # Equalize: the brightest level that is present does not count.
+    stretched = _truncate(level.to(tl.float64) * scale + -low.to(tl.float64) * scale)
+    # Equalize: the brightest level of the image does not count.
     below = tl.cumsum(histogram, 0) - histogram
     step = tl.sum(tl.where(level == high, below, 0), 0) // 255
     rank = tl.minimum((step // 2 + below) // tl.maximum(step, 1), 255)
-    # Contrast, around the mean.
+    # Contrast: around the mean.
     total = tl.sum(histogram.to(tl.int64) * level, 0)
     mean = tl.floor(total.to(tl.float64) / area + 0.5).to(tl.float32)
     factor = given.to(tl.float32)
     bits = tl.minimum(tl.maximum(given.to(tl.int32), 0), 8)
     added = tl.minimum(tl.maximum(level + given.to(tl.int32), 0), 255)
 
-    table = level
-    table = tl.where(kind == _AUTO_CONTRAST, tl.where(high > low, contrast, level), table)
-    table = tl.where(kind == _EQUALIZE, tl.where(step > 0, rank, level), table)
-    table = tl.where(kind == _INVERT, 255 - level, table)
-    table = tl.where(kind == _POSTERIZE, (level >> (8 - bits)) << (8 - bits), table)
-    table = tl.where(kind == _SOLARIZE, tl.where(level.to(tl.float64) < given, level, 255 - level), table)
-    table = tl.where(kind == _SOLARIZE_ADD, tl.where(level < 128, added, level), table)
-    table = tl.where(kind == _BRIGHTNESS, _blend(0.0, level.to(tl.float32), factor), table)
-    table = tl.where(kind == _CONTRAST, _blend(mean, level.to(tl.float32), factor), table)
-    tl.store(tables + (n * CHANNELS + channel) * 256 + level, table.to(tl.uint8))
+    lut = level
+    lut = tl.where(kind == _AUTO_CONTRAST, tl.where(high > low, stretched, level), lut)
+    lut = tl.where(kind == _EQUALIZE, tl.where(step > 0, rank, level), lut)
+    lut = tl.where(kind == _INVERT, 255 - level, lut)
+    lut = tl.where(kind == _POSTERIZE, (level >> (8 - bits)) << (8 - bits), lut)
+    lut = tl.where(kind == _SOLARIZE, tl.where(level.to(tl.float64) < given, level, 255 - level), lut)
+    lut = tl.where(kind == _SOLARIZE_ADD, tl.where(level < 128, added, level), lut)
+    lut = tl.where(kind == _BRIGHTNESS, _blend(0.0, level.to(tl.float32), factor), lut)
+    lut = tl.where(kind == _CONTRAST, _blend(mean, level.to(tl.float32), factor), lut)
+    tl.store(luts + (n * CHANNELS + channel) * 256 + level, lut.to(tl.uint8))
 
 
 @triton.jit(do_not_specialize=['area'])
-def _look_up(images, rows, operation, argument, tables, area, CHANNELS: tl.constexpr, PIXELS: tl.constexpr):
+def _look_up(images, rows, operation, argument, luts, area, CHANNELS: tl.constexpr, PIXELS: tl.constexpr):
     """Apply the LUTs, or Color, in place."""
     n = tl.program_id(1)
     plane = images + tl.load(rows + n).to(tl.int64) * CHANNELS * area
@@ -301,20 +314,12 @@ def _look_up(images, rows, operation, argument, tables, area, CHANNELS: tl.const
         if is_color:
             result = _blend(luma, level.to(tl.float32), factor)
         else:
-            table = tables + (n * CHANNELS + channel) * 256
-            result = tl.load(table + level, mask=wanted, other=0).to(tl.int32)
+            lut = luts + (n * CHANNELS + channel) * 256
+            result = tl.load(lut + level, mask=wanted, other=0).to(tl.int32)
         tl.store(place, result.to(tl.uint8), mask=wanted)
 
 
-# Operations that need neighbors.
-
-
-@triton.jit
-def _cubic(before, first, second, after, part):
-    straight = second - before
-    square = 2 * (before - first) + second - after
-    cube = first - before + after - second
-    return first + part * (straight + part * (square + part * cube))
+# Operations that read neighbors.
 
 
 @triton.jit
@@ -325,8 +330,8 @@ def _tap(plane, row, column, height, width, wanted):
 
 
 @triton.jit
-def _line(plane, row, column, part, height, width, wanted):
-    return _cubic(
+def _interpolate_row(plane, row, column, part, height, width, wanted):
+    return _interpolate(
         _tap(plane, row, column - 1, height, width, wanted).to(tl.float32),
         _tap(plane, row, column, height, width, wanted).to(tl.float32),
         _tap(plane, row, column + 1, height, width, wanted).to(tl.float32),
@@ -336,7 +341,7 @@ def _line(plane, row, column, part, height, width, wanted):
 
 
 @triton.jit
-def _three(plane, row, column, height, width, wanted):
+def _sum_of_three(plane, row, column, height, width, wanted):
     return (
         _tap(plane, row, column - 1, height, width, wanted).to(tl.int32)
         + _tap(plane, row, column, height, width, wanted).to(tl.int32)
@@ -344,45 +349,31 @@ def _three(plane, row, column, height, width, wanted):
     )
 
 
-@triton.jit(do_not_specialize=['height', 'width'])
-def _move(
-    images,
-    rows,
-    put,
-    operation,
-    cubic,
-    data,
-    fill,
-    height,
-    width,
-    CHANNELS: tl.constexpr,
-    PIXELS: tl.constexpr,
-):
-    """Row ``rows[n]`` under the affine map ``data[n]``, or sharpened by ``data[n, 0]``, becomes row ``put[n]``."""
-    n = tl.program_id(1)
-    pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+@triton.jit
+def _sharpen(source, target, factor, pixel, height, width, CHANNELS: tl.constexpr):
     area = height * width
     wanted = pixel < area
-    source = images + tl.load(rows + n).to(tl.int64) * CHANNELS * area
-    target = images + tl.load(put + n).to(tl.int64) * CHANNELS * area
-    data += 6 * n
-    here, there = pixel % width, pixel // width
-    if tl.load(operation + n) == _SHARPNESS:
-        factor = tl.load(data).to(tl.float32)
-        # The edge stays.
-        inner = (here > 0) & (here < width - 1) & (there > 0) & (there < height - 1)
-        for channel in tl.static_range(CHANNELS):
-            plane = source + channel * area
-            level = tl.load(plane + pixel, mask=wanted, other=0).to(tl.int32)
-            around = 4 * level
-            for step in tl.static_range(3):
-                around += _three(plane, there + (step - 1), here, height, width, wanted)
-            # No sum of whole numbers over 13 lies half between two of them.
-            smooth = tl.where(inner, (around + 6) // 13, level).to(tl.float32)
-            result = _blend(smooth, level.to(tl.float32), factor)
-            tl.store(target + channel * area + pixel, result.to(tl.uint8), mask=wanted)
-        return
-    x, y = here.to(tl.float64) + 0.5, there.to(tl.float64) + 0.5
+    column, row = pixel % width, pixel // width
+    # Pixels at the edge are not smoothed.
+    inner = (column > 0) & (column < width - 1) & (row > 0) & (row < height - 1)
+    for channel in tl.static_range(CHANNELS):
+        plane = source + channel * area
+        level = tl.load(plane + pixel, mask=wanted, other=0).to(tl.int32)
+        around = 4 * level
+        for step in tl.static_range(3):
+            around += _sum_of_three(plane, row + (step - 1), column, height, width, wanted)
+        # An integer over 13 is never halfway between two integers.
+        smooth = tl.where(inner, (around + 6) // 13, level).to(tl.float32)
+        result = _blend(smooth, level.to(tl.float32), factor)
+        tl.store(target + channel * area + pixel, result.to(tl.uint8), mask=wanted)
+
+
+@triton.jit
+def _map(source, target, data, is_cubic, fill, pixel, height, width, CHANNELS: tl.constexpr):
+    """Image.transform with AFFINE."""
+    area = height * width
+    wanted = pixel < area
+    x, y = (pixel % width).to(tl.float64) + 0.5, (pixel // width).to(tl.float64) + 0.5
     across = tl.load(data) * x + tl.load(data + 1) * y + tl.load(data + 2)
     down = tl.load(data + 3) * x + tl.load(data + 4) * y + tl.load(data + 5)
     inside = (across >= 0) & (across < width) & (down >= 0) & (down < height) & wanted
@@ -390,21 +381,20 @@ def _move(
     left, top = tl.floor(across), tl.floor(down)
     right, below = across - left, down - top
     column, row = left.to(tl.int32), top.to(tl.int32)
-    is_cubic = tl.load(cubic + n) != 0
     for channel in tl.static_range(CHANNELS):
         plane = source + channel * area
         if is_cubic:
-            part = right.to(tl.float32)
-            value = _cubic(
-                _line(plane, row - 1, column, part, height, width, inside),
-                _line(plane, row, column, part, height, width, inside),
-                _line(plane, row + 1, column, part, height, width, inside),
-                _line(plane, row + 2, column, part, height, width, inside),
+            fraction = right.to(tl.float32)
+            value = _interpolate(
+                _interpolate_row(plane, row - 1, column, fraction, height, width, inside),
+                _interpolate_row(plane, row, column, fraction, height, width, inside),
+                _interpolate_row(plane, row + 1, column, fraction, height, width, inside),
+                _interpolate_row(plane, row + 2, column, fraction, height, width, inside),
                 below.to(tl.float32),
             )
-            level = tl.minimum(tl.maximum(value, 0.0), 255.0).to(tl.int32)
+            level = _truncate(value)
         else:
-            # Half of these levels may be whole numbers, which must not be left to single precision.
+            # In double precision, since many of these levels are integers, see `_transform` in `reference`.
             first = _tap(plane, row, column, height, width, inside).to(tl.float64)
             second = _tap(plane, row, column + 1, height, width, inside).to(tl.float64)
             third = _tap(plane, row + 1, column, height, width, inside).to(tl.float64)
@@ -415,12 +405,28 @@ def _move(
         tl.store(target + channel * area + pixel, level.to(tl.uint8), mask=wanted)
 
 
+@triton.jit(do_not_specialize=['height', 'width'])
+def _transform(
+    images, rows, put, operation, cubic, data, fill, height, width, CHANNELS: tl.constexpr, PIXELS: tl.constexpr
+):
+    """Row ``rows[n]`` under the affine map ``data[n]``, or sharpened by ``data[n, 0]``, becomes row ``put[n]``."""
+    n = tl.program_id(1)
+    pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    source = images + tl.load(rows + n).to(tl.int64) * CHANNELS * height * width
+    target = images + tl.load(put + n).to(tl.int64) * CHANNELS * height * width
+    data += 6 * n
+    if tl.load(operation + n) == _SHARPNESS:
+        _sharpen(source, target, tl.load(data).to(tl.float32), pixel, height, width, CHANNELS)
+    else:
+        _map(source, target, data, tl.load(cubic + n) != 0, fill, pixel, height, width, CHANNELS)
+
+
 # What a model gets.
 
 
 @triton.jit
 def _two_normal(first, second):
-    """Two standard normal numbers of two uniform ones (Box and Muller). Cosine and sine come from half the angle."""
+    """Make two standard normal numbers from two uniform ones (Box-Muller); cosine and sine come from half the angle."""
     radius = tl.sqrt(-2 * tl.log(tl.maximum(first, 1.0e-7)))
     z = 3.14159265 * (second - 0.5)
     y = z * z
@@ -429,33 +435,41 @@ def _two_normal(first, second):
     return radius * (1 - 2 * sine * sine), radius * 2 * sine * cosine
 
 
-@triton.jit(do_not_specialize=['seed', 'height', 'width', 'blocks', 'begin'])
-def _finish(
-    images,
-    rows,
-    partners,
-    lam,
-    paste,
-    levels,
-    erased,
-    color,
-    seed,
-    target,
-    height,
-    width,
-    blocks,
-    begin,
-    CHANNELS: tl.constexpr,
-    OUTPUT: tl.constexpr,
-    MIX: tl.constexpr,
-    MODE: tl.constexpr,
-    PIXELS: tl.constexpr,
-):
-    """Mixup or cutmix, normalization by the table ``levels`` (OUTPUT, 256), and random erasing, in one pass.
+@triton.jit
+def _four_normal(seed, index):
+    a, b, c, d = tl.rand4x(seed, index)
+    first, second = _two_normal(a, b)
+    third, fourth = _two_normal(c, d)
+    return first, second, third, fourth
 
-    ``lam[n]``: mixing coefficient and the rest to 1; ``paste[n]``: first and last + 1 row, first and last + 1 column.
-    """
-    place = tl.program_id(1).to(tl.int64)
+
+@triton.jit
+def _contains(box, row, column):
+    """Whether a box (top, left, height, width) contains pixels."""
+    top, left, high, wide = tl.load(box), tl.load(box + 1), tl.load(box + 2), tl.load(box + 3)
+    return (row >= top) & (row < top + high) & (column >= left) & (column < left + wide)
+
+
+@triton.jit
+def _mix(level, other, share, rest, pasted, wanted):
+    """Mixup by ``share`` unless it is 1, else cutmix where ``pasted``."""
+    if share != 1.0:
+        paired = tl.load(other, mask=wanted, other=0)
+        value = level.to(tl.float32) * share + paired.to(tl.float32) * rest
+        # Round half to even: single precision has no bits after the point there.
+        level = ((value + 12582912.0) - 12582912.0).to(tl.int32)
+    else:
+        paired = tl.load(other, mask=wanted & pasted, other=0)
+        level = tl.where(pasted, paired.to(tl.int32), level)
+    return level
+
+
+@triton.jit(do_not_specialize=['seed', 'height', 'width', 'blocks', 'begin'])
+def _mix_normalize_erase(
+    images, rows, partners, lam, paste, levels, erased, color, seed, target, height, width, blocks, begin,
+    CHANNELS: tl.constexpr, OUTPUT: tl.constexpr, MIX: tl.constexpr, MODE: tl.constexpr, PIXELS: tl.constexpr,
+):  # fmt: skip
+    """Arguments as for `mix_normalize_erase`; ``levels`` is its ``table``."""
     n = begin + tl.program_id(1)
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     area = height * width
@@ -463,40 +477,30 @@ def _finish(
     row, column = pixel // width, pixel % width
     plane = images + tl.load(rows + n).to(tl.int64) * CHANNELS * area + pixel
     other = images + tl.load(partners + n).to(tl.int64) * CHANNELS * area + pixel
-    result = target + place * OUTPUT * area + pixel
+    result = target + tl.program_id(1).to(tl.int64) * OUTPUT * area + pixel
     is_erased = (row < 0) & wanted
     for block in range(blocks):
-        box = erased + 4 * (n * blocks + block)
-        top, left, high, wide = tl.load(box), tl.load(box + 1), tl.load(box + 2), tl.load(box + 3)
-        is_erased |= (row >= top) & (row < top + high) & (column >= left) & (column < left + wide)
+        is_erased |= _contains(erased + 4 * (n * blocks + block), row, column)
     if MIX:
         share, rest = tl.load(lam + 2 * n), tl.load(lam + 2 * n + 1)
         pasted = (row >= tl.load(paste + 4 * n)) & (row < tl.load(paste + 4 * n + 1))
         pasted &= (column >= tl.load(paste + 4 * n + 2)) & (column < tl.load(paste + 4 * n + 3))
     level = tl.zeros((PIXELS,), tl.int32)
-    some = tl.max(is_erased.to(tl.int32), 0) != 0
+    is_any_erased = tl.max(is_erased.to(tl.int32), 0) != 0
     for channel in tl.static_range(OUTPUT):
         if channel < CHANNELS:
             level = tl.load(plane + channel * area, mask=wanted, other=0).to(tl.int32)
             if MIX:
-                if share != 1.0:
-                    paired = tl.load(other + channel * area, mask=wanted, other=0)
-                    value = level.to(tl.float32) * share + paired.to(tl.float32) * rest
-                    # To the nearest whole number, half to even: there single precision has no more bits.
-                    level = ((value + 12582912.0) - 12582912.0).to(tl.int32)
-                else:
-                    paired = tl.load(other + channel * area, mask=wanted & pasted, other=0)
-                    level = tl.where(pasted, paired.to(tl.int32), level)
+                level = _mix(level, other + channel * area, share, rest, pasted, wanted)
         value = tl.load(levels + channel * 256 + level, mask=wanted, other=0)
         if MODE == _PIXEL:
-            # Only where there is something to erase: noise takes longer than all the rest.
             if channel % 4 == 0:
                 noise = tl.zeros((PIXELS,), tl.float32)
                 second, third, fourth = noise, noise, noise
-                if some:
-                    a, b, c, d = tl.rand4x(seed, (n * ((OUTPUT + 3) // 4) + channel // 4) * area + pixel)
-                    noise, second = _two_normal(a, b)
-                    third, fourth = _two_normal(c, d)
+                # Noise takes longer than everything else.
+                if is_any_erased:
+                    index = (n * ((OUTPUT + 3) // 4) + channel // 4) * area + pixel
+                    noise, second, third, fourth = _four_normal(seed, index)
             if channel % 4 == 1:
                 noise = second
             if channel % 4 == 2:
@@ -506,25 +510,12 @@ def _finish(
             value = tl.where(is_erased, noise.to(value.dtype), value)
         elif MODE == _RAND:
             for block in range(blocks):
-                box = erased + 4 * (n * blocks + block)
-                top, left, high, wide = tl.load(box), tl.load(box + 1), tl.load(box + 2), tl.load(box + 3)
-                here = (row >= top) & (row < top + high) & (column >= left) & (column < left + wide)
+                here = _contains(erased + 4 * (n * blocks + block), row, column)
                 shown = tl.load(color + (n * blocks + block) * 3 + channel).to(value.dtype)
                 value = tl.where(here, shown, value)
         else:
             value = tl.where(is_erased, tl.zeros_like(value), value)
         tl.store(result + channel * area, value, mask=wanted)
-
-
-@triton.jit(do_not_specialize=['on', 'off', 'classes', 'begin'])
-def _targets(labels, partners, lam, target, on, off, classes, begin, CLASSES: tl.constexpr):
-    """Mixed targets with label smoothing, float32 (B, classes)."""
-    n = begin + tl.program_id(1)
-    number = tl.program_id(0) * CLASSES + tl.arange(0, CLASSES)
-    own, other = tl.load(labels + n), tl.load(labels + tl.load(partners + n))
-    share, rest = tl.load(lam + 2 * n), tl.load(lam + 2 * n + 1)
-    value = tl.where(number == own, on, off) * share + tl.where(number == other, on, off) * rest
-    tl.store(target + tl.program_id(1).to(tl.int64) * classes + number, value, mask=number < classes)
 
 
 def unpack(table: Tensor, numbers: Tensor, levels: Tensor) -> Tensor:
@@ -533,7 +524,7 @@ def unpack(table: Tensor, numbers: Tensor, levels: Tensor) -> Tensor:
     Args:
         table: uint8 of shape (images, rows, bytes of a row).
         numbers: int64 of shape (B,).
-        levels: Of the eight bits of each byte, uint8 of shape (256, 8).
+        levels: Levels of the eight bits of each byte, uint8 of shape (256, 8).
 
     Returns:
         uint8 of shape (B, 1, rows, 8 * bytes of a row).
@@ -548,27 +539,27 @@ def unpack(table: Tensor, numbers: Tensor, levels: Tensor) -> Tensor:
 def weigh(
     box: Tensor, flags: Tensor, axis: int, resized: int, size: int, offset: int, taps: Tensor, most: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights of one axis of a resize.
+    """Compute the weights of one axis of a resize: what `resize_weights` in `tables` does, and for every image at once.
 
     Args:
         box: Top, left, height, width of each image, int32 of shape (B, 4).
         flags: Whether it is bicubic, and its flips, int32 of shape (B, 3).
         axis: 0 for rows, 1 for columns.
-        resized: Lines that every box is resized to.
-        size: Lines that are wanted of them.
+        resized: Number of lines to resize every box to.
+        size: Number of lines of the result.
         offset: The first of those.
-        taps: Lines of the box, at most, that count for one of the result, not more than it has, int32 of shape (B,).
-        most: The largest that ``taps`` can be.
+        taps: As from `count_taps`, at most the lines of the box, int32 of shape (B,).
+        most: Upper bound of ``taps``.
 
     Returns:
-        The first line of the box that counts, int32 of shape (B, size); ``taps``; and weights of 22 bits, int32 of
+        The first line of the box that counts, int32 of shape (B, size); ``taps``; and the weights times 2**22, int32 of
         shape (B, a power of 2, size).
     """
     count, room = len(box), triton.next_power_of_2(most)
     first = box.new_empty(count, size)
     weights = box.new_empty(count, room, size)
-    grid = count, triton.cdiv(size, _WEIGHED)
-    _weigh[grid](box, flags, axis, resized, size, offset, first, taps, weights, room, _WEIGHED, **_EXACT)
+    grid = count, triton.cdiv(size, _LINES_WEIGHED)
+    _weigh[grid](box, flags, axis, resized, size, offset, first, taps, weights, room, _LINES_WEIGHED, **_EXACT)
     return first, taps, weights
 
 
@@ -578,7 +569,7 @@ def resize(
     take: Tensor,
     index: Tensor,
     box: Tensor,
-    middle: Tensor,
+    begins: Tensor,
     weights: tuple[Tensor, Tensor, Tensor],
     size: tuple[int, int],
     axis: int,
@@ -588,17 +579,17 @@ def resize(
     """One pass of a resize, of images ``index``.
 
     Args:
-        source: uint8, of shape (images, C, H, W) with any strides if the pass is the first, else flat.
-        target: uint8, flat if the pass is the first, else of shape (rows, C, *size).
-        take: Which image of the source it is, int64 of shape (B,).
-        index: Which of the B are resized, int32 of shape (b,).
+        source: uint8, in the first pass of shape (images, C, H, W) with any strides, in the second flat.
+        target: uint8, in the first pass flat, in the second of shape (rows, C, *size).
+        take: Index in the source of each image, int64 of shape (B,).
+        index: Which of the B to resize, int32 of shape (b,).
         box: See `weigh`.
-        middle: Where each image begins between the passes, int64 of shape (B,).
+        begins: Start of each image between the passes, int64 of shape (B,).
         weights: What `weigh` returned for the axis.
         size: Height and width of the result.
-        axis: 0 to resize the rows, 1 the columns.
-        is_first: Whether the pass is the first of two.
-        lines: The most lines across the axis that an image has.
+        axis: 0 to resize rows, 1 to resize columns.
+        is_first: Whether this is the first of the two passes.
+        lines: Largest number of lines across the axis.
     """
     first, taps, numbers = weights
     channels = source.shape[1] if is_first else target.shape[1]
@@ -607,49 +598,49 @@ def resize(
     high, wide = (size[0], lines) if axis == 0 else (lines, size[1])
     grid = len(index), channels, triton.cdiv(high, height) * triton.cdiv(wide, width)
     kernel[grid](
-        source, *strides, target, take, index, box, middle, first, taps, numbers, *size, channels,
+        source, *strides, target, take, index, box, begins, first, taps, numbers, *size, channels,
         is_first, numbers.shape[1], height, width, num_warps=warps, **_EXACT,
     )  # fmt: skip
 
 
-def levels(images: Tensor, rows: Tensor, operation: Tensor, argument: Tensor) -> None:
-    """Apply to each of some rows an operation on levels, or Color, in place.
+def look_up(images: Tensor, rows: Tensor, operation: Tensor, argument: Tensor) -> None:
+    """Apply an operation on levels, or Color, to each of some rows, in place.
 
     Args:
         images: uint8 of shape (rows, C, H, W).
         rows: int32 of shape (b,).
-        operation: Place in `timm_fractal.augment.ops.NAMES`, int32 of shape (b,).
+        operation: Index in `timm_fractal.augment.reference.NAMES`, int32 of shape (b,).
         argument: float64 of shape (b,).
     """
     channels, area = images.shape[1], images.shape[2] * images.shape[3]
-    tables = images.new_empty(len(rows), channels, 256)
-    _tables[len(rows), channels](images, rows, operation, argument, tables, area, channels, _PIXELS, **_EXACT)
+    luts = images.new_empty(len(rows), channels, 256)
+    _make_luts[len(rows), channels](images, rows, operation, argument, luts, area, channels, _PIXELS, **_EXACT)
     grid = triton.cdiv(area, _PIXELS), len(rows)
-    _look_up[grid](images, rows, operation, argument, tables, area, channels, _PIXELS, **_EXACT)
+    _look_up[grid](images, rows, operation, argument, luts, area, channels, _PIXELS, **_EXACT)
 
 
-def move(
+def transform(
     images: Tensor, rows: Tensor, put: Tensor, operation: Tensor, cubic: Tensor, data: Tensor, fill: Tensor
 ) -> None:
-    """Transform or sharpen some rows, into others.
+    """Apply a geometric transform, or Sharpness, to some rows, and write the results to others.
 
     Args:
         images: uint8 of shape (rows, C, H, W).
         rows: int32 of shape (b,).
-        put: Rows that are written, int32 of shape (b,).
-        operation: Place in `timm_fractal.augment.ops.NAMES`, int32 of shape (b,).
-        cubic: Whether to interpolate bicubic, int32 of shape (b,).
+        put: Rows to write to, int32 of shape (b,).
+        operation: Index in `timm_fractal.augment.reference.NAMES`, int32 of shape (b,).
+        cubic: Whether to interpolate bicubic, int32 of shape (b,); bilinear if not.
         data: What Image.transform calls the data of AFFINE, float64 of shape (b, 6); for Sharpness first its factor.
-        fill: Level of what no pixel falls on, int32 of shape (C,).
+        fill: Fill value outside the image, int32 of shape (C,).
     """
     channels, height, width = images.shape[1:]
-    grid = triton.cdiv(height * width, _PIXELS_MOVED), len(rows)
-    _move[grid](
-        images, rows, put, operation, cubic, data, fill, height, width, channels, _PIXELS_MOVED, **_EXACT
+    grid = triton.cdiv(height * width, _PIXELS_TRANSFORMED), len(rows)
+    _transform[grid](
+        images, rows, put, operation, cubic, data, fill, height, width, channels, _PIXELS_TRANSFORMED, **_EXACT
     )  # fmt: skip
 
 
-def finish(
+def mix_normalize_erase(
     images: Tensor,
     rows: Tensor,
     partners: Tensor,
@@ -664,123 +655,109 @@ def finish(
     begin: int,
     count: int,
 ) -> Tensor:
-    """Mix, normalize and erase images of a batch.
+    """Mix, normalize and erase the images of a batch, in one pass.
 
     Args:
         images: uint8 of shape (rows, C, H, W).
-        rows: Of each image, int32 of shape (B,).
-        partners: Of what it is mixed with.
-        lam: Mixing coefficient and the rest to 1, float32 of shape (B, 2).
-        paste: First and last + 1 row, first and last + 1 column of what is pasted, int32 of shape (B, 4).
+        rows: Row of each image, int32 of shape (B,).
+        partners: Row of the image that it is mixed with, int32 of shape (B,).
+        lam: Mixing coefficient and 1 minus it, float32 of shape (B, 2).
+        paste: Top, bottom, left and right of the box to paste, int32 of shape (B, 4).
         table: Normalized levels, of shape (channels, 256), of the dtype of the result.
         erased: Top, left, height and width of each block, int32 of shape (B, blocks, 4).
-        color: Of each block, float32 of shape (B, blocks, 3).
-        seed: Of the noise.
-        mode: Place in `timm_fractal.augment.erasing.ERASING_MODES`.
-        is_mixed: Whether there is anything to mix.
-        begin: Number of the first image of the batch among the B.
-        count: How many images it has.
+        color: Color of each block, float32 of shape (B, blocks, 3).
+        seed: Seed of the noise.
+        mode: Index in `timm_fractal.augment.erasing.ERASING_MODES`.
+        is_mixed: Whether to mix.
+        begin: Index of the first image of the batch among the B.
+        count: Number of images in the batch.
 
     Returns:
         Shape (count, channels, H, W).
     """
     channels, height, width = images.shape[1:]
-    blocks = erased.shape[1]
     result = torch.empty(count, len(table), height, width, dtype=table.dtype, device=images.device)
     grid = triton.cdiv(height * width, _PIXELS), count
-    _finish[grid](
-        images, rows, partners, lam, paste, table, erased, color, seed, result, height, width, blocks, begin,
+    _mix_normalize_erase[grid](
+        images, rows, partners, lam, paste, table, erased, color, seed, result, height, width, erased.shape[1], begin,
         channels, len(table), is_mixed, mode, _PIXELS, **_EXACT,
     )  # fmt: skip
     return result
 
 
-def targets(
-    labels: Tensor, partners: Tensor, lam: Tensor, classes: int, smoothing: float, begin: int, count: int
-) -> Tensor:
-    """Targets of the mixed images of a batch, float32 of shape (count, classes).
-
-    Args:
-        labels: int64 of shape (B,).
-        partners: Place of the other label, int32 of shape (B,).
-        lam: See `finish`.
-        classes: How many there are.
-        smoothing: Label smoothing.
-        begin: Number of the first image of the batch among the B.
-        count: How many images it has.
-    """
-    result = torch.empty(count, classes, device=labels.device)
-    off = smoothing / classes
-    grid = triton.cdiv(classes, _PIXELS), count
-    _targets[grid](labels, partners, lam, result, 1 - smoothing + off, off, classes, begin, _PIXELS, **_EXACT)
-    return result
-
-
 def check(device: torch.device) -> None:
     """Try all kernels on a device; raises RuntimeError if one is wrong, and whatever Triton raises."""
-
-    def there(*values: Any, dtype: torch.dtype = torch.int32) -> Tensor:
-        return torch.tensor(values, dtype=dtype, device=device)
-
-    def named(*names: str) -> Tensor:
-        return there(*map(NAMES.index, names))
-
     # A slope, 4 levels a column and 1 a row.
     row, column = torch.arange(40, device=device)[:, None], 4 * torch.arange(48, device=device)
-    slope = (row + column).to(torch.uint8)
-    image = slope.repeat(2, 1, 1, 1)
-    pair, numbers = there(0, 1), there(0, 1, dtype=torch.int64)
+    image = (row + column).to(torch.uint8).repeat(2, 1, 1, 1)
+    checks = (_check_unpack, _check_resize, _check_look_up, _check_transform, _check_mix_normalize_erase)
+    wrong = [one.__name__.removeprefix('_check_') for one in checks if not one(image)]
+    if wrong:
+        raise RuntimeError('wrong pixels: ' + ', '.join(wrong))
 
-    bits = there(*range(256), dtype=torch.uint8).view(1, 16, 16)
-    ramp = there(*range(256), dtype=torch.uint8)[:, None].repeat(1, 8)
-    unpacked = unpack(bits, there(0, dtype=torch.int64), ramp)
 
-    # One image begins with its columns, the other with its rows.
-    box, flags, most = there((0, 0, 40, 48), (0, 0, 40, 48)), there((0, 0, 0), (0, 0, 1)), 5
-    weights = [weigh(box, flags, axis, size, size, 0, there(5, 5), most) for axis, size in ((0, 20), (1, 48))]
-    between = torch.empty(2, 40 * 48, dtype=torch.uint8, device=device)
-    half = torch.empty(2, 1, 20, 48, dtype=torch.uint8, device=device)
-    for axis, chosen in ((1, pair[:1]), (0, pair[1:])):
-        middle = numbers * between.shape[1]
-        arguments = numbers, chosen.clone(), box, middle
-        across = 40 if axis else 48
-        resize(image, between, *arguments, weights[axis], (20, 48), axis, True, across)
+def _like(image: Tensor, *values: Any, dtype: torch.dtype = torch.int32) -> Tensor:
+    """A tensor on the device of ``image``."""
+    return torch.tensor(values, dtype=dtype, device=image.device)
+
+
+def _check_unpack(image: Tensor) -> bool:
+    bits = _like(image, *range(256), dtype=torch.uint8).view(1, 16, 16)
+    ramp = _like(image, *range(256), dtype=torch.uint8)[:, None].repeat(1, 8)
+    unpacked = unpack(bits, _like(image, 0, dtype=torch.int64), ramp)
+    return torch.equal(unpacked[0, 0], bits[0].repeat_interleave(8, 1))
+
+
+def _check_resize(image: Tensor) -> bool:
+    """Halve the rows; the first image starts with its columns, the second, which is flipped, with its rows."""
+    box, flags = _like(image, (0, 0, 40, 48), (0, 0, 40, 48)), _like(image, (0, 0, 0), (0, 0, 1))
+    taps, numbers = _like(image, 5, 5), _like(image, 0, 1, dtype=torch.int64)
+    weights = [weigh(box, flags, axis, size, size, 0, taps, 5) for axis, size in ((0, 20), (1, 48))]
+    between = torch.empty(2, 40 * 48, dtype=torch.uint8, device=image.device)
+    half = torch.empty(2, 1, 20, 48, dtype=torch.uint8, device=image.device)
+    for axis, chosen in ((1, _like(image, 0)), (0, _like(image, 1))):
+        arguments = numbers, chosen, box, numbers * between.shape[1]
+        resize(image, between, *arguments, weights[axis], (20, 48), axis, True, 40 if axis else 48)
         resize(between, half, *arguments, weights[1 - axis], (20, 48), 1 - axis, False, (20, 48)[axis])
+    expected = (image[0, 0, ::2].int() + image[0, 0, 1::2] + 1) // 2
+    return torch.equal(half[0, 0, 1:-1].int(), expected[1:-1]) and torch.equal(half[1], half[0].flip(2))
 
+
+def _check_look_up(image: Tensor) -> bool:
+    images = image.clone()
+    operation = _like(image, *map(NAMES.index, ('Invert', 'Equalize')))
+    look_up(images, _like(image, 0, 1), operation, _like(image, 0, 0, dtype=torch.float64))
+    return torch.equal(images[0], 255 - image[0]) and int(images[1].max()) == 255
+
+
+def _check_transform(image: Tensor) -> bool:
     images = image.repeat(2, 1, 1, 1)
-    levels(images, pair, named('Invert', 'Equalize'), there(0, 0, dtype=torch.float64))
-    shift = there((1, 0, 0.5, 0, 1, 0), (1, 0, 0, 0, 0, 0), dtype=torch.float64)
-    move(images, there(0, 1), there(2, 3), named('ShearX', 'Sharpness'), there(1, 0), shift, there(7))
+    operation = _like(image, *map(NAMES.index, ('ShearX', 'Sharpness')))
+    data = _like(image, (1, 0, 0.5, 0, 1, 0), (0, 0, 0, 0, 0, 0), dtype=torch.float64)
+    transform(images, _like(image, 0, 1), _like(image, 2, 3), operation, _like(image, 1, 0), data, _like(image, 7))
+    # Half a pixel is 2 levels; smoothing does not change a slope.
+    return torch.equal(images[2, :, :, 1:-2], images[0, :, :, 1:-2] + 2) and torch.equal(images[3], images[1])
 
-    # Levels as they are; the second image is mixed with the first, the third is erased.
-    table = torch.arange(256, dtype=torch.float32, device=device).repeat(3, 1)
-    lam, paste = there((1, 0), (0.75, 0.25), (1, 0), dtype=torch.float32), there(*[(0, 0, 0, 0)] * 3)
-    erased = there((0, 0, 0, 0), (0, 0, 0, 0), (0, 0, 40, 48))[:, None]
-    color = there(*[(0, 0, 0)] * 3, dtype=torch.float32)[:, None]
+
+def _check_mix_normalize_erase(image: Tensor) -> bool:
+    """Levels are not normalized; the second image is mixed with the first, the third is erased."""
+    table = torch.arange(256, dtype=torch.float32, device=image.device).repeat(3, 1)
+    lam = _like(image, (1, 0), (0.75, 0.25), (1, 0), dtype=torch.float32)
+    paste = _like(image, *[(0, 0, 0, 0)] * 3)
+    erased = _like(image, (0, 0, 0, 0), (0, 0, 0, 0), (0, 0, 40, 48))[:, None]
+    color = _like(image, *[(0, 0, 0)] * 3, dtype=torch.float32)[:, None]
     ends = torch.cat([image[:1], 255 - image[:1]])
-    rows, partners = there(0, 1, 0), there(0, 0, 0)
-    finished = [
-        finish(ends, rows, partners, lam, paste, table, erased, color, 3, mode, True, 0, 3)
+    rows, partners = _like(image, 0, 1, 0), _like(image, 0, 0, 0)
+    black, noisy = (
+        mix_normalize_erase(ends, rows, partners, lam, paste, table, erased, color, 3, mode, True, 0, 3)
         for mode in (0, _PIXEL.value)
-    ]
+    )
     mixed = (ends[1:].float() * 0.75 + ends[:1].float() * 0.25).round().expand(-1, 3, -1, -1)
-    noise = finished[1][2]
-    target = targets(numbers, there(0, 0), lam, 3, 0.0, 0, 2)
-    expected = there((1, 0, 0), (0.25, 0.75, 0), dtype=torch.float32)
-    results = {
-        'unpack': torch.equal(unpacked[0, 0], bits[0].repeat_interleave(8, 1)),
-        'resize': torch.equal(half[0, 0, 1:-1].int(), (2 * row[:20] + 1 + column).int()[1:-1])
-        and torch.equal(half[1], half[0].flip(2)),
-        'levels': torch.equal(images[0], 255 - image[0]) and int(images[1].max()) == 255,
-        'move': torch.equal(images[2, :, :, 1:-2] + 2, images[0, :, :, 1:-2])
-        and int((images[3].int() - images[1].int()).abs().max()) < 128
-        and torch.equal(images[3, :, 0], images[1, :, 0]),
-        'finish': torch.equal(finished[0][:1], ends[:1].float().expand(-1, 3, -1, -1))
-        and torch.equal(finished[0][1:2], mixed)
-        and not finished[0][2].any()
+    noise = noisy[2]
+    return bool(
+        torch.equal(black[:1], ends[:1].float().expand(-1, 3, -1, -1))
+        and torch.equal(black[1:2], mixed)
+        and not black[2].any()
         and abs(noise.mean()) < 0.1
-        and abs(noise.std() - 1) < 0.1,
-        'targets': torch.equal(target, expected),
-    }
-    if not all(results.values()):
-        raise RuntimeError('wrong pixels: ' + ', '.join(name for name, right in results.items() if not right))
+        and abs(noise.std() - 1) < 0.1
+    )
