@@ -22,7 +22,7 @@ from .mixup import MixParams, SoftTargets, fill_targets, soft_targets
 from .policy import Layer
 from .reference import NAMES, PIXELS, SHAPES, warp
 from .resample import Crop
-from .tables import LUTS, MATRICES, count_taps
+from .tables import LUTS, MATRICES, count_taps, rows_first
 
 _logger = logging.getLogger(__name__)
 
@@ -82,8 +82,8 @@ class Resize:
         top, left, height, width, cubic, hflip, vflip = (values.numpy() for values in crop)
         self._upload, self._resized, self._size, self._offset = upload, resized, size, offset
         self._most = count_taps(shape, np.array(resized)).tolist()
-        rows_first = crop.rows_first(resized).numpy()
-        area = np.where(rows_first, size[0] * width, height * size[1])
+        is_rows_first = rows_first(height, width, resized)
+        area = np.where(is_rows_first, size[0] * width, height * size[1])
         self._between = int(area.sum())
         self._take = upload.add(take)
         self._box = upload.add(np.stack([top, left, height, width], 1).astype(np.int32))
@@ -97,8 +97,8 @@ class Resize:
         self._orders = [
             (axis, upload.add(chosen.astype(np.int32)), int(across[chosen].max()))
             for axis, chosen, across in (
-                (1, (~rows_first).nonzero()[0], height),
-                (0, rows_first.nonzero()[0], width),
+                (1, (~is_rows_first).nonzero()[0], height),
+                (0, is_rows_first.nonzero()[0], width),
             )
             if len(chosen)
         ]

@@ -8,6 +8,7 @@ Images lie in the rows of one buffer, uint8 (rows, C, H, W), with twice as many 
 work in place, those that read neighbors read one row and write another.
 """
 
+import types
 from typing import Any
 
 import torch
@@ -41,8 +42,14 @@ _SHARPNESS = tl.constexpr(NAMES.index('Sharpness'))
 # Modes of random erasing, as in `timm_fractal.augment.erasing.ERASING_MODES`.
 _RAND, _PIXEL = tl.constexpr(1), tl.constexpr(2)
 
-_blend_levels, _interpolate, _keys_near, _keys_far = (triton.jit(f) for f in (blend, cubic, keys_near, keys_far))
-_luma_of = triton.jit(luma)
+
+def _jit(function: Any) -> Any:
+    # Triton's interpreter wants to find triton.language among the globals of a function.
+    return triton.jit(types.FunctionType(function.__code__, globals(), function.__name__))
+
+
+_blend_levels, _interpolate, _luma_of = _jit(blend), _jit(cubic), _jit(luma)
+_keys_near, _keys_far = _jit(keys_near), _jit(keys_far)
 
 
 @triton.jit

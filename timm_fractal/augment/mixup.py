@@ -101,7 +101,7 @@ class SoftTargets(NamedTuple):
     Attributes:
         labels: Both labels, int64 of shape (B, 2).
         values: Targets of these, float32 of shape (B, 2).
-        other: Target of every other class, float32 of shape (B, 1).
+        other: Target of every other class, float32 of shape (B, 1), or (1, 1) for all.
     """
 
     labels: Tensor
@@ -121,15 +121,16 @@ def soft_targets(labels: Tensor, partners: Tensor, lam: Tensor, classes: int, sm
     """
     off = smoothing / classes
     on = 1 - smoothing + off
-    own, rest = lam[:, :1].expand(len(labels), 1), lam[:, 1:].expand(len(labels), 1)
-    values = torch.cat([on * own + off * rest, off * own + on * rest], 1)
-    values = torch.where((labels == partners)[:, None], on * own + on * rest, values)
-    return SoftTargets(torch.stack([labels, partners], 1), values, off * own + off * rest)
+    weights = torch.stack([on * lam, off * lam], 2)
+    # For classes that are both labels, the own one only, the partner's only, and neither.
+    values = (weights[:, 0, :, None] + weights[:, 1, None]).flatten(1)
+    chosen = torch.where((labels == partners)[:, None], values[:, :1], values[:, 1:3])
+    return SoftTargets(torch.stack([labels, partners], 1), chosen, values[:, 3:])
 
 
 def fill_targets(targets: SoftTargets, classes: int) -> Tensor:
     """Make the full targets, float32 of shape (B, classes)."""
-    result = targets.other.expand(-1, classes).clone(memory_format=torch.contiguous_format)
+    result = targets.other.expand(len(targets.labels), classes).clone(memory_format=torch.contiguous_format)
     return result.scatter_(1, targets.labels, targets.values)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .._utils.device import to_device
-from .tables import count_taps, resize_weights
+from .tables import count_taps, resize_weights, rows_first
 
 # Lines of the result that share one window of the image. In wider blocks the band is mostly zeros; with narrower ones
 # most of the time goes into copying overlapping windows.
@@ -42,15 +42,6 @@ class Crop(NamedTuple):
     cubic: Tensor
     hflip: Tensor
     vflip: Tensor
-
-    def rows_first(self, resized: tuple[int, int]) -> Tensor:
-        """Whether to resize rows before columns, bool (B,).
-
-        Pillow 13 starts with the rows where the image loses more than twice as many rows as columns (observed, and
-        tested); older versions always start with the columns. The results differ by a few levels at sharp edges.
-        """
-        rows, columns = self.height - resized[0], self.width - resized[1]
-        return (rows > 0) & (2 * columns < rows)
 
 
 class _Bands(NamedTuple):
@@ -85,12 +76,12 @@ def resample(
         uint8 of shape (B, C, *size), on the device of ``images``.
     """
     result = images.new_empty(*images.shape[:2], *size)
-    for part, rows_first in _parts(crop, resized, CHUNK.get(images.device.type, CHUNK_GPU)):
+    for part, is_rows_first in _parts(crop, resized, CHUNK.get(images.device.type, CHUNK_GPU)):
         chosen = Crop(*(values[part] for values in crop))
         rows = _bands(chosen.height, resized[0], size[0], offset[0], chosen.cubic, chosen.vflip, images.device)
         columns = _bands(chosen.width, resized[1], size[1], offset[1], chosen.cubic, chosen.hflip, images.device)
         index = to_device(part, images.device)
-        if rows_first:
+        if is_rows_first:
             turned = images[index].mT.contiguous()
             result[index] = _apply(_rows(turned, None, chosen.left, chosen.width), chosen.top, columns, rows).mT
         else:
@@ -100,9 +91,9 @@ def resample(
 
 def _parts(crop: Crop, resized: tuple[int, int], most: int) -> Iterator[tuple[Tensor, bool]]:
     """Indices of images to work on together, ``most`` or fewer, and whether they start with the rows."""
-    rows_first = crop.rows_first(resized)
+    is_rows_first = rows_first(crop.height, crop.width, resized)
     for first in (False, True):
-        chosen = (rows_first == first).nonzero()[:, 0]
+        chosen = (is_rows_first == first).nonzero()[:, 0]
         # All images of a part are padded to the size of the largest.
         order = (crop.width if first else crop.height)[chosen].argsort()
         for part in torch.split(chosen[order], most):

@@ -175,6 +175,16 @@ MATRICES: dict[str, Matrix] = {
 _ONE = 2.0**22
 
 
+def rows_first(height: Any, width: Any, resized: tuple[int, int]) -> Any:
+    """Whether to resize rows before columns, for boxes of these sides, arrays or tensors.
+
+    Pillow 13 starts with the rows where the image loses more than twice as many rows as columns (observed, and tested);
+    older versions always start with the columns. The results differ by a few levels at sharp edges.
+    """
+    rows, columns = height - resized[0], width - resized[1]
+    return (rows > 0) & (2 * columns < rows)
+
+
 def count_taps(length: npt.ArrayLike, resized: npt.ArrayLike, cubic: npt.ArrayLike = True) -> npt.NDArray[np.int64]:
     """Largest number of lines of a box of ``length`` lines that one line of the result depends on; arrays broadcast."""
     support = np.where(cubic, 2, 1) * np.maximum(np.asarray(length) / np.asarray(resized), 1)
