@@ -147,7 +147,7 @@ def test_all_kernels_compile_for_a_gpu_and_keep_every_rounding(capability):
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     found = json.loads(run.stdout.splitlines()[-1])
-    names = '_across _bounds _down _look_up _make_luts _mix_normalize_erase _paste _transform _unpack _weigh'
+    names = '_bounds _look_up _make_luts _mix_normalize_erase _paste _resize _transform _unpack _weigh'
     assert sorted(found['usage']) == names.split()
     # Few variants: a compilation takes a third of a second.
     assert max(found['variants'].values()) <= 12 and found['contracted'] == []

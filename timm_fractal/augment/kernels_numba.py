@@ -518,18 +518,9 @@ def weigh(
 
 
 def resize(
-    source: Tensor,
-    target: Tensor,
-    take: Tensor,
-    index: Tensor,
-    box: Tensor,
-    begins: Tensor,
-    weights: tuple[Tensor, Tensor, Tensor],
-    size: tuple[int, int],
-    axis: int,
-    is_first: bool,
-    lines: int,
-) -> None:
+    source: Tensor, target: Tensor, take: Tensor, index: Tensor, box: Tensor, begins: Tensor,
+    weights: tuple[Tensor, Tensor, Tensor], size: tuple[int, int], axis: int, is_first: bool, lines: int,
+) -> None:  # fmt: skip
     channels = source.shape[1] if is_first else target.shape[1]
     strides = np.array(source.stride() if is_first else (0, 0, 0, 0))
     # All of the memory, whatever part of it the images are.
@@ -549,20 +540,9 @@ def transform(
 
 
 def mix_normalize_erase(
-    images: Tensor,
-    rows: Tensor,
-    partners: Tensor,
-    lam: Tensor,
-    paste: Tensor,
-    table: Tensor,
-    erased: Tensor,
-    color: Tensor,
-    seed: int,
-    mode: int,
-    is_mixed: bool,
-    begin: int,
-    count: int,
-) -> Tensor:
+    images: Tensor, rows: Tensor, partners: Tensor, lam: Tensor, paste: Tensor, table: Tensor, erased: Tensor,
+    color: Tensor, seed: int, mode: int, is_mixed: bool, begin: int, count: int,
+) -> Tensor:  # fmt: skip
     height, width = images.shape[2:]
     result = torch.empty(count, len(table), height, width, dtype=table.dtype)
     counts = erased[begin : begin + count, :, 2:].prod(2).sum(1) * len(table)

@@ -106,117 +106,54 @@ def _to_level(total):
 
 
 @triton.jit(do_not_specialize=['high', 'wide', 'channels'])
-def _across(
-    source,
-    source_image,
-    source_channel,
-    source_row,
-    source_column,
-    target,
-    take,
-    index,
-    box,
-    begins,
-    first,
-    taps,
-    weights,
-    high,
-    wide,
-    channels,
-    IS_FIRST: tl.constexpr,
-    TAPS: tl.constexpr,
-    LINES: tl.constexpr,
-    PLACES: tl.constexpr,
-):
-    """Resize columns of images ``index``: the first pass writes to ``begins[n]``, the second reads from there."""
+def _resize(
+    source, source_image, source_channel, source_row, source_column, target, take, index, box, begins, first, taps,
+    weights, high, wide, channels,
+    IS_FIRST: tl.constexpr, TAPS: tl.constexpr, LINES: tl.constexpr, PLACES: tl.constexpr, AXIS: tl.constexpr,
+):  # fmt: skip
+    """Resize rows (AXIS 0) or columns (1) of images ``index``: the first pass writes to ``begins[n]``, the second reads
+    from there.
+    """
     n, channel, tile = tl.load(index + tl.program_id(0)), tl.program_id(1), tl.program_id(2)
     height, width = tl.load(box + 4 * n + 2), tl.load(box + 4 * n + 3)
-    across = tl.cdiv(wide, PLACES)
-    line = tile // across * LINES + tl.arange(0, LINES)
-    place = tile % across * PLACES + tl.arange(0, PLACES)
+    # Of the result: the axis across is not resized yet in the first pass.
+    lines = height if IS_FIRST and AXIS == 1 else high
+    places = width if IS_FIRST and AXIS == 0 else wide
     if IS_FIRST:
-        lines = height
         pixels = source + tl.load(take + n).to(tl.int64) * source_image + channel * source_channel
         pixels += tl.load(box + 4 * n) * source_row + tl.load(box + 4 * n + 1) * source_column
         row, column = source_row, source_column
-        result = target + tl.load(begins + n) + channel * height * wide
+        result = target + tl.load(begins + n) + channel * lines * places
     else:
-        lines = high
-        pixels = source + tl.load(begins + n) + channel * high * width
-        row, column = width, 1
+        row, column = width if AXIS == 1 else wide, 1
+        pixels = source + tl.load(begins + n) + channel * (high if AXIS == 1 else height) * row
         result = target + (n.to(tl.int64) * channels + channel) * high * wide
-    if tile // across * LINES >= lines:
+    if AXIS == 1:
+        tiles = tl.cdiv(wide, PLACES)
+        top, left = tile // tiles * LINES, tile % tiles * PLACES
+    else:
+        tiles = tl.cdiv(high, LINES)
+        top, left = tile % tiles * LINES, tile // tiles * PLACES
+    if (top >= lines) | (left >= places):
         return
-    wanted = (line < lines)[:, None] & (place < wide)[None, :]
+    line, place = top + tl.arange(0, LINES), left + tl.arange(0, PLACES)
+    wanted = (line < lines)[:, None] & (place < places)[None, :]
     # Beyond the end the last line and pixel are repeated; they are not stored.
-    here, there = tl.minimum(line, lines - 1), tl.minimum(place, wide - 1)
-    start = tl.load(first + n * wide + there)
-    total = tl.full((LINES, PLACES), 1 << 21, tl.int32)
+    here, there = tl.minimum(line, lines - 1), tl.minimum(place, places - 1)
+    entry, size, step = (there, wide, column) if AXIS == 1 else (here, high, row)
+    start = tl.load(first + n * size + entry)
     # All pixels move by the same distance from tap to tap: it is added once, not for every pixel.
-    offset = (here[:, None] * row + start[None, :] * column).to(tl.uint32)
-    weights += n * TAPS * wide
-    for _ in range(tl.load(taps + n)):
-        weight = tl.load(weights + there)
-        total += weight[None, :] * tl.load(pixels + offset).to(tl.int32)
-        weights += wide
-        pixels += column
-    tl.store(result + line[:, None] * wide + place[None, :], _to_level(total), mask=wanted)
-
-
-@triton.jit(do_not_specialize=['high', 'wide', 'channels'])
-def _down(
-    source,
-    source_image,
-    source_channel,
-    source_row,
-    source_column,
-    target,
-    take,
-    index,
-    box,
-    begins,
-    first,
-    taps,
-    weights,
-    high,
-    wide,
-    channels,
-    IS_FIRST: tl.constexpr,
-    TAPS: tl.constexpr,
-    LINES: tl.constexpr,
-    PLACES: tl.constexpr,
-):
-    """As `_across`, for rows."""
-    n, channel, tile = tl.load(index + tl.program_id(0)), tl.program_id(1), tl.program_id(2)
-    height, width = tl.load(box + 4 * n + 2), tl.load(box + 4 * n + 3)
-    if IS_FIRST:
-        places = width
-        pixels = source + tl.load(take + n).to(tl.int64) * source_image + channel * source_channel
-        pixels += tl.load(box + 4 * n) * source_row + tl.load(box + 4 * n + 1) * source_column
-        row, column = source_row, source_column
-        result = target + tl.load(begins + n) + channel * high * width
+    if AXIS == 1:
+        offset = (here[:, None] * row + start[None, :] * column).to(tl.uint32)
     else:
-        places = wide
-        pixels = source + tl.load(begins + n) + channel * height * wide
-        row, column = wide, 1
-        result = target + (n.to(tl.int64) * channels + channel) * high * wide
-    up = tl.cdiv(high, LINES)
-    line = tile % up * LINES + tl.arange(0, LINES)
-    place = tile // up * PLACES + tl.arange(0, PLACES)
-    if tile // up * PLACES >= places:
-        return
-    wanted = (line < high)[:, None] & (place < places)[None, :]
-    here, there = tl.minimum(line, high - 1), tl.minimum(place, places - 1)
-    start = tl.load(first + n * high + here)
+        offset = (start[:, None] * row + there[None, :] * column).to(tl.uint32)
     total = tl.full((LINES, PLACES), 1 << 21, tl.int32)
-    # All pixels move by the same distance from tap to tap: it is added once, not for every pixel.
-    offset = (start[:, None] * row + there[None, :] * column).to(tl.uint32)
-    weights += n * TAPS * high
+    weights += n * TAPS * size
     for _ in range(tl.load(taps + n)):
-        weight = tl.load(weights + here)
-        total += weight[:, None] * tl.load(pixels + offset).to(tl.int32)
-        weights += high
-        pixels += row
+        weight = tl.load(weights + entry)
+        total += (weight[None, :] if AXIS == 1 else weight[:, None]) * tl.load(pixels + offset).to(tl.int32)
+        weights += size
+        pixels += step
     tl.store(result + line[:, None] * places + place[None, :], _to_level(total), mask=wanted)
 
 
@@ -571,18 +508,9 @@ def weigh(
 
 
 def resize(
-    source: Tensor,
-    target: Tensor,
-    take: Tensor,
-    index: Tensor,
-    box: Tensor,
-    begins: Tensor,
-    weights: tuple[Tensor, Tensor, Tensor],
-    size: tuple[int, int],
-    axis: int,
-    is_first: bool,
-    lines: int,
-) -> None:
+    source: Tensor, target: Tensor, take: Tensor, index: Tensor, box: Tensor, begins: Tensor,
+    weights: tuple[Tensor, Tensor, Tensor], size: tuple[int, int], axis: int, is_first: bool, lines: int,
+) -> None:  # fmt: skip
     """One pass of a resize, of images ``index``.
 
     Args:
@@ -601,12 +529,12 @@ def resize(
     first, taps, numbers = weights
     channels = source.shape[1] if is_first else target.shape[1]
     strides = source.stride() if is_first else (0, 0, 0, 0)
-    kernel, (height, width, warps) = (_down, _TILE_DOWN) if axis == 0 else (_across, _TILE_ACROSS)
+    height, width, warps = _TILE_DOWN if axis == 0 else _TILE_ACROSS
     high, wide = (size[0], lines) if axis == 0 else (lines, size[1])
     grid = len(index), channels, triton.cdiv(high, height) * triton.cdiv(wide, width)
-    kernel[grid](
+    _resize[grid](
         source, *strides, target, take, index, box, begins, first, taps, numbers, *size, channels,
-        is_first, numbers.shape[1], height, width, num_warps=warps, **_EXACT,
+        is_first, numbers.shape[1], height, width, axis, num_warps=warps, **_EXACT,
     )  # fmt: skip
 
 
@@ -648,20 +576,9 @@ def transform(
 
 
 def mix_normalize_erase(
-    images: Tensor,
-    rows: Tensor,
-    partners: Tensor,
-    lam: Tensor,
-    paste: Tensor,
-    table: Tensor,
-    erased: Tensor,
-    color: Tensor,
-    seed: int,
-    mode: int,
-    is_mixed: bool,
-    begin: int,
-    count: int,
-) -> Tensor:
+    images: Tensor, rows: Tensor, partners: Tensor, lam: Tensor, paste: Tensor, table: Tensor, erased: Tensor,
+    color: Tensor, seed: int, mode: int, is_mixed: bool, begin: int, count: int,
+) -> Tensor:  # fmt: skip
     """Mix, normalize and erase the images of a batch, in one pass.
 
     Args:

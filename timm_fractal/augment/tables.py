@@ -53,8 +53,8 @@ def keys_far(distance: Any) -> Any:
 
 # Look-up tables (LUTs).
 #
-# The kernels have their own copy of these formulas. With tables made here, a mega-batch would need 160 calls instead of
-# 76 (the budget is 100), and an image on the CPU FIGURE us more.
+# The kernels have a copy of these formulas: tables made here are 119 calls more in a mega-batch of the paper's recipe
+# (the budget is 100), and 16 us an image on the CPU instead of 2.
 
 #: Arguments (b,) and histograms (b, C, 256) -> LUTs that broadcast to (b, C, 256).
 Lut = Callable[[Tensor, Tensor], Tensor]
@@ -193,7 +193,9 @@ def count_taps(length: npt.ArrayLike, resized: npt.ArrayLike, cubic: npt.ArrayLi
 
 
 def resize_weights(line: Tensor, length: Tensor, scale: Tensor, cubic: Tensor, taps: int) -> tuple[Tensor, Tensor]:
-    """Compute the weights of lines of a resize. The kernels have a copy, `weigh`: this one takes FIGURE on the CPU.
+    """Compute the weights of lines of a resize.
+
+    The kernels have a copy, `weigh`: this is 106 calls for a mega-batch, and 648 us an image on the CPU instead of 20.
 
     Args:
         line: Lines of the result, int64 of shape (B, lines).
