@@ -3,8 +3,9 @@
 The arithmetic is Pillow's: what it truncates is truncated here, and what it computes in single precision is computed in
 single precision.
 
-`luma`, `blend`, `cubic`, `keys_near` and `keys_far` work on any numbers; numba and Triton compile these very functions.
-numba's cache does not notice a change to them: delete ``__pycache__`` beside this file.
+`luma`, `blend`, `cubic`, `keys_near` and `keys_far` work on any numbers, and numba and Triton compile them, too. Their
+types are comments, since Triton takes annotations for globals. numba's cache does not notice a change to them: delete
+``__pycache__`` beside this file.
 """
 
 from collections.abc import Callable
@@ -20,17 +21,17 @@ from .sampling import Numbers
 # Arithmetic that the kernels share.
 
 
-def luma(red: Any, green: Any, blue: Any) -> Any:
+def luma(red, green, blue):  # type: (Any, Any, Any) -> Any
     """ITU-R 601 luma in fixed point, of integers of 32 bits or more."""
     return (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
 
 
-def blend(degenerate: Any, level: Any, factor: Any) -> Any:
+def blend(degenerate, level, factor):  # type: (Any, Any, Any) -> Any
     """Image.blend in single precision, before it truncates."""
     return degenerate + factor * (level - degenerate)
 
 
-def cubic(before: Any, first: Any, second: Any, after: Any, fraction: Any) -> Any:
+def cubic(before, first, second, after, fraction):  # type: (Any, Any, Any, Any, Any) -> Any
     """Interpolate between ``first`` and ``second`` with Keys' kernel, a = -1, as Image.transform does.
 
     It is written in differences of levels, as in Pillow: a sum of weights would be rounded to another level.
@@ -41,12 +42,12 @@ def cubic(before: Any, first: Any, second: Any, after: Any, fraction: Any) -> An
     return first + fraction * (straight + fraction * (square + fraction * cube))
 
 
-def keys_near(distance: Any) -> Any:
+def keys_near(distance):  # type: (Any) -> Any
     """Keys' kernel with a = -1/2, which Image.resize uses, for distances below 1."""
     return (1.5 * distance - 2.5) * distance * distance + 1
 
 
-def keys_far(distance: Any) -> Any:
+def keys_far(distance):  # type: (Any) -> Any
     """As `keys_near`, for distances from 1 to 2."""
     return ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
 
