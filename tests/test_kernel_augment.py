@@ -42,7 +42,7 @@ NEW_PILLOW = int(PIL.__version__.split('.')[0]) >= 13
 @pytest.fixture(params=['numba', 'triton'])
 def kernels(request, monkeypatch):
     """They do the work, on the device beside them."""
-    module = pytest.importorskip(f'timm_fractal.augment.ops_{request.param}', reason='not on this machine')
+    module = pytest.importorskip(f'timm_fractal.augment.kernels_{request.param}', reason='not on this machine')
     monkeypatch.setattr(_batch, 'kernels', lambda device: module)
     on_gpu = request.param == 'triton' and torch.cuda.is_available()
     return module, torch.device('cuda' if on_gpu else 'cpu')

@@ -55,7 +55,53 @@ def _check_images(images: Tensor) -> None:
         )
 
 
-class Train:
+class _Augment:
+    """What `Train` and `Evaluate` share: crop and resize, then layers of operations."""
+
+    size: tuple[int, int]
+
+    def kernels(self, device: torch.device, shape: Sequence[int]) -> Any:
+        """Return the compiled kernels for images of shape (B, C, H, W) on a device; None if there are none."""
+        resized, _ = self._geometry(shape[2], shape[3])
+        return batch.kernels(device) if batch.can_resize(shape[2:], resized) else None
+
+    def record(
+        self, upload: Upload, params: TrainParams, take: npt.NDArray[np.int64], shape: Sequence[int]
+    ) -> tuple[Resize, Layers]:
+        """Record what the kernels do to images ``take`` of a source of shape (images, C, H, W)."""
+        channels, fill = self._filled(shape[1])
+        resized, offset = self._geometry(shape[2], shape[3])
+        resize = Resize(upload, params.crop, take, (shape[2], shape[3]), resized, self.size, offset)
+        return resize, Layers(upload, params.layers, len(take), (channels, *self.size), fill)
+
+    def _apply(self, images: Tensor, params: TrainParams) -> Tensor:
+        if kernels := self.kernels(images.device, images.shape):
+            upload = Upload()
+            resize, layers = self.record(upload, params, np.arange(len(images)), images.shape)
+            rows = upload.add(layers.rows)
+            upload.send(images.device)
+            with _device.on(images.device):
+                result = run(kernels, resize, layers, images)
+            return result if len(result) == len(images) else result.index_select(0, upload[rows])
+        resized, offset = self._geometry(images.shape[2], images.shape[3])
+        images = resample(images, params.crop, resized, self.size, offset)
+        channels, fill = self._filled(images.shape[1])
+        if params.layers and channels > images.shape[1]:
+            images = images.repeat(1, channels, 1, 1)
+        for layer in params.layers:
+            apply_layer(images, fill, *layer)
+        return images
+
+    def _geometry(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return the height and width to resize to, and the top and left of the crop."""
+        return self.size, (0, 0)
+
+    def _filled(self, channels: int) -> tuple[int, tuple[int, ...]]:
+        """Return the channels of the result, and the fill value of each."""
+        return channels, (0,) * channels
+
+
+class Train(_Augment):
     """Transform for training: random resized crop, flips, automatic augmentation, color jitter, grayscale.
 
     The arguments are those of ``timm.data.create_transform``, with its defaults. As there, color jitter is off with
@@ -160,47 +206,12 @@ class Train:
         height, width = images.shape[2:]
         if int((top + high).max()) > height or int((left + wide).max()) > width:
             raise ValueError(f'params must be those of images of {height} x {width} pixels, got a box outside of them')
-        if kernels := self.kernels(images.device, images.shape):
-            return _on_kernels(kernels, self, images, params)
-        images = resample(images, params.crop, self.size, self.size)
-        channels, fill = self._filled(images.shape[1])
-        if params.layers and channels > images.shape[1]:
-            images = images.repeat(1, channels, 1, 1)
-        for layer in params.layers:
-            apply_layer(images, fill, *layer)
-        return images
-
-    def kernels(self, device: torch.device, shape: Sequence[int]) -> Any:
-        """Return the compiled kernels for images of shape (B, C, H, W) on a device; None if there are none."""
-        return _kernels(device, shape, self.size)
-
-    def record(
-        self, upload: Upload, params: TrainParams, take: npt.NDArray[np.int64], shape: Sequence[int]
-    ) -> tuple[Resize, Layers]:
-        """Record what the kernels do to images ``take`` of a source of shape (images, C, H, W)."""
-        channels, fill = self._filled(shape[1])
-        resize = Resize(upload, params.crop, take, (shape[2], shape[3]), self.size, self.size)
-        return resize, Layers(upload, params.layers, len(take), (channels, *self.size), fill)
+        return self._apply(images, params)
 
     def _filled(self, channels: int) -> tuple[int, tuple[int, ...]]:
-        """Return the channels of the result, and the fill value of each."""
         fill: tuple[int, ...] = self.policy.fill if self.policy else (0,)
         channels = max(channels, len(fill))
         return channels, fill if len(fill) == channels else fill * channels
-
-
-def _kernels(device: torch.device, shape: Sequence[int], resized: tuple[int, int]) -> Any:
-    return batch.kernels(device) if batch.can_resize(shape[2:], resized) else None
-
-
-def _on_kernels(kernels: Any, augment: 'Train | Evaluate', images: Tensor, params: TrainParams) -> Tensor:
-    upload = Upload()
-    resize, layers = augment.record(upload, params, np.arange(len(images)), images.shape)
-    rows = upload.add(layers.rows)
-    upload.send(images.device)
-    with _device.on(images.device):
-        result = run(kernels, resize, layers, images)
-    return result if len(result) == len(images) else result.index_select(0, upload[rows])
 
 
 def run(kernels: Any, resize: Resize, layers: Layers, images: Tensor) -> Tensor:
@@ -246,7 +257,7 @@ def _sample_boxes(
     return np.stack([top, left, high, wide], 1).astype(np.int64)
 
 
-class Evaluate:
+class Evaluate(_Augment):
     """Transform for evaluation: resize, then center crop. The arguments are timm's, with its defaults.
 
     Args:
@@ -293,27 +304,9 @@ class Evaluate:
     def apply(self, images: Tensor, params: TrainParams | None = None) -> Tensor:
         """Resize and crop, uint8 (B, C, H, W) -> uint8 (B, C, *size); raises ValueError for a wrong dtype or shape."""
         _check_images(images)
-        shape = images.shape[2:]
-        params = params or self.make_params(len(images), *shape)
-        resized, offset = self._geometry(*shape)
-        if kernels := self.kernels(images.device, images.shape):
-            return _on_kernels(kernels, self, images, params)
-        return resample(images, params.crop, resized, self.size, offset)
-
-    def kernels(self, device: torch.device, shape: Sequence[int]) -> Any:
-        """See `Train.kernels`."""
-        return _kernels(device, shape, self._geometry(shape[2], shape[3])[0])
-
-    def record(
-        self, upload: Upload, params: TrainParams, take: npt.NDArray[np.int64], shape: Sequence[int]
-    ) -> tuple[Resize, Layers]:
-        """See `Train.record`."""
-        resized, offset = self._geometry(shape[2], shape[3])
-        resize = Resize(upload, params.crop, take, (shape[2], shape[3]), resized, self.size, offset)
-        return resize, Layers(upload, [], len(take), (shape[1], *self.size), (0,) * shape[1])
+        return self._apply(images, params or self.make_params(len(images), images.shape[2], images.shape[3]))
 
     def _geometry(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Return the height and width to resize to, and the top and left of the crop."""
         resized = self.scaled if self.squash else self._resized(height, width)
         top, left = (round((large - small) / 2) for large, small in zip(resized, self.size))
         return resized, (top, left)
