@@ -727,10 +727,10 @@ def test_normalisation_is_that_of_timm(mean, std, dtype):
     'options, message',
     [
         (dict(auto_augment='augmix-m5'), "auto_augment='augmix-m5' is not available on the device"),
-        (dict(auto_augment='rand-m9-tshapes'), "no configuration string of timm: unknown RandAugment set 'shapes'"),
+        (dict(auto_augment='rand-m9-tshapes'), "not a configuration string of timm: unknown RandAugment set 'shapes'"),
         (dict(auto_augment='ran-m9'), "did you mean 'rand'"),
-        (dict(auto_augment='rand-x5'), 'no configuration string of timm: Unknown RandAugment config section'),
-        (dict(auto_augment='v0-m5'), 'no configuration string of timm: Unknown AutoAugment config section'),
+        (dict(auto_augment='rand-x5'), 'not a configuration string of timm: Unknown RandAugment config section'),
+        (dict(auto_augment='v0-m5'), 'not a configuration string of timm: Unknown AutoAugment config section'),
         (dict(interpolation='lanczos'), "interpolation='lanczos' is not available.*random"),
         (dict(color_jitter=(0.1, 0.1, 0.1, 0.1)), 'color_jitter=.*no hue'),
         (dict(train_crop_mode='rkrc'), "train_crop_mode='rkrc'.*only 'rrc'"),

@@ -160,7 +160,7 @@ def read_policy(text: str, options: dict[str, Any]) -> Policy:
     try:
         policy: Any = make(text, options)
     except (AssertionError, KeyError, ValueError) as error:
-        raise ValueError(f'auto_augment={text!r} is no configuration string of timm: {error}') from None
+        raise ValueError(f'auto_augment={text!r} is not a configuration string of timm: {error}') from None
     try:
         if is_rand:
             return Policy([_operation(op) for op in policy.ops], policy.num_layers, policy.choice_weights, None)

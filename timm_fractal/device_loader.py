@@ -34,12 +34,12 @@ from .fractal.render import render, render_on, unpack
 
 _logger = logging.getLogger(__name__)
 
-# Images that are augmented at once, in whole batches, at least one. On the CPU they should fit into the cache;
-# elsewhere more of them hardly take longer, as long as there is room.
+# Images in a mega-batch, which is whole batches, at least one. On the CPU they should fit into the cache; on a GPU more
+# images hardly take longer, while there is memory.
 _AT_ONCE = {'cpu': 32}
 _AT_ONCE_GPU = 2048
 _BYTES_AT_ONCE = 2**29
-# So many images have crops and operations of every kind.
+# Enough images to have crops and operations of every kind.
 _COMPILED_WITH = 64
 
 # Arguments of timm's factory that say how processes work on PIL images.

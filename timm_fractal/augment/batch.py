@@ -105,7 +105,7 @@ class Resize:
         self._begins = {channels: upload.add(begin * channels) for channels in (1, 3)}
 
     def run(self, kernels: Any, source: Tensor, rows: int) -> Tensor:
-        """uint8 (images, C, H, W) -> uint8 (rows, C, *size), of which the first B are written."""
+        """Resize uint8 (images, C, H, W) -> uint8 (rows, C, *size), of which the first B rows are written."""
         upload, channels = self._upload, source.shape[1]
         box, flags, take, begins = (upload[k] for k in (self._box, self._flags, self._take, self._begins[channels]))
         weights = [
@@ -200,7 +200,7 @@ class Layers:
 
 
 class Output:
-    """What a model gets: `Mix`, `normalize` and `Erase` in one pass, for each batch of the mega-batch.
+    """The batches of a mega-batch: `Mix`, `normalize` and `Erase` in one pass for each.
 
     Args:
         upload: Receives the parameters.
@@ -209,8 +209,7 @@ class Output:
         mixed: How to mix each batch; None if there is no mixup.
         erased: What to erase of each image; None for nothing.
         mode: See `Erase`.
-        targets: What mixed targets are made from: labels, int64 of shape (B,), their number and the label smoothing;
-            None if there is no mixup.
+        targets: Labels, int64 of shape (B,), number of classes and label smoothing; None if there is no mixup.
     """
 
     def __init__(

@@ -523,7 +523,7 @@ def resize(
 ) -> None:  # fmt: skip
     channels = source.shape[1] if is_first else target.shape[1]
     strides = np.array(source.stride() if is_first else (0, 0, 0, 0))
-    # All of the memory, whatever part of it the images are.
+    # All of the memory behind the images, which may be a view.
     flat = torch.empty(0, dtype=torch.uint8).set_(source.untyped_storage())[source.storage_offset() :]
     arguments = take, index, box, begins, *weights, *size, channels, axis, is_first
     _share(_resize, len(index), flat, strides, target.view(-1), *arguments)

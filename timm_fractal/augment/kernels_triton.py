@@ -365,7 +365,7 @@ def _transform(
         _map(source, target, data, tl.load(cubic + n) != 0, fill, pixel, height, width, CHANNELS)
 
 
-# What a model gets.
+# Mix, normalize, erase.
 
 
 @triton.jit
