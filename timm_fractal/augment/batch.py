@@ -51,9 +51,15 @@ def kernels(device: torch.device) -> ModuleType | None:
     return _numba_kernels() if device.type == 'cpu' else _device.triton_kernels(device)
 
 
+@functools.cache
+def _most_taps(shape: tuple[int, int], resized: tuple[int, int]) -> list[int]:
+    """Largest numbers of taps of rows and of columns, for boxes in images of this height and width."""
+    return [int(count_taps(have, want)) for have, want in zip(shape, resized)]
+
+
 def can_resize(shape: Sequence[int], resized: tuple[int, int]) -> bool:
     """Whether the kernels can resize images of this height and width."""
-    return bool((count_taps(shape, np.array(resized)) <= _MOST_TAPS).all())
+    return max(_most_taps((shape[0], shape[1]), resized)) <= _MOST_TAPS
 
 
 class Resize:
@@ -81,7 +87,7 @@ class Resize:
     ) -> None:
         top, left, height, width, cubic, hflip, vflip = (values.numpy() for values in crop)
         self._upload, self._resized, self._size, self._offset = upload, resized, size, offset
-        self._most = count_taps(shape, np.array(resized)).tolist()
+        self._most = _most_taps(shape, resized)
         is_rows_first = rows_first(height, width, resized)
         area = np.where(is_rows_first, size[0] * width, height * size[1])
         self._between = int(area.sum())
