@@ -21,7 +21,7 @@ from timm.data import FastCollateMixup, create_dataset, create_loader
 from benchmarks.record import Record
 from tests.paper import AUGMENTATION, HALF, LOADER
 from timm_fractal._utils import device as _device
-from timm_fractal.augment import Erase, create_augment, mega_batch, normalize
+from timm_fractal.augment import Erase, batch, create_augment, normalize
 from timm_fractal.data.fractals import Fractal1
 
 IMAGES, BATCH, ROUNDS, SIZE = 128, 32, 5, 224
@@ -60,7 +60,7 @@ def epoch(name: str, without_kernels: bool = False) -> Callable[[], Any]:
 
     def run() -> Any:
         if without_kernels:
-            with patch.object(mega_batch, 'kernels', return_value=None):
+            with patch.object(batch, 'kernels', return_value=None):
                 return [None for _ in loader]
         return [None for _ in loader]
 
@@ -109,7 +109,10 @@ def main() -> None:
 def on_gpu(say: Record, gray: torch.Tensor, generator: torch.Generator) -> None:
     """Images a second, with Triton's kernels and without them, and what the device loader needs."""
     gpu = torch.device('cuda', torch.cuda.current_device())
-    ways = {"Triton's kernels": _device.triton_kernels(gpu), "torch's operations": None}
+    ways = {
+        "Triton's kernels": _device.triton_kernels(gpu, 'timm_fractal.augment.kernels_triton'),
+        "torch's operations": None,
+    }
     for count in (256, 1024, 4096):
         make = on_device(gray.to(gpu).repeat(count // IMAGES, 1, 1, 1), count, generator)
         took: dict[str, list[float]] = {name: [] for name in ways}

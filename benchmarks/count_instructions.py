@@ -26,12 +26,15 @@ from triton.runtime import driver, jit
 
 from benchmarks.count_traffic import make_loader, run
 from benchmarks.record import Record
-from timm_fractal.augment import mega_batch, ops_triton
+from timm_fractal.augment import batch, kernels_triton
 
 TOOLS = Path(triton.__file__).parent / 'backends/nvidia/bin'
 WARP = 32
 # Pixels of a program: lines times places, the first two numbers of its tile.
-TILES = {name: math.prod(getattr(ops_triton, f'_TILE{name.upper()}')[:2]) for name in ('_across', '_down')}
+TILES = {
+    f'_resize, axis {axis}': math.prod(getattr(kernels_triton, name)[:2])
+    for axis, name in enumerate(('_TILE_DOWN', '_TILE_ACROSS'))
+}
 
 
 class Driver:
@@ -58,12 +61,12 @@ def compiled(capability: int) -> dict[str, Any]:
     def compile_only(self: Any, *args: Any, warmup: bool, **options: Any) -> Any:
         kernel = original(self, *args, warmup=True, **options)
         # Of the passes of a resize the first and the second are two kernels, which differ in addresses alone.
-        found[self.__name__] = kernel
+        found[f'_resize, axis {args[-1]}' if self.__name__ == '_resize' else self.__name__] = kernel
         return kernel
 
     driver.set_active(Driver(capability))
     jit.JITFunction.run = compile_only
-    mega_batch.kernels = lambda device: ops_triton
+    batch.kernels = lambda device: kernels_triton
     run(make_loader())
     return found
 
@@ -109,9 +112,9 @@ def main() -> None:
             code = kernel.asm['cubin']
             usage = dict(re.findall(r'(REG|STACK|LOCAL):(\d+)', tool('cuobjdump', '--dump-resource-usage', code)))
             registers, spilled = int(usage['REG']), int(usage['STACK']) + int(usage['LOCAL'])
-            text = f'{name:10} {registers:4} registers, {spilled} bytes spilled'
+            text = f'{name:20} {registers:4} registers, {spilled} bytes spilled'
             figures: dict[str, Any] = dict(what=name, registers=registers, spilled=spilled)
-            if name in ('_across', '_down'):
+            if name in TILES:
                 threads = WARP * kernel.metadata.num_warps
                 body = longest_inner_loop(code)
                 figures['per_tap'] = body * threads / TILES[name]

@@ -29,7 +29,7 @@ from torch.utils.data import Subset
 
 from benchmarks.record import Record
 from tests.paper import AUGMENTATION, LOADER
-from timm_fractal.augment import mega_batch, ops_triton
+from timm_fractal.augment import batch, kernels_triton
 from timm_fractal.augment import resample as _resample
 from timm_fractal.data.fractals import Fractal1
 from timm_fractal.device_loader import DeviceLoader, create_device_loader
@@ -38,7 +38,7 @@ BATCHES, IMAGES, SIZE, BANDWIDTH = 8, 256, 224, 4.8e12
 # Nothing is read but the shape, or nothing is written but what is indexed.
 FREE = ('empty', 'new_empty', 'empty_like', 'lift_fresh')
 PARTS = ('index', 'index_select', 'gather')
-LAUNCHERS = ('unpack', 'weigh', 'resize', 'levels', 'move', 'finish', 'targets')
+LAUNCHERS = ('unpack', 'weigh', 'resize', 'look_up', 'transform', 'mix_normalize_erase')
 
 
 def size(tensor: Tensor) -> int:
@@ -80,7 +80,7 @@ class Kernels:
     def __init__(self) -> None:
         self.bytes = self.launches = 0
         for name in LAUNCHERS:
-            setattr(self, name, functools.partial(self._call, getattr(ops_triton, name), getattr(self, f'_{name}')))
+            setattr(self, name, functools.partial(self._call, getattr(kernels_triton, name), getattr(self, f'_{name}')))
 
     def __getitem__(self, grid: Any) -> Callable[..., None]:
         """In place of each compiled kernel."""
@@ -120,40 +120,34 @@ class Kernels:
         return int(pixels + 4 * first.shape[1] * (taps.numpy()[chosen] + 1).sum())
 
     @staticmethod
-    def _levels(images: Tensor, rows: Tensor, operation: Tensor, argument: Tensor) -> int:
+    def _look_up(images: Tensor, rows: Tensor, operation: Tensor, argument: Tensor) -> int:
         with_histogram = np.isin(operation.numpy(), HISTOGRAMS).sum()
         return size(images[0]) * int(2 * len(rows) + with_histogram)
 
     @staticmethod
-    def _move(images: Tensor, rows: Tensor, *rest: Any) -> int:
+    def _transform(images: Tensor, rows: Tensor, *rest: Any) -> int:
         return 2 * len(rows) * size(images[0])
 
     @staticmethod
-    def _finish(images: Tensor, *rest: Any) -> int:
+    def _mix_normalize_erase(images: Tensor, *rest: Any) -> int:
         table, count = rest[4], rest[-1]
         pixels = images.shape[2] * images.shape[3]
         return count * (2 * size(images[0]) + pixels * len(table) * table.element_size())
 
-    @staticmethod
-    def _targets(
-        labels: Tensor, partners: Any, lam: Any, classes: int, smoothing: float, begin: int, count: int
-    ) -> int:
-        return 4 * count * classes
 
-
-HISTOGRAMS = [ops_triton.NAMES.index(name) for name in ('AutoContrast', 'Equalize', 'Contrast')]
-COMPILED = [name for name, value in vars(ops_triton).items() if type(value).__module__.startswith('triton.runtime')]
+HISTOGRAMS = [kernels_triton.NAMES.index(name) for name in ('AutoContrast', 'Equalize', 'Contrast')]
+COMPILED = [name for name, value in vars(kernels_triton).items() if type(value).__module__.startswith('triton.runtime')]
 
 
 @contextlib.contextmanager
 def in_use(kernels: Kernels | None) -> Iterator[None]:
     """Make the loader work as on a GPU, with these kernels or with torch's operations."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(patch.object(mega_batch, 'kernels', return_value=kernels))
+        stack.enter_context(patch.object(batch, 'kernels', return_value=kernels))
         # No cache has to hold what lies between two operations.
-        stack.enter_context(patch.dict(_resample.CHUNK, cpu=_resample.CHUNK_ELSEWHERE))
+        stack.enter_context(patch.dict(_resample.CHUNK, cpu=_resample.CHUNK_GPU))
         for name in COMPILED if kernels else ():
-            stack.enter_context(patch.object(ops_triton, name, kernels))
+            stack.enter_context(patch.object(kernels_triton, name, kernels))
         yield
 
 
@@ -194,7 +188,7 @@ def main() -> None:
                 run(loader)
             # One upload, which no copy from the host to itself shows.
             calls = operations.calls + (kernels.launches + 1 if kernels else 0)
-            each = (kernels.bytes if kernels else operations.bytes) / count / 1e6
+            each = (operations.bytes + (kernels.bytes if kernels else 0)) / count / 1e6
             text = (
                 f'{name:18} {each:5.1f} MB an image, {calls:5} calls: '
                 f'at most {BANDWIDTH / each / 1e6:9,.0f} images/s at 4.8 TB/s'

@@ -20,8 +20,9 @@ from torchvision import transforms
 
 from timm_fractal import _timm_private
 from timm_fractal.augment import Erase, Evaluate, Mix, MixParams, Train, create_augment, normalize
-from timm_fractal.augment.ops import MATRICES, NAMES, PIXELS, SHAPES, TABLES, Pipeline
+from timm_fractal.augment.reference import NAMES, PIXELS, SHAPES, apply_layer
 from timm_fractal.augment.resample import Crop, resample
+from timm_fractal.augment.tables import LUTS, MATRICES
 from timm_fractal.data.fractals import Fractal1
 
 from .paper import AUGMENTATION, HALF
@@ -256,7 +257,7 @@ def pil_operation(image, name, argument, fill=(128,) * 3, cubic=True):
 
 
 def test_all_operations_are_tested():
-    kinds = TABLES.keys() | PIXELS.keys() | MATRICES.keys() | SHAPES.keys()
+    kinds = LUTS.keys() | PIXELS.keys() | MATRICES.keys() | SHAPES.keys()
     assert set(NAMES) == kinds == ARGUMENTS.keys() | SHAPES.keys()
 
 
@@ -266,9 +267,9 @@ def test_operations_are_those_of_timm(image, name, cubic):
     small = image.resize((120, 111), Image.Resampling.BILINEAR)
     fill = (128,) * 3 if small.mode == 'L' else (124, 116, 104)
     arguments = np.array(ARGUMENTS[name], float)
-    canvas = Pipeline(to_batch(small, len(arguments)), fill[:1] if small.mode == 'L' else fill)
-    canvas.apply(np.full(len(arguments), NAMES.index(name)), arguments, cubic)
-    got = to_arrays(canvas.finish())
+    batch = to_batch(small, len(arguments))
+    apply_layer(batch, fill[: batch.shape[1]], np.full(len(arguments), NAMES.index(name)), arguments, cubic)
+    got = to_arrays(batch)
     expected = [to_array(pil_operation(small.convert('RGB'), name, value, fill, cubic)) for value in arguments]
     difference = np.abs(got - np.stack(expected))
     assert difference.max() <= (name in MATRICES and cubic) and (difference > 0).mean() < 0.0005
@@ -281,11 +282,11 @@ def test_warps_are_those_of_the_pil_operation(image, name):
     fill = (9,) if small.mode == 'L' else (124, 116, 104)
     # A magnitude above 1 counts as 1, as in `shape_op`.
     arguments, seed = np.array([0, 0.03, 0.27, 1, 1.5]), 4
-    canvas = Pipeline(to_batch(small, 6), fill)
+    batch = to_batch(small, 6)
     operation = np.append(np.full(5, NAMES.index(name)), NAMES.index('Invert'))
-    canvas.apply(np.full(6, NAMES.index('Invert')), np.zeros(6))
-    canvas.apply(operation, np.append(arguments, 0), True, seed)
-    got = to_arrays(canvas.finish())
+    apply_layer(batch, fill, np.full(6, NAMES.index('Invert')), np.zeros(6))
+    apply_layer(batch, fill, operation, np.append(arguments, 0), True, seed)
+    got = to_arrays(batch)
     assert np.array_equal(got[5], to_array(small))
     inverse = ImageOps.invert(small)
     rng = np.random.Generator(np.random.PCG64([seed, NAMES.index(name)]))
@@ -299,9 +300,9 @@ def test_warps_are_those_of_the_pil_operation(image, name):
 def test_operations_on_a_flat_image(name, level):
     flat = Image.new('L', (40, 30), level)
     arguments = np.array(ARGUMENTS[name], float)
-    canvas = Pipeline(to_batch(flat, len(arguments)), (128,))
-    canvas.apply(np.full(len(arguments), NAMES.index(name)), arguments)
-    got = to_arrays(canvas.finish())
+    batch = to_batch(flat, len(arguments))
+    apply_layer(batch, (128,), np.full(len(arguments), NAMES.index(name)), arguments)
+    got = to_arrays(batch)
     for k, value in enumerate(arguments):
         assert np.array_equal(got[k], to_array(pil_operation(flat.convert('RGB'), name, value)))
 
@@ -311,9 +312,9 @@ def test_operations_on_a_flat_image(name, level):
 def test_operations_on_small_images(name, shape):
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8))
     arguments = np.array(ARGUMENTS[name], float)
-    canvas = Pipeline(to_batch(noise, len(arguments)), (1, 2, 3))
-    canvas.apply(np.full(len(arguments), NAMES.index(name)), arguments)
-    got = to_arrays(canvas.finish())
+    batch = to_batch(noise, len(arguments))
+    apply_layer(batch, (1, 2, 3), np.full(len(arguments), NAMES.index(name)), arguments)
+    got = to_arrays(batch)
     for k, value in enumerate(arguments):
         expected = to_array(pil_operation(noise, name, value, (1, 2, 3)))
         assert np.abs(got[k] - expected).max() <= (name in MATRICES)
@@ -321,22 +322,22 @@ def test_operations_on_small_images(name, shape):
 
 @pytest.mark.parametrize('bits', [0, -1])
 def test_posterizing_to_no_bits_is_black(photo, bits):
-    canvas = Pipeline(to_batch(photo), (0, 0, 0))
-    canvas.apply(np.array([NAMES.index('Posterize')]), np.array([float(bits)]))
-    assert not canvas.finish().any()
+    batch = to_batch(photo)
+    apply_layer(batch, (0, 0, 0), np.array([NAMES.index('Posterize')]), np.array([float(bits)]))
+    assert not batch.any()
 
 
 def test_operations_follow_each_other(image):
-    """Of tables that are composed, of pixels behind tables and tables behind pixels; another chain for each image.
+    """Each image has its own chain of operations.
 
-    Tolerance: 1 level, in less than 1 % of the pixels. Behind a warp there are only operations that do not enlarge a
-    difference: one level at the edge can move all that AutoContrast or Equalize make of an image.
+    Tolerance: 1 level, in less than 1 % of the pixels. A geometric transform is followed only by operations that do not
+    enlarge a difference: one level at the edge can change all of the result of AutoContrast or Equalize.
     """
     rng = np.random.default_rng(5)
     stretching = ('AutoContrast', 'Equalize', 'Contrast', 'Brightness', 'Color', 'Sharpness', 'Solarize', 'SolarizeAdd')
     small = image.resize((64, 64), Image.Resampling.BILINEAR)
     fill = (128,) * 3 if small.mode == 'L' else (124, 116, 104)
-    tables = [*TABLES, *PIXELS]
+    tables = [*LUTS, *PIXELS]
     chains, arguments = [], []
     for k in range(60):
         # Any operations, then at most one warp, then operations that keep differences small.
@@ -345,11 +346,11 @@ def test_operations_follow_each_other(image):
         chain.append(rng.choice([name for name in tables if name not in (*stretching, 'Posterize')]))
         chains.append(chain)
         arguments.append([rng.choice(ARGUMENTS[name]) for name in chain])
-    canvas = Pipeline(to_batch(small, len(chains)), fill[:1] if small.mode == 'L' else fill)
+    batch = to_batch(small, len(chains))
     for place in range(5):
         numbers = np.array([NAMES.index(chain[place]) for chain in chains])
-        canvas.apply(numbers, np.array([values[place] for values in arguments], float))
-    got = to_arrays(canvas.finish())
+        apply_layer(batch, fill[: batch.shape[1]], numbers, np.array([values[place] for values in arguments], float))
+    got = to_arrays(batch)
     for k, (chain, values) in enumerate(zip(chains, arguments)):
         expected = small.convert('RGB')
         for name, value in zip(chain, values):
@@ -442,42 +443,41 @@ def test_weights_draw_no_operation_twice():
 
 
 @pytest.mark.parametrize('name', sorted(n for n in timm_augment.LEVEL_TO_ARG if canonical(n) in NAMES))
-def test_arguments_are_made_by_timm(name, monkeypatch):
-    """The functions of timm with a sign that is handed in, for both signs."""
-    op = timm_augment.AugmentOp(name, magnitude=9, hparams=dict(translate_const=100, translate_pct=0.4))
-    levels = _timm_private._operation(op).levels
-    if name in ('AutoContrast', 'Equalize', 'Invert'):
-        assert levels is None and op.level_fn is None
-        return
-    for negative, ours in enumerate(levels):
-        monkeypatch.setattr(timm_augment.random, 'random', lambda negative=negative: 0.75 if negative else 0.25)
-        for level in np.linspace(0, 20, 101):
-            assert ours(level, op.hparams) == op.level_fn(level, op.hparams)
+@pytest.mark.parametrize('sign', [1, -1])
+def test_arguments_are_those_of_timm(name, sign, monkeypatch):
+    """Bit for bit, above the highest magnitude, too; for either sign that timm samples."""
+    for hparams in (dict(translate_const=100, translate_pct=0.4), dict(translate_const=37)):
+        op = timm_augment.AugmentOp(name, magnitude=9, hparams=hparams)
+        ours = _timm_private._operation(op)
+        assert ours.highest == timm_augment._LEVEL_DENOM
+        if name in ('AutoContrast', 'Equalize', 'Invert'):
+            assert ours.argument is None and op.level_fn is None
+            return
+        monkeypatch.setattr(timm_augment.random, 'random', lambda: 0.25 if sign == 1 else 0.75)
+        levels = np.linspace(0, 20, 101)
+        expected = [op.level_fn(level, hparams) for level in levels.tolist()]
+        assert ours.argument(levels, np.full(101, sign)).tolist() == [value for (value,) in expected]
 
 
-def test_a_level_function_that_samples_elsewhere_is_noticed(monkeypatch):
-    """As if timm had moved the sampling of the sign into another module."""
-    state = random.getstate()
-    monkeypatch.setattr(timm_augment, '_rotate_level_to_arg', lambda level, _: (level * random.choice((-1, 1)),))
-    monkeypatch.setitem(timm_augment.LEVEL_TO_ARG, 'Rotate', timm_augment._rotate_level_to_arg)
-    with pytest.raises(_timm_private.UnknownTimm, match='samples more than a sign'):
+def test_every_level_function_of_timm_is_known():
+    """What timm adds is refused until it is in the table."""
+    functions = {getattr(f, 'func', f) for f in timm_augment.LEVEL_TO_ARG.values() if f is not None}
+    names = {f.__name__ for f in functions if f.__module__ == timm_augment.__name__}
+    assert names == _timm_private.LEVELS.keys()
+
+
+@pytest.mark.parametrize('module', ['timm.data.auto_augment', 'somewhere.else'])
+def test_an_unknown_level_function_is_refused(module, monkeypatch):
+    """It may sample from the global generators."""
+
+    def _new_level_to_arg(level, hparams):
+        pytest.fail('called')
+
+    _new_level_to_arg.__module__ = module
+    monkeypatch.setitem(timm_augment.LEVEL_TO_ARG, 'Rotate', _new_level_to_arg)
+    with pytest.raises(_timm_private.UnknownTimm, match=f'the level function {module}._new_level_to_arg'):
         Train(32, auto_augment='rand-m9')
-    assert random.getstate() == state
-
-
-def test_generators_that_other_threads_use_are_no_matter(monkeypatch):
-    """As in a server, or beside a loader of timm's in a thread."""
-    original, calls = timm_augment._enhance_level_to_arg, []
-
-    def with_a_thread_beside(level, hparams):
-        if len(calls) % 3 == 0:
-            random.random()
-        calls.append(level)
-        return original(level, hparams)
-
-    for name in ('Color', 'Contrast'):
-        monkeypatch.setitem(timm_augment.LEVEL_TO_ARG, name, with_a_thread_beside)
-    assert Train(32, auto_augment='rand-m9').policy is not None and calls
+    assert Train(32).policy is None
 
 
 @pytest.mark.parametrize('strength', [0.4, (0.2, 0.0, 0.7), (0.9, 1.5, 0.1)])
@@ -727,10 +727,10 @@ def test_normalisation_is_that_of_timm(mean, std, dtype):
     'options, message',
     [
         (dict(auto_augment='augmix-m5'), "auto_augment='augmix-m5' is not available on the device"),
-        (dict(auto_augment='rand-m9-tshapes'), "no configuration string of timm: unknown RandAugment set 'shapes'"),
+        (dict(auto_augment='rand-m9-tshapes'), "not a configuration string of timm: unknown RandAugment set 'shapes'"),
         (dict(auto_augment='ran-m9'), "did you mean 'rand'"),
-        (dict(auto_augment='rand-x5'), 'no configuration string of timm: Unknown RandAugment config section'),
-        (dict(auto_augment='v0-m5'), 'no configuration string of timm: Unknown AutoAugment config section'),
+        (dict(auto_augment='rand-x5'), 'not a configuration string of timm: Unknown RandAugment config section'),
+        (dict(auto_augment='v0-m5'), 'not a configuration string of timm: Unknown AutoAugment config section'),
         (dict(interpolation='lanczos'), "interpolation='lanczos' is not available.*random"),
         (dict(color_jitter=(0.1, 0.1, 0.1, 0.1)), 'color_jitter=.*no hue'),
         (dict(train_crop_mode='rkrc'), "train_crop_mode='rkrc'.*only 'rrc'"),

@@ -90,7 +90,7 @@ def test_an_epoch_that_is_left_early_leaves_no_thread():
 
 def test_the_copy_of_an_array_on_the_cpu():
     array = torch.arange(3).numpy()
-    assert torch.equal(_device.to_device(array, CPU), torch.arange(3)) and _device.triton_kernels(CPU) is None
+    assert torch.equal(_device.to_device(array, CPU), torch.arange(3)) and _device.triton_kernels(CPU, 'any') is None
 
 
 def with_inner(function):
@@ -113,14 +113,14 @@ def kernels(request, monkeypatch):
     found = Kernels if request.param == 'triton' else None
     if request.param == 'triton':
         for kind, names in {
-            'augment.ops_triton': ('unpack', 'weigh', 'resize', 'levels', 'move', 'finish', 'targets'),
+            'augment.kernels_triton': ('unpack', 'weigh', 'resize', 'look_up', 'transform', 'mix_normalize_erase'),
             'fractal.render_triton': ('render_lanes',),
         }.items():
             module = pytest.importorskip(f'timm_fractal.{kind}', reason='there is no Triton for this machine')
             for name in names:
                 setattr(Kernels, name, staticmethod(with_inner(getattr(module, name))))
 
-    def triton_kernels(device, name='augment.ops_triton'):
+    def triton_kernels(device, name='augment.kernels_triton'):
         return found if device.type == 'cuda' else None
 
     monkeypatch.setattr(_device, 'triton_kernels', triton_kernels)
@@ -229,7 +229,7 @@ def test_a_real_gpu_gets_what_the_cpu_gets_and_nothing_waits_for_it(name, case):
 @GPU
 def test_the_kernels_run_on_this_gpu(caplog):
     _device._triton_kernels.cache_clear()
-    for name in ('augment.ops_triton', 'fractal.render_triton'):
+    for name in ('augment.kernels_triton', 'fractal.render_triton'):
         assert _device.triton_kernels(torch.device('cuda', 0), name) is not None, caplog.text
 
 

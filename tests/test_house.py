@@ -53,10 +53,6 @@ def _is_module(room, rest):
     return room in ROOMS and (path.with_suffix('.py').is_file() or path.is_dir())
 
 
-# The kernels' name is a default there, and its callers have yet to say which kernels they ask for.
-KNOWN = {('_utils', 'augment', '_utils/device.py')}
-
-
 def all_imports():
     """Every import of one room by another: both rooms, and the file."""
     found = set()
@@ -64,7 +60,7 @@ def all_imports():
         if path.parent == PACKAGE and path.stem in ('__init__', '__main__'):
             continue
         found |= {(room, name, path.relative_to(PACKAGE).as_posix()) for room, name in imports(path)}
-    return found - KNOWN
+    return found
 
 
 def test_imports_point_downwards():

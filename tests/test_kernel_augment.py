@@ -12,12 +12,14 @@ from timm.data import FastCollateMixup
 from timm_fractal import augment
 from timm_fractal._utils import device as _device
 from timm_fractal._utils.device import Upload
-from timm_fractal.augment import Evaluate, Mix, MixParams, Train, TrainParams, mega_batch, normalize
+from timm_fractal.augment import Evaluate, Mix, MixParams, Train, TrainParams, normalize
+from timm_fractal.augment import batch as _batch
+from timm_fractal.augment.batch import Layers, Output
 from timm_fractal.augment.erasing import ERASING_MODES, EraseParams
-from timm_fractal.augment.mega_batch import Finish, Layers
-from timm_fractal.augment.ops import MATRICES, NAMES, TABLES, Pipeline
 from timm_fractal.augment.policy import Layer
+from timm_fractal.augment.reference import NAMES, apply_layer
 from timm_fractal.augment.resample import Crop
+from timm_fractal.augment.tables import LUTS, MATRICES
 from timm_fractal.fractal.canvas import unpack
 
 from .paper import AUGMENTATION, HALF
@@ -36,19 +38,21 @@ from .test_augment import (
 CPU = torch.device('cpu')
 NEW_PILLOW = int(PIL.__version__.split('.')[0]) >= 13
 
+KERNELS = 'timm_fractal.augment.kernels_triton'
+
 
 @pytest.fixture(params=['numba', 'triton'])
 def kernels(request, monkeypatch):
     """They do the work, on the device beside them."""
-    module = pytest.importorskip(f'timm_fractal.augment.ops_{request.param}', reason='not on this machine')
-    monkeypatch.setattr(mega_batch, 'kernels', lambda device: module)
+    module = pytest.importorskip(f'timm_fractal.augment.kernels_{request.param}', reason='not on this machine')
+    monkeypatch.setattr(_batch, 'kernels', lambda device: module)
     on_gpu = request.param == 'triton' and torch.cuda.is_available()
     return module, torch.device('cuda' if on_gpu else 'cpu')
 
 
 @pytest.fixture
 def triton():
-    return pytest.importorskip('timm_fractal.augment.ops_triton', reason='there is no Triton for this machine')
+    return pytest.importorskip('timm_fractal.augment.kernels_triton', reason='there is no Triton for this machine')
 
 
 @pytest.fixture(scope='module')
@@ -62,12 +66,12 @@ def test_the_kernels_are_right_here(triton):
     triton.check(torch.device('cuda' if torch.cuda.is_available() else 'cpu'))
 
 
-@pytest.mark.parametrize('name', ['unpack', 'resize', 'levels', 'move', 'finish', 'targets'])
+@pytest.mark.parametrize('name', ['unpack', 'resize', 'look_up', 'transform', 'mix_normalize_erase'])
 def test_a_wrong_kernel_is_noticed(name, triton, monkeypatch):
     right = getattr(triton, name)
 
     def wrong(*arguments):
-        result = None if name in ('resize', 'levels', 'move') else right(*arguments)
+        result = None if name in ('resize', 'look_up', 'transform') else right(*arguments)
         return result if result is None else torch.zeros_like(result)
 
     monkeypatch.setattr(triton, name, wrong)
@@ -131,7 +135,7 @@ def test_evaluation(images, kernels, monkeypatch):
     """A window of what is resized."""
     evaluate = Evaluate((24, 20), crop_pct=0.8, interpolation='bicubic')
     got = evaluate.apply(to_batch(images['colour'], 2).to(kernels[1])).cpu()
-    monkeypatch.setattr(mega_batch, 'kernels', lambda device: None)
+    monkeypatch.setattr(_batch, 'kernels', lambda device: None)
     plain = evaluate.apply(to_batch(images['colour'], 2))
     assert (got.int() - plain.int()).abs().max() <= 1 and (got != plain).float().mean() < 0.01
 
@@ -147,16 +151,16 @@ def apply_layers(batch, layers, fill, module, device):
 
 
 @pytest.mark.parametrize('kind', ['gray', 'colour', 'drawing'])
-@pytest.mark.parametrize('name', [*TABLES, 'Color', 'Sharpness', 'GaussianBlur'])
+@pytest.mark.parametrize('name', [*LUTS, 'Color', 'Sharpness', 'GaussianBlur'])
 def test_operations_without_interpolation_are_those_of_torch(images, name, kind, kernels):
     """Tolerance: none."""
     arguments = np.array(ARGUMENTS[name], float)
     batch = to_batch(images[kind], len(arguments))
     batch[-1] = 77
     layer = Layer(np.full(len(arguments), NAMES.index(name)), arguments, np.ones(len(arguments), bool))
-    expected = Pipeline(batch.clone(), (128,) * batch.shape[1])
-    expected.apply(*layer)
-    assert torch.equal(apply_layers(batch, [layer], (128,) * batch.shape[1], *kernels), expected.finish())
+    expected, fill = batch.clone(), (128,) * batch.shape[1]
+    apply_layer(expected, fill, *layer)
+    assert torch.equal(apply_layers(batch, [layer], fill, *kernels), expected)
 
 
 @pytest.mark.slow
@@ -187,30 +191,26 @@ def test_every_image_has_operations_of_its_own(images, kind, kernels):
         layers.append(Layer(numbers, np.full(12, 0.7), np.zeros(12, bool), 5))
     batch = to_batch(images[kind], 12)
     fill = (9,) * batch.shape[1]
-    expected = Pipeline(batch.clone(), fill)
+    expected = batch.clone()
     for layer in layers:
-        expected.apply(*layer)
-    assert torch.equal(apply_layers(batch, layers, fill, *kernels), expected.finish())
+        apply_layer(expected, fill, *layer)
+    assert torch.equal(apply_layers(batch, layers, fill, *kernels), expected)
 
 
-def finished(kernels, batch, sizes, mixed, erased, mode='const', mean=IMAGENET, dtype=torch.float32):
-    """What `Finish` makes of images that lie in any order of rows."""
+def make_output(kernels, batch, sizes, mixed, erased, mode='const', mean=IMAGENET, dtype=torch.float32):
+    """What `Output` makes of images that lie in any order of rows: images and targets of each batch."""
     module, device = kernels
     upload = Upload()
     order = np.random.default_rng(0).permutation(len(batch)).astype(np.int32)
-    finish = Finish(upload, order, sizes, mixed, erased, mode)
+    output = Output(upload, order, sizes, mixed, erased, mode, (np.arange(len(batch)) % 5, 5, 0.1))
     upload.send(device)
     rows = torch.empty_like(batch)
     rows[order] = batch
     levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
     table = normalize(levels, mean, (0.2, 0.3, 0.5), dtype).view(3, 256).to(device)
     starts = np.cumsum([0, *sizes]).tolist()
-    labels = torch.arange(len(batch), device=device) % 5
     return [
-        (
-            finish.run(module, rows.to(device), table, start, size).cpu(),
-            finish.targets(module, labels, 5, 0.1, start, size).cpu(),
-        )
+        (output.images(module, rows.to(device), table, start, size).cpu(), output.targets(start, size).cpu())
         for start, size in zip(starts, sizes)
     ]
 
@@ -222,7 +222,7 @@ def test_mixing_and_normalizing_are_those_of_torch(channels, dtype, kernels):
     batch = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     sizes = [4, 2, 4, 2]
     mixed = [MixParams(0.5, None), MixParams(0.937, None), MixParams(0.4, (3, 17, 0, 9)), MixParams(0.3, (0, 0, 0, 0))]
-    got = finished(kernels, batch, sizes, mixed, None, dtype=dtype)
+    got = make_output(kernels, batch, sizes, mixed, None, dtype=dtype)
     mix = Mix(FastCollateMixup(num_classes=5, label_smoothing=0.1))
     parts = zip(torch.split(batch, sizes), torch.split(torch.arange(12) % 5, sizes), mixed)
     for (images, target), (part, labels, params) in zip(got, parts, strict=True):
@@ -245,7 +245,7 @@ def test_blocks_are_erased(mode, kernels):
         erased[part] = True
         wanted[part] = torch.from_numpy(color[image, block]).float()[:, None, None] if mode == 'rand' else 0
     params = EraseParams(boxes, color, 2**62 + 3)
-    (first, _), (second, _) = finished(kernels, batch, [4, 2], None, params, mode)
+    (first, _), (second, _) = make_output(kernels, batch, [4, 2], None, params, mode)
     got = torch.cat([first, second])
     assert torch.equal(got[~erased], wanted[~erased])
     if mode == 'pixel':
@@ -258,7 +258,7 @@ def test_blocks_are_erased(mode, kernels):
         few = got[1, :, 10:30, 10:30].flatten(1).numpy()
         assert np.abs(np.corrcoef(few)[~np.eye(3, dtype=bool)]).max() < 0.2
         again, other = (
-            torch.cat([part for part, _ in finished(kernels, batch, [4, 2], None, params._replace(seed=seed), mode)])
+            torch.cat([part for part, _ in make_output(kernels, batch, [4, 2], None, params._replace(seed=seed), mode)])
             for seed in (2**62 + 3, 4)
         )
         assert torch.equal(again, got) and not torch.equal(other, got)
@@ -274,21 +274,13 @@ def test_the_papers_augmentation(images, name, kernels, monkeypatch):
     batch = to_batch(images[name], count)
     params = train.make_params(count, *batch.shape[2:], torch.Generator().manual_seed(1))
     got = train.apply(batch.to(kernels[1]), params).cpu()
-    monkeypatch.setattr(mega_batch, 'kernels', lambda device: None)
+    monkeypatch.setattr(_batch, 'kernels', lambda device: None)
     difference = (got.int() - train.apply(batch, params).int()).abs()
     assert got.float().std() > 20 and difference.max() <= 8 and (difference > 0).float().mean() < 0.01
 
 
-@pytest.fixture
-def gpus(monkeypatch):
-    """GPUs that are chosen, by the check alone."""
-    monkeypatch.setattr(_device, '_checked', {})
-    monkeypatch.setattr(_device, '_failures', _device.Counter())
-    monkeypatch.setattr(torch.cuda, 'device', lambda device: torch.no_grad())
-    monkeypatch.setattr(torch.cuda, 'current_device', lambda: 0)
-
-
-def test_a_machine_without_kernels_is_told_once(gpus, triton, monkeypatch, caplog):
+def test_a_machine_without_kernels_is_told_once(triton, monkeypatch, caplog):
+    """Also where another thread or loader asks again."""
     calls = []
 
     def broken(device):
@@ -296,29 +288,19 @@ def test_a_machine_without_kernels_is_told_once(gpus, triton, monkeypatch, caplo
         raise RuntimeError('no compiler')
 
     monkeypatch.setattr(triton, 'check', broken)
+    monkeypatch.setattr(torch.cuda, 'device', lambda device: torch.no_grad())
+    monkeypatch.setattr(torch.cuda, 'current_device', lambda: 0)
+    _device._triton_kernels.cache_clear()
     gpu = torch.device('cuda')
-    assert all(_device.triton_kernels(device) is None for device in [torch.device('cuda', 0), *[gpu] * 5])
+    assert all(_device.triton_kernels(device, KERNELS) is None for device in [torch.device('cuda', 0), *[gpu] * 5])
     assert [record.message for record in caplog.records] == [
         "the Triton kernels do not run on cuda:0, torch does their work in more time: RuntimeError('no compiler')"
     ]
-    assert calls == [torch.device('cuda', 0)] * 3
-
-
-def test_a_check_that_failed_for_a_while_is_tried_again(gpus, triton, monkeypatch, caplog):
-    errors = [torch.OutOfMemoryError('CUDA out of memory'), None]
-
-    def check(device):
-        if error := errors.pop(0):
-            raise error
-
-    monkeypatch.setattr(triton, 'check', check)
-    gpu = torch.device('cuda')
-    assert _device.triton_kernels(gpu) is None
-    assert _device.triton_kernels(gpu) is triton and _device.triton_kernels(gpu) is triton
-    assert _device.triton_kernels(torch.device('cpu')) is None
-    assert 'out of memory' in caplog.messages[0] and caplog.messages[1:] == [
-        'the Triton kernels run on cuda:0 after all'
-    ]
+    assert calls == [torch.device('cuda', 0)]
+    _device._triton_kernels.cache_clear()
+    monkeypatch.setattr(triton, 'check', calls.append)
+    assert _device.triton_kernels(gpu, KERNELS) is triton and _device.triton_kernels(CPU, KERNELS) is None
+    _device._triton_kernels.cache_clear()
 
 
 def test_gray_images_become_coloured_where_a_colour_is_filled_in(images, kernels):
@@ -333,7 +315,7 @@ def test_gray_images_become_coloured_where_a_colour_is_filled_in(images, kernels
 @pytest.mark.parametrize('threads', [1, 3])
 def test_threads_share_the_images(threads, images):
     """Not a whole number of images for each."""
-    assert mega_batch.kernels(CPU).__name__.endswith('ops_numba')
+    assert _batch.kernels(CPU).__name__.endswith('kernels_numba')
     train = Train(20, **AUGMENTATION)
     batch = to_batch(images['colour'], 7)
     params = train.make_params(7, *batch.shape[2:], torch.Generator().manual_seed(1))
@@ -347,12 +329,12 @@ def test_threads_share_the_images(threads, images):
 
 
 def test_without_numba_torch_does_the_work(monkeypatch, caplog):
-    monkeypatch.setitem(sys.modules, 'timm_fractal.augment.ops_numba', None)
-    monkeypatch.delattr(augment, 'ops_numba', raising=False)
-    mega_batch._numba_kernels.cache_clear()
+    monkeypatch.setitem(sys.modules, 'timm_fractal.augment.kernels_numba', None)
+    monkeypatch.delattr(augment, 'kernels_numba', raising=False)
+    _batch._numba_kernels.cache_clear()
     train = Train(20, **AUGMENTATION)
     batch = torch.zeros(2, 1, 30, 30, dtype=torch.uint8)
     params = train.make_params(2, 30, 30, torch.Generator().manual_seed(1))
-    assert mega_batch.kernels(CPU) is None and train.apply(batch, params).shape == (2, 1, 20, 20)
+    assert _batch.kernels(CPU) is None and train.apply(batch, params).shape == (2, 1, 20, 20)
     assert [message[:39] for message in caplog.messages] == ['the numba kernels cannot be used, torch']
-    mega_batch._numba_kernels.cache_clear()
+    _batch._numba_kernels.cache_clear()

@@ -36,10 +36,6 @@ def commands(page):
     return [line.partition('  #')[0].strip() for line in text.splitlines() if line.strip()]
 
 
-def test_the_readme_is_read_in_two_minutes():
-    assert len(README.split()) <= 800
-
-
 def test_tables_of_options_are_those_of_the_specifications():
     """Each default, range and word: the whole tables."""
     page = options.PAGE.read_text()

@@ -6,14 +6,13 @@ refused with an error that names it (`UnknownTimm`); everything else goes on.
 
 import functools
 import json
-import random
-import types
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 #: Versions of timm that every name here and in `timm_fractal.plugin` was checked with.
 CHECKED = ('1.0.12', '1.0.20', '1.0.31')
@@ -21,8 +20,6 @@ CHECKED = ('1.0.12', '1.0.20', '1.0.31')
 #: Names that are read, and what for.
 READ = {
     'timm.models._hub.save_config_for_hf': 'config.json of exported weights; save_for_hf is not in all versions',
-    'timm.data.auto_augment._LEVEL_DENOM': 'the highest magnitude of an operation that names none',
-    'timm.data.auto_augment._randomly_negate': 'the sign of an argument, which the device loader samples itself',
     'timm.data.auto_augment.AugmentOp': 'an operation of RandAugment or AutoAugment: its attributes',
     'timm.data.auto_augment.RandAugment': 'ops, num_layers, choice_weights',
     'timm.data.auto_augment.AutoAugment': 'policy',
@@ -30,7 +27,6 @@ READ = {
     'timm.data.distributed_sampler.RepeatAugSampler': '--aug-repeats',
     'timm.data.loader.adapt_to_chs': 'mean and std for other numbers of channels',
     'timm.data.mixup.Mixup': 'base class of FastCollateMixup, whose attributes say how to mix',
-    'timm.data.mixup.mixup_target': 'soft targets',
 }
 
 #: Names that are not in all of these versions.
@@ -78,20 +74,46 @@ def save_config(model: Any, path: Path, model_args: dict[str, Any], **more: Any)
     path.write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')
 
 
-Level = Callable[[float, dict[str, Any]], tuple[float]]
+Numbers = npt.NDArray[np.float64]
+
+
+def _between(level: Numbers, min_val: float = 0.0, max_val: float = 1.0, clamp: bool = True) -> Numbers:
+    value = min_val + (max_val - min_val) * level
+    return value.clip(min_val, max_val) if clamp else value
+
+
+# timm's highest magnitude, of operations that name none.
+_TEN = 10.0
+
+#: timm's functions from a magnitude to an argument by name, vectorized: of magnitudes / 10, signs (1 or -1), where timm
+#: samples one, and timm's hparams. Compared with timm's own in a test.
+LEVELS: dict[str, Callable[..., Numbers]] = {
+    '_rotate_level_to_arg': lambda level, sign, hparams: sign * (level * 30),
+    '_enhance_level_to_arg': lambda level, sign, hparams: level * 1.8 + 0.1,
+    '_enhance_increasing_level_to_arg': lambda level, sign, hparams: np.maximum(0.1, 1 + sign * (level * 0.9)),
+    '_minmax_level_to_arg': lambda level, sign, hparams, **options: _between(level, **options),
+    '_shear_level_to_arg': lambda level, sign, hparams: sign * (level * 0.3),
+    '_translate_abs_level_to_arg': lambda level, sign, hparams: sign * (level * float(hparams['translate_const'])),
+    '_translate_rel_level_to_arg': lambda level, sign, hparams: sign * (level * hparams.get('translate_pct', 0.45)),
+    '_posterize_level_to_arg': lambda level, sign, hparams: np.trunc(level * 4),
+    '_posterize_increasing_level_to_arg': lambda level, sign, hparams: 4 - np.trunc(level * 4),
+    '_posterize_original_level_to_arg': lambda level, sign, hparams: np.trunc(level * 4) + 4,
+    '_solarize_level_to_arg': lambda level, sign, hparams: np.minimum(256, np.trunc(level * 256)),
+    '_solarize_increasing_level_to_arg': lambda level, sign, hparams: 256 - np.minimum(256, np.trunc(level * 256)),
+    '_solarize_add_level_to_arg': lambda level, sign, hparams: np.minimum(128, np.trunc(level * 110)),
+}
 
 
 class Operation(NamedTuple):
     """One operation of a policy.
 
     Attributes:
-        name: timm's name of it.
-        prob: Probability that it is applied when it is chosen.
+        name: timm's name.
+        prob: Probability to be applied if chosen.
         magnitude: Mean magnitude.
         std: Standard deviation of the magnitude; infinite for uniform from 0 to the mean.
         highest: Largest magnitude.
-        options: What ``levels`` gets beside the magnitude.
-        levels: From a magnitude to the argument, with the positive and with the negative sign; None for no argument.
+        argument: From magnitudes and signs (1 or -1) to arguments, arrays of one shape; None for no argument.
         filters: Pillow's filters that it chooses from when it resamples.
     """
 
@@ -100,8 +122,7 @@ class Operation(NamedTuple):
     magnitude: float
     std: float
     highest: float
-    options: dict[str, Any]
-    levels: tuple[Level, Level] | None
+    argument: Callable[[Numbers, Numbers], Numbers] | None
     filters: tuple[Any, ...]
 
 
@@ -112,7 +133,7 @@ class Policy(NamedTuple):
         operations: All of them.
         layers: How many are applied to an image.
         weights: Probability of each to be chosen, without replacement; None for equal ones, with replacement.
-        rows: For AutoAugment, sequences of places in ``operations``, one of which is chosen; None for RandAugment.
+        rows: For AutoAugment, sequences of indices in ``operations``, one of which is chosen; None for RandAugment.
     """
 
     operations: list[Operation]
@@ -122,15 +143,15 @@ class Policy(NamedTuple):
 
 
 def read_policy(text: str, options: dict[str, Any]) -> Policy:
-    """Let timm read a configuration string, and say what it has understood.
+    """Parse a configuration string with timm.
 
     Args:
         text: For instance ``'rand-m9-mstd0.5-inc1'``.
         options: timm's ``hparams``.
 
     Raises:
-        ValueError: The string is none of timm's.
-        UnknownTimm: What timm makes of it is not what it was.
+        ValueError: timm does not accept the string.
+        UnknownTimm: timm's objects have changed.
     """
     from timm.data import auto_augment
 
@@ -157,60 +178,22 @@ def _operation(op: Any) -> Operation:
         op.prob,
         op.magnitude,
         op.magnitude_std,
-        op.magnitude_max or find('timm.data.auto_augment._LEVEL_DENOM'),
-        op.hparams,
-        _levels(op.level_fn, op.hparams) if op.level_fn else None,
+        op.magnitude_max or _TEN,
+        _argument(op.level_fn, op.hparams) if op.level_fn else None,
         tuple(resample) if isinstance(resample, (list, tuple)) else (resample,),
     )
 
 
-def _levels(function: Any, hparams: dict[str, Any]) -> tuple[Level, Level]:
-    """One of timm's functions from a magnitude to arguments, with the sign that it samples given.
+def _argument(function: Any, hparams: dict[str, Any]) -> Callable[[Numbers, Numbers], Numbers]:
+    """Vectorize a function from a magnitude to arguments, with the sign as an input.
 
     Raises:
-        UnknownTimm: It samples anything else, or from another place: the global generators would be used in silence.
+        UnknownTimm: The function is not in `LEVELS`: it could sample from the global generators.
     """
-    from timm.data import auto_augment
-
     partial = function if isinstance(function, functools.partial) else functools.partial(function)
-    plus = minus = partial
-    # Those of this package sample no sign.
-    if partial.func.__module__ == auto_augment.__name__:
-        scopes = [_scope(sign) for sign in (1, -1)]
-        plus, minus = (
-            functools.partial(scope[partial.func.__name__], *partial.args, **partial.keywords) for scope in scopes
-        )
-    results = [functools.partial(signed, level, hparams) for level in (0.0, 5.0, 10.0) for signed in (plus, minus)]
-    if not all(map(_is_determined, results)):
-        raise UnknownTimm(f'timm.data.auto_augment.{partial.func.__name__} samples more than a sign')
-    if any(len(result()) > 1 for result in results):
-        raise UnknownTimm(f'{partial.func.__name__} gives several arguments')
-    return plus, minus
-
-
-def _is_determined(call: Callable[[], object]) -> bool:
-    """Whether a call leaves the global generators alone; if not, they are put back.
-
-    Other threads may use them meanwhile: a call that samples does so every time.
-    """
-    first = random.getstate(), np.random.get_state()
-    for _ in range(10):
-        before = random.getstate(), repr(np.random.get_state())
-        call()
-        if (random.getstate(), repr(np.random.get_state())) == before:
-            return True
-    random.setstate(first[0])
-    np.random.set_state(first[1])
-    return False
-
-
-@functools.cache
-def _scope(sign: int) -> dict[str, Any]:
-    """The functions of timm.data.auto_augment, with the sign that ``_randomly_negate`` samples given."""
-    find('timm.data.auto_augment._randomly_negate')
-    module = import_module('timm.data.auto_augment')
-    scope: dict[str, Any] = {**vars(module), '_randomly_negate': lambda value: sign * value, 'random': None}
-    for name, value in vars(module).items():
-        if isinstance(value, types.FunctionType) and value.__module__ == module.__name__ and name != '_randomly_negate':
-            scope[name] = types.FunctionType(value.__code__, scope, name, value.__defaults__, value.__closure__)
-    return scope
+    name, module = partial.func.__name__, partial.func.__module__
+    if module.startswith('timm_fractal.'):
+        return lambda magnitude, sign: np.asarray(partial(magnitude, hparams)[0])
+    if module != 'timm.data.auto_augment' or name not in LEVELS:
+        raise UnknownTimm(f'the level function {module}.{name}')
+    return lambda magnitude, sign: LEVELS[name](magnitude / _TEN, sign, hparams, *partial.args, **partial.keywords)

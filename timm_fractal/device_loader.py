@@ -23,8 +23,8 @@ from torch.utils.data import BatchSampler, DistributedSampler, Sampler, Sequenti
 from ._timm_private import find
 from ._utils import device as _device
 from ._utils.device import Batch, Upload, prefetch, to_device
+from .augment.batch import Output
 from .augment.erasing import Erase, EraseParams
-from .augment.mega_batch import Finish
 from .augment.mixup import Mix, MixParams, check_even
 from .augment.policy import refuse
 from .augment.transforms import Evaluate, Train, create_augment, normalize, run
@@ -35,12 +35,12 @@ from .fractal.render import render, render_on
 
 _logger = logging.getLogger(__name__)
 
-# Images that are augmented at once, in whole batches, at least one. On the CPU they should fit into the cache;
-# elsewhere more of them hardly take longer, as long as there is room.
+# Images in a mega-batch, which is whole batches, at least one. On the CPU they should fit into the cache; on a GPU more
+# images hardly take longer, while there is memory.
 _AT_ONCE = {'cpu': 32}
-_AT_ONCE_ELSEWHERE = 2048
+_AT_ONCE_GPU = 2048
 _BYTES_AT_ONCE = 2**29
-# So many images have crops and operations of every kind.
+# Enough images to have crops and operations of every kind.
 _COMPILED_WITH = 64
 
 # Arguments of timm's factory that say how processes work on PIL images.
@@ -182,7 +182,7 @@ class DeviceLoader:
         self._normalized = normalize(all_levels, mean, std, img_dtype).view(len(mean), 256)
         image = math.prod(self._shape)
         #: Images that are augmented at once, in whole batches, at least one: a mega-batch.
-        self.at_once = min(_AT_ONCE.get(device.type, _AT_ONCE_ELSEWHERE), _bytes_at_once(device) // image)
+        self.at_once = min(_AT_ONCE.get(device.type, _AT_ONCE_GPU), _bytes_at_once(device) // image)
         #: The last epoch, and the number of passes over it.
         self._passed = -1, 0
         if hasattr(self.sampler, 'set_epoch'):
@@ -255,13 +255,17 @@ class DeviceLoader:
         if kernels is None:
             images = self._stored(numbers) if rendered is None else rendered
             images = augment.apply(images, params)
-            return self._finish(images, to_device(labels, self.device), sizes, mixed, erased)
+            return self._by_torch(images, to_device(labels, self.device), sizes, mixed, erased)
 
         upload = Upload()
         places = [upload.add(values) for values in (numbers, labels)]
         direct = None if table is None or self._images.spec.is_packed else _channels_first(table)
         resize, layers = augment.record(upload, params, np.arange(count) if direct is None else numbers, shape)
-        finish = Finish(upload, layers.rows, sizes, mixed, erased, self.erase.mode if self.erase else 'const')
+        mode = self.erase.mode if self.erase else 'const'
+        targets = None
+        if self.mix is not None:
+            targets = labels, self.mix.collate.num_classes, self.mix.collate.label_smoothing
+        output = Output(upload, layers.rows, sizes, mixed, erased, mode, targets)
         upload.send(self.device)
         with _device.on(self.device):
             if rendered is not None:
@@ -271,22 +275,17 @@ class DeviceLoader:
             else:
                 images = kernels.unpack(table, upload[places[0]], self._levels)[..., :width]
             images = run(kernels, resize, layers, images)
-        return self._finished(kernels, finish, images, upload[places[1]], sizes)
+        return self._by_kernels(kernels, output, images, upload[places[1]], sizes)
 
-    def _finished(
-        self, kernels: Any, finish: Finish, images: Tensor, labels: Tensor, sizes: list[int]
+    def _by_kernels(
+        self, kernels: Any, output: Output, images: Tensor, labels: Tensor, sizes: list[int]
     ) -> Iterator[Batch]:
-        """Finish one batch after the other, each when it is asked for: only what is in use takes memory."""
+        """Mix, normalize and erase one batch at a time, when it is asked for: only batches in use take memory."""
         begin = 0
         for size in sizes:
-            part = begin, size
             with _device.on(self.device):
-                batch = finish.run(kernels, images, self._normalized, *part)
-                if self.mix is None:
-                    target = labels[begin : begin + size]
-                else:
-                    collate = self.mix.collate
-                    target = finish.targets(kernels, labels, collate.num_classes, collate.label_smoothing, *part)
+                batch = output.images(kernels, images, self._normalized, begin, size)
+                target = labels[begin : begin + size] if self.mix is None else output.targets(begin, size)
             yield batch, target
             begin += size
 
@@ -327,7 +326,7 @@ class DeviceLoader:
             images = render_on(self.device, systems, path, keys, spec.size, spec.patch)[0]
         return images[:, None]
 
-    def _finish(
+    def _by_torch(
         self,
         images: Tensor,
         labels: Tensor,
@@ -335,6 +334,7 @@ class DeviceLoader:
         mixed: list[MixParams] | None,
         erased: EraseParams | None,
     ) -> Iterable[Batch]:
+        """Mix, normalize and erase a mega-batch."""
         targets: Sequence[Tensor] = torch.split(labels, sizes)
         if self.mix is not None and mixed is not None:
             parts = zip(torch.split(images, sizes), targets, mixed)

@@ -4,8 +4,7 @@ import contextlib
 import functools
 import importlib
 import logging
-import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import ModuleType
@@ -23,8 +22,6 @@ Batch = tuple[Tensor, Tensor]
 # Batches that are prefetched: a mega-batch takes longer to make than one batch is in use.
 _BYTES_READY = 2**29
 _LEAST_READY, _MOST_READY = 2, 8
-# How often kernels are checked that fail: memory may be short for a while.
-_ATTEMPTS = 3
 # Where arrays may begin, in bytes: kernels are compiled for this alignment alone.
 _ALIGNED = 16
 
@@ -84,44 +81,29 @@ def on(device: torch.device) -> Any:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory of a GPU that nobody uses."""
+    """Free GPU memory."""
     return int(torch.cuda.mem_get_info(device)[0])
 
 
-def triton_kernels(device: torch.device, name: str = 'augment.ops_triton') -> ModuleType | None:
-    """Return the Triton kernels in ``timm_fractal.{name}``; None if they do not run, or fail their check, here."""
+def triton_kernels(device: torch.device, name: str) -> ModuleType | None:
+    """Return the Triton kernels in a module of this name; None if they do not run, or fail their check, here."""
     if device.type != 'cuda':
         return None
-    index = torch.cuda.current_device() if device.index is None else device.index
-    key = index, name
-    with _lock:
-        if key not in _checked and _failures[key] < _ATTEMPTS:
-            _check(torch.device('cuda', index), name)
-    return _checked.get(key)
+    return _triton_kernels(torch.cuda.current_device() if device.index is None else device.index, name)
 
 
-_lock = threading.Lock()
-_checked: dict[tuple[int, str], ModuleType] = {}
-_failures: Counter[tuple[int, str]] = Counter()
-
-
-def _check(device: torch.device, name: str) -> None:
-    key = device.index, name
+@functools.cache
+def _triton_kernels(index: int, name: str) -> ModuleType | None:
+    device = torch.device('cuda', index)
     try:
-        kernels = importlib.import_module(f'timm_fractal.{name}')
+        kernels = importlib.import_module(name)
         with torch.cuda.device(device):
             kernels.check(device)
     except Exception as error:
-        # No Triton, no compiler, a GPU that is too old, ...: torch's own operations do the same. Or no memory just now.
-        if not _failures[key]:
-            _logger.warning(
-                'the Triton kernels do not run on %s, torch does their work in more time: %r', device, error
-            )
-        _failures[key] += 1
-    else:
-        _checked[key] = kernels
-        if _failures[key]:
-            _logger.warning('the Triton kernels run on %s after all', device)
+        # No Triton, no compiler, a GPU that is too old, no free memory, ...: torch's operations do the same.
+        _logger.warning('the Triton kernels do not run on %s, torch does their work in more time: %r', device, error)
+        return None
+    return kernels
 
 
 @functools.cache

@@ -19,8 +19,8 @@ class EraseParams(NamedTuple):
 
     Attributes:
         box: Top, left, height and width of each block, int64 of shape (B, blocks, 4); height 0 for none.
-        color: Of each block, float64 of shape (B, blocks, 3), standard normal.
-        seed: Where the noise of the pixels comes from.
+        color: Color of each block, float64 of shape (B, blocks, 3), standard normal.
+        seed: Seed of the pixels' noise.
     """
 
     box: npt.NDArray[np.int64]
@@ -32,12 +32,12 @@ class Erase:
     """timm's random erasing: boxes of normalized images become 0, one random color each, or noise.
 
     Args:
-        prob: Probability that something of an image is erased.
-        mode: ``'const'`` is 0, ``'rand'`` a color, ``'pixel'`` noise; all of it standard normal.
+        prob: Probability to erase boxes of an image.
+        mode: ``'const'`` for 0, ``'rand'`` for a color, ``'pixel'`` for noise; colors and noise are standard normal.
         count: Largest number of boxes in an image, at least 1; they share the area.
 
     Raises:
-        ValueError: An unknown mode, or a number out of range.
+        ValueError: Unknown mode, or a number out of range.
 
     Examples:
         >>> erase = Erase(1.0, 'pixel')
@@ -46,7 +46,7 @@ class Erase:
         True
     """
 
-    #: Area of all boxes of an image relative to it, and range of their aspect ratio (height / width).
+    #: Ranges of the total area of the boxes, relative to the image, and of their aspect ratio (height / width).
     area: Pair = (0.02, 1 / 3)
     ratio: Pair = (0.3, 1 / 0.3)
 
@@ -60,7 +60,7 @@ class Erase:
         self.prob, self.mode, self.count = prob, mode, count
 
     def make_params(self, count: int, height: int, width: int, generator: torch.Generator) -> EraseParams:
-        """Sample what is erased of each of ``count`` images of this height and width."""
+        """Sample the boxes of ``count`` images of this height and width."""
         rng = numpy_generator(generator)
         number = np.where(rng.random(count) <= self.prob, rng.integers(1, self.count + 1, count), 0)
         total = np.repeat(height * width / number.clip(1), self.count)
@@ -73,10 +73,10 @@ class Erase:
         return EraseParams(box, rng.standard_normal((count, self.count, 3)), int(rng.integers(2**63 - 1)))
 
     def apply(self, images: Tensor, params: EraseParams) -> Tensor:
-        """Erase, in place, from images (B, C, H, W) of floating point that have been normalized; they are returned.
+        """Erase boxes of normalized images (B, C, H, W), in place, and return the images.
 
-        The boxes and colors are the same on every device; noise is sampled on the device, from the seed. Raises
-        ValueError for images of whole numbers.
+        Boxes and colors are the same on every device; noise is sampled on the device, from the seed. Raises ValueError
+        for images of integers.
         """
         if not images.is_floating_point():
             raise ValueError(f'images must be normalized before something is erased, got {images.dtype}')
@@ -89,7 +89,7 @@ class Erase:
             top, left, high, wide = box.T[..., None, None, None]
             inside = ((row >= top) & (row < top + high) & (column >= left) & (column < left + wide)).expand_as(images)
             if self.mode == 'pixel':
-                # As many numbers as pixels: the array on the CPU says how many, so that the device need not.
+                # As many numbers as erased pixels; counted on the CPU, so as not to wait for the device.
                 count = channels * int(params.box[:, block, 2:].prod(1).sum())
                 pixels = torch.empty(count, dtype=images.dtype, device=images.device).normal_(generator=noise)
                 images.masked_scatter_(inside, pixels)

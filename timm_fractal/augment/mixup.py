@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._timm_private import find
+from .._utils.device import to_device
 from .policy import refuse
 from .sampling import numpy_generator
 
@@ -17,8 +17,8 @@ class MixParams(NamedTuple):
     """What `Mix.make_params` samples for a batch.
 
     Attributes:
-        lam: Mixing coefficient lambda: of each image's own label; with no box also of its own pixels.
-        box: First and last + 1 row, first and last + 1 column of what is pasted from another image; None for mixup.
+        lam: Mixing coefficient: weight of each image's own label and, without a box, of its own pixels.
+        box: Top, bottom, left and right of the box that is pasted from another image; None for mixup.
     """
 
     lam: float
@@ -29,11 +29,11 @@ class Mix:
     """Mixup and cutmix of a batch with itself in reverse order, and labels to match.
 
     Args:
-        collate: timm's ``FastCollateMixup``, or a ``Mixup``; its attributes are read for every batch, ``mixup_enabled``
-            among them.
+        collate: timm's ``FastCollateMixup`` or ``Mixup``; its attributes, such as ``mixup_enabled``, are read for every
+            batch.
 
     Raises:
-        ValueError: It mixes pairs or elements.
+        ValueError: Its mode is not ``'batch'``, or it is for several labels per image.
 
     Examples:
         >>> from timm.data import FastCollateMixup
@@ -52,7 +52,7 @@ class Mix:
         self.collate = collate
 
     def make_params(self, height: int, width: int, generator: torch.Generator) -> MixParams:
-        """Sample how a batch of images of this height and width is mixed; the distribution is timm's."""
+        """Sample how to mix a batch of images of this height and width, with timm's distribution."""
         mixup, rng = self.collate, numpy_generator(generator)
         if not mixup.mixup_enabled or rng.random() >= mixup.mix_prob:
             return MixParams(1.0, None)
@@ -72,11 +72,11 @@ class Mix:
         Args:
             images: uint8 of shape (B, C, H, W), B even.
             labels: int64 of shape (B,).
-            params: What `make_params` has sampled.
+            params: From `make_params`.
 
         Returns:
-            Images, uint8 of the same shape, to whole levels, and targets, float32 of shape (B, classes), with label
-            smoothing. The images are new, or those that came in if nothing is mixed.
+            Images, uint8 of the same shape, and targets, float32 of shape (B, classes), with label smoothing. The
+            images are a new tensor, or ``images`` itself if nothing is mixed.
 
         Raises:
             ValueError: The number of images is odd.
@@ -90,28 +90,67 @@ class Mix:
             images = mixed
         elif lam != 1:
             images = (images.float() * lam + images.flip(0).float() * (1 - lam)).round_().to(torch.uint8)
-        mixup = self.collate
-        target: Tensor = find('timm.data.mixup.mixup_target')(labels, mixup.num_classes, lam, mixup.label_smoothing)
-        return images, target
+        classes, smoothing = self.collate.num_classes, self.collate.label_smoothing
+        both = to_device(torch.tensor([[lam, 1 - lam]]), labels.device)
+        return images, fill_targets(soft_targets(labels, labels.flip(0), both, classes, smoothing), classes)
+
+
+class SoftTargets(NamedTuple):
+    """Targets with at most two labels each.
+
+    Attributes:
+        labels: Both labels, int64 of shape (B, 2).
+        values: Targets of these, float32 of shape (B, 2).
+        other: Target of every other class, float32 of shape (B, 1), or (1, 1) for all.
+    """
+
+    labels: Tensor
+    values: Tensor
+    other: Tensor
+
+
+def soft_targets(labels: Tensor, partners: Tensor, lam: Tensor, classes: int, smoothing: float) -> SoftTargets:
+    """Mix labels, rounded as timm's ``mixup_target`` rounds.
+
+    Args:
+        labels: int64 of shape (B,).
+        partners: The labels that they are mixed with.
+        lam: Mixing coefficient and 1 minus it, float32 of shape (B, 2), or (1, 2) for all.
+        classes: Number of classes.
+        smoothing: Label smoothing.
+    """
+    off = smoothing / classes
+    on = 1 - smoothing + off
+    weights = torch.stack([on * lam, off * lam], 2)
+    # For classes that are both labels, the own one only, the partner's only, and neither.
+    values = (weights[:, 0, :, None] + weights[:, 1, None]).flatten(1)
+    chosen = torch.where((labels == partners)[:, None], values[:, :1], values[:, 1:3])
+    return SoftTargets(torch.stack([labels, partners], 1), chosen, values[:, 3:])
+
+
+def fill_targets(targets: SoftTargets, classes: int) -> Tensor:
+    """Make the full targets, float32 of shape (B, classes)."""
+    result = targets.other.expand(len(targets.labels), classes).clone(memory_format=torch.contiguous_format)
+    return result.scatter_(1, targets.labels, targets.values)
 
 
 def check_even(count: int) -> None:
-    """Raise ValueError if so many images cannot be mixed with themselves in reverse order."""
+    """Raise ValueError if a batch of ``count`` images cannot be mixed with itself in reverse order."""
     if count % 2:
         raise ValueError(f'the number of images must be even to mix them, got {count}: use an even batch size')
 
 
 def _sample_box(height: int, width: int, lam: float, minmax: Any, rng: np.random.Generator) -> Box:
-    """Sample first and last + 1 row, first and last + 1 column of what cutmix pastes."""
+    """Sample top, bottom, left and right of the box that cutmix pastes."""
     edges: list[int] = []
     for size in (height, width):
         if minmax is not None:
-            # Sides in a range, relative to the image, wherever they fit.
+            # Sides relative to the image, anywhere inside it.
             side = int(rng.integers(int(size * minmax[0]), int(size * minmax[1])))
             first = int(rng.integers(size - side))
             edges += first, first + side
         else:
-            # A center anywhere: a part of the box may lie beyond the edge.
+            # A center anywhere: the box is clipped at the edge.
             half, center = int(size * (1 - lam) ** 0.5) // 2, int(rng.integers(size))
             edges += max(0, center - half), min(size, center + half)
     return edges[0], edges[1], edges[2], edges[3]

@@ -1,4 +1,4 @@
-"""RandAugment and AutoAugment in batches: timm reads its strings, here operations and arguments are sampled."""
+"""RandAugment and AutoAugment in batches: timm parses its strings, operations and arguments are sampled here."""
 
 import math
 from collections.abc import Sequence
@@ -10,10 +10,11 @@ from PIL import Image
 
 from .._timm_private import Operation, read_policy
 from .._utils.messages import nearest
-from .ops import MATRICES, NAMES, SHAPES
+from .reference import NAMES, SHAPES
 from .sampling import Numbers
+from .tables import MATRICES
 
-#: The automatic policies that timm's strings can begin with, AugMix apart.
+#: Prefixes of timm's strings, without AugMix.
 POLICIES = ('rand', 'v0', 'v0r', 'original', 'originalr', '3a')
 
 
@@ -21,10 +22,10 @@ class Layer(NamedTuple):
     """One operation per image of a batch; arrays of shape (B,).
 
     Attributes:
-        operation: Place in `timm_fractal.augment.ops.NAMES`, -1 for none.
-        argument: What timm's operation gets: a factor, degrees, a threshold, ...
-        cubic: Whether it interpolates bicubic, for those that interpolate; if not, bilinear.
-        seed: One number, where the parameters of the warps of `timm_fractal.shape` come from.
+        operation: Index in `timm_fractal.augment.reference.NAMES`, -1 for none.
+        argument: Argument of timm's operation: a factor, degrees, a threshold, ...
+        cubic: Whether to interpolate bicubic, for geometric transforms; bilinear if not.
+        seed: Seed of the warps of `timm_fractal.shape`, one number.
     """
 
     operation: npt.NDArray[np.int64]
@@ -34,7 +35,7 @@ class Layer(NamedTuple):
 
 
 def refuse(option: str, value: Any, available: str) -> NoReturn:
-    """Raise: an option of timm is not available on a device."""
+    """Raise ValueError: an option of timm is not available on the device."""
     raise ValueError(
         f'{option}={value!r} is not available on the device ({available}): use the ordinary loader for it, '
         f'without loader=device in the name of the data set'
@@ -42,10 +43,10 @@ def refuse(option: str, value: Any, available: str) -> NoReturn:
 
 
 class Policy:
-    """RandAugment or AutoAugment, as timm understands its string.
+    """RandAugment or AutoAugment from timm's string.
 
     Attributes:
-        fill: What a warp fills in: one level, or three if it is a color.
+        fill: Fill value outside the image: one level, or three for a color.
     """
 
     def __init__(self, text: str, size: tuple[int, int], interpolation: str, mean: Sequence[float]) -> None:
@@ -68,11 +69,11 @@ class Policy:
         self.fill: tuple[int, ...] = level if warps and len(set(level)) > 1 else level[:1]
 
     def sample(self, count: int, rng: np.random.Generator) -> list[Layer]:
-        """Sample what happens to each of ``count`` images, layer by layer."""
+        """Sample the operations of ``count`` images, layer by layer."""
         if self._table is not None:
             chosen = self._table[rng.integers(len(self._table), size=count)]
         elif self._weights is not None:
-            # The largest of log(weight) + Gumbel noise: draws without replacement.
+            # The largest of log(weight) + Gumbel noise are samples without replacement.
             keys = np.log(self._weights) + rng.gumbel(size=(count, len(self._operations)))
             chosen = keys.argsort(1)[:, ::-1][:, : self._layers]
         else:
@@ -95,7 +96,7 @@ class Policy:
 
 
 class _Operation:
-    """One of timm's ``AugmentOp``s: how its arguments are distributed."""
+    """One of timm's ``AugmentOp``s: the distribution of its arguments."""
 
     def __init__(self, op: Operation, text: str) -> None:
         self.name = {'Desaturate': 'Color', 'GaussianBlurRand': 'GaussianBlur'}.get(op.name, op.name)
@@ -107,9 +108,9 @@ class _Operation:
         self.cubic = np.array([one == Image.Resampling.BICUBIC for one in op.filters])
 
     def arguments(self, uniform: Numbers, normal: Numbers, sign: Numbers) -> Numbers:
-        """Arguments made of numbers that are uniform from 0 to 1 and standard normal, arrays of one shape."""
+        """Make arguments from numbers that are uniform in [0, 1), standard normal, and uniform; arrays of one shape."""
         op = self._timm
-        if op.levels is None:
+        if op.argument is None:
             return np.zeros_like(uniform)
         if op.std == math.inf:
             magnitude = uniform * op.magnitude
@@ -117,12 +118,10 @@ class _Operation:
             magnitude = op.magnitude + op.std * normal
         else:
             magnitude = np.full_like(uniform, op.magnitude)
-        magnitude = magnitude.clip(0, op.highest)
-        pairs = zip(magnitude.tolist(), (sign > 0.5).tolist())
-        argument = np.array([op.levels[negative](level, op.options)[0] for level, negative in pairs], np.float64)
+        argument = op.argument(magnitude.clip(0, op.highest), np.where(sign > 0.5, -1.0, 1.0))
         if op.name == 'Desaturate':
             argument = (1 - argument).clip(0, 1)
         elif op.name == 'GaussianBlurRand':
-            # timm draws the radius once more, inside of its operation.
+            # timm samples the radius inside its operation.
             argument = 0.1 + (2 * argument - 0.1) * uniform
         return argument

@@ -14,14 +14,14 @@ _ATTEMPTS = 10
 
 
 def numpy_generator(generator: torch.Generator) -> np.random.Generator:
-    """Make a numpy generator from a torch one: it has more distributions, and takes less time for small arrays."""
+    """Make a numpy generator from a torch one: it has more distributions and is faster for small arrays."""
     return np.random.Generator(np.random.PCG64(int(torch.randint(2**63 - 1, (), generator=generator))))
 
 
 def sample_sides(
     total: npt.NDArray[Any], area: Pair, ratio: Pair, largest: tuple[int, int], rng: np.random.Generator
 ) -> tuple[Numbers, Numbers, npt.NDArray[np.bool_]]:
-    """Sample two sides of rectangles, whole numbers; the third array says whether one of ten samples was small enough.
+    """Sample two sides of rectangles, integers; the third array says whether one of ten samples was small enough.
 
     The product of the sides, relative to ``total``, is uniform, and so is the logarithm of their ratio.
     """

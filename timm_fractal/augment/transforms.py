@@ -1,13 +1,12 @@
 """timm's transforms for batches of images on a torch device: sample parameters, then apply them.
 
-What timm does to one PIL image after the other in its loader workers is done here to a batch of uint8 tensors on any
-device: random resized crop and flips, RandAugment and AutoAugment from timm's configuration strings, color jitter,
-random erasing, mixup and cutmix, and the transform for evaluation. The operations are Pillow's (see `resample` and
-`ops`), the order and the distributions of the parameters are timm's: its strings are read by timm itself, and
-its magnitudes become arguments in its own functions (see `policy`).
+timm transforms one PIL image at a time, in worker processes; here batches of uint8 tensors are transformed on any
+device: random resized crop and flips, RandAugment and AutoAugment from timm's configuration strings, color jitter, and
+the transform for evaluation. Pixels are Pillow's (see `resample` and `reference`); the order of the operations and the
+distributions of their parameters are timm's (see `policy`).
 
-All randomness comes from one seed, sampled from the generator that is passed in: a CPU generator gives the same
-parameters on any device. Gray images stay one channel until `normalize`.
+All randomness comes from one seed, sampled from the generator that is passed in: with a CPU generator, parameters are
+the same on every device. Gray images keep one channel until `normalize`.
 """
 
 import inspect
@@ -24,19 +23,19 @@ from torchvision.transforms import ColorJitter
 from .._utils import device as _device
 from .._utils.device import Upload, to_device
 from .._utils.messages import nearest
-from . import mega_batch
-from .mega_batch import Layers, Resize
-from .ops import NAMES, Pipeline
+from . import batch
+from .batch import Layers, Resize
 from .policy import Layer, Policy, refuse
+from .reference import NAMES, apply_layer
 from .resample import Crop, resample
 from .sampling import Pair, numpy_generator, sample_sides
 
-#: Interpolations that a resize or a warp can have here.
+#: Values of ``interpolation``.
 INTERPOLATIONS = ('bilinear', 'bicubic', 'random')
 
 
 class TrainParams(NamedTuple):
-    """What `Train.make_params` samples: a crop, then layers of operations."""
+    """What `Train.make_params` samples: crops, then layers of operations."""
 
     crop: Crop
     layers: list[Layer]
@@ -56,7 +55,53 @@ def _check_images(images: Tensor) -> None:
         )
 
 
-class Train:
+class _Augment:
+    """What `Train` and `Evaluate` share: crop and resize, then layers of operations."""
+
+    size: tuple[int, int]
+
+    def kernels(self, device: torch.device, shape: Sequence[int]) -> Any:
+        """Return the compiled kernels for images of shape (B, C, H, W) on a device; None if there are none."""
+        resized, _ = self._geometry(shape[2], shape[3])
+        return batch.kernels(device) if batch.can_resize(shape[2:], resized) else None
+
+    def record(
+        self, upload: Upload, params: TrainParams, take: npt.NDArray[np.int64], shape: Sequence[int]
+    ) -> tuple[Resize, Layers]:
+        """Record what the kernels do to images ``take`` of a source of shape (images, C, H, W)."""
+        channels, fill = self._filled(shape[1])
+        resized, offset = self._geometry(shape[2], shape[3])
+        resize = Resize(upload, params.crop, take, (shape[2], shape[3]), resized, self.size, offset)
+        return resize, Layers(upload, params.layers, len(take), (channels, *self.size), fill)
+
+    def _apply(self, images: Tensor, params: TrainParams) -> Tensor:
+        if kernels := self.kernels(images.device, images.shape):
+            upload = Upload()
+            resize, layers = self.record(upload, params, np.arange(len(images)), images.shape)
+            rows = upload.add(layers.rows)
+            upload.send(images.device)
+            with _device.on(images.device):
+                result = run(kernels, resize, layers, images)
+            return result if len(result) == len(images) else result.index_select(0, upload[rows])
+        resized, offset = self._geometry(images.shape[2], images.shape[3])
+        images = resample(images, params.crop, resized, self.size, offset)
+        channels, fill = self._filled(images.shape[1])
+        if params.layers and channels > images.shape[1]:
+            images = images.repeat(1, channels, 1, 1)
+        for layer in params.layers:
+            apply_layer(images, fill, *layer)
+        return images
+
+    def _geometry(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return the height and width to resize to, and the top and left of the crop."""
+        return self.size, (0, 0)
+
+    def _filled(self, channels: int) -> tuple[int, tuple[int, ...]]:
+        """Return the channels of the result, and the fill value of each."""
+        return channels, (0,) * channels
+
+
+class Train(_Augment):
     """Transform for training: random resized crop, flips, automatic augmentation, color jitter, grayscale.
 
     The arguments are those of ``timm.data.create_transform``, with its defaults. As there, color jitter is off with
@@ -66,17 +111,17 @@ class Train:
         input_size: Height and width of the result, one number for a square; a leading number of channels is ignored.
         scale: Smallest and largest area of the crop, relative to the image.
         ratio: Smallest and largest aspect ratio (width / height) of the crop.
-        hflip: Probability to mirror left and right.
-        vflip: Probability to mirror top and bottom.
-        color_jitter: Strength, one for all or one each for brightness, contrast and saturation; None for none.
+        hflip: Probability to flip left and right.
+        vflip: Probability to flip top and bottom.
+        color_jitter: Strength, one number or three, for brightness, contrast and saturation; None for no color jitter.
         color_jitter_prob: Probability of color jitter; None for always.
         grayscale_prob: Probability to make an image gray.
         auto_augment: timm's string such as ``'rand-m9-mstd0.5-inc1'``; None for none.
         interpolation: ``'bilinear'``, ``'bicubic'`` or, for each image, one of both: ``'random'``.
-        mean: What the images will be normalized with, from 0 to 1: it is filled in where a warp leaves nothing.
+        mean: Mean that images will be normalized with, from 0 to 1: the fill value outside the image.
 
     Raises:
-        ValueError: An option that is not available here; the message says which one, and what is.
+        ValueError: An option is not available here; the message names it and the available values.
 
     Examples:
         >>> train = Train(32, auto_augment='rand-m9-mstd0.5-inc1', interpolation='bicubic', mean=(0.5, 0.5, 0.5))
@@ -125,7 +170,7 @@ class Train:
         return TrainParams(crop, layers + self._sample_jitter(count, rng))
 
     def _sample_jitter(self, count: int, rng: np.random.Generator) -> list[Layer]:
-        """Sample brightness, contrast and saturation in an order of each image's own, then grayscale."""
+        """Sample brightness, contrast and saturation, in a random order for each image, then grayscale."""
         layers = []
         cubic = np.zeros(count, np.bool_)
         names = list(self.jitter)
@@ -141,18 +186,18 @@ class Train:
         return layers
 
     def apply(self, images: Tensor, params: TrainParams) -> Tensor:
-        """Crop, resize, flip, augment.
+        """Crop, resize, flip and augment images.
 
         Args:
             images: uint8 of shape (B, C, H, W), C = 1 or 3.
-            params: What `make_params` drew for as many images of that height and width.
+            params: From `make_params`, for as many images of that height and width.
 
         Returns:
-            uint8 of shape (B, C, *size), on the device of ``images``. Gray images become RGB (C = 3) when a warp would
-            fill in a color.
+            uint8 of shape (B, C, *size), on the device of ``images``. Gray images become RGB (C = 3) if the policy has
+            geometric transforms that fill with a color.
 
         Raises:
-            ValueError: Another dtype or shape.
+            ValueError: Wrong dtype or shape.
         """
         _check_images(images)
         if len(params.crop.top) != len(images):
@@ -161,52 +206,16 @@ class Train:
         height, width = images.shape[2:]
         if int((top + high).max()) > height or int((left + wide).max()) > width:
             raise ValueError(f'params must be those of images of {height} x {width} pixels, got a box outside of them')
-        if kernels := self.kernels(images.device, images.shape):
-            return _on_kernels(kernels, self, images, params)
-        images = resample(images, params.crop, self.size, self.size)
-        if not params.layers:
-            return images
-        channels, fill = self._filled(images.shape[1])
-        pipeline = Pipeline(images if channels == images.shape[1] else images.repeat(1, channels, 1, 1), fill)
-        for layer in params.layers:
-            pipeline.apply(*layer)
-        return pipeline.finish()
-
-    def kernels(self, device: torch.device, shape: Sequence[int]) -> Any:
-        """Compiled kernels that do it for images of shape (B, C, H, W) on the device; None if there are none."""
-        return _kernels(device, shape, self.size)
-
-    def record(
-        self, upload: Upload, params: TrainParams, take: npt.NDArray[np.int64], shape: Sequence[int]
-    ) -> tuple[Resize, Layers]:
-        """What the kernels do for images ``take`` of a source of shape (images, C, H, W)."""
-        channels, fill = self._filled(shape[1])
-        resize = Resize(upload, params.crop, take, (shape[2], shape[3]), self.size, self.size)
-        return resize, Layers(upload, params.layers, len(take), (channels, *self.size), fill)
+        return self._apply(images, params)
 
     def _filled(self, channels: int) -> tuple[int, tuple[int, ...]]:
-        """Channels of the result, and what is filled in in each of them."""
         fill: tuple[int, ...] = self.policy.fill if self.policy else (0,)
         channels = max(channels, len(fill))
         return channels, fill if len(fill) == channels else fill * channels
 
 
-def _kernels(device: torch.device, shape: Sequence[int], resized: tuple[int, int]) -> Any:
-    return mega_batch.kernels(device) if mega_batch.can_resize(shape[2:], resized) else None
-
-
-def _on_kernels(kernels: Any, augment: 'Train | Evaluate', images: Tensor, params: TrainParams) -> Tensor:
-    upload = Upload()
-    resize, layers = augment.record(upload, params, np.arange(len(images)), images.shape)
-    rows = upload.add(layers.rows)
-    upload.send(images.device)
-    with _device.on(images.device):
-        result = run(kernels, resize, layers, images)
-    return result if len(result) == len(images) else result.index_select(0, upload[rows])
-
-
 def run(kernels: Any, resize: Resize, layers: Layers, images: Tensor) -> Tensor:
-    """Resize images and apply layers to them: uint8 (images, C, H, W) -> uint8 (rows, C, *size)."""
+    """Resize images, then apply the layers: uint8 (images, C, H, W) -> uint8 (rows, C, *size)."""
     if images.shape[1] < layers.channels:
         images = images.expand(-1, layers.channels, -1, -1)
     result = resize.run(kernels, images, layers.room)
@@ -220,7 +229,7 @@ def _check_interpolation(interpolation: str) -> None:
 
 
 def _jitter(strength: float | Sequence[float] | None) -> dict[str, Pair]:
-    """Return the operations and the ranges of their factors, as torchvision computes them."""
+    """Return the operations and the ranges of their factors, from torchvision."""
     if strength is None:
         return {}
     values = (strength,) * 3 if isinstance(strength, (int, float)) else tuple(strength)
@@ -236,8 +245,7 @@ def _sample_boxes(
 ) -> npt.NDArray[np.int64]:
     """Sample top, left, height, width of random resized crops, shape (count, 4).
 
-    Each image takes the first of ten samples that fits into it; if none does, the largest centered box whose aspect
-    ratio is in the range.
+    An image gets the first of ten samples that fits, or the largest centered box with an aspect ratio in the range.
     """
     total = np.full(count, height * width)
     wide, high, found = sample_sides(total, scale, ratio, (width, height), rng)
@@ -249,17 +257,17 @@ def _sample_boxes(
     return np.stack([top, left, high, wide], 1).astype(np.int64)
 
 
-class Evaluate:
+class Evaluate(_Augment):
     """Transform for evaluation: resize, then center crop. The arguments are timm's, with its defaults.
 
     Args:
         input_size: Height and width of the result, one number for a square; a leading number of channels is ignored.
-        crop_pct: The result's size, relative to what the image is resized to; 0.875 for None.
-        crop_mode: ``'center'`` keeps the shape of the image, ``'squash'`` does not; None is ``'center'``.
+        crop_pct: Size of the result, relative to that of the resized image; None for 0.875.
+        crop_mode: ``'center'`` keeps the aspect ratio of the image, ``'squash'`` does not; None for ``'center'``.
         interpolation: ``'bilinear'`` or ``'bicubic'``.
 
     Raises:
-        ValueError: An option that is not available here; the message says which one, and what is.
+        ValueError: An option is not available here; the message names it and the available values.
 
     Examples:
         >>> images = torch.zeros(4, 1, 64, 64, dtype=torch.uint8)
@@ -288,41 +296,23 @@ class Evaluate:
         self.cubic = interpolation == 'bicubic'
 
     def make_params(self, count: int, height: int, width: int, generator: torch.Generator | None = None) -> TrainParams:
-        """Return the same for every image: all of it. Nothing is sampled."""
+        """Return the whole image as the crop of every image; nothing is sampled."""
         whole = (torch.full((count,), value) for value in (0, 0, height, width))
         flags = (torch.full((count,), flag) for flag in (self.cubic, False, False))
         return TrainParams(Crop(*whole, *flags), [])
 
     def apply(self, images: Tensor, params: TrainParams | None = None) -> Tensor:
-        """Resize and crop, uint8 (B, C, H, W) -> uint8 (B, C, *size); raises ValueError for another dtype or shape."""
+        """Resize and crop, uint8 (B, C, H, W) -> uint8 (B, C, *size); raises ValueError for a wrong dtype or shape."""
         _check_images(images)
-        shape = images.shape[2:]
-        params = params or self.make_params(len(images), *shape)
-        resized, offset = self._geometry(*shape)
-        if kernels := self.kernels(images.device, images.shape):
-            return _on_kernels(kernels, self, images, params)
-        return resample(images, params.crop, resized, self.size, offset)
-
-    def kernels(self, device: torch.device, shape: Sequence[int]) -> Any:
-        """See `Train.kernels`."""
-        return _kernels(device, shape, self._geometry(shape[2], shape[3])[0])
-
-    def record(
-        self, upload: Upload, params: TrainParams, take: npt.NDArray[np.int64], shape: Sequence[int]
-    ) -> tuple[Resize, Layers]:
-        """See `Train.record`."""
-        resized, offset = self._geometry(shape[2], shape[3])
-        resize = Resize(upload, params.crop, take, (shape[2], shape[3]), resized, self.size, offset)
-        return resize, Layers(upload, [], len(take), (shape[1], *self.size), (0,) * shape[1])
+        return self._apply(images, params or self.make_params(len(images), images.shape[2], images.shape[3]))
 
     def _geometry(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        """What images are resized to, and where in that the result begins."""
         resized = self.scaled if self.squash else self._resized(height, width)
         top, left = (round((large - small) / 2) for large, small in zip(resized, self.size))
         return resized, (top, left)
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
-        """Return the size whose shorter edge, relative to the target, is the target's."""
+        """Return the smallest height and width that cover ``scaled`` with the aspect ratio of the image."""
         if self.scaled[0] == self.scaled[1]:
             short = self.scaled[0]
             long = int(short * max(height, width) / min(height, width))
@@ -347,18 +337,18 @@ def create_augment(
 
     Args:
         input_size: See `Train`.
-        is_training: Whether it is `Train`, and not `Evaluate`.
-        no_aug: Train on what evaluation sees, but for the border that it crops.
+        is_training: Whether to create `Train`; `Evaluate` if not.
+        no_aug: Train without augmentation: as `Evaluate`, with ``crop_pct`` 1.
         train_crop_mode: None or ``'rrc'``.
         gaussian_blur_prob: 0.
         crop_pct: See `Evaluate`.
         crop_mode: See `Evaluate`.
         crop_border_pixels: None or 0.
         interpolation: See `Train` and `Evaluate`.
-        options: The other arguments of `Train`; they have no meaning for `Evaluate`.
+        options: Other arguments of `Train`; `Evaluate` ignores them.
 
     Raises:
-        ValueError: An option that is not available here; the message says which one, and what is.
+        ValueError: An option is not available here; the message names it and the available values.
         TypeError: Unknown option.
 
     Examples:
@@ -391,16 +381,16 @@ def normalize(
     """Normalize uint8 images, as timm's prefetcher does.
 
     Args:
-        images: uint8 of shape (B, C, H, W); gray ones, C = 1, become as many channels as ``mean`` has.
+        images: uint8 of shape (B, C, H, W); gray images, C = 1, get as many channels as ``mean`` has.
         mean: One number for each channel, from 0 to 1.
-        std: As ``mean``, greater than 0.
-        dtype: Floating point, of the result and of the arithmetic.
+        std: One number for each channel, greater than 0.
+        dtype: Floating-point type of the result and of the arithmetic.
 
     Returns:
         (images / 255 - mean) / std, shape (B, len(mean), H, W).
 
     Raises:
-        ValueError: Another number of means or deviations than of channels.
+        ValueError: ``mean`` or ``std`` does not have one number for each channel.
 
     Examples:
         >>> normalize(torch.full((1, 1, 1, 1), 255, dtype=torch.uint8), (0.5,) * 3, (0.5,) * 3).flatten()
@@ -415,6 +405,6 @@ def normalize(
         for values in (mean, std)
     )
     if len({*mean}) == 1:
-        # The same number in every channel: of gray images there is one channel until the division.
+        # Gray images keep one channel until the division.
         center = center[:1]
     return (images - center) / width

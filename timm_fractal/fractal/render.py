@@ -244,7 +244,7 @@ def render_on(
     from . import render_torch
 
     device = torch.device(device or 'cpu')
-    kernel: Any = _device.triton_kernels(device, 'fractal.render_triton')
+    kernel: Any = _device.triton_kernels(device, f'{__package__}.render_triton')
     # Without it an image takes some 8 MB on the way.
     lanes = len(systems) if kernel else LANES if device.type == 'cpu' else LANES_GPU
     path = to_device(addresses, device).long()

@@ -1,8 +1,7 @@
-"""A mega-batch by compiled kernels: on a GPU, its parameters are one upload, its pixels about thirty launches.
+"""A mega-batch by compiled kernels: its parameters are one upload, its pixels about thirty launches.
 
-Each step is made first, on the host, where it adds its parameters to an `Upload`, and run when that has been sent. The
-pixels are those of `resample`, `Pipeline`, `Mix` and `normalize`, which do the same with torch's own operations on any
-device, and of `Erase` (whose noise is another one).
+Each step is first recorded on the host, where it adds its parameters to an `Upload`, and run after that has been sent.
+The pixels are those of `resample`, `apply_layer`, `Mix`, `normalize` and, apart from its noise, `Erase`.
 """
 
 import functools
@@ -19,55 +18,57 @@ from torch import Tensor
 from .._utils import device as _device
 from .._utils.device import Upload
 from .erasing import ERASING_MODES, EraseParams
-from .mixup import MixParams
-from .ops import MATRICES, NAMES, PIXELS, SHAPES, TABLES, warp
+from .mixup import MixParams, SoftTargets, fill_targets, soft_targets
 from .policy import Layer
+from .reference import NAMES, PIXELS, SHAPES, warp
 from .resample import Crop
+from .tables import LUTS, MATRICES, count_taps, rows_first
 
 _logger = logging.getLogger(__name__)
 
-_ON_LEVELS = np.array([name in (*TABLES, 'Color') for name in NAMES])
-_MOVES = np.array([name in (*MATRICES, 'Sharpness') for name in NAMES])
-# What is left to torch.
-_APART = [number for number in range(len(NAMES)) if not _ON_LEVELS[number] and not _MOVES[number]]
+_MAPS_LEVELS = np.array([name in (*LUTS, 'Color') for name in NAMES])
+_READS_NEIGHBORS = np.array([name in (*MATRICES, 'Sharpness') for name in NAMES])
+# Operations without a kernel.
+_TORCH_OPS = (~_MAPS_LEVELS & ~_READS_NEIGHBORS).nonzero()[0].tolist()
 _SHARPNESS, _COLOR = NAMES.index('Sharpness'), NAMES.index('Color')
 
-# What shrinks an image more than sixtyfold is left to torch.
+# A resize with more taps, to less than a sixtieth, is left to torch.
 _MOST_TAPS = 256
 
 
 @functools.cache
 def _numba_kernels() -> ModuleType | None:
     try:
-        from . import ops_numba
+        from . import kernels_numba
     except Exception as error:
         _logger.warning('the numba kernels cannot be used, torch does their work in more time: %r', error)
         return None
-    return ops_numba
+    return kernels_numba
 
 
 def kernels(device: torch.device) -> ModuleType | None:
-    """Kernels for mega-batches on a device, Triton's or numba's; None if there are none."""
-    return _numba_kernels() if device.type == 'cpu' else _device.triton_kernels(device)
+    """Return the kernels for a device, Triton's or numba's; None if there are none."""
+    return _numba_kernels() if device.type == 'cpu' else _device.triton_kernels(device, f'{__package__}.kernels_triton')
 
 
-def most_taps(length: float, resized: int) -> int:
-    """Lines of a box, at most, that count for one line of the result."""
-    return 2 * int(np.ceil(2 * max(length / resized, 1.0))) + 1
+@functools.cache
+def _most_taps(shape: tuple[int, int], resized: tuple[int, int]) -> list[int]:
+    """Largest numbers of taps of rows and of columns, for boxes in images of this height and width."""
+    return [int(count_taps(have, want)) for have, want in zip(shape, resized)]
 
 
 def can_resize(shape: Sequence[int], resized: tuple[int, int]) -> bool:
-    """Whether the kernels resize images of this height and width."""
-    return max(map(most_taps, shape, resized)) <= _MOST_TAPS
+    """Whether the kernels can resize images of this height and width."""
+    return max(_most_taps((shape[0], shape[1]), resized)) <= _MOST_TAPS
 
 
 class Resize:
     """`resample` as two passes over the pixels.
 
     Args:
-        upload: Gets the parameters.
+        upload: Receives the parameters.
         crop: As for `resample`.
-        take: Which image of the source each box is cut out of, shape (B,).
+        take: Index in the source of the image of each box, shape (B,).
         shape: Height and width of the images of the source.
         resized: As for `resample`.
         size: As for `resample`.
@@ -86,34 +87,33 @@ class Resize:
     ) -> None:
         top, left, height, width, cubic, hflip, vflip = (values.numpy() for values in crop)
         self._upload, self._resized, self._size, self._offset = upload, resized, size, offset
-        self._most = [most_taps(have, want) for have, want in zip(shape, resized)]
-        # As `resample` chooses it.
-        shorter, narrower = height - resized[0], width - resized[1]
-        rows_first = (shorter > 0) & (2 * narrower < shorter)
-        area = np.where(rows_first, size[0] * width, height * size[1])
+        self._most = _most_taps(shape, resized)
+        is_rows_first = rows_first(height, width, resized)
+        area = np.where(is_rows_first, size[0] * width, height * size[1])
         self._between = int(area.sum())
         self._take = upload.add(take)
         self._box = upload.add(np.stack([top, left, height, width], 1).astype(np.int32))
         self._flags = upload.add(np.stack([cubic, vflip, hflip], 1).astype(np.int32))
-        stretch = [np.maximum(length / want, 1) for length, want in zip((height, width), resized)]
-        taps = [2 * np.ceil(np.where(cubic, 2, 1) * times) + 1 for times in stretch]
-        self._taps = [upload.add(np.minimum(*pair).astype(np.int32)) for pair in zip(taps, (height, width))]
+        self._taps = [
+            upload.add(np.minimum(count_taps(length, want, cubic), length).astype(np.int32))
+            for length, want in zip((height, width), resized)
+        ]
         begin = np.cumsum(area) - area
-        # Which axis is first, which images, and how many lines they have at most before and after the first pass.
+        # The axis of the first pass, its images, and the most lines across that axis.
         self._orders = [
             (axis, upload.add(chosen.astype(np.int32)), int(across[chosen].max()))
             for axis, chosen, across in (
-                (1, (~rows_first).nonzero()[0], height),
-                (0, rows_first.nonzero()[0], width),
+                (1, (~is_rows_first).nonzero()[0], height),
+                (0, is_rows_first.nonzero()[0], width),
             )
             if len(chosen)
         ]
         self._begins = {channels: upload.add(begin * channels) for channels in (1, 3)}
 
     def run(self, kernels: Any, source: Tensor, rows: int) -> Tensor:
-        """uint8 (images, C, H, W) -> uint8 (rows, C, *size), of which the first B are written."""
+        """Resize uint8 (images, C, H, W) -> uint8 (rows, C, *size), of which the first B rows are written."""
         upload, channels = self._upload, source.shape[1]
-        box, flags, take, middle = (upload[k] for k in (self._box, self._flags, self._take, self._begins[channels]))
+        box, flags, take, begins = (upload[k] for k in (self._box, self._flags, self._take, self._begins[channels]))
         weights = [
             kernels.weigh(
                 box, flags, axis, self._resized[axis], self._size[axis], self._offset[axis],
@@ -126,29 +126,29 @@ class Resize:
         for axis, index, across in self._orders:
             chosen = upload[index]
             kernels.resize(
-                source, between, take, chosen, box, middle, weights[axis], self._size, axis, True, across
+                source, between, take, chosen, box, begins, weights[axis], self._size, axis, True, across
             )  # fmt: skip
             kernels.resize(
-                between, target, take, chosen, box, middle, weights[1 - axis], self._size, 1 - axis, False,
+                between, target, take, chosen, box, begins, weights[1 - axis], self._size, 1 - axis, False,
                 self._size[axis],
             )  # fmt: skip
         return target
 
 
 class Layers:
-    """`Pipeline` on the rows of a buffer.
+    """`apply_layer` for each layer, on the rows of a buffer.
 
     Args:
-        upload: Gets the parameters.
-        layers: What happens to each image.
-        count: How many images there are, B.
+        upload: Receives the parameters.
+        layers: The operations.
+        count: Number of images, B.
         shape: Channels, height and width of the images.
-        fill: Level of what no pixel falls on, one for each channel.
+        fill: Fill value outside the image, one for each channel.
 
     Attributes:
-        channels: Of the images.
-        rows: Where each image lies at the end, int32 of shape (B,); image k begins in row k.
-        room: How many rows the buffer must have.
+        channels: Channels of the images.
+        rows: Row of each image at the end, int32 of shape (B,); image k starts in row k.
+        room: Rows that the buffer must have.
     """
 
     def __init__(self, upload: Upload, layers: Sequence[Layer], count: int, shape: Sequence[int], fill: Sequence[int]):
@@ -164,37 +164,37 @@ class Layers:
     def _record(self, layer: Layer, count: int, shape: Sequence[int]) -> None:
         channels, height, width = shape
         operation, argument, upload = layer.operation, layer.argument, self._upload
-        asked = operation >= 0
-        on_levels = asked & _ON_LEVELS[operation]
+        given = operation >= 0
+        maps_levels = given & _MAPS_LEVELS[operation]
         if channels == 1:
-            # Nothing to do where there is no color.
-            on_levels &= operation != _COLOR
-        moves = asked & _MOVES[operation]
-        if on_levels.any():
-            parts = (values[on_levels] for values in (self.rows, operation.astype(np.int32), argument))
-            self._steps.append(('levels', tuple(map(upload.add, parts))))
-        if moves.any():
+            # Color does nothing on gray images.
+            maps_levels &= operation != _COLOR
+        reads_neighbors = given & _READS_NEIGHBORS[operation]
+        if maps_levels.any():
+            parts = (values[maps_levels] for values in (self.rows, operation.astype(np.int32), argument))
+            self._steps.append(('look_up', tuple(map(upload.add, parts))))
+        if reads_neighbors.any():
             data = np.zeros((count, 6))
             data[:, 0] = argument
-            for number in np.unique(operation[moves & (operation != _SHARPNESS)]):
+            for number in np.unique(operation[reads_neighbors & (operation != _SHARPNESS)]):
                 chosen = operation == number
                 data[chosen] = MATRICES[NAMES[number]](argument[chosen], height, width)
             put = (self.rows + count) % (2 * count)
             numbers, cubic = operation.astype(np.int32), layer.cubic.astype(np.int32)
-            parts = (values[moves] for values in (self.rows, put, numbers, cubic, data))
-            self._steps.append(('move', (*map(upload.add, parts), self._fill_color)))
-            self.rows = np.where(moves, put, self.rows)
+            parts = (values[reads_neighbors] for values in (self.rows, put, numbers, cubic, data))
+            self._steps.append(('transform', (*map(upload.add, parts), self._fill_color)))
+            self.rows = np.where(reads_neighbors, put, self.rows)
             self.room = 2 * count
-        for number in _APART:
+        for number in _TORCH_OPS:
             chosen = (operation == number).nonzero()[0]
             if len(chosen):
                 rows = upload.add(self.rows[chosen].astype(np.int64))
-                self._steps.append(('apart', (NAMES[number], rows, argument[chosen], layer.seed)))
+                self._steps.append(('torch', (NAMES[number], rows, argument[chosen], layer.seed)))
 
     def run(self, kernels: Any, images: Tensor) -> None:
-        """Work on uint8 (room, C, H, W), in place."""
+        """Apply the layers to uint8 (room, C, H, W), in place."""
         for kind, arguments in self._steps:
-            if kind != 'apart':
+            if kind != 'torch':
                 getattr(kernels, kind)(images, *(self._upload[k] for k in arguments))
                 continue
             name, rows, argument, seed = arguments
@@ -205,16 +205,17 @@ class Layers:
                 images[index] = PIXELS[name](images[index], argument)
 
 
-class Finish:
-    """`Mix`, `normalize` and `Erase` in one pass.
+class Output:
+    """The batches of a mega-batch: `Mix`, `normalize` and `Erase` in one pass for each.
 
     Args:
-        upload: Gets the parameters.
-        rows: Where each image lies, int32 of shape (B,).
-        sizes: Of the batches, in order.
-        mixed: How each batch is mixed; None if there is no mixup.
-        erased: What is erased of each image; None if nothing is.
+        upload: Receives the parameters.
+        rows: Row of each image, int32 of shape (B,).
+        sizes: Sizes of the batches, in order.
+        mixed: How to mix each batch; None if there is no mixup.
+        erased: What to erase of each image; None for nothing.
         mode: See `Erase`.
+        targets: Labels, int64 of shape (B,), number of classes and label smoothing; None if there is no mixup.
     """
 
     def __init__(
@@ -225,46 +226,49 @@ class Finish:
         mixed: Sequence[MixParams] | None,
         erased: EraseParams | None,
         mode: str = 'const',
+        targets: tuple[npt.NDArray[np.int64], int, float] | None = None,
     ) -> None:
         self._upload, self._mode = upload, ERASING_MODES.index(mode)
         count = len(rows)
         stop = np.cumsum(sizes)
         # In reverse order within each batch.
         partners = np.repeat(2 * stop - sizes - 1, sizes) - np.arange(count)
-        # Of pixels there are those that are mixed and those that are pasted.
-        has_mixup, mixed = mixed is not None, mixed or [MixParams(1.0, None)] * len(sizes)
+        self._is_mixed, mixed = mixed is not None, mixed or [MixParams(1.0, None)] * len(sizes)
         lam = np.repeat([(one.lam, 1 - one.lam) for one in mixed], sizes, 0).astype(np.float32)
-        kept = np.repeat([one.box is not None for one in mixed], sizes)[:, None]
+        is_pasted = np.repeat([one.box is not None for one in mixed], sizes)[:, None]
         paste = np.repeat([one.box or (0, 0, 0, 0) for one in mixed], sizes, 0).astype(np.int32)
-        on_pixels = np.where(kept, np.array([[1, 0]], np.float32), lam)
-        self._is_mixed = has_mixup
+        # Where a box is pasted, only the labels are mixed with lambda.
+        on_pixels = np.where(is_pasted, np.array([[1, 0]], np.float32), lam)
         self._arrays = [upload.add(values) for values in (rows, rows[partners], on_pixels, paste)]
         box, color, self._seed = (np.zeros((count, 0, 4)), np.zeros((count, 0, 3)), 0) if erased is None else erased
         self._erased = [upload.add(box.astype(np.int32)), upload.add(color.astype(np.float32))]
-        self._labels = [upload.add(values) for values in (partners.astype(np.int32), lam)]
+        if targets is not None:
+            labels, self._classes, smoothing = targets
+            own, other, both = (torch.from_numpy(values) for values in (labels, labels[partners], lam))
+            parts = soft_targets(own, other, both, self._classes, smoothing)
+            self._targets = [upload.add(values.numpy()) for values in parts]
 
-    def run(self, kernels: Any, images: Tensor, table: Tensor, begin: int, count: int) -> Tensor:
-        """Finish one batch.
+    def images(self, kernels: Any, images: Tensor, table: Tensor, begin: int, count: int) -> Tensor:
+        """Make the images of one batch.
 
         Args:
             kernels: See `kernels`.
             images: uint8 of shape (rows, C, H, W).
             table: Normalized levels, of shape (channels, 256).
-            begin: Number of the first image of the batch.
-            count: How many images it has.
+            begin: Index of the first image of the batch.
+            count: Number of images in the batch.
 
         Returns:
             Shape (count, channels, H, W), of the dtype of the table.
         """
         arrays = [self._upload[k] for k in self._arrays]
         erased = [self._upload[k] for k in self._erased]
-        result: Tensor = kernels.finish(
+        result: Tensor = kernels.mix_normalize_erase(
             images, *arrays, table, *erased, self._seed, self._mode, self._is_mixed, begin, count
         )
         return result
 
-    def targets(self, kernels: Any, labels: Tensor, classes: int, smoothing: float, begin: int, count: int) -> Tensor:
-        """Mixed targets of one batch: labels of all, int64 (B,) -> float32 (count, classes)."""
-        partners, lam = (self._upload[k] for k in self._labels)
-        result: Tensor = kernels.targets(labels, partners, lam, classes, smoothing, begin, count)
-        return result
+    def targets(self, begin: int, count: int) -> Tensor:
+        """Make the mixed targets of one batch, float32 (count, classes)."""
+        parts = SoftTargets(*(self._upload[k][begin : begin + count] for k in self._targets))
+        return fill_targets(parts, self._classes)

@@ -1,8 +1,8 @@
 # mypy: allow-untyped-defs, no-check-untyped-defs, allow-untyped-decorators
-"""numba kernels for a mega-batch on the CPU: what `ops_triton` does on a GPU, with the same functions and results.
+"""numba kernels for a mega-batch on the CPU: the functions of `kernels_triton`, with the same results.
 
-Images are shared among as many threads as torch uses. All sums of pixels are whole numbers; what Pillow computes in
-single or in double precision is computed in it.
+Images are shared among as many threads as torch uses. Sums of pixels are integers; what Pillow computes in single or
+double precision is computed in that precision.
 """
 
 import functools
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from .._utils.jit import kernel, part
 from .erasing import ERASING_MODES
-from .ops import NAMES
+from .reference import NAMES
+from .tables import blend, cubic, keys_far, keys_near, luma
 
 _AUTO_CONTRAST = NAMES.index('AutoContrast')
 _EQUALIZE = NAMES.index('Equalize')
@@ -30,8 +31,11 @@ _COLOR = NAMES.index('Color')
 _SHARPNESS = NAMES.index('Sharpness')
 _RAND, _PIXEL = ERASING_MODES.index('rand'), ERASING_MODES.index('pixel')
 
-# Rows whose columns are resized together: what they need should fit into the first cache.
+# Rows whose columns are resized together: they should fit into the L1 cache.
 _ROWS = 64
+
+_blend_levels, _interpolate, _keys_near, _keys_far = part(blend), part(cubic), part(keys_near), part(keys_far)
+_luma_of = part(luma)
 
 
 @kernel
@@ -63,9 +67,9 @@ def _weigh(begin, end, box, flags, axis, resized, offset, taps, first, weights):
                     if not cubic:
                         row[tap] = max(1 - t, 0.0)
                     elif t < 1:
-                        row[tap] = (1.5 * t - 2.5) * t * t + 1
+                        row[tap] = _keys_near(t)
                     elif t < 2:
-                        row[tap] = ((-0.5 * t + 2.5) * t - 4) * t + 2
+                        row[tap] = _keys_far(t)
                 whole += row[tap]
             first[n, line] = start
             for tap in range(taps[n]):
@@ -78,12 +82,12 @@ def _to_level(total):
     return np.uint8(min(max(total >> 22, 0), 255))
 
 
-# Indices are unsigned below: signed ones would be looked at for being negative, and loops would not become SIMD lanes.
+# Indices are unsigned below: checks for negative ones would keep loops from being vectorized.
 
 
 @part
 def _add_taps(total, count, values, at, step, weights, taps):
-    """Add ``taps`` lines of ``count`` values, the first from ``at`` and ``step`` apart, each times its weight."""
+    """Add the weighted sum of ``taps`` lines of ``count`` values; the first line is at ``at``, the next ``step`` on."""
     tap = 0
     while tap + 4 <= taps:
         a, b = np.int32(weights[tap]), np.int32(weights[tap + 1])
@@ -108,7 +112,7 @@ def _add_taps(total, count, values, at, step, weights, taps):
 
 @part
 def _resize_columns(pixels, origin, row, column, height, width, first, taps, weights, out, start, strip, block, total):
-    """Lines of ``pixels``, the first at ``origin``, to lines of len(first) from ``out[start]``."""
+    """Resize lines of ``pixels``, the first at ``origin``, to len(first) values each, from ``out[start]`` on."""
     size, rows = np.uint64(len(first)), np.uint64(_ROWS)
     for top in range(0, height, _ROWS):
         lines = np.uint64(min(_ROWS, height - top))
@@ -135,10 +139,10 @@ def _resize_columns(pixels, origin, row, column, height, width, first, taps, wei
 
 @part
 def _resize_rows(pixels, origin, row, column, height, width, first, taps, weights, out, start, line_of, total):
-    """As `_resize_columns`, for the rows: len(first) lines of ``width``."""
+    """Resize columns of ``pixels`` to len(first) lines of ``width`` values, from ``out[start]`` on."""
     places = np.uint64(width)
     if column != 1:
-        # Rows side by side, first.
+        # Make the rows contiguous first.
         for line in range(height):
             place = np.uint64(origin + line * row)
             for k in range(places):
@@ -159,26 +163,26 @@ def _resize_rows(pixels, origin, row, column, height, width, first, taps, weight
 
 @kernel
 def _resize(
-    begin, end, source, strides, target, take, index, box, middle, first, taps, weights, high, wide, channels, axis,
+    begin, end, source, strides, target, take, index, box, begins, first, taps, weights, high, wide, channels, axis,
     is_first,
 ):  # fmt: skip
     longest = max(box[:, 2].max(), box[:, 3].max(), high, wide)
     strip, block = np.empty(longest * _ROWS, np.uint8), np.empty(longest * _ROWS, np.uint8)
     total = np.empty(max(longest, _ROWS), np.int32)
-    # Only where pixels of a row are not side by side.
+    # Used where the pixels of a row are not contiguous.
     room = longest * longest if is_first and strides[3] != 1 and axis == 0 else 0
     line_of = np.empty(room, np.uint8)
     for i in range(begin, end):
         n = index[i]
         top, left, height, width = box[n, 0], box[n, 1], box[n, 2], box[n, 3]
         for channel in range(channels):
-            # What lies between the passes.
+            # Size of the intermediate image.
             between = height * wide if axis == 1 else high * width
             if not is_first:
                 between = high * width if axis == 1 else height * wide
             image, row, column = strides[0], strides[2], strides[3]
             origin = take[n] * image + channel * strides[1] + top * row + left * column
-            start = middle[n] + channel * between
+            start = begins[n] + channel * between
             if not is_first:
                 origin, start = start, (np.int64(n) * channels + channel) * high * wide
                 row, column = width if axis == 1 else wide, np.int64(1)
@@ -198,19 +202,24 @@ def _resize(
 
 @part
 def _blend(degenerate, level, factor):
-    """Image.blend, the fraction dropped; single precision."""
-    value = np.float32(degenerate) + factor * (np.float32(level) - np.float32(degenerate))
+    return _to_uint8(_blend_levels(np.float32(degenerate), np.float32(level), factor))
+
+
+@part
+def _to_uint8(value):
+    """Clip and truncate."""
     return np.uint8(min(max(value, np.float32(0)), np.float32(255)))
 
 
 @part
 def _luma(plane, pixel, area):
     red, green, blue = np.int32(plane[pixel]), np.int32(plane[area + pixel]), np.int32(plane[2 * area + pixel])
-    return np.uint8((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16)
+    return np.uint8(_luma_of(red, green, blue))
 
 
 @part
-def _fill_table(kind, given, histogram, area, table):
+def _fill_lut(kind, given, histogram, area, table):
+    """As `timm_fractal.augment.tables.LUTS`, with the reason for the copy there."""
     low, high = 255, 0
     for level in range(256):
         if histogram[level]:
@@ -254,7 +263,7 @@ def _fill_table(kind, given, histogram, area, table):
 
 
 @kernel
-def _levels(begin, end, images, rows, operation, argument):
+def _look_up(begin, end, images, rows, operation, argument):
     """Images are uint8 (rows, C, area)."""
     channels, area = images.shape[1:]
     histogram, table = np.zeros(256, np.int64), np.empty(256, np.uint8)
@@ -280,23 +289,9 @@ def _levels(begin, end, images, rows, operation, argument):
                 histogram[:] = 0
                 for pixel in range(area):
                     histogram[plane[pixel]] += 1
-            _fill_table(kind, given, histogram, area, table)
+            _fill_lut(kind, given, histogram, area, table)
             for pixel in range(area):
                 plane[pixel] = table[plane[pixel]]
-
-
-@part
-def _cubic(before, first, second, after, part):
-    """All of it in single precision."""
-    straight = second - before
-    square = np.float32(2) * (before - first) + second - after
-    cube = first - before + after - second
-    return first + part * (straight + part * (square + part * cube))
-
-
-@part
-def _clip(value):
-    return np.uint8(min(max(value, np.float32(0)), np.float32(255)))
 
 
 @part
@@ -307,14 +302,14 @@ def _tap(plane, row, column):
 
 @part
 def _slide_row(plane, row, move, fill, out, padded):
-    """A row that moves by itself, one place and one fraction for all of it."""
+    """Shift a row by ``move`` pixels, bicubic: all of its pixels have the same fraction."""
     width = plane.shape[1]
     whole = np.int64(np.floor(move))
     fraction = np.float32(move - np.floor(move))
     for k in range(width + 3):
         padded[k] = plane[row, min(max(k - 1 + whole, 0), width - 1)]
     for k in range(width):
-        out[row, k] = _clip(_cubic(padded[k], padded[k + 1], padded[k + 2], padded[k + 3], fraction))
+        out[row, k] = _to_uint8(_interpolate(padded[k], padded[k + 1], padded[k + 2], padded[k + 3], fraction))
     for k in range(width):
         if not 0 <= k + 0.5 + move < width:
             out[row, k] = fill
@@ -322,7 +317,7 @@ def _slide_row(plane, row, move, fill, out, padded):
 
 @part
 def _slide_columns(plane, slope, shift, fill, out):
-    """As `_slide_row`, for the columns."""
+    """Shift each column by ``slope * x + shift`` pixels, bicubic."""
     height, width = plane.shape
     for column in range(width):
         move = slope * (column + 0.5) + shift
@@ -331,20 +326,31 @@ def _slide_columns(plane, slope, shift, fill, out):
         for row in range(height):
             if 0 <= row + 0.5 + move < height:
                 k = row + whole
-                value = _cubic(
+                value = _interpolate(
                     _tap(plane, k - 1, column),
                     _tap(plane, k, column),
                     _tap(plane, k + 1, column),
                     _tap(plane, k + 2, column),
                     fraction,
                 )
-                out[row, column] = _clip(value)
+                out[row, column] = _to_uint8(value)
             else:
                 out[row, column] = fill
 
 
 @part
-def _transform(plane, data, cubic, fill, out):
+def _interpolate_row(plane, row, column, fraction):
+    return _interpolate(
+        _tap(plane, row, column - 1),
+        _tap(plane, row, column),
+        _tap(plane, row, column + 1),
+        _tap(plane, row, column + 2),
+        fraction,
+    )
+
+
+@part
+def _transform_plane(plane, data, is_cubic, fill, out):
     height, width = plane.shape
     a, b, c, d, e, f = data
     for row in range(height):
@@ -357,33 +363,16 @@ def _transform(plane, data, cubic, fill, out):
             across, down = across - 0.5, down - 0.5
             left, top = np.floor(across), np.floor(down)
             i, k = np.int64(top), np.int64(left)
-            if cubic:
-                right, below = np.float32(across - left), np.float32(down - top)
-                one = _cubic(
-                    _tap(plane, i - 1, k - 1),
-                    _tap(plane, i - 1, k),
-                    _tap(plane, i - 1, k + 1),
-                    _tap(plane, i - 1, k + 2),
-                    right,
+            if is_cubic:
+                right = np.float32(across - left)
+                value = _interpolate(
+                    _interpolate_row(plane, i - 1, k, right),
+                    _interpolate_row(plane, i, k, right),
+                    _interpolate_row(plane, i + 1, k, right),
+                    _interpolate_row(plane, i + 2, k, right),
+                    np.float32(down - top),
                 )
-                two = _cubic(
-                    _tap(plane, i, k - 1), _tap(plane, i, k), _tap(plane, i, k + 1), _tap(plane, i, k + 2), right
-                )
-                three = _cubic(
-                    _tap(plane, i + 1, k - 1),
-                    _tap(plane, i + 1, k),
-                    _tap(plane, i + 1, k + 1),
-                    _tap(plane, i + 1, k + 2),
-                    right,
-                )
-                four = _cubic(
-                    _tap(plane, i + 2, k - 1),
-                    _tap(plane, i + 2, k),
-                    _tap(plane, i + 2, k + 1),
-                    _tap(plane, i + 2, k + 2),
-                    right,
-                )
-                out[row, column] = _clip(_cubic(one, two, three, four, below))
+                out[row, column] = _to_uint8(value)
             else:
                 first, second = np.float64(_tap(plane, i, k)), np.float64(_tap(plane, i, k + 1))
                 third, fourth = np.float64(_tap(plane, i + 1, k)), np.float64(_tap(plane, i + 1, k + 1))
@@ -407,13 +396,13 @@ def _sharpen(plane, factor, out):
                 total = 4 * smooth
                 for k in range(column - 1, column + 2):
                     total += np.int32(above[k]) + np.int32(here[k]) + np.int32(below[k])
-                # No sum of whole numbers over 13 lies half between two of them.
+                # An integer over 13 is never halfway between two integers.
                 smooth = (total + 6) // 13
             out[row, column] = _blend(smooth, here[column], factor)
 
 
 @kernel
-def _move(begin, end, images, rows, put, operation, cubic, data, fill):
+def _transform(begin, end, images, rows, put, operation, is_cubic, data, fill):
     channels, height, width = images.shape[1:]
     padded = np.empty(width + 3, np.float32)
     for n in range(begin, end):
@@ -422,77 +411,76 @@ def _move(begin, end, images, rows, put, operation, cubic, data, fill):
             plane, out, color = images[rows[n], channel], images[put[n], channel], np.uint8(fill[channel])
             if operation[n] == _SHARPNESS:
                 _sharpen(plane, np.float32(a), out)
-            elif cubic[n] and a == 1 and e == 1 and d == 0 and f == 0:
+            elif is_cubic[n] and a == 1 and e == 1 and d == 0 and f == 0:
                 for row in range(height):
                     _slide_row(plane, row, b * (row + 0.5) + c, color, out, padded)
-            elif cubic[n] and a == 1 and e == 1 and b == 0 and c == 0:
+            elif is_cubic[n] and a == 1 and e == 1 and b == 0 and c == 0:
                 _slide_columns(plane, d, f, color, out)
             else:
-                _transform(plane, (a, b, c, d, e, f), cubic[n] != 0, color, out)
+                _transform_plane(plane, (a, b, c, d, e, f), is_cubic[n] != 0, color, out)
+
+
+@part
+def _mix_and_normalize(plane, other, lam, paste, entries, is_mixed, level, out):
+    """Fill ``out`` with entries of the table of a channel; ``level`` is scratch memory for a row."""
+    height, width = plane.shape
+    share, rest = lam
+    top, bottom, left, right = paste
+    for row in range(height):
+        if is_mixed and share != 1:
+            for k in range(width):
+                value = np.float32(plane[row, k]) * share + np.float32(other[row, k]) * rest
+                level[k] = np.uint8(np.rint(value))
+        else:
+            for k in range(width):
+                level[k] = plane[row, k]
+            if is_mixed and top <= row < bottom:
+                for k in range(left, right):
+                    level[k] = other[row, k]
+        target = out[row]
+        for k in range(width):
+            target[k] = entries[level[k]]
+
+
+@part
+def _erase(box, color, noise, noise_start, mode, out):
+    """Erase a box in all channels of ``out``; return the index of the first number of ``noise`` that is left."""
+    top, left, high, wide = box
+    for channel in range(len(out)):
+        for row in range(top, top + high):
+            for k in range(left, left + wide):
+                if mode == _PIXEL:
+                    out[channel, row, k] = noise[noise_start]
+                    noise_start += 1
+                elif mode == _RAND:
+                    out[channel, row, k] = color[channel]
+                else:
+                    out[channel, row, k] = 0
+    return noise_start
 
 
 @kernel
-def _finish(
-    begin,
-    end,
-    images,
-    rows,
-    partners,
-    lam,
-    paste,
-    table,
-    is_gray,
-    erased,
-    color,
-    noise,
-    noise_before,
-    mode,
-    is_mixed,
-    start,
-    out,
-):
-    """Numbers of ``table``, ``color``, ``noise`` and ``out`` (count, channels, H, W) are moved only: bits will do."""
-    height, width = images.shape[2:]
-    channels, have = out.shape[1], images.shape[1]
-    level = np.empty(width, np.uint8)
-    for place in range(begin, end):
-        n = start + place
+def _mix_normalize_erase(
+    begin, end, images, rows, partners, lam, paste, table, is_gray, erased, color, noise, noise_starts, mode, is_mixed,
+    start, out,
+):  # fmt: skip
+    """Numbers of ``table``, ``color``, ``noise`` and ``out`` (count, channels, H, W) are only copied, as bits."""
+    last = images.shape[1] - 1
+    level = np.empty(images.shape[3], np.uint8)
+    for k in range(begin, end):
+        n = start + k
         image, other = images[rows[n]], images[partners[n]]
-        share, rest = lam[n]
-        top, bottom, left, right = paste[n]
-        for channel in range(channels):
+        for channel in range(out.shape[1]):
             if channel >= 1 and is_gray:
-                out[place, channel] = out[place, 0]
+                out[k, channel] = out[k, 0]
                 continue
-            plane, second = image[min(channel, have - 1)], other[min(channel, have - 1)]
-            entries = table[channel]
-            for row in range(height):
-                if is_mixed and share != 1:
-                    for k in range(width):
-                        value = np.float32(plane[row, k]) * share + np.float32(second[row, k]) * rest
-                        level[k] = np.uint8(np.rint(value))
-                else:
-                    for k in range(width):
-                        level[k] = plane[row, k]
-                    if is_mixed and top <= row < bottom:
-                        for k in range(left, right):
-                            level[k] = second[row, k]
-                target = out[place, channel, row]
-                for k in range(width):
-                    target[k] = entries[level[k]]
-        noise_place = noise_before[place]
+            source = min(channel, last)
+            _mix_and_normalize(
+                image[source], other[source], lam[n], paste[n], table[channel], is_mixed, level, out[k, channel]
+            )
+        noise_start = noise_starts[k]
         for block in range(erased.shape[1]):
-            top, left, high, wide = erased[n, block]
-            for channel in range(channels):
-                for row in range(top, top + high):
-                    for k in range(left, left + wide):
-                        if mode == _PIXEL:
-                            out[place, channel, row, k] = noise[noise_place]
-                            noise_place += 1
-                        elif mode == _RAND:
-                            out[place, channel, row, k] = color[n, block, channel]
-                        else:
-                            out[place, channel, row, k] = 0
+            noise_start = _erase(erased[n, block], color[n, block], noise, noise_start, mode, out[k])
 
 
 @functools.cache
@@ -512,7 +500,7 @@ def _share(function: Callable[..., None], count: int, *arguments: Any) -> None:
 
 
 def unpack(table: Tensor, numbers: Tensor, levels: Tensor) -> Tensor:
-    """See `ops_triton.unpack`, as for all that follow."""
+    """See `kernels_triton.unpack`, as for all that follow."""
     rows, line = table.shape[1:]
     result = table.new_empty(len(numbers), 1, rows, 8 * line)
     words = result.view(torch.int64).view(len(numbers), -1)
@@ -530,84 +518,42 @@ def weigh(
 
 
 def resize(
-    source: Tensor,
-    target: Tensor,
-    take: Tensor,
-    index: Tensor,
-    box: Tensor,
-    middle: Tensor,
-    weights: tuple[Tensor, Tensor, Tensor],
-    size: tuple[int, int],
-    axis: int,
-    is_first: bool,
-    lines: int,
-) -> None:
+    source: Tensor, target: Tensor, take: Tensor, index: Tensor, box: Tensor, begins: Tensor,
+    weights: tuple[Tensor, Tensor, Tensor], size: tuple[int, int], axis: int, is_first: bool, lines: int,
+) -> None:  # fmt: skip
     channels = source.shape[1] if is_first else target.shape[1]
     strides = np.array(source.stride() if is_first else (0, 0, 0, 0))
-    # All of the memory, whatever part of it the images are.
+    # All of the memory behind the images, which may be a view.
     flat = torch.empty(0, dtype=torch.uint8).set_(source.untyped_storage())[source.storage_offset() :]
-    arguments = take, index, box, middle, *weights, *size, channels, axis, is_first
+    arguments = take, index, box, begins, *weights, *size, channels, axis, is_first
     _share(_resize, len(index), flat, strides, target.view(-1), *arguments)
 
 
-def levels(images: Tensor, rows: Tensor, operation: Tensor, argument: Tensor) -> None:
-    _share(_levels, len(rows), images.flatten(2), rows, operation, argument)
+def look_up(images: Tensor, rows: Tensor, operation: Tensor, argument: Tensor) -> None:
+    _share(_look_up, len(rows), images.flatten(2), rows, operation, argument)
 
 
-def move(
+def transform(
     images: Tensor, rows: Tensor, put: Tensor, operation: Tensor, cubic: Tensor, data: Tensor, fill: Tensor
 ) -> None:
-    _share(_move, len(rows), images, rows, put, operation, cubic, data, fill)
+    _share(_transform, len(rows), images, rows, put, operation, cubic, data, fill)
 
 
-def finish(
-    images: Tensor,
-    rows: Tensor,
-    partners: Tensor,
-    lam: Tensor,
-    paste: Tensor,
-    table: Tensor,
-    erased: Tensor,
-    color: Tensor,
-    seed: int,
-    mode: int,
-    is_mixed: bool,
-    begin: int,
-    count: int,
-) -> Tensor:
+def mix_normalize_erase(
+    images: Tensor, rows: Tensor, partners: Tensor, lam: Tensor, paste: Tensor, table: Tensor, erased: Tensor,
+    color: Tensor, seed: int, mode: int, is_mixed: bool, begin: int, count: int,
+) -> Tensor:  # fmt: skip
     height, width = images.shape[2:]
     result = torch.empty(count, len(table), height, width, dtype=table.dtype)
     counts = erased[begin : begin + count, :, 2:].prod(2).sum(1) * len(table)
     noise = torch.empty(int(counts.sum()) if mode == _PIXEL else 0)
     noise.normal_(generator=torch.Generator().manual_seed((seed + begin) % 2**63))
-    # Sixteen bits or more, whatever they mean.
+    # numba has no bfloat16.
     bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[table.element_size()]
     is_gray = images.shape[1] == 1 and bool((table == table[0]).all())
     color, noise = (values.to(table.dtype).view(bits) for values in (color, noise))
-    arguments = (
-        images,
-        rows,
-        partners,
-        lam,
-        paste,
-        table.view(bits),
-        is_gray,
-        erased,
-        color,
-        noise,
-        counts.cumsum(0) - counts,
-    )
-    _share(_finish, count, *arguments, mode, is_mixed, begin, result.view(bits))
+    _share(
+        _mix_normalize_erase, count, images, rows, partners, lam, paste, table.view(bits), is_gray, erased, color,
+        noise, counts.cumsum(0) - counts, mode, is_mixed, begin, result.view(bits),
+    )  # fmt: skip
     return result
-
-
-def targets(
-    labels: Tensor, partners: Tensor, lam: Tensor, classes: int, smoothing: float, begin: int, count: int
-) -> Tensor:
-    off = smoothing / classes
-    part = slice(begin, begin + count)
-    own, other = (
-        torch.full((count, classes), off).scatter_(1, chosen[:, None], 1 - smoothing + off)
-        for chosen in (labels[part], labels[partners[part].long()])
-    )
-    return own * lam[part, :1] + other * lam[part, 1:]
