@@ -484,4 +484,4 @@ def test_nested_json_is_no_parameter_file(tmp_path: Path, capsys: pytest.Capture
     (tmp_path / 'x.json').write_text('[' * 100_000)
     arguments = ['preview', 'fractal1', '--data-dir', str(tmp_path / 'x.json'), '-o', str(tmp_path / 'x.png')]
     assert cli.main(arguments) == 2
-    assert 'no parameter file' in capsys.readouterr().err
+    assert 'not a parameter file' in capsys.readouterr().err

@@ -120,7 +120,7 @@ def kernels(request, monkeypatch):
             for name in names:
                 setattr(Kernels, name, staticmethod(with_inner(getattr(module, name))))
 
-    def triton_kernels(device, name='augment.kernels_triton'):
+    def triton_kernels(device, name):
         return found if device.type == 'cuda' else None
 
     monkeypatch.setattr(_device, 'triton_kernels', triton_kernels)
@@ -230,7 +230,7 @@ def test_a_real_gpu_gets_what_the_cpu_gets_and_nothing_waits_for_it(name, case):
 def test_the_kernels_run_on_this_gpu(caplog):
     _device._triton_kernels.cache_clear()
     for name in ('augment.kernels_triton', 'fractal.render_triton'):
-        assert _device.triton_kernels(torch.device('cuda', 0), name) is not None, caplog.text
+        assert _device.triton_kernels(torch.device('cuda', 0), f'timm_fractal.{name}') is not None, caplog.text
 
 
 @GPU

@@ -255,7 +255,7 @@ def test_parameters_are_saved_and_drawn_again(name, tmp_path):
 
 def test_parameters_of_another_type_are_refused(tmp_path):
     OFDB(f'ofdb/classes=4,{FEW}').family.save(tmp_path / 'family.json')
-    with pytest.raises(ValueError, match="no fractal1: 'ofdb/classes=4"):
+    with pytest.raises(ValueError, match="not a fractal1: 'ofdb/classes=4"):
         Fractal1('fractal1', root=tmp_path / 'family.json')
     content = json.loads((tmp_path / 'family.json').read_text())
     (tmp_path / 'family.json').write_text(json.dumps(content | {'bases': content['bases'][:2]}))

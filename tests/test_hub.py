@@ -445,7 +445,7 @@ def edit(*keys, value):
             lambda folder: (folder / 'README.md').write_text('---\ntags: [timm]\n---\n'),
             'lacks library_name, pipeline_tag',
         ),
-        (lambda folder: (folder / 'README.md').write_text('---\n{x: [\n---\n'), 'front matter is no YAML'),
+        (lambda folder: (folder / 'README.md').write_text('---\n{x: [\n---\n'), 'front matter is not the YAML'),
         (lambda folder: (folder / 'README.md').write_text('---\n- 1\n---\n'), 'front matter'),
         (lambda folder: (folder / 'README.md').write_text('nothing'), 'the front matter lacks library_name'),
         (lambda folder: os.truncate(folder / 'model.safetensors', 10_000), 'is truncated, or not a safetensors file'),

@@ -611,7 +611,7 @@ WRONG = {
     ),
     'no axis': (
         {'findings': [dict(title='t', question='q', limits='l', rows=[dict(condition='fractal1', x=1)])]},
-        'findings.0: rows with x or series need an axis',
+        'findings.0: a population, and rows with x or series, need an axis',
     ),
     'cost': ({'cost/rate': 3}, "cost: unknown key 'rate'"),
     'infinity': (
@@ -845,3 +845,39 @@ def test_a_curve_has_each_epoch_once(sweep_file, tmp_path):
     )
     assert sweep_train.curve(summary) == [(1, 10.0), (3, 31.0)]
     assert sweep_train.curve(tmp_path / 'none.csv') == []
+
+
+def test_a_population_on_the_page(sweep_file, tmp_path):
+    """Conditions whose names begin alike: the best and worst are rows, and what they have in common is said."""
+    import numpy as np
+    import sweep_population
+    import sweep_report
+
+    tops = dict(zip((f'base-{n}' for n in range(12)), [70, 90, 60, 85, 50, 80, 65, 75, 55, 77, 82, 58], strict=True))
+    three = dict.fromkeys(('base-0', 'base-1', 'base-2'), {'seeds': [0, 1, 2]})
+    change = {
+        **{'pretrain': dict(model='test_vit', batch_size=8, epochs=2), 'title': 'T', 'about': 'A'},
+        'finetune/digits': dict(data='digits', shots=5, model='test_vit', batch_size=8, epochs=2),
+        'conditions': {'scratch': {}}
+        | {name: dict(dataset=f'fractal1/classes=16,seed={name[5:]}') | three.get(name, {}) for name in tops},
+        'findings': [dict(title='t', question='q', limits='l', rows=['scratch'], population='base-', axis='bases')],
+    }
+    read = sweep_file.Sweep(write(tmp_path / 'tiny.yaml', change))
+    lines = []
+    for unit in read.units:
+        for job in unit.jobs:
+            top1 = tops.get(job.key['condition'], 40) + job.key['seed']
+            line = dict(eval_top1=float(top1), samples=1600, train_loss=1.0, seconds=1, hardware='a core', versions={})
+            lines.append(json.dumps(job.key | line) + '\n')
+    (tmp_path / 'tiny.jsonl').write_text(''.join(lines))
+    sweep_report.write([read], tmp_path, tmp_path / 'page.md')
+    page = (tmp_path / 'page.md').read_text()
+    rows = re.findall(r'^\| (base-\d+|from scratch|scratch) ', page, re.MULTILINE)
+    assert rows == ['scratch', *(f'base-{n}' for n in (1, 3, 10, 5, 9)), *(f'base-{n}' for n in (6, 2, 11, 8, 4))]
+    assert 'digits: 50.0 to 90.0, median 72.5' in page
+    # Three of them have three seeds each, one apart: nearly all variance is between them.
+    means = np.array([[70, 71, 72], [90, 91, 92], [60, 61, 62]])
+    between, within = 3 * means.mean(1).var(ddof=1), means.var(1, ddof=1).mean()
+    share = (between - within) / (between + 2 * within)
+    assert sweep_population.variance_share(means)[0] == pytest.approx(share)
+    assert f'digits: {share:.0%} (' in page and ', 3 of them)' in page

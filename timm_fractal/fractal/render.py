@@ -83,6 +83,7 @@ def render(
 
     Examples:
         >>> from timm_fractal.fractal import ifs
+        >>> from timm_fractal.fractal.canvas import unpack
         >>> system = ifs.sample(2, 3.5, np.random.default_rng(1))
         >>> path = ifs.addresses(ifs.probabilities(system), points=5000)
         >>> images = render(system[None], path, np.zeros((1, 2), np.uint32), size=64)
