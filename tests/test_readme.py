@@ -168,7 +168,7 @@ def figures(page, name):
 
 def test_the_figures_of_the_readme_are_those_of_the_results():
     page = (DOCS / 'results.md').read_text()
-    micro, small, _ = re.split(r'\n## ', page)[1:]
+    micro, small, _, fractals = re.split(r'\n## ', page)[1:]
     table = re.search(r'\| \| scratch .*?\n\n', README, re.DOTALL).group()
     digits, cifar10 = (re.findall(r'([\d.]+) %', row) for row in table.splitlines()[2:4])
     for place, name in enumerate(('from scratch', 'one fractal', '100 fractals', 'real images')):
@@ -179,6 +179,11 @@ def test_the_figures_of_the_readme_are_those_of_the_results():
     )
     ours, scratch = figures(small, 'one fractal')[0], figures(small, 'from scratch')[0]
     assert said.groups() == (ours[0], scratch[0], ours[-1], scratch[-1])
+    ranges = re.search(r'digits-20: ([\d.]+) to ([\d.]+).*cifar10-50: ([\d.]+) to ([\d.]+),', fractals).groups()
+    worst, best, worst_cifar, best_cifar = map(float, ranges)
+    told = ' '.join(README.split())
+    assert f'reach {best:.0f} % on digits and {best_cifar} % on CIFAR-10' in told
+    assert f'the worst {worst:.0f} % and {worst_cifar:.0f} %' in told
 
 
 def test_the_figures_of_the_weights_are_those_of_the_results():
