@@ -40,10 +40,10 @@ def median_ms(function: Callable[[], object], repeats: int = 9, images: int = 1)
 def main() -> None:
     settings = 'default fractal, 512 x 512 pixels, 100,000 points, random patches'
     with Record('bench_render', f'Medians of 9, {cpu_count()} cores; {settings}') as say:
-        family = Fractal1(f'fractal1/classes={8 * LANES}').family
-        addresses = ifs.addresses(ifs.probabilities(family.bases[0]), 100_000)
+        codes = Fractal1(f'fractal1/classes={8 * LANES}').codes
+        addresses = ifs.addresses(ifs.probabilities(codes.bases[0]), 100_000)
         keys = np.random.default_rng(0).integers(0, 2**32, (8 * LANES, 2), dtype=np.uint32)
-        systems = family.systems
+        systems = codes.systems
 
         few, few_keys = systems[:LANES], keys[:LANES]
         one_core = median_ms(lambda: render(systems, addresses, keys, threads=1), images=len(systems))
@@ -66,7 +66,7 @@ def main() -> None:
 
         thousand = []
         for _ in range(5):
-            fractals_data.families.clear()
+            fractals_data.known_codes.clear()
             start = time.perf_counter()
             Fractal1('fractal1')
             thousand.append(time.perf_counter() - start)

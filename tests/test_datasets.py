@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from timm_fractal import Family, Fractal1, parse_name
+from timm_fractal import Fractal1, IFSCodes, parse_name
 from timm_fractal._utils.rng import stream
 from timm_fractal.data import base as datasets
 from timm_fractal.data import fractals as fractals_data
@@ -23,7 +23,7 @@ SMALL = 'fractal1/classes=12,points=3000,size=64'
 
 @pytest.fixture(autouse=True)
 def forget_families():
-    fractals_data.families.clear()
+    fractals_data.known_codes.clear()
 
 
 def digest(*arrays):
@@ -56,7 +56,7 @@ def test_same_name_same_bytes(name, split, expected):
 
 def test_base_fractal_of_the_default_data_set():
     """The published fractal was never saved; this one is."""
-    base = Fractal1('fractal1/classes=2').family.bases[0]
+    base = Fractal1('fractal1/classes=2').codes.bases[0]
     expected = [
         [[0.198270051, -0.165858427, 0.569401867], [-0.169256461, -0.180207154, -0.547770735]],
         [[-0.660216512, -0.689410248, -0.806693516], [0.726525496, -0.611785379, 0.452256949]],
@@ -67,7 +67,7 @@ def test_base_fractal_of_the_default_data_set():
 def test_default_seed_is_the_first_rich_one():
     def is_rich(seed):
         train = Fractal1(f'fractal1/classes=32,seed={seed}')
-        base, systems = train.family.bases[0], train.family.systems
+        base, systems = train.codes.bases[0], train.codes.systems
         first = [ifs.perturb(base, 0.1, stream(seed, 1, k, 0)) for k in range(32)]
         if not np.array_equal(first, systems) or (unpack(_stack(train), 512) > 0).mean() <= 0.15:
             return False
@@ -137,7 +137,7 @@ def test_a_class_does_not_depend_on_the_number_of_classes(split):
     many = Fractal1('fractal1/classes=40,points=3000,size=64', split)
     few = Fractal1(SMALL, split)
     assert np.array_equal(_stack(few), _stack(many)[:12])
-    assert np.array_equal(few.family.systems, many.family.systems[:12])
+    assert np.array_equal(few.codes.systems, many.codes.systems[:12])
 
 
 @pytest.mark.slow
@@ -164,7 +164,7 @@ def test_large_validation_sets_are_rendered_on_access(monkeypatch):
 
 def test_validation_images_do_not_depend_on_what_was_drawn_before():
     alone = _stack(Fractal1(SMALL, 'validation'))
-    fractals_data.families.clear()
+    fractals_data.known_codes.clear()
     Fractal1(SMALL, 'train')
     assert np.array_equal(_stack(Fractal1(SMALL, 'validation')), alone)
 
@@ -178,8 +178,8 @@ def test_instances_share_a_shape_and_nothing_else():
     assert len({image.tobytes() for image in bits}) == 36
     for number in (13, 25):
         instance, k = divmod(number, 12)
-        path = ifs.addresses(ifs.probabilities(dataset.family.bases[0]), 3000, 100 + instance)
-        shape = render(dataset.family.systems[k : k + 1], path, np.zeros((1, 2), np.uint32), 64, 'fill').bits[0]
+        path = ifs.addresses(ifs.probabilities(dataset.codes.bases[0]), 3000, 100 + instance)
+        shape = render(dataset.codes.systems[k : k + 1], path, np.zeros((1, 2), np.uint32), 64, 'fill').bits[0]
         assert not np.any(bits[number] & ~shape)
 
 
@@ -254,13 +254,13 @@ def test_fractals_that_cannot_be_drawn(name, message):
 def test_one_fractal_whatever_the_canvas(canvas):
     """At this delta every second perturbation is sampled again, judged on the reference's canvas."""
     name = 'fractal1/classes=40,delta=0.4,fractals=3'
-    expected = Fractal1(name).family
-    fractals_data.families.clear()
+    expected = Fractal1(name).codes
+    fractals_data.known_codes.clear()
     for split in ('validation', 'train'):
         found = Fractal1(f'{name},{canvas}', split)
-        assert np.array_equal(found.family.bases, expected.bases)
-        assert np.array_equal(found.family.systems, expected.systems)
-        assert found.family.name == str(found.spec)
+        assert np.array_equal(found.codes.bases, expected.bases)
+        assert np.array_equal(found.codes.systems, expected.systems)
+        assert found.codes.name == str(found.spec)
 
 
 @pytest.mark.slow
@@ -277,7 +277,7 @@ def test_empty_classes_are_redrawn_in_their_place():
     """At this delta every second perturbation diverges or is too empty."""
     name = 'fractal1/classes=300,delta=0.4,points=3000,size=96'
     dataset = Fractal1(name)
-    base, systems = dataset.family.bases[0], dataset.family.systems
+    base, systems = dataset.codes.bases[0], dataset.codes.systems
     draws = []
     for k in range(300):
         attempts = (ifs.perturb(base, 0.4, stream(15, 1, k, draw)) for draw in range(100))
@@ -291,31 +291,31 @@ def test_empty_classes_are_redrawn_in_their_place():
 
 def test_parameters_are_saved_and_drawn_again(tmp_path):
     original = Fractal1(f'{SMALL},seed=3')
-    original.family.save(tmp_path / 'family.json')
-    fractals_data.families.clear()
+    original.codes.save(tmp_path / 'codes.json')
+    fractals_data.known_codes.clear()
     for split in ('train', 'validation'):
-        loaded = Fractal1('fractal1', split, root=tmp_path / 'family.json')
+        loaded = Fractal1('fractal1', split, root=tmp_path / 'codes.json')
         assert loaded.spec == original.spec and len(loaded) == 12
         assert np.array_equal(_stack(loaded), _stack(Fractal1(f'{SMALL},seed=3', split)))
-    assert len(Fractal1(f'{SMALL},seed=3,cache=none', root=str(tmp_path / 'family.json'))) == 12
+    assert len(Fractal1(f'{SMALL},seed=3,cache=none', root=str(tmp_path / 'codes.json'))) == 12
 
 
 def test_edited_parameters_are_what_is_drawn(tmp_path):
-    family = Fractal1(SMALL).family
-    Family(family.name, family.bases, family.systems[::-1].copy()).save(tmp_path / 'family.json')
-    loaded = Fractal1('fractal1', root=tmp_path / 'family.json')
-    assert np.array_equal(loaded.family.systems[0], family.systems[-1])
+    codes = Fractal1(SMALL).codes
+    IFSCodes(codes.name, codes.bases, codes.systems[::-1].copy()).save(tmp_path / 'codes.json')
+    loaded = Fractal1('fractal1', root=tmp_path / 'codes.json')
+    assert np.array_equal(loaded.codes.systems[0], codes.systems[-1])
     assert not np.array_equal(loaded.stored(0), Fractal1(SMALL).stored(0))
-    assert np.array_equal(loaded.stored(0), Fractal1('fractal1/cache=none', root=tmp_path / 'family.json').stored(0))
+    assert np.array_equal(loaded.stored(0), Fractal1('fractal1/cache=none', root=tmp_path / 'codes.json').stored(0))
 
 
 def test_parameter_files_that_do_not_fit(tmp_path):
-    family = Fractal1(SMALL).family
-    path = tmp_path / 'family.json'
-    family.save(path)
+    codes = Fractal1(SMALL).codes
+    path = tmp_path / 'codes.json'
+    codes.save(path)
     with pytest.raises(ValueError, match=r"holds 'fractal1/classes=12.*', not 'fractal1/delta=0.2': name the data set"):
         Fractal1('fractal1/delta=0.2', root=path)
-    Family(family.name, family.bases, family.systems[:3]).save(path)
+    IFSCodes(codes.name, codes.bases, codes.systems[:3]).save(path)
     with pytest.raises(ValueError, match=r'is damaged or not a fractal1: .* shape \(1, 2, 2, 3\) and \(3, 2, 2, 3\)'):
         Fractal1('fractal1', root=path)
     path.write_text('{"dataset": ')

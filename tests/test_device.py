@@ -236,10 +236,10 @@ def test_the_kernels_run_on_this_gpu(caplog):
 @GPU
 @pytest.mark.parametrize('patch', PATCHES)
 def test_a_gpu_draws_the_same_fractals(patch):
-    family = Fractal1('fractal1/classes=40').family
-    path = ifs.addresses(ifs.probabilities(family.bases[0]), 100_000, 1)
+    codes = Fractal1('fractal1/classes=40').codes
+    path = ifs.addresses(ifs.probabilities(codes.bases[0]), 100_000, 1)
     keys = np.random.default_rng(0).integers(2**32, size=(40, 2), dtype=np.uint32)
-    host, device = (render(family.systems, path, keys, patch=patch, device=name) for name in (None, 'cuda'))
+    host, device = (render(codes.systems, path, keys, patch=patch, device=name) for name in (None, 'cuda'))
     assert np.array_equal(host.bits, device.bits)
 
 

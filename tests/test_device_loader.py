@@ -64,7 +64,7 @@ def test_timm_gives_our_loader_when_the_name_says_so():
 
 def test_the_loader_is_no_part_of_what_identifies_the_images():
     assert str(create().dataset.spec) == str(create(SMALL).dataset.spec) == SMALL
-    assert create().dataset.family.systems is create(SMALL).dataset.family.systems
+    assert create().dataset.codes.systems is create(SMALL).dataset.codes.systems
 
 
 @pytest.mark.parametrize('split', ['train', 'validation'])
@@ -398,8 +398,8 @@ def test_target_transforms_are_refused():
 
 
 def test_parameter_files_keep_the_loader(tmp_path):
-    path = tmp_path / 'family.json'
-    Fractal1(SMALL).family.save(path)
+    path = tmp_path / 'codes.json'
+    Fractal1(SMALL).codes.save(path)
     spec = Fractal1('fractal1/loader=device', root=path).spec
     assert spec.loader == 'device' and dataclasses.replace(spec, loader='auto') == Fractal1(SMALL).spec
 

@@ -252,7 +252,7 @@ def test_parameters_of_many_names_are_forgotten(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(pictures, '_FAMILIES', 2)
     for seed in range(4):
         pictures.contact(f'{NAME},seed={seed + 50}', 'train')
-        assert len(pictures.fractals.families) <= 2
+        assert len(pictures.fractals.known_codes) <= 2
 
 
 # Uploads.

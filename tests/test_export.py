@@ -21,7 +21,7 @@ from PIL import Image
 from timm.data import create_dataset
 from torchvision.datasets import ImageFolder
 
-from timm_fractal import Family, Fractal1
+from timm_fractal import Fractal1, IFSCodes
 from timm_fractal.cli import export_images as export
 from timm_fractal.cli.export_images import Exported
 from timm_fractal.data import create
@@ -113,9 +113,9 @@ def test_files_are_gray_and_small(tmp_path: Path) -> None:
 def test_record_and_parameters(tmp_path: Path, expected: Any) -> None:
     export.export_images(NAME, tmp_path / 'x', params=tmp_path / 'x.json')
     assert json.loads((tmp_path / 'x/dataset.json').read_text()) == {'dataset': CANONICAL}
-    family = Family.load(tmp_path / 'x.json')
-    assert family.name == CANONICAL
-    np.testing.assert_array_equal(family.systems, Fractal1(NAME).family.systems)
+    codes = IFSCodes.load(tmp_path / 'x.json')
+    assert codes.name == CANONICAL
+    np.testing.assert_array_equal(codes.systems, Fractal1(NAME).codes.systems)
     # The parameters alone make the same files, and are what the record says then.
     result = export.export_images('fractal1/cache=none', tmp_path / 'y', data_dir=tmp_path / 'x.json')
     assert result[0].dataset == CANONICAL

@@ -364,8 +364,8 @@ def test_other_versions_of_timm(exports, tmp_path, version):
 )
 def test_ifs_codes_that_were_read_are_not_taken_for_those_of_the_name(dataset, data_dir, known):
     args = {'model': 'test_vit', 'dataset': dataset, 'data_dir': data_dir}
-    family = hub_folder._family(checkpoint.Checkpoint(Path('last.pth.tar'), {}, args), 2)
-    assert (family is not None) == known
+    codes = hub_folder._ifs_codes(checkpoint.Checkpoint(Path('last.pth.tar'), {}, args), 2)
+    assert (codes is not None) == known
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import timm.data
 import torch
 from PIL import Image
 
-from timm_fractal import OFDB, Family, Fractal1, FractalDB, parse_name
+from timm_fractal import OFDB, Fractal1, FractalDB, IFSCodes, parse_name
 from timm_fractal._utils.rng import Stream, stream
 from timm_fractal.cli import main
 from timm_fractal.data import base as datasets
@@ -28,7 +28,7 @@ FEW = 'points=3000,size=64'
 
 @pytest.fixture(autouse=True)
 def forget_families(monkeypatch):
-    fractals_data.families.clear()
+    fractals_data.known_codes.clear()
     monkeypatch.setattr(datasets, '_warned', set())
 
 
@@ -45,10 +45,10 @@ def draw_plainly(system, probs, spec, key, seed):
 
 def test_classes_are_divided_over_the_fractals():
     dataset = Fractal1(f'fractal1/classes=7,fractals=3,{FEW}')
-    assert dataset.family.bases.shape == (3, 2, 2, 3)
-    assert len({base.tobytes() for base in dataset.family.bases}) == 3
-    for k, system in enumerate(dataset.family.systems):
-        ratio = system / dataset.family.bases[k % 3]
+    assert dataset.codes.bases.shape == (3, 2, 2, 3)
+    assert len({base.tobytes() for base in dataset.codes.bases}) == 3
+    for k, system in enumerate(dataset.codes.systems):
+        ratio = system / dataset.codes.bases[k % 3]
         assert (np.abs(ratio - 1) <= 0.1).all() and np.unique(ratio).size == 12
 
 
@@ -56,8 +56,8 @@ def test_every_image_has_the_address_sequence_of_its_fractal():
     dataset = Fractal1(f'fractal1/classes=5,fractals=2,instances=2,{FEW}')
     for number in range(10):
         instance, k = divmod(number, 5)
-        probs = ifs.probabilities(dataset.family.bases[k % 2])
-        system, key = dataset.family.systems[k], (15, 2, 0, k, instance)
+        probs = ifs.probabilities(dataset.codes.bases[k % 2])
+        system, key = dataset.codes.systems[k], (15, 2, 0, k, instance)
         expected = draw_plainly(system, probs, dataset.spec, key, 100 + instance)
         assert np.array_equal(dataset.stored(number), expected)
 
@@ -65,14 +65,14 @@ def test_every_image_has_the_address_sequence_of_its_fractal():
 def test_the_first_fractal_is_that_of_fractal1():
     one = Fractal1(f'fractal1/classes=9,{FEW}')
     three = Fractal1(f'fractal1/classes=9,fractals=3,{FEW}')
-    assert np.array_equal(three.family.bases[0], one.family.bases[0])
+    assert np.array_equal(three.codes.bases[0], one.codes.bases[0])
     for k in (0, 3, 6):
         assert np.array_equal(three.stored(k), one.stored(k))
 
 
 def test_as_many_fractals_as_classes():
     dataset = Fractal1(f'fractal1/classes=6,fractals=6,{FEW}')
-    assert len({base.tobytes() for base in dataset.family.bases}) == 6
+    assert len({base.tobytes() for base in dataset.codes.bases}) == 6
     with pytest.raises(ValueError, match='fractals must be at most classes = 6, got 7'):
         parse_name('fractal1/classes=6,fractals=7')
 
@@ -94,7 +94,7 @@ def test_a_class_needs_no_other(name, monkeypatch):
     monkeypatch.setattr(fractals, '_find_bases', lambda spec, numbers: looked.extend(numbers) or search(spec, numbers))
     some = create(name, only=[29, 7])
     assert looked == sorted({29 % some.spec.num_bases, 7 % some.spec.num_bases})
-    assert not fractals_data.families and some._table is None
+    assert not fractals_data.known_codes and some._table is None
     whole = create(name)
     for k in (7, 29):
         assert np.array_equal(some.stored(k), whole.stored(k))
@@ -123,8 +123,8 @@ def test_codes_that_are_known_are_not_searched_for_again(monkeypatch):
     monkeypatch.setattr(fractals, 'find', lambda *_: pytest.fail('searched'))
     for classes, bases in ((25, 20), (20, 20), (8, 8)):
         some = Fractal1(name.format(classes, bases), 'validation')
-        assert some.family.name == str(some.spec) and some.family.bases.shape[0] == bases
-        assert np.array_equal(some.family.systems, whole.family.systems[:classes])
+        assert some.codes.name == str(some.spec) and some.codes.bases.shape[0] == bases
+        assert np.array_equal(some.codes.systems, whole.codes.systems[:classes])
     with pytest.raises(pytest.fail.Exception, match='searched'):
         Fractal1(name.format(8, 7))
 
@@ -152,7 +152,7 @@ def test_categories_are_what_the_search_finds():
     for k in (0, 1, 2, 999, 1000, 20_999):
         assert fractals.search(0, k) == found[k]
     key = np.zeros((1, 2), np.uint32)
-    for system in OFDB('ofdb/classes=40,size=32').family.systems:
+    for system in OFDB('ofdb/classes=40,size=32').codes.systems:
         path = ifs.addresses(ifs.probabilities(system), 100_000)
         assert render(system[None], path, key, 512, 'point').fill[0] >= 0.2
 
@@ -167,14 +167,14 @@ def test_searched_systems_are_uniform():
 
 
 def test_another_seed_searches_for_itself():
-    zero, one = (OFDB(f'ofdb/classes=3,size=32,seed={seed}').family.systems for seed in (0, 1))
+    zero, one = (OFDB(f'ofdb/classes=3,size=32,seed={seed}').codes.systems for seed in (0, 1))
     assert not any(np.array_equal(a, b) for a, b in zip(zero, one))
-    again = OFDB('ofdb/classes=2,size=32,seed=1').family.systems
+    again = OFDB('ofdb/classes=2,size=32,seed=1').codes.systems
     assert np.array_equal(one[:2], again)
 
 
 def test_a_system_with_fewer_maps_never_takes_a_missing_one():
-    system = OFDB('ofdb/classes=40,size=32').family.systems
+    system = OFDB('ofdb/classes=40,size=32').codes.systems
     few = next(s for s in system if not s[6].any())
     path = ifs.addresses(ifs.probabilities(few), 100_000)
     assert path.max() == np.flatnonzero(ifs.probabilities(few)).max() < 6
@@ -182,7 +182,7 @@ def test_a_system_with_fewer_maps_never_takes_a_missing_one():
 
 def test_instances_scale_one_parameter_and_flip():
     dataset = FractalDB(f'fractaldb/classes=2,instances=100,{FEW},patch=fill')
-    system = dataset.family.systems[1]
+    system = dataset.codes.systems[1]
     probs = ifs.probabilities(system)
     path = ifs.addresses(probs, 3000)
     places = [(0, 0), (0, 1), (1, 0), (1, 1), (0, 2), (1, 2)]
@@ -208,13 +208,13 @@ def test_an_instance_that_would_be_empty_is_not_scaled():
     edge = np.zeros((7, 2, 3))
     edge[:2] = [[[0.9, 0.4, 0.3], [-0.4, 0.9, 0.1]], [[0.3, 0.0, -0.8], [0.0, 0.3, 0.6]]]
     spec = parse_name(f'fractaldb/classes=2,instances=25,{FEW},patch=fill')
-    family = Family(str(spec), np.stack([edge, edge]), np.stack([edge, edge]))
+    codes = IFSCodes(str(spec), np.stack([edge, edge]), np.stack([edge, edge]))
     scaled = edge * fractals.WEIGHTS[:, None]
     # Judged on the reference's canvas, rendered on its own.
     judged = render(scaled, ifs.addresses(ifs.probabilities(edge), 100_000), np.zeros((25, 2), np.uint32), 512)
     lost, kept = judged.fill < 0.045, judged.fill > 0.055  # Between them the random patches decide.
     assert lost.any() and kept[0]
-    drawn = fractals.render_images(spec, 'train', family, range(0, 50, 2))
+    drawn = fractals.render_images(spec, 'train', codes, range(0, 50, 2))
     alone = render(scaled, ifs.addresses(ifs.probabilities(edge), 3000), np.zeros((25, 2), np.uint32), 64, 'fill')
     assert np.array_equal(drawn.bits[kept], alone.bits[kept])
     assert all(np.array_equal(bits, alone.bits[0]) for bits in drawn.bits[lost])
@@ -245,22 +245,22 @@ def test_fractaldb_is_drawn_on_access_and_validated_on_less():
 @pytest.mark.parametrize('name', [f'fractal1/classes=4,fractals=2,{FEW}', f'ofdb/classes=4,{FEW}'])
 def test_parameters_are_saved_and_drawn_again(name, tmp_path):
     dataset = create(name)
-    dataset.family.save(tmp_path / 'family.json')
-    fractals_data.families.clear()
+    dataset.codes.save(tmp_path / 'codes.json')
+    fractals_data.known_codes.clear()
     kind = name.split('/')[0]
-    again = create(kind, root=tmp_path / 'family.json')
+    again = create(kind, root=tmp_path / 'codes.json')
     assert again.spec == dataset.spec
     assert np.array_equal(images(again), images(dataset))
 
 
 def test_parameters_of_another_type_are_refused(tmp_path):
-    OFDB(f'ofdb/classes=4,{FEW}').family.save(tmp_path / 'family.json')
+    OFDB(f'ofdb/classes=4,{FEW}').codes.save(tmp_path / 'codes.json')
     with pytest.raises(ValueError, match="not a fractal1: 'ofdb/classes=4"):
-        Fractal1('fractal1', root=tmp_path / 'family.json')
-    content = json.loads((tmp_path / 'family.json').read_text())
-    (tmp_path / 'family.json').write_text(json.dumps(content | {'bases': content['bases'][:2]}))
+        Fractal1('fractal1', root=tmp_path / 'codes.json')
+    content = json.loads((tmp_path / 'codes.json').read_text())
+    (tmp_path / 'codes.json').write_text(json.dumps(content | {'bases': content['bases'][:2]}))
     with pytest.raises(ValueError, match=r'is damaged .* of shape \(2, 7, 2, 3\) and \(4, 7, 2, 3\)'):
-        OFDB('ofdb', root=tmp_path / 'family.json')
+        OFDB('ofdb', root=tmp_path / 'codes.json')
 
 
 # Three maps of a category as published: a, b, c, d, e, f, p of x' = a x + b y + e, y' = c x + d y + f.
@@ -315,14 +315,14 @@ def draw_as_published(rows, key, spec, weights=1.0, seed=100):
 @pytest.mark.parametrize('cache', ['auto', 'none'])
 def test_categories_as_published(published, cache):
     dataset = OFDB(f'ofdb/classes=7,{FEW},cache={cache}', root=published)
-    assert len(dataset) == dataset.num_classes == 7 and dataset.family.bases.shape == (7, 3, 2, 3)
+    assert len(dataset) == dataset.num_classes == 7 and dataset.codes.bases.shape == (7, 3, 2, 3)
     assert [path.name for path in dataset.files] == [f'{n}.csv' for n in (0, 1, 3, 9, 10, 11, 12)]
     for k in range(7):
         expected = draw_as_published(category(k), (0, Stream.PATCHES, 0, k, 0), dataset.spec)
         assert np.array_equal(np.asarray(dataset.image(k, 'L')), expected)
         assert dataset[k][1] == k
     # The areas would give others.
-    other = Family('', dataset.family.bases, dataset.family.systems)
+    other = IFSCodes('', dataset.codes.bases, dataset.codes.systems)
     assert not np.array_equal(fractals.render_images(dataset.spec, 'train', other, [0]).bits[0], dataset.stored(0))
     few = OFDB(f'ofdb/classes=3,{FEW},cache={cache}', root=published)
     assert np.array_equal(images(few), images(dataset)[:3])
@@ -348,21 +348,21 @@ def test_a_category_is_the_base_of_perturbations(published, patch):
     datasets_ = {split: Fractal1(name, split, root=path) for split in ('train', 'validation')}
     system, probs = category(3)[:, [[0, 1, 4], [2, 3, 5]]], category(3)[:, 6]
     for split, dataset in datasets_.items():
-        assert np.array_equal(dataset.family.bases, system[None]) and len(dataset) == 5
-        assert (np.abs(dataset.family.systems / system - 1) <= 0.1).all()
+        assert np.array_equal(dataset.codes.bases, system[None]) and len(dataset) == 5
+        assert (np.abs(dataset.codes.systems / system - 1) <= 0.1).all()
         for k in range(5):
-            codes, seed = dataset.family.systems[k], {'train': 100, 'validation': 100 + 2**31}[split]
+            codes, seed = dataset.codes.systems[k], {'train': 100, 'validation': 100 + 2**31}[split]
             rows = np.column_stack([codes[:, :, :2].reshape(-1, 4), codes[:, :, 2], probs])
             key = (15, Stream.PATCHES, split == 'validation', k, 0)
             assert np.array_equal(
                 np.asarray(dataset.image(k, 'L')), draw_as_published(rows, key, dataset.spec, 1, seed)
             )
-    assert np.array_equal(*(dataset.family.systems for dataset in datasets_.values()))
+    assert np.array_equal(*(dataset.codes.systems for dataset in datasets_.values()))
     # Neither another base nor no base is mixed up with it.
     assert not np.array_equal(
-        Fractal1(name, root=published / 'csv0/1.csv').family.systems, datasets_['train'].family.systems
+        Fractal1(name, root=published / 'csv0/1.csv').codes.systems, datasets_['train'].codes.systems
     )
-    assert Fractal1(name).family.systems.shape == (5, 2, 2, 3)
+    assert Fractal1(name).codes.systems.shape == (5, 2, 2, 3)
 
 
 @pytest.mark.parametrize(
@@ -377,10 +377,10 @@ def test_published_codes_everywhere(name, root, published, tmp_path, capsys):
     """Saved as JSON, exported, previewed, measured, and on the device: always the same images."""
     root = published / root
     kind, dataset = name.split('/')[0], create(name, root=root)
-    dataset.family.save(tmp_path / 'codes.json')
+    dataset.codes.save(tmp_path / 'codes.json')
     for split in ('train', 'validation'):
         again = create(kind, split, root=tmp_path / 'codes.json')
-        assert again.spec == dataset.spec and len(again.family.probs) == again.spec.num_bases
+        assert again.spec == dataset.spec and len(again.codes.probs) == again.spec.num_bases
         assert np.array_equal(images(again), images(create(name, split, root=root)))
     options = ['--data-dir', str(root)]
     exported = ['--params', str(tmp_path / 'params.json')]
@@ -490,7 +490,7 @@ def test_roots_that_do_not_fit(name, root, error, message, published):
 
 
 def test_probabilities_of_a_parameter_file_are_checked(published, tmp_path):
-    OFDB(f'ofdb/classes=2,{FEW}', root=published).family.save(tmp_path / 'codes.json')
+    OFDB(f'ofdb/classes=2,{FEW}', root=published).codes.save(tmp_path / 'codes.json')
     content = json.loads((tmp_path / 'codes.json').read_text())
     for probs in ([[0.5, 0.5, 0]], [[1, 0, 0], [0.5, 0.6, 0]], [[1, 0, 0], [1.5, -0.5, 0]], [[1, 0], [1, 0]]):
         (tmp_path / 'codes.json').write_text(json.dumps(content | {'probabilities': probs}))
@@ -512,7 +512,7 @@ def test_what_is_odd_about_a_folder_is_said_once(published, caplog):
         f'the probabilities p of 1 of 7 files in {published / "csv0"} do not sum to 1 and are divided by their sum '
         f'(1.csv: 2)',
     ]
-    assert twice.family.probs.sum(1) == pytest.approx(np.ones(7), abs=1e-15)
+    assert twice.codes.probs.sum(1) == pytest.approx(np.ones(7), abs=1e-15)
 
 
 @pytest.mark.parametrize(

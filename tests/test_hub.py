@@ -29,7 +29,7 @@ from tests import hub_server
 from tests.hub_server import TOKEN, Repo
 from tests.test_checkpoint import ARGS, DATASET, tensors, write
 from timm_fractal import Fractal1, cli
-from timm_fractal.fractal.ifs import Family
+from timm_fractal.fractal.ifs import IFSCodes
 from timm_fractal.hub import checkpoint
 from timm_fractal.hub import folder as hub
 from timm_fractal.hub import manifest as weights
@@ -93,9 +93,9 @@ def test_export(exported):
     provenance = config['provenance']
     assert provenance['dataset'] == DATASET and provenance['samples'] == 320 and provenance['epochs'] == 2
     assert provenance['weights'] == 'EMA' and provenance['results'] == {'digits': '93.1'}
-    assert provenance['base'] == Fractal1(DATASET).family.bases[0].tolist()
-    family = Family.load(exported / 'ifs.json')
-    assert family.systems.tolist() == Fractal1(DATASET).family.systems.tolist()
+    assert provenance['base'] == Fractal1(DATASET).codes.bases[0].tolist()
+    codes = IFSCodes.load(exported / 'ifs.json')
+    assert codes.systems.tolist() == Fractal1(DATASET).codes.systems.tolist()
     args = yaml.safe_load((exported / 'train_args.yaml').read_text())
     assert args['dataset'] == DATASET and args['output'] == 'output'
 
@@ -225,10 +225,10 @@ def test_provenance_of_all_data_sets(dataset):
     """One base IFS is told; several are in ifs.json, and an image is not here."""
     args = ARGS | dict(dataset=dataset, data_dir='photos' if dataset == 'image1' else None)
     found = checkpoint.Checkpoint('x', {}, args)
-    family = hub._family(found, 1000)
+    codes = hub._ifs_codes(found, 1000)
     said = hub._provenance(found, Origin('test_vit', 'test_vit'))
     assert said['dataset'].startswith(dataset.partition('/')[0]) and 'base' not in said
-    assert (family is not None) == dataset.startswith('fractal1')
+    assert (codes is not None) == dataset.startswith('fractal1')
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from timm_fractal import Family
+from timm_fractal import IFSCodes
 from timm_fractal.fractal import ifs
 
 from . import oracle
@@ -158,11 +158,11 @@ def test_addresses_survive_probabilities_that_round_below_one():
 def test_family_is_saved_and_loaded_bit_for_bit(tmp_path):
     base = ifs.sample(3, 4.0, np.random.default_rng(0))
     systems = np.stack([ifs.perturb(base, 0.1, np.random.default_rng(k)) for k in range(5)])
-    Family('fractal1/classes=5,maps=3,sigma=4.0', base[None], systems).save(tmp_path / 'family.json')
-    loaded = Family.load(tmp_path / 'family.json')
+    IFSCodes('fractal1/classes=5,maps=3,sigma=4.0', base[None], systems).save(tmp_path / 'codes.json')
+    loaded = IFSCodes.load(tmp_path / 'codes.json')
     assert loaded.name == 'fractal1/classes=5,maps=3,sigma=4.0'
     assert loaded.bases.tobytes() == base.tobytes() and loaded.systems.tobytes() == systems.tobytes()
-    assert [path.name for path in tmp_path.iterdir()] == ['family.json']
+    assert [path.name for path in tmp_path.iterdir()] == ['codes.json']
 
 
 def damaged():
@@ -180,23 +180,23 @@ def damaged():
 
 @pytest.mark.parametrize('text', [pytest.param(text, id=name) for name, text in damaged()])
 def test_damaged_files_are_refused(tmp_path, text):
-    path = tmp_path / 'family.json'
+    path = tmp_path / 'codes.json'
     path.write_text(text)
     with pytest.raises(ValueError, match=re.escape(str(path))):
-        Family.load(path)
+        IFSCodes.load(path)
 
 
 def test_missing_file():
     with pytest.raises(FileNotFoundError):
-        Family.load('no/such/file.json')
+        IFSCodes.load('no/such/file.json')
 
 
 def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
-    family = Family('fractal1', np.zeros((1, 2, 2, 3)), np.zeros((4, 2, 2, 3)))
-    family.save(tmp_path / 'family.json')
-    before = (tmp_path / 'family.json').read_bytes()
+    codes = IFSCodes('fractal1', np.zeros((1, 2, 2, 3)), np.zeros((4, 2, 2, 3)))
+    codes.save(tmp_path / 'codes.json')
+    before = (tmp_path / 'codes.json').read_bytes()
     monkeypatch.setattr('pathlib.Path.write_text', lambda *args, **kwargs: (_ for _ in ()).throw(OSError(28, 'full')))
     with pytest.raises(OSError, match='full'):
-        family.save(tmp_path / 'family.json')
-    assert (tmp_path / 'family.json').read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir()] == ['family.json']
+        codes.save(tmp_path / 'codes.json')
+    assert (tmp_path / 'codes.json').read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ['codes.json']

@@ -33,10 +33,10 @@ def test_the_kernel_is_right_here(monkeypatch):
 @pytest.mark.parametrize('patch', PATCHES)
 def test_images_are_those_of_the_cpu(patch):
     """Not a whole number of blocks, and one image that runs away."""
-    family = Fractal1('fractal1/classes=35').family
-    systems = family.systems.copy()
+    codes = Fractal1('fractal1/classes=35').codes
+    systems = codes.systems.copy()
     systems[33] *= 3
-    path = ifs.addresses(ifs.probabilities(family.bases[0]), 250, 1)
+    path = ifs.addresses(ifs.probabilities(codes.bases[0]), 250, 1)
     keys = np.random.default_rng(0).integers(2**32, size=(35, 2), dtype=np.uint32)
     expected = render(systems, path, keys, 48, patch)
     canvas = torch.empty(35, 48, 48, dtype=torch.uint8, device=DEVICE)

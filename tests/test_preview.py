@@ -74,7 +74,7 @@ def test_all_classes_if_there_are_fewer() -> None:
 
 
 def test_parameter_file(tmp_path: Path) -> None:
-    Fractal1(NAME + ',delta=0.3').family.save(tmp_path / 'x.json')
+    Fractal1(NAME + ',delta=0.3').codes.save(tmp_path / 'x.json')
     sheet = preview.contact_sheet('fractal1', count=2, tile=64, data_dir=tmp_path / 'x.json')
     np.testing.assert_array_equal(tiles(sheet, 64, 1, 2)[0, 1], 2 * image(NAME + ',delta=0.3', 1))
 

@@ -68,7 +68,7 @@ def test_exactly_the_calls_of_train_py():
     )
     assert (len(train), len(validation)) == (24, 5)
     # Found once; where a data set of more classes was made before, both are views of its codes.
-    assert np.shares_memory(train.family.systems, validation.family.systems)
+    assert np.shares_memory(train.codes.systems, validation.codes.systems)
 
 
 def test_timms_seed_does_not_change_images():
@@ -100,8 +100,8 @@ def test_bad_names_are_refused_before_any_work(name, monkeypatch):
 def test_torch_names():
     dataset = timm.data.create_dataset(f'torch/{SMALL}', split='train')
     assert isinstance(dataset, Fractal1) and len(dataset) == 12
-    door = dataset_factory._TORCH_BASIC_DS['fractal1']
-    dataset = door(train=False, root=None, download=False)
+    make = dataset_factory._TORCH_BASIC_DS['fractal1']
+    dataset = make(train=False, root=None, download=False)
     assert dataset.split == 'validation' and len(dataset) == 1000
 
 

@@ -346,7 +346,7 @@ def test_a_server_of_nonsense(shared, tmp_path, monkeypatch, parts, kind, messag
 @pytest.mark.parametrize('parts, pause', [([HEAD, *[b'x'] * 100], 0.05), ([HEAD, b'x'], 3.0)])
 def test_a_server_that_takes_its_time(shared, tmp_path, monkeypatch, parts, pause):
     entry, _ = shared
-    monkeypatch.setattr(weights, 'PATIENCE', 0.4)
+    monkeypatch.setattr(weights, 'READ_TIMEOUT', 0.4)
     entry = dataclasses.replace(entry, size=1000)
     with talks(*parts, pause=pause) as address:
         monkeypatch.setenv(weights.SOURCE, address)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ._version import __version__
     from .data import OFDB, Fractal1, FractalDB, Image1, Noise1, VisualAtom
     from .device_loader import DeviceLoader, create_device_loader
-    from .fractal import Family
+    from .fractal import IFSCodes
     from .plugin import register, unregister
     from .shape import RandomShape
     from .spec import Fractal1Spec, parse_name
@@ -44,7 +44,7 @@ else:
 #: internal and may change in any release.
 __all__ = [
     'DeviceLoader',
-    'Family',
+    'IFSCodes',
     'Fractal1',
     'Fractal1Spec',
     'FractalDB',
@@ -68,7 +68,7 @@ __all__ = [
 # Where each of them is, if it is no subpackage.
 _HOME = {
     'DeviceLoader': 'device_loader',
-    'Family': 'fractal',
+    'IFSCodes': 'fractal',
     'Fractal1': 'data',
     'Fractal1Spec': 'spec',
     'FractalDB': 'data',

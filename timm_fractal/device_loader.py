@@ -316,10 +316,10 @@ class DeviceLoader:
 
     def _rendered(self, numbers: npt.NDArray[np.int64], generator: torch.Generator) -> Tensor:
         """Render images with patches and an address sequence of this batch alone."""
-        spec, family = self._images.spec, self._images.family  # type: ignore[attr-defined]
+        spec, codes = self._images.spec, self._images.codes  # type: ignore[attr-defined]
         sampled = torch.randint(2**32, (2 * len(numbers) + 1,), generator=generator).numpy().astype(np.uint32)
-        path = ifs.addresses(family.probabilities(0), spec.points, int(sampled[-1]))
-        systems, keys = family.systems[numbers % self._images.num_classes], sampled[:-1].reshape(-1, 2)
+        path = ifs.addresses(codes.probabilities(0), spec.points, int(sampled[-1]))
+        systems, keys = codes.systems[numbers % self._images.num_classes], sampled[:-1].reshape(-1, 2)
         if self.device.type == 'cpu':
             images = torch.from_numpy(unpack(render(systems, path, keys, spec.size, spec.patch).bits, spec.size))
         else:

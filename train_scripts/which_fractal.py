@@ -76,7 +76,7 @@ def symmetry(dataset: Fractal1, images: Array) -> float:
 
 def roundness(dataset: Fractal1, images: Array) -> float:
     """The mean ratio of the smaller to the larger singular value of the maps."""
-    values = np.linalg.svd(dataset.family.bases[0, :, :, :2], compute_uv=False)
+    values = np.linalg.svd(dataset.codes.bases[0, :, :, :2], compute_uv=False)
     return float((values[:, 1] / values[:, 0]).mean())
 
 

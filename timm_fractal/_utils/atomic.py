@@ -50,13 +50,13 @@ def check_regular(path: str | Path) -> None:
 
 
 def remove_leftovers(folder: Path, name: str) -> None:
-    """Remove temporary files that killed processes have left; call it only while holding `alone`."""
+    """Remove temporary files that killed processes have left; call it only while holding `exclusive_lock`."""
     for path in folder.glob(f'.{name}.*.tmp'):
         path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def alone(dest: Path) -> Iterator[None]:
+def exclusive_lock(dest: Path) -> Iterator[None]:
     """Hold a lock file beside a destination, so that two processes do not export to it at once.
 
     Raises:

@@ -6,7 +6,7 @@ from importlib import import_module
 from types import ModuleType
 
 
-def door(package: str, homes: dict[str, str]) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
+def lazy_exports(package: str, homes: dict[str, str]) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
     """Make ``__getattr__`` and ``__dir__`` of a package whose names live in modules that are imported on first use.
 
     Args:
@@ -14,7 +14,7 @@ def door(package: str, homes: dict[str, str]) -> tuple[Callable[[str], object], 
         homes: Each name and the module of the package that has it.
 
     Examples:
-        >>> get, names = door('timm_fractal', {'parse_name': 'spec'})
+        >>> get, names = lazy_exports('timm_fractal', {'parse_name': 'spec'})
         >>> get('parse_name').__name__, names()
         ('parse_name', ['parse_name'])
     """

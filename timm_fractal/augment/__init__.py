@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from .._utils.lazy import door
+from .._utils.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from .erasing import Erase, EraseParams
@@ -21,7 +21,7 @@ __all__ = [
     'normalize',
 ]
 
-__getattr__, __dir__ = door(
+__getattr__, __dir__ = lazy_exports(
     __name__,
     {
         'Erase': 'erasing',

@@ -60,7 +60,7 @@ def examine_dataset(name: str, data_dir: str | Path | None = None) -> Iterator[C
     from ..spec import Formula, parse_name
 
     spec = parse_name(name)
-    dataset = create(separability.few(spec, data_dir), root=data_dir, only=range(separability.CLASSES))
+    dataset = create(separability.first_classes(spec, data_dir), root=data_dir, only=range(separability.CLASSES))
     found = separability.measure(dataset, data_dir)
     k, fill = found.emptiest
     yield Check('ok', f'{spec}: {found.fill:.1%} of the pixels are not black; class {k}, the emptiest, {fill:.1%}')
@@ -83,7 +83,7 @@ def examine_dataset(name: str, data_dir: str | Path | None = None) -> Iterator[C
     elif found.confused <= separability.LIMIT:
         yield Check('ok', text)
     else:
-        change = separability.remedy(spec, data_dir)
+        change = separability.suggest_options(spec, data_dir)
         nothing = f'take another data set: none of what was tried helps ({separability.suggestions(spec, data_dir)})'
         yield Check('warn', text, f'take {change}' if change else nothing)
     if isinstance(spec, Formula):
@@ -309,13 +309,13 @@ def _speed() -> Iterator[Check]:
 
     # The first use compiles.
     dataset: Any = Fractal1(f'fractal1/classes={LANES},cache=none')
-    family, spec = dataset.family, dataset.spec
-    path = ifs.addresses(ifs.probabilities(family.bases[0]), spec.points)
+    codes, spec = dataset.codes, dataset.spec
+    path = ifs.addresses(ifs.probabilities(codes.bases[0]), spec.points)
     keys = np.zeros((LANES, 2), np.uint32)
     times = []
     for _ in range(5):
         start = time.perf_counter()
-        render(family.systems, path, keys, spec.size, threads=1)
+        render(codes.systems, path, keys, spec.size, threads=1)
         times.append(1e3 * (time.perf_counter() - start) / LANES)
     each = sorted(times)[len(times) // 2]
     text = f'rendering takes {each:.1f} ms per image and core ({spec.size} x {spec.size}, {spec.points:,} points)'

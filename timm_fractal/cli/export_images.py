@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from .._utils.atomic import alone, atomic_write, check_regular, remove_leftovers
+from .._utils.atomic import atomic_write, check_regular, exclusive_lock, remove_leftovers
 from .._utils.cpu import cpu_count
 from .._utils.messages import nearest
 from ..data import create
@@ -81,7 +81,7 @@ def export_images(
             members are ``<class>/<class>_<instance>.png``.
         split: ``'train'``, ``'validation'`` or, for a folder, ``'all'``. Every reader takes a tar for one split.
         data_dir: What ``--data-dir`` is in a training script: an image, a folder of images, or IFS codes.
-        params: Where to save the parameters of the data set too, see `timm_fractal.ifs.Family.save`.
+        params: Where to save the parameters of the data set too, see `timm_fractal.ifs.IFSCodes.save`.
 
     Returns:
         One entry per split.
@@ -118,7 +118,7 @@ def export_images(
     # How batches are made has no part in files.
     images: Any = dataclasses.replace(spec.canonical(), **{'cache': spec.non_pixel_options()['cache']})
     results = []
-    with alone(dest):
+    with exclusive_lock(dest):
         for part in splits:
             dataset: Any = create(images, split=part, root=data_dir, input_img_mode=spec.mode)
             record['dataset'] = str(dataset.spec)
@@ -126,7 +126,7 @@ def export_images(
                 record['data_dir'] = _digest(dataset.files, Path(str(data_dir)))
             _refuse_other(dest, record, part)
             if params is not None and part == splits[0]:
-                dataset.family.save(params)
+                dataset.codes.save(params)
             results.append(_export_split(dataset, dest, record, part))
     return results
 

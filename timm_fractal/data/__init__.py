@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from .._utils.lazy import door
+from .._utils.lazy import lazy_exports
 from ..spec import (
     SPECS,
     Formula,
@@ -66,7 +66,7 @@ _CLASSES = {
 #: What renders the images of each registered type.
 RENDERERS: dict[str, 'Render'] = {}
 
-__getattr__, _ = door(
+__getattr__, _ = lazy_exports(
     __name__,
     {
         'Separability': 'separability',

@@ -141,7 +141,7 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
         self.target_transform = target_transform
         self.input_img_mode = input_img_mode
         #: Whether it has been said that an option has no effect.
-        self._said = False
+        self._warned = False
         self._only = only
         self._open(root)
         if only is not None:
@@ -246,8 +246,8 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         number = self._number(index)
-        if self.spec.loader == 'device' and not self._said:
-            self._said = True
+        if self.spec.loader == 'device' and not self._warned:
+            self._warned = True
             _logger.warning(
                 '%s: samples are read one by one; loader=device (and redraw) have an effect on batches of '
                 'timm.data.create_loader alone',

@@ -13,7 +13,7 @@ from .._utils.files import first_names, list_files
 from ..fractal import categories
 from ..fractal.canvas import row_bytes, unpack
 from ..fractal.csv_codes import in_order, join, read_category
-from ..fractal.ifs import Array, Family
+from ..fractal.ifs import Array, IFSCodes
 from ..fractal.render import LANES
 from ..spec import Fractal1Spec, FractalDBSpec, IFSSpec, OFDBSpec, Spec, parse_name
 from .base import Pixels, SyntheticDataset, is_primary, warn_once
@@ -22,7 +22,7 @@ _logger = logging.getLogger(__name__)
 
 #: The IFS codes found for a specification, and for the base that was read, if one was: for the validation split after
 #: the training split.
-families: dict[tuple[Spec, bytes], Family] = {}
+known_codes: dict[tuple[Spec, bytes], IFSCodes] = {}
 
 # Options that say which base fractals there are: one that is read has its own.
 _OF_BASES = ('fractals', 'maps', 'sigma')
@@ -34,11 +34,11 @@ class FractalDataset(SyntheticDataset):
     spec: IFSSpec
     step = 16 * LANES
 
-    #: The IFS codes of the data set; `Family.save` writes them to a file that ``root`` takes.
-    family: Family
+    #: The IFS codes of the data set; `IFSCodes.save` writes them to a file that ``root`` takes.
+    codes: IFSCodes
 
     def _open(self, root: str | Path | None) -> None:
-        self._loaded: Family | None = None
+        self._loaded: IFSCodes | None = None
         #: A base IFS that was read, and its probabilities, shapes (1, N, 2, 3) and (1, N).
         self._base: tuple[Array, Array] | None = None
         if root is None or (Path(root).is_dir() and not self.spec.reads_folders):
@@ -52,7 +52,7 @@ class FractalDataset(SyntheticDataset):
         else:
             self.files = _list_categories(Path(root), self.spec)
             systems, probs = _read(self.files)
-            self._loaded = Family(str(self.spec), systems, systems, probs)
+            self._loaded = IFSCodes(str(self.spec), systems, systems, probs)
         if self.files and is_primary():
             _logger.info('%s, %s split: IFS codes of %s', self.spec, self.split, root)
 
@@ -73,16 +73,16 @@ class FractalDataset(SyntheticDataset):
         canonical = self.spec.canonical()
         everywhere: Any = dataclasses.replace(canonical, **categories.REFERENCE_CANVAS)
         key = everywhere, b''.join(array.tobytes() for array in self._base or ())
-        family = self._loaded or _known(*key)
+        codes = self._loaded or _known(*key)
         rendered = 0
-        if family is None:
+        if codes is None:
             by_product = self.split == 'train' and everywhere == canonical and self.spec.perturbs
             rendered_too = table if by_product else None
-            family = categories.find(self.spec, self._progress, rendered_too, self._only, self._base)
+            codes = categories.find(self.spec, self._progress, rendered_too, self._only, self._base)
             if self._only is None or len(set(self._only)) == self.num_classes:
-                families[key] = family
+                known_codes[key] = codes
             rendered = self.num_classes if by_product and table is not None else 0
-        self.family = family if self._loaded else dataclasses.replace(family, name=str(self.spec))
+        self.codes = codes if self._loaded else dataclasses.replace(codes, name=str(self.spec))
         if table is None:
             # What no canvas shows is refused now, not by a worker in the middle of a training run.
             self._render(sorted(self._only or range(min(LANES, self.num_classes)))[:LANES])
@@ -92,7 +92,7 @@ class FractalDataset(SyntheticDataset):
                 self._render(range(start, stop), table[start:stop])
 
     def _render(self, numbers: Sequence[int], out: Pixels | None = None) -> Pixels:
-        return categories.render_images(self.spec, self.split, self.family, numbers, out).bits
+        return categories.render_images(self.spec, self.split, self.codes, numbers, out).bits
 
     def _to_pil(self, stored: Pixels, mode: str) -> Image.Image:
         if mode == 'L':
@@ -110,32 +110,32 @@ _PROBABILITIES_OFF = 0.01
 _RGBX_OF_BYTE = unpack(np.arange(256, dtype=np.uint8)[:, None], 8).astype(np.uint32) * np.uint32(0x01010101)
 
 
-def _known(spec: Spec, base: bytes) -> Family | None:
+def _known(spec: Spec, base: bytes) -> IFSCodes | None:
     """The IFS codes of a data set, if they have been found, or those of one with more classes."""
-    if found := families.get((spec, base)):
+    if found := known_codes.get((spec, base)):
         return found
     count = spec.num_classes
-    for (other, its_base), family in list(families.items()):
+    for (other, its_base), codes in list(known_codes.items()):
         if its_base != base or type(other) is not type(spec):
             continue
         if other.num_classes > count and other.first(count) == spec:
-            return dataclasses.replace(family, bases=family.bases[:count], systems=family.systems[:count])
+            return dataclasses.replace(codes, bases=codes.bases[:count], systems=codes.systems[:count])
     return None
 
 
-def _load(root: str | Path, spec: IFSSpec) -> tuple[Family, IFSSpec]:
+def _load(root: str | Path, spec: IFSSpec) -> tuple[IFSCodes, IFSSpec]:
     """Read a parameter file and the specification it was made from, which must not contradict the one asked for."""
-    family = Family.load(root)
-    saved = parse_name(family.name)
+    codes = IFSCodes.load(root)
+    saved = parse_name(codes.name)
     if spec.canonical() not in (parse_name(spec.type), saved):
-        raise ValueError(f'{root} holds {family.name!r}, not {str(spec)!r}: name the data set {spec.type!r} alone')
-    counts = len(family.bases), len(family.systems)
+        raise ValueError(f'{root} holds {codes.name!r}, not {str(spec)!r}: name the data set {spec.type!r} alone')
+    counts = len(codes.bases), len(codes.systems)
     if not isinstance(saved, type(spec)) or counts != (saved.num_bases, saved.num_classes):
-        shapes = f'{family.bases.shape} and {family.systems.shape}'
+        shapes = f'{codes.bases.shape} and {codes.systems.shape}'
         raise ValueError(
-            f'{root} is damaged or not a {spec.type}: {family.name!r} has bases and systems of shape {shapes}'
+            f'{root} is damaged or not a {spec.type}: {codes.name!r} has bases and systems of shape {shapes}'
         )
-    return family, dataclasses.replace(saved, **spec.non_pixel_options())
+    return codes, dataclasses.replace(saved, **spec.non_pixel_options())
 
 
 def _read_base(path: Path, spec: IFSSpec) -> tuple[Array, Array]:
@@ -193,9 +193,9 @@ def _read(paths: Sequence[Path]) -> tuple[Array, Array]:
 class Fractal1(FractalDataset):
     """1p-frac: the classes are perturbations of one fractal ("Scaling Backwards", ECCV 2024, section 4).
 
-    With ``fractals=K`` of K fractals. ``root`` is a parameter file, written by `Family.save`: the data set it was saved
-    from, in place of one sampled from the seed; or one CSV file of FractalDB's or OFDB's categories, see `OFDB`, which
-    is the base fractal then. Nothing is read from a folder, with a warning. See `SyntheticDataset` for the arguments.
+    With ``fractals=K`` of K fractals. ``root`` is a parameter file, written by `IFSCodes.save`: the data set it was
+    saved from, in place of one sampled from the seed; or one CSV file of FractalDB's or OFDB's categories, see `OFDB`,
+    which is the base fractal then. Nothing is read from a folder, with a warning. See `SyntheticDataset` for the arguments.
 
     Examples:
         >>> dataset = Fractal1('fractal1/classes=3,size=64,points=5000', input_img_mode='L')

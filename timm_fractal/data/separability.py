@@ -62,7 +62,7 @@ def measure(dataset: SyntheticDataset, root: str | Path | None = None) -> Separa
         True
     """
     count = min(CLASSES, dataset.num_classes)
-    held_out = create(few(dataset.spec, root), 'validation', root=root, only=range(count))
+    held_out = create(first_classes(dataset.spec, root), 'validation', root=root, only=range(count))
     pairs = [(_vector(image), np.count_nonzero(np.asarray(image))) for image in dataset.images(range(count), 'L')]
     own = np.stack([vector for vector, _ in pairs])
     other = np.stack([_vector(image, crop=k) for k, image in enumerate(held_out.images(range(count), 'L'))])
@@ -80,7 +80,7 @@ def measure(dataset: SyntheticDataset, root: str | Path | None = None) -> Separa
     )
 
 
-def few(spec: Spec, root: str | Path | None = None) -> Spec:
+def first_classes(spec: Spec, root: str | Path | None = None) -> Spec:
     """The same data set without what is not looked at; what is read goes with the number of classes."""
     first = spec.canonical() if root is not None else spec.canonical().first(min(CLASSES, spec.num_classes))
     changed: dict[str, Any] = {'cache': 'none'}
@@ -97,7 +97,7 @@ def _vector(image: Image.Image, crop: int | None = None) -> _Vectors:
     return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BOX, box), np.float64).ravel()
 
 
-def remedy(spec: Spec, root: str | Path | None = None) -> str:
+def suggest_options(spec: Spec, root: str | Path | None = None) -> str:
     """Find options with which classes can be told apart.
 
     Tried are larger deltas, these with full patches, and these with images of two and four times the size.
@@ -116,7 +116,7 @@ def remedy(spec: Spec, root: str | Path | None = None) -> str:
         deltas += [
             {'delta': round(factor * (options['delta'] or 0.01), 3)} for factor in (1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)
         ]
-    first = few(spec, root)
+    first = first_classes(spec, root)
     with progress_bar('looking for better options', len(others) * len(deltas), 'trial') as bar:
         for number, other in enumerate(others):
             for delta in deltas:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from .._utils.lazy import door
+from .._utils.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from .page import launch, make_page
@@ -10,6 +10,6 @@ if TYPE_CHECKING:
 
 __all__ = ['contact_sheet', 'launch', 'make_page', 'sweep']
 
-__getattr__, __dir__ = door(
+__getattr__, __dir__ = lazy_exports(
     __name__, {'contact_sheet': 'sheets', 'launch': 'page', 'make_page': 'page', 'sweep': 'sheets'}
 )

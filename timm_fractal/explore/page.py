@@ -297,7 +297,7 @@ class _Page:
             shown = values(reading.spec) if reading.spec and each == kind else None
             for place, control in enumerate(controls(spec)):
                 changed = {'value': shown[place]} if shown else {}
-                updates.append(gr.update(**_said(control, reading), **changed) if each == kind else gr.skip())
+                updates.append(gr.update(**_warned(control, reading), **changed) if each == kind else gr.skip())
         return updates
 
     def _from_controls(self, kind: str, wrong: str, *given: Any) -> list[Any]:
@@ -311,7 +311,7 @@ class _Page:
             reading.option,
             *(
                 # A slider forgets its value when only the text beside it changes.
-                gr.update(**_said(control, reading), **({'value': value} if control.kind == 'slider' else {}))
+                gr.update(**_warned(control, reading), **({'value': value} if control.kind == 'slider' else {}))
                 if control.name in (wrong, reading.option)
                 else gr.skip()
                 for control, value in zip(controls(self.types[kind]), given)
@@ -438,7 +438,7 @@ def _figure(caption: str, *pictures: bytes, width: str = '100%') -> str:
     return f'<figure><figcaption>{caption}</figcaption><div style="{row}">{images}</div></figure>'
 
 
-def _said(control: Control, reading: Reading) -> dict[str, Any]:
+def _warned(control: Control, reading: Reading) -> dict[str, Any]:
     """What stands beside a control, marked if that is an error."""
     return dict(info=_info(control, reading), elem_classes=['wrong'] if control.name == reading.option else [])
 

@@ -134,9 +134,9 @@ def _drawn(draw: Callable[..., T], *arguments: Any) -> T:
         message = source.hide(str(error)) if source else str(error)
         raise ValueError(message) from None
     finally:
-        if len(fractals.families) > _FAMILIES:
+        if len(fractals.known_codes) > _FAMILIES:
             # Visitors try many names: what was found for them is found again if need be.
-            fractals.families.clear()
+            fractals.known_codes.clear()
 
 
 # Rendered once for equal arguments, whoever asks. A changed file is another source.
@@ -152,7 +152,7 @@ def _verdict(name: str, source: Source | None) -> str:
     spec, path = parse_name(name), _path(source)
     if spec.random_position:
         return 'Instances of a class are at different places here: their pixels cannot be compared.'
-    few = separability.few(spec, path)
+    few = separability.first_classes(spec, path)
     found = separability.measure(create(few, root=path, only=range(separability.CLASSES)), path)
     words = (
         f'**{found.confused:.1%}** of the pairs of classes are no farther from each other than two crops of one class '

@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from .._utils.lazy import door
+from .._utils.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from .ifs import Family
+    from .ifs import IFSCodes
 
-__all__ = ['Family']
+__all__ = ['IFSCodes']
 
-__getattr__, __dir__ = door(__name__, {'Family': 'ifs'})
+__getattr__, __dir__ = lazy_exports(__name__, {'IFSCodes': 'ifs'})

@@ -29,7 +29,7 @@ from .._utils.rng import Stream, stream
 from ..spec import Fractal1Spec, IFSSpec
 from . import ifs
 from .canvas import Bits, unpack
-from .ifs import AddressSequences, Array, Family
+from .ifs import AddressSequences, Array, IFSCodes
 from .render import LANES, Patch, Rendered, render
 
 T = TypeVar('T')
@@ -74,14 +74,14 @@ _FOUND = 'search.npy'
 
 
 def render_images(
-    spec: IFSSpec, split: str, family: Family, numbers: Sequence[int], out: Bits | None = None
+    spec: IFSSpec, split: str, codes: IFSCodes, numbers: Sequence[int], out: Bits | None = None
 ) -> Rendered:
     """Render images of a data set.
 
     Args:
         spec: The data set.
         split: ``'train'`` or ``'validation'``: same systems, other noise.
-        family: Its systems.
+        codes: Its systems.
         numbers: Which images.
         out: Render into this array, see `render`.
 
@@ -92,10 +92,10 @@ def render_images(
         ValueError: An image shows no shape on this canvas.
     """
     instances, classes = np.divmod(np.asarray(numbers), spec.num_classes)
-    systems = family.systems[classes]
+    systems = codes.systems[classes]
     if spec.scales:
-        systems = systems * WEIGHTS[_valid_weights(spec, family, classes, instances % len(WEIGHTS)), None]
-    images = _render(spec, split, family, systems, classes, instances, out)
+        systems = systems * WEIGHTS[_valid_weights(spec, codes, classes, instances % len(WEIGHTS)), None]
+    images = _render(spec, split, codes, systems, classes, instances, out)
     pixels = np.rint(images.fill * spec.size**2)
     degenerate = np.flatnonzero(pixels <= min(MIN_PIXELS, MIN_FILL * spec.size**2))
     if len(degenerate):
@@ -111,12 +111,12 @@ def render_images(
 
 
 def _valid_weights(
-    spec: IFSSpec, family: Family, classes: npt.NDArray[np.int64], weights: npt.NDArray[np.int64]
+    spec: IFSSpec, codes: IFSCodes, classes: npt.NDArray[np.int64], weights: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
     """The weights of instances; none where a scaled parameter makes an IFS diverge or shrink to a dot."""
-    probs = family.probs if family.probs is not None else np.zeros((len(family.bases), 0))
+    probs = codes.probs if codes.probs is not None else np.zeros((len(codes.bases), 0))
     keys = [
-        (spec.seed, k, w, family.systems[k].tobytes() + probs[k % len(probs)].tobytes())
+        (spec.seed, k, w, codes.systems[k].tobytes() + probs[k % len(probs)].tobytes())
         for k, w in zip(classes.tolist(), weights.tolist())
     ]
     unknown = [key for key in dict.fromkeys(keys) if key[2] > 0 and key not in _is_lost]
@@ -124,7 +124,7 @@ def _valid_weights(
         which, scales = (np.array(column) for column in list(zip(*unknown))[1:3])
         reference = dataclasses.replace(spec, **REFERENCE_CANVAS)
         images = _render(
-            reference, 'train', family, family.systems[which] * WEIGHTS[scales, None], which, scales, enough=MIN_FILL
+            reference, 'train', codes, codes.systems[which] * WEIGHTS[scales, None], which, scales, enough=MIN_FILL
         )
         _is_lost.update(zip(unknown, (images.fill <= MIN_FILL).tolist()))
     return np.array([0 if _is_lost.get(key) else key[2] for key in keys])
@@ -137,7 +137,7 @@ _is_lost: dict[tuple[int, int, int, bytes], bool] = {}
 def _render(
     spec: IFSSpec,
     split: str,
-    family: Family,
+    codes: IFSCodes,
     systems: Array,
     classes: npt.NDArray[np.int64],
     instances: npt.NDArray[np.int64],
@@ -158,7 +158,7 @@ def _render(
     def render_group(places: npt.NDArray[np.int64], threads: int | None = None, out: Bits | None = None) -> Rendered:
         addresses = AddressSequences(
             ifs.draws(spec.points, _ADDRESS_SEED[split] + int(numbers[places[0]])),
-            np.stack([_thresholds_of(family, base) for base in bases[places]]),
+            np.stack([_thresholds_of(codes, base) for base in bases[places]]),
         )
         patch: Any = spec.patch
         return render(
@@ -176,10 +176,10 @@ def _render(
     return Rendered(out, fill, diverged)
 
 
-def _thresholds_of(family: Family, base: int) -> Array:
-    if family.probs is not None:
-        return ifs.thresholds(family.probs[base])
-    return _thresholds(family.bases[base].tobytes())
+def _thresholds_of(codes: IFSCodes, base: int) -> Array:
+    if codes.probs is not None:
+        return ifs.thresholds(codes.probs[base])
+    return _thresholds(codes.bases[base].tobytes())
 
 
 @functools.lru_cache(maxsize=2048)
@@ -202,7 +202,7 @@ def find(
     table: Bits | None = None,
     only: Collection[int] | None = None,
     base: tuple[Array, Array] | None = None,
-) -> Family:
+) -> IFSCodes:
     """Find the IFS codes of a data set: its bases, and a perturbation for every class that is not too empty.
 
     They do not depend on the canvas (points, size, patch).
@@ -226,27 +226,27 @@ def find(
     else:
         bases, probs = base
         number = np.zeros(1, np.int64)
-        (fill,) = _render(reference, 'train', Family('', bases, bases, probs), bases, number, number).fill
+        (fill,) = _render(reference, 'train', IFSCodes('', bases, bases, probs), bases, number, number).fill
         if fill <= MIN_FILL:
             raise ValueError(
                 f'{spec}: the base fractal that was read covers {fill:.1%} of the image, and must cover more than '
                 f'{MIN_FILL:.0%}: take another'
             )
-    family = Family(str(spec), bases, np.full((spec.num_classes, *bases.shape[1:]), np.nan), probs)
+    codes = IFSCodes(str(spec), bases, np.full((spec.num_classes, *bases.shape[1:]), np.nan), probs)
     # Bases are searched for together: the more there are, the less often do threads wait for the last of them. The
     # random search takes about as long as 20 images, and says more often how far it is.
     step = 8 * cpu_count() if not spec.perturbs else 16 * _SEARCHES if spec.num_bases > 1 else None
     for chunk in progress(len(classes), step):
         part = classes[chunk.start : chunk.stop]
         wanted = np.unique(part % spec.num_bases)
-        missing = wanted[np.isnan(family.bases[wanted]).any((1, 2, 3))]
+        missing = wanted[np.isnan(codes.bases[wanted]).any((1, 2, 3))]
         if len(missing):
-            family.bases[missing] = _find_bases(reference, missing.tolist())
+            codes.bases[missing] = _find_bases(reference, missing.tolist())
         if isinstance(reference, Fractal1Spec):
-            _find_classes(reference, family, part, None if table is None else table[chunk.start : chunk.stop])
+            _find_classes(reference, codes, part, None if table is None else table[chunk.start : chunk.stop])
         else:
-            family.systems[part] = family.bases[part]
-    return family
+            codes.systems[part] = codes.bases[part]
+    return codes
 
 
 def _shape(spec: IFSSpec) -> tuple[int, int, int]:
@@ -364,19 +364,19 @@ def _search_base(reference: Fractal1Spec, number: int) -> _Search[Array]:
     )
 
 
-def _find_classes(reference: Fractal1Spec, family: Family, classes: npt.NDArray[np.int64], table: Bits | None) -> None:
+def _find_classes(reference: Fractal1Spec, codes: IFSCodes, classes: npt.NDArray[np.int64], table: Bits | None) -> None:
     """Perturb until every one of these classes has an image that is not too empty; keep the images in ``table``."""
     pending = classes
     enough = MIN_FILL if table is None else 1.0
     for attempt in range(MAX_PERTURBATIONS):
         for k in pending:
             rng = stream(reference.seed, Stream.PERTURBATION, int(k), attempt)
-            base = family.bases[k % reference.num_bases]
-            family.systems[k] = ifs.perturb(base, reference.delta, rng, reference.perturb)  # type: ignore[arg-type]
+            base = codes.bases[k % reference.num_bases]
+            codes.systems[k] = ifs.perturb(base, reference.delta, rng, reference.perturb)  # type: ignore[arg-type]
         # At first all of them, straight into the table; then the few that came out empty.
         out = table if attempt == 0 else None
         zeros = np.zeros_like(pending)
-        images = _render(reference, 'train', family, family.systems[pending], pending, zeros, out, enough)
+        images = _render(reference, 'train', codes, codes.systems[pending], pending, zeros, out, enough)
         if table is not None and attempt > 0:
             table[np.searchsorted(classes, pending)] = images.bits
         pending = pending[images.fill <= MIN_FILL]

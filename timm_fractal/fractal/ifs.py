@@ -233,7 +233,7 @@ def _uniform(rng: np.random.Generator, low: float, high: float, shape: tuple[int
 
 
 @dataclasses.dataclass(frozen=True)
-class Family:
+class IFSCodes:
     """IFS codes of a data set: of its bases, and of each class.
 
     Attributes:
@@ -244,8 +244,8 @@ class Family:
 
     Examples:
         >>> from timm_fractal import Fractal1
-        >>> family = Fractal1('fractal1/classes=2,size=64,points=5000').family
-        >>> family.name, family.bases.shape, family.systems.shape
+        >>> codes = Fractal1('fractal1/classes=2,size=64,points=5000').codes
+        >>> codes.name, codes.bases.shape, codes.systems.shape
         ('fractal1/classes=2,points=5000,size=64', (1, 2, 2, 3), (2, 2, 2, 3))
     """
 
@@ -267,7 +267,7 @@ class Family:
             temporary.write_text(json.dumps(content), encoding='utf-8')
 
     @classmethod
-    def load(cls, path: str | Path) -> 'Family':
+    def load(cls, path: str | Path) -> 'IFSCodes':
         """Read a file written by `save`.
 
         Raises:
@@ -279,7 +279,7 @@ class Family:
         text = Path(path).read_bytes()
         try:
             content = json.loads(text)
-            family = cls(
+            codes = cls(
                 name=content['dataset'],
                 bases=np.asarray(content['bases'], dtype=np.float64),
                 systems=np.asarray(content['systems'], dtype=np.float64),
@@ -290,18 +290,18 @@ class Family:
             raise ValueError(
                 f'{path} is not a parameter file of timm-fractal, or damaged ({reason}); a photograph is for image1'
             ) from error
-        maps = family.bases.shape[1:2]
+        maps = codes.bases.shape[1:2]
         for key in ('bases', 'systems'):
-            array = getattr(family, key)
+            array = getattr(codes, key)
             shape = (*array.shape[:1], *maps, 2, 3)
-            if not isinstance(family.name, str) or array.shape != shape or not np.isfinite(array).all():
+            if not isinstance(codes.name, str) or array.shape != shape or not np.isfinite(array).all():
                 raise ValueError(f'{path}: {key!r} must be finite numbers of shape {shape}, got shape {array.shape}')
-        probs = family.probs
+        probs = codes.probs
         if probs is not None and not (
-            probs.shape == family.bases.shape[:2] and (probs >= 0).all() and np.allclose(probs.sum(1), 1)
+            probs.shape == codes.bases.shape[:2] and (probs >= 0).all() and np.allclose(probs.sum(1), 1)
         ):
             raise ValueError(
-                f"{path}: 'probabilities' must be numbers of shape {family.bases.shape[:2]}, none of them negative, "
+                f"{path}: 'probabilities' must be numbers of shape {codes.bases.shape[:2]}, none of them negative, "
                 f'which sum to 1 for each base, got shape {probs.shape}'
             )
-        return family
+        return codes

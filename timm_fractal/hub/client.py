@@ -18,7 +18,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TOKEN = '`hf auth login`, or set HF_TOKEN'
 
 
-def ask(what: str, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+def call_hub(what: str, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     """Make a call of huggingface_hub.
 
     Args:
@@ -32,7 +32,7 @@ def ask(what: str, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         OSError: There is no room for a download.
 
     Examples:
-        >>> ask('adding', sum, [1, 2])
+        >>> call_hub('adding', sum, [1, 2])
         3
     """
     waits = list(WAITS)

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from .._timm_private import save_config
-from .._utils.atomic import alone
+from .._utils.atomic import exclusive_lock
 from .._utils.files import sha256
 from .._version import __version__
 from ..data import create
@@ -221,7 +221,7 @@ def _started_from(args: dict[str, Any], start: Origin) -> dict[str, Any] | None:
     return {key: value for key, value in said.items() if isinstance(value, str)}
 
 
-def _family(found: Checkpoint, num_classes: int) -> Any:
+def _ifs_codes(found: Checkpoint, num_classes: int) -> Any:
     """The IFS codes of a training on fractals; None for another data set, or one made of a file, which is not here.
 
     Args:
@@ -244,7 +244,7 @@ def _family(found: Checkpoint, num_classes: int) -> Any:
     # IFS codes do not depend on the canvas: nothing is rendered on a large one.
     small: Any = dataclasses.replace(spec, cache='none', **REFERENCE_CANVAS)
     dataset: Any = create(small.name())
-    return dataclasses.replace(dataset.family, name=str(spec))
+    return dataclasses.replace(dataset.codes, name=str(spec))
 
 
 def _write(
@@ -266,12 +266,12 @@ def _write(
     start = origin.find(str(found.args['model']))
     fitted = architecture.fit(found.path, found.args, start, found.tensors)
     config = timm.data.resolve_data_config(found.args, model=fitted.model)  # type: ignore[attr-defined,no-untyped-call]
-    family = None
+    codes = None
     if trained_here:
-        family = _family(found, fitted.model.num_classes)
+        codes = _ifs_codes(found, fitted.model.num_classes)
         provenance = _provenance(found, start) | provenance
-        if family is not None and len(family.bases) == 1:
-            provenance['base'] = family.bases[0].tolist()
+        if codes is not None and len(codes.bases) == 1:
+            provenance['base'] = codes.bases[0].tolist()
     model = fitted.model
     if not head:
         model = architecture.on_meta(architecture.build, found.args, start, num_classes=0, **fitted.options)
@@ -287,7 +287,7 @@ def _write(
     dest.mkdir(parents=True, exist_ok=True)
     provenance = {key: value for key, value in provenance.items() if value not in (None, {})}
     try:
-        with alone(dest):
+        with exclusive_lock(dest):
             for killed in dest.glob(f'{_UNFINISHED}*'):
                 shutil.rmtree(killed, ignore_errors=True)
             # On the same disk, so that every file appears at once and whole.
@@ -304,8 +304,8 @@ def _write(
                 if trained_here:
                     args = values.shareable(found.args | {'model': start.name})
                     (temporary / 'train_args.yaml').write_text(yaml.safe_dump(args), encoding='utf-8')
-                if family is not None:
-                    family.save(temporary / 'ifs.json')
+                if codes is not None:
+                    codes.save(temporary / 'ifs.json')
                 for file in FILES:
                     if (temporary / file).exists():
                         os.replace(temporary / file, dest / file)

@@ -40,7 +40,7 @@ MANIFEST = Path(__file__).parent / 'pretrained' / 'manifest.json'
 SOURCE = 'TIMM_FRACTAL_WEIGHTS'
 
 #: Seconds to wait for a server's next word.
-PATIENCE = 30.0
+READ_TIMEOUT = 30.0
 
 #: What a published repository calls its weights.
 HUB_FILE = 'model.safetensors'
@@ -272,7 +272,7 @@ class _NotThere(Exception):
 def _fetch(url: str, path: Path, size: int) -> None:
     """Download an address to a file, with limits of size and time."""
     # At least 100 kB a second, however small its pieces are.
-    end = time.monotonic() + PATIENCE + size / 1e5
+    end = time.monotonic() + READ_TIMEOUT + size / 1e5
     parts = urllib.parse.urlsplit(url)
     user, at, host = parts.netloc.rpartition('@')
     request = urllib.request.Request(urllib.parse.urlunsplit((parts.scheme, host, parts.path, parts.query, '')))
@@ -280,7 +280,7 @@ def _fetch(url: str, path: Path, size: int) -> None:
         token = base64.b64encode(urllib.parse.unquote(user).encode()).decode()
         # Not passed on when the server redirects.
         request.add_unredirected_header('Authorization', f'Basic {token}')
-    with urllib.request.urlopen(request, timeout=PATIENCE) as answer, open(path, 'wb') as file:
+    with urllib.request.urlopen(request, timeout=READ_TIMEOUT) as answer, open(path, 'wb') as file:
         left = size + 1
         while left > 0 and (part := answer.read1(min(left, 2**20))):
             file.write(part)
@@ -299,7 +299,7 @@ def _find_on_hub(entry: Weights, cache_dir: str | Path | None) -> Path | None:
         return None
     from huggingface_hub import hf_hub_download
 
-    from .client import ask
+    from .client import call_hub
 
     options = dict(revision=entry.revision, cache_dir=cache_dir)
-    return Path(ask(f'{entry.name} ({entry.hf_hub_id})', hf_hub_download, entry.hf_hub_id, HUB_FILE, **options))
+    return Path(call_hub(f'{entry.name} ({entry.hf_hub_id})', hf_hub_download, entry.hf_hub_id, HUB_FILE, **options))

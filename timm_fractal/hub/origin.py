@@ -8,7 +8,7 @@ from typing import Any
 import timm
 
 from .._utils.messages import nearest
-from .client import ask
+from .client import call_hub
 from .values import MAX_OPTION, check_values, refuse_large, shareable
 
 CONFIG = 'config.json'
@@ -66,7 +66,9 @@ def find(name: str) -> Origin:
         from huggingface_hub import hf_hub_download
 
         repo, _, revision = place.partition('@')
-        path = Path(ask(f'{name} (where the training began)', hf_hub_download, repo, CONFIG, revision=revision or None))
+        path = Path(
+            call_hub(f'{name} (where the training began)', hf_hub_download, repo, CONFIG, revision=revision or None)
+        )
         return dataclasses.replace(_read(path, name), hub_id=repo)
     architecture, _, tag = name.partition('.')
     if not timm.is_model(architecture):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from .._utils.files import sha256
 from .._version import __version__
 from . import values
-from .client import ask
+from .client import call_hub
 from .folder import FILES, check, entry_of
 from .manifest import HUB_FILE
 from .model_card import published
@@ -78,7 +78,7 @@ def publish(
     what = f'publishing to {repo_id}'
     card = published(values.text(folder / 'README.md'), repo_id)
     try:
-        ask(what, ModelCard(card, ignore_metadata_errors=True).validate)
+        call_hub(what, ModelCard(card, ignore_metadata_errors=True).validate)
     except ValueError as error:
         raise ValueError(f'{folder / "README.md"}: the Hub refuses its front matter: {_words(error)}') from error
     except OSError as error:
@@ -90,9 +90,9 @@ def publish(
     api = HfApi(library_name='timm-fractal', library_version=__version__)
     if not create_pr:
         # Whoever asks for changes in the repository of others does not create it.
-        ask(what, api.create_repo, repo_id, private=private or None, exist_ok=True)
+        call_hub(what, api.create_repo, repo_id, private=private or None, exist_ok=True)
     if revision is not None:
-        ask(what, api.create_branch, repo_id, branch=revision, exist_ok=True)
+        call_hub(what, api.create_branch, repo_id, branch=revision, exist_ok=True)
     info = _upload(api, what, folder, card, repo_id, create_pr, revision)
     return Published(info.pr_url or info.commit_url, _entry(folder, hf_hub_id=repo_id, revision=info.oid))
 
@@ -107,7 +107,7 @@ def _upload(api: Any, what: str, folder: Path, card: str, repo_id: str, create_p
         for file in files:
             shutil.copyfile(folder / file, Path(staging, file))
         Path(staging, 'README.md').write_text(card, encoding='utf-8')
-        info = ask(
+        info = call_hub(
             what,
             api.upload_folder,
             repo_id=repo_id,
@@ -118,7 +118,7 @@ def _upload(api: Any, what: str, folder: Path, card: str, repo_id: str, create_p
         )
         for file in files:
             options = dict(revision=info.oid, cache_dir=cache)
-            uploaded = Path(ask(f'checking {file} in {repo_id}', hf_hub_download, repo_id, file, **options))
+            uploaded = Path(call_hub(f'checking {file} in {repo_id}', hf_hub_download, repo_id, file, **options))
             if sha256(uploaded) != sha256(Path(staging, file)):
                 raise OSError(f'{repo_id}: {file} came back from the Hub with another sha256: publish it again')
     return info

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from .._utils.lazy import door
+from .._utils.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from .transform import RandomShape, shape_op
@@ -25,7 +25,7 @@ __all__ = [
     'shape_op',
 ]
 
-__getattr__, __dir__ = door(
+__getattr__, __dir__ = lazy_exports(
     __name__,
     {
         'Affine': 'warps',
