@@ -195,7 +195,8 @@ class Fractal1(FractalDataset):
 
     With ``fractals=K`` of K fractals. ``root`` is a parameter file, written by `IFSCodes.save`: the data set it was
     saved from, in place of one sampled from the seed; or one CSV file of FractalDB's or OFDB's categories, see `OFDB`,
-    which is the base fractal then. Nothing is read from a folder, with a warning. See `SyntheticDataset` for the arguments.
+    which is the base fractal then. Nothing is read from a folder, with a warning. See `SyntheticDataset` for the
+    arguments.
 
     Examples:
         >>> dataset = Fractal1('fractal1/classes=3,size=64,points=5000', input_img_mode='L')
