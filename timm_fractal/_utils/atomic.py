@@ -33,7 +33,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def check_regular(path: str | Path) -> None:
-    """Refuse what is there and is not a file: a device would be replaced, and reading a pipe may never end.
+    """Refuse a path that exists and is not a file: a device would be replaced, and reading a pipe may block forever.
 
     Raises:
         ValueError: It is a folder, a device, a pipe or a socket.

@@ -1,4 +1,4 @@
-"""What is said to a user: parts of messages, and streams that can show them."""
+"""Building blocks of messages, and output streams that can encode them."""
 
 import difflib
 import io
@@ -33,7 +33,7 @@ def redacted(url: str) -> str:
     if not address:
         return url
     scheme, place, path = address.groups()
-    # What is before an @ is a user and a password, which may hold a slash.
+    # Before an @ stand a user and a password, which may contain a slash.
     return f'{scheme.lower()}://{(place + path).rpartition("@")[2]}'
 
 

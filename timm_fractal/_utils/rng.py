@@ -22,5 +22,5 @@ class Stream(IntEnum):
 
 
 def stream(seed: int, *key: int) -> np.random.Generator:
-    """Return a generator of its own for every seed, purpose (`Stream`) and indices."""
+    """Return an independent generator for a seed, a purpose (`Stream`) and indices."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, *map(int, key)))))

@@ -1,4 +1,4 @@
-"""Checks of the set-up for ``timm-fractal doctor``: each says what is so and, if need be, what to do about it."""
+"""Checks of the set-up for ``timm-fractal doctor``: each reports a fact and, if needed, a remedy."""
 
 import os
 import re
@@ -103,7 +103,7 @@ def rank_seeds(name: str, seeds: range) -> Iterator[str]:
         seeds: Which seeds.
 
     Yields:
-        The lines of a table, the best first, and what they are worth.
+        The lines of a table, best first, and how far to trust it.
 
     Raises:
         ValueError: The data set has no single base fractal.
@@ -140,7 +140,7 @@ def rank_seeds(name: str, seeds: range) -> Iterator[str]:
     yield f'{ranking.EVIDENCE}'
 
 
-#: What is imported, by the name of its distribution.
+#: Modules to import, by the name of their distribution.
 _MODULES = {
     'torch': 'torch',
     'torchvision': 'torchvision',
@@ -261,7 +261,7 @@ def _fresh_process() -> Iterator[Check]:
         return
     last = done.stderr.strip().splitlines()[-1:] or ['no message']
     if _autoload_obstacle()[0]:
-        yield Check('warn', 'timm does not know fractal1 by itself, since autoload is off', _OTHER_DOOR)
+        yield Check('warn', 'timm does not know fractal1 on its own, since autoload is off', _OTHER_DOOR)
     else:
         yield Check('FAIL', f'timm does not know fractal1 in a fresh process ({last[0][:200]})', _OTHER_DOOR)
 

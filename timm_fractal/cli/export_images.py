@@ -1,4 +1,4 @@
-"""Data sets as files: a folder of PNG images, or one tar, for programs that read nothing else.
+"""Data sets as files: a folder of PNG images, or one tar, for programs that read files.
 
 timm's own readers find the labels in the folder names, `torchvision.datasets.ImageFolder` too.
 """
@@ -190,7 +190,7 @@ def _refuse_other(dest: Path, record: dict[str, str], split: str) -> None:
 
 
 def _contents(dest: Path, split: str) -> Iterator[tuple[Path, bytes]]:
-    """What is at the destination already, with what it says it is; nothing if it does not say."""
+    """Yield what is already at the destination, with its record; an empty record if it has none."""
     # Reading a pipe would never end.
     check_regular(dest if _is_tar(dest) and not dest.is_dir() else dest / RECORD)
     if not _is_tar(dest):

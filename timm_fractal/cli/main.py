@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         if hasattr(args, 'name'):
-            # Before torch is imported: a typo is answered at once.
+            # Before torch is imported: a typo is reported immediately.
             parse_name(args.name)
         code: int = args.run(args)
         return code
@@ -117,7 +117,7 @@ def _say(*words: str, file: Any = None, **options: Any) -> None:
     try:
         print(*words, file=stream, **options | {'flush': True})
     except (AttributeError, OSError, ValueError):
-        # Else the interpreter tries once more when it ends, and fails with an exit code of its own.
+        # Else the interpreter flushes it again at exit, and fails with another exit code.
         if stream is sys.stdout:
             sys.stdout = open(os.devnull, 'w')
 

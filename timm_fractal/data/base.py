@@ -1,4 +1,4 @@
-"""Data sets: index -> (PIL image, label). Image k depends on the specification and on k, and on nothing else."""
+"""Data sets: index -> (PIL image, label). Image k depends only on the specification and on k."""
 
 import contextlib
 import functools
@@ -30,7 +30,7 @@ Pixels = npt.NDArray[np.uint8]
 T = TypeVar('T')
 
 #: Called with the fraction that is rendered, before each part of a data set, in the context that sets it: for programs
-#: that show progress themselves. What it raises ends the rendering.
+#: that show progress themselves. An exception from it ends the rendering.
 watcher: ContextVar[Callable[[float], None] | None] = ContextVar('watcher', default=None)
 
 _logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ _BATCH_BYTES = 2**25
 
 
 def watched_parts(items: Sequence[T]) -> Iterator[T]:
-    """Go through what is rendered one after the other: the watcher is told the fraction of all.
+    """Iterate over parts that are rendered in sequence; the watcher is told the overall fraction.
 
     Examples:
         >>> from timm_fractal.data import create
@@ -84,7 +84,7 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
     Args:
         name: A data set name of this type, such as ``'fractal1/delta=0.05'``, or its specification.
         split: ``'train'`` or ``'validation'``, or one of timm's synonyms.
-        root: What ``--data-dir`` is in a training script; what it means depends on the type.
+        root: ``--data-dir`` of a training script; its meaning depends on the type.
         transform: Applied to each PIL image.
         target_transform: Applied to each label.
         repeats: How often an epoch goes over the images; less than 1 counts as 1, as everywhere in timm.
@@ -102,7 +102,7 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
     #: The specification of this type; its defaults are those of the name alone.
     spec_type: ClassVar[type[Spec]]
     spec: Any
-    #: What of ``root`` the images are made from.
+    #: The files in ``root`` that the images are made from.
     files: Sequence[Path] = ()
     #: Images between two updates of the progress bar: enough to keep all threads busy.
     step: ClassVar[int] = 64
@@ -163,7 +163,7 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
             )
 
     def _open(self, root: str | Path | None) -> None:
-        """Check ``root``, and read what is needed of it, before anything is rendered; by default nothing is."""
+        """Check and read ``root`` before anything is rendered; by default it must be None."""
         if root is not None:
             codes = '; a file of IFS codes would be' if self.spec.reads == 'codes' else ''
             warn_once(_logger, '%s: nothing is read from %s (--data-dir)%s', *(self.spec.type, root, codes))
@@ -275,7 +275,7 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
         return self._to_pil(self.stored(number), mode)
 
     def images(self, numbers: range, mode: str = 'RGB') -> Iterator[Image.Image]:
-        """Yield what `image` gives; several are rendered at once, which is faster."""
+        """Yield images as `image` does, rendered in batches, which is faster."""
         step = max(1, _BATCH_BYTES // math.prod(self._shape()))
         for start in range(numbers.start, numbers.stop, step):
             for stored in self.stored_range(range(start, min(start + step, numbers.stop))):

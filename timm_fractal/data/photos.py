@@ -93,8 +93,8 @@ def read_image(path: str | Path, size: int, mode: str = 'RGB') -> Image.Image:
 def open_image(path: str | Path, enough: int | None = None, formats: tuple[str, ...] | None = None) -> Image.Image:
     """Read a photograph of any size and mode as it is meant to be seen: upright, in 8 bits, on white.
 
-    EXIF orientation is applied, CMYK and palettes are converted, and what is transparent is white. More than 8 bits are
-    reduced; where a file has fewer bits than it has room for, say 12 of 16, these are scaled to the full range of
+    EXIF orientation is applied, CMYK and palettes are converted, and transparent pixels become white. More than 8
+    bits are reduced; where a file has fewer bits than it has room for, say 12 of 16, these are scaled to the full range of
     brightness, with a warning. Floating point numbers are brightness from 0 to 1, or from 0 to 65535 as the levels of
     16 bits; others are scaled so that the smallest is black and the largest white.
 
@@ -115,7 +115,7 @@ def open_image(path: str | Path, enough: int | None = None, formats: tuple[str, 
     with open(path, 'rb') as file:
         try:
             with warnings.catch_warnings():
-                # Pillow only warns of what has up to twice as many pixels as its limit.
+                # Pillow only warns about images of up to twice its limit of pixels.
                 warnings.simplefilter('error', Image.DecompressionBombWarning)
                 warnings.filterwarnings('ignore', 'Palette images with Transparency', UserWarning)
                 with _open(file, formats) as image:

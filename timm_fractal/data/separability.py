@@ -54,7 +54,7 @@ def measure(dataset: SyntheticDataset, root: str | Path | None = None) -> Separa
 
     Args:
         dataset: The training split.
-        root: What it was made with.
+        root: The ``root`` it was made with.
 
     Examples:
         >>> found = measure(create('fractal1/classes=16,size=64,points=5000'))
@@ -81,7 +81,7 @@ def measure(dataset: SyntheticDataset, root: str | Path | None = None) -> Separa
 
 
 def first_classes(spec: Spec, root: str | Path | None = None) -> Spec:
-    """The same data set without what is not looked at; what is read goes with the number of classes."""
+    """The same data set cut to the classes that are compared; files are read for all classes."""
     first = spec.canonical() if root is not None else spec.canonical().first(min(CLASSES, spec.num_classes))
     changed: dict[str, Any] = {'cache': 'none'}
     return dataclasses.replace(first, **changed)
@@ -152,7 +152,7 @@ def suggestions(spec: Spec, root: str | Path | None = None) -> str:
 
 
 def advice(spec: Spec, found: Separability, root: str | Path | None = None) -> str:
-    """Say what is wrong and what to change; empty if nothing is."""
+    """Describe the problem and a remedy; empty if there is none."""
     if found.confused <= LIMIT or spec.random_position:
         return ''
     return (

@@ -17,7 +17,7 @@ from torch import nn
 
 from .sheets import first_images, join
 
-#: What is shown of a model without attention.
+#: What to show of a model without attention.
 ONLY_FILTERS = ('filters, pre-trained', 'filters, random')
 _LABELS = (*ONLY_FILTERS, 'attention, pre-trained', 'attention, random')
 
@@ -46,7 +46,7 @@ def weights_sheet(
     (image,) = first_images(name, 1, data_dir)
     rows: dict[str, list[Image.Image]] = {}
     for kind in ('pre-trained', 'random'):
-        # What is random is the same in every call, and no other's generator is touched.
+        # The same random numbers in every call; the global generator is left alone.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = create_model(weights, pretrained=kind == 'pre-trained').eval()
@@ -95,7 +95,7 @@ def attention_maps(model: nn.Module, image: torch.Tensor) -> list[npt.NDArray[np
     """Attention of each block, mean over its heads: arrays of the shape of the grid of patches; [] if there is none."""
     for module in model.modules():
         if hasattr(module, 'fused_attn'):
-            # The fused operation does not tell what it computes.
+            # Fused attention does not expose its weights.
             vars(module)['fused_attn'] = False
     names = [name for name, _ in model.named_modules() if name.endswith('attn.attn_drop')]
     grid = getattr(getattr(model, 'patch_embed', None), 'grid_size', None)

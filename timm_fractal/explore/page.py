@@ -34,9 +34,9 @@ _STYLE = """
 .wrong, [id^=problem-], #message { border-left: 4px solid #d03030 !important; padding-left: 8px }
 """
 
-# Names and controls answer at once, whatever is being rendered; of several changes the last counts.
+# Names and controls respond immediately, whatever is being rendered; the last of several changes wins.
 _AT_ONCE: dict[str, Any] = dict(trigger_mode='always_last', concurrency_limit=None, show_progress='hidden')
-# Every change is told to the server at once, which stops what it renders for an earlier one: see `turns`.
+# The server learns of every change immediately and cancels the rendering of an earlier one: see `turns`.
 _RENDER: dict[str, Any] = dict(trigger_mode='multiple', concurrency_limit=None)
 _RENDERED_AT_ONCE = 2
 
@@ -167,7 +167,7 @@ class _Page:
                 value=_first(options),
                 label='Option',
                 elem_id='sweep-option',
-                # Gradio refuses what is not a choice, as an option of the type before is for a moment.
+                # Gradio refuses values that are not among the choices, as those of the previous type are for a moment.
                 allow_custom_value=True,
             )
             self.values = gr.Textbox(
@@ -301,7 +301,7 @@ class _Page:
         return updates
 
     def _from_controls(self, kind: str, wrong: str, *given: Any) -> list[Any]:
-        """Write the name. Only what says something else changes: a control must not lose what is being typed."""
+        """Write the name. Only controls with another value change: one must not lose what is being typed."""
         reading = read_controls(kind, given)
         return [
             reading.name,

@@ -1,4 +1,4 @@
-"""Pictures for the page: small, kept by what they show, and bounded in what they cost."""
+"""Pictures for the page: small, cached by their content, and bounded in cost."""
 
 import dataclasses
 import functools
@@ -31,7 +31,7 @@ _FAMILIES = 256
 
 
 def shown(spec: Spec) -> tuple[Spec, str]:
-    """The specification that is rendered here, and what is different about it.
+    """The specification that is rendered here, and how it differs from the one asked for.
 
     Examples:
         >>> shown(parse_name('fractal1/size=4096'))[1]
@@ -189,6 +189,6 @@ def _path(source: Source | None) -> str | None:
 
 def _png(image: Image.Image) -> bytes:
     file = io.BytesIO()
-    # Fractals hardly become smaller with more effort.
+    # Higher compression levels hardly make fractals smaller.
     image.save(file, 'PNG', compress_level=1)
     return file.getvalue()

@@ -85,7 +85,7 @@ def augment(
         generator: Of the CPU.
 
     Returns:
-        float32 of shape (B, 3, *size), from 0 to 1 but for what is erased.
+        float32 of shape (B, 3, *size), from 0 to 1 except where pixels are erased.
     """
     mean, std = values['mean'], values['std']
     transform = create_augment(

@@ -71,7 +71,7 @@ def sweep(
     tile: int = 128,
     data_dir: str | Path | None = None,
 ) -> Image.Image:
-    """Render the first classes once per value of an option; nothing else changes, the seed included.
+    """Render the first classes once per value of an option; everything else, including the seed, stays the same.
 
     Args:
         name: Data set name; its own value of ``option`` does not matter.
@@ -215,7 +215,7 @@ def _open(spec: Spec, split: str, data_dir: str | Path | None, only: Collection[
 
 
 def _images(spec: Spec, split: str, count: int, tile: int, data_dir: str | Path | None) -> list[Image.Image]:
-    # A data set that was cut to what is shown is rendered as a whole, which says how far it is.
+    # A data set that was cut to the classes shown is rendered as a whole, with a progress bar.
     dataset = _open(spec, split, data_dir, range(count) if data_dir else None)
     return [_tile(image, tile) for image in dataset.images(range(min(count, dataset.num_classes)), spec.mode)]
 

@@ -22,7 +22,7 @@ class Turns:
 
         Args:
             visitor: A session of the page.
-            what: What is to be rendered.
+            what: The picture to render.
             progress: Is told the fraction of a data set that is rendered.
 
         Returns:

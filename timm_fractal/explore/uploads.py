@@ -9,7 +9,7 @@ from PIL import Image, UnidentifiedImageError
 MAX_BYTES = 20 * 2**20
 #: The largest image, in pixels.
 MAX_PIXELS = 25_000_000
-#: What a visitor's file may be. Others of Pillow's readers start programs or are hardly used.
+#: Formats of uploads. Other readers of Pillow start programs or are rarely used.
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF')
 
 
@@ -19,7 +19,7 @@ class Source:
 
     Attributes:
         path: Where it lies.
-        shown: What it is called on the page.
+        shown: Its name on the page.
         changed: Time of the last change, in nanoseconds.
         size: In bytes.
     """

@@ -1,7 +1,7 @@
 """The fractals of a data set: IFS codes of its classes, and rendering of its images.
 
 All data sets of fractals come from one generator with three numbers: how many base fractals there are, how many
-perturbations of each are classes of their own, and how many instances each class has.
+perturbations of each become classes, and how many instances each class has.
 
 * ``fractal1``: 1 base fractal, ``classes`` perturbations, 1 instance.
 * ``fractal1/fractals=K``: K base fractals, ``classes / K`` perturbations each.
@@ -66,7 +66,7 @@ _ADDRESS_SEED = {'train': 100, 'validation': 100 + 2**31}
 
 #: Searches that wait for their images at the same time: enough to fill SIMD lanes, and a few megabytes of images.
 _SEARCHES = 4 * LANES
-#: Attempts of the random search at which it looks at once; those behind the one found are in vain.
+#: Attempts of the random search that are rendered together; those after the first success are wasted.
 _ATTEMPTS = 8
 
 # The attempt that the search with seed 0 ends with, for each of 21,000 categories; the search takes minutes.
@@ -148,7 +148,7 @@ def _render(
     noise = (spec.seed, Stream.PATCHES, int(split == 'validation'))
     pairs = list(zip(classes.tolist(), instances.tolist()))
     keys: Any = np.stack([np.random.SeedSequence((*noise, *pair)).generate_state(2) for pair in pairs])
-    # FractalDB's instances differ enough without random numbers of their own, which take as long as the image.
+    # FractalDB's instances differ enough with shared random numbers; new ones take as long as the image.
     numbers = np.zeros_like(instances) if spec.scales else instances
     bases = classes % spec.num_bases
     # Images of one base fractal share its address sequence.
@@ -254,7 +254,7 @@ def _shape(spec: IFSSpec) -> tuple[int, int, int]:
 
 
 class _Look(NamedTuple):
-    """How a search looks at images: the canvas, the key of the patches, the part that they shall fill."""
+    """Settings of a search's test images: canvas, key of the patches, and the fill they must reach."""
 
     points: int
     size: int
@@ -302,7 +302,7 @@ def _search_together(search: Callable[[int], _Search[T]], numbers: Iterator[int]
 
 
 def _fill(look: _Look, bases: Array, systems: Array) -> npt.NDArray[np.float64]:
-    """How much of the canvas images cover; of those that cover more than they shall, at least how much."""
+    """Return the fill of each image; for images beyond the required fill, a lower bound."""
     thresholds = np.stack([_thresholds(base.tobytes()) for base in bases])
     addresses = AddressSequences(ifs.draws(look.points, _ADDRESS_SEED['train']), thresholds)
     keys = np.tile(np.array(look.key, np.uint32), (len(systems), 1))
@@ -332,7 +332,7 @@ def _search_base(reference: Fractal1Spec, number: int) -> _Search[Array]:
     look = _Look(reference.points, reference.size, reference.patch, tuple(key), MIN_FILL)  # type: ignore[arg-type]
     attempt = 0
     while attempt < MAX_BASES:
-        # One by one at first, for the second is often the last, then ever more at once.
+        # One by one at first, since the second is often accepted, then in growing batches.
         attempts = range(attempt, min(MAX_BASES, attempt + max(1, min(attempt // 2, LANES))))
         # Sines and matrix products differ in the last bit between machines; nine decimals are the same everywhere.
         bases = np.stack(

@@ -99,6 +99,6 @@ def join(categories: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
     systems, probs = np.zeros((len(categories), maps, 2, 3)), np.zeros((len(categories), maps))
     for k, (system, p) in enumerate(categories):
         systems[k, : len(system)] = system
-        # What sums to 1 but for rounding stays bit for bit what it is.
+        # Sums within rounding of 1 are left bit for bit as they are.
         probs[k, : len(p)] = p if abs(math.fsum(p) - 1) < 1e-9 else p / math.fsum(p)
     return systems, probs

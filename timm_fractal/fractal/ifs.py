@@ -49,7 +49,7 @@ def sample_singular_values(maps: int, sigma: float, rng: np.random.Generator) ->
         raise ValueError(f'sigma must be greater than 0 and less than 3 * maps = {3 * maps}, got {sigma}')
     values = np.empty((maps, 2))
     budget = sigma
-    # What has to be spent on this map so that the maps after it, at most 3 each, can spend the rest.
+    # The least share of this map, so that the maps after it, at most 3 each, can take the rest.
     needed = sigma - 3 * (maps - 1)
     for j in range(maps - 1):
         large = _uniform(rng, max(0.0, needed / 3), min(1.0, budget))

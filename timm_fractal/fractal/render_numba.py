@@ -124,7 +124,7 @@ def _first_walk(maps, by_image, draws, thresholds, lanes, which, track, starts, 
 
 @part
 def _fit(frame, track, lanes, size, diverged):  # type: ignore[no-untyped-def]
-    """Turn bounding boxes into origin and scale of x and of y, in pixels per unit; find what has diverged."""
+    """Turn bounding boxes into origin and scale of x and of y, in pixels per unit; find images that have diverged."""
     for v in range(lanes):
         wide = frame[1, v] - frame[0, v]
         high = frame[3, v] - frame[2, v]

@@ -50,7 +50,7 @@ def build(args: dict[str, Any], start: Origin | None = None, num_classes: int | 
     name = start.architecture
     described = architecture_options(name, start.model_args, f'{start.name}: model_args')
     described |= architecture_options(name, args.get('model_kwargs') or {}, 'model_kwargs')
-    # As train.py has it; with a number of its own the model has no use for that of where it began.
+    # As in train.py: its own number of classes replaces that of the weights it started from.
     described['num_classes'] = args.get('num_classes') if num_classes is None else num_classes
     described |= _channels_and_pool(args) | options
     try:
@@ -61,7 +61,7 @@ def build(args: dict[str, Any], start: Origin | None = None, num_classes: int | 
 
 
 def _channels_and_pool(args: dict[str, Any]) -> dict[str, Any]:
-    """Options of the architecture that train.py has arguments of its own for."""
+    """Options of the architecture that have their own arguments in train.py."""
     channels = (args.get('input_size') or (args.get('in_chans') or 3,))[0]
     return {'in_chans': channels} | ({'global_pool': args['gp']} if args.get('gp') else {})
 
@@ -72,7 +72,7 @@ class Fitted(NamedTuple):
     Attributes:
         model: Untrained, without memory where timm can build it so.
         model_args: What timm has to be given, beside the number of classes, to build the same model again.
-        options: What of these train.py was not given in its arguments.
+        options: Those of them that were not among train.py's arguments.
     """
 
     model: Any
@@ -136,7 +136,7 @@ def _model_args(model: Any, args: dict[str, Any], start: Origin, options: dict[s
 
 
 def architecture_options(name: str, options: Any, source: str) -> dict[str, Any]:
-    """Options of a model that were read from a file, if they describe its architecture and nothing else.
+    """Check options of a model that were read from a file: only those that describe its architecture pass.
 
     timm takes much more in their place: other files to load, addresses, functions. What may pass are the parameters of
     the class that the architecture is made of, with plain values.

@@ -27,7 +27,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """What is in a checkpoint.
+    """Contents of a checkpoint.
 
     Attributes:
         path: The file.
@@ -108,7 +108,7 @@ def read(path: Path, use_ema: bool | None = None) -> Checkpoint:
 
 
 def _metric(content: dict[str, Any], args: dict[str, Any]) -> str | None:
-    """What train.py has measured on its validation split; without one it is the training loss."""
+    """Return the validation metric of a checkpoint; without a validation split train.py stores the training loss."""
     value, name = content.get('metric'), args.get('eval_metric')
     if not isinstance(value, (int, float)) or not isinstance(name, str) or not math.isfinite(value):
         return None
@@ -117,7 +117,7 @@ def _metric(content: dict[str, Any], args: dict[str, Any]) -> str | None:
 
 
 def is_bare(content: dict[Any, Any]) -> bool:
-    """Whether what was read from a checkpoint is tensors by name, and nothing else."""
+    """Whether a checkpoint's contents are a bare state dict."""
     return bool(content) and all(isinstance(value, torch.Tensor) for value in content.values())
 
 
@@ -179,7 +179,7 @@ def _foreign(path: Path) -> list[str]:
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except Exception:
-        # Not the format of torch: what it would call cannot be listed.
+        # Not torch's format: the functions it would call cannot be listed.
         return []
 
 

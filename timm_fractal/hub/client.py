@@ -61,7 +61,7 @@ def _translate(what: str, error: Exception, status: Any) -> 'OSError | None':
         return OSError(error.errno, words, error.filename)
     if isinstance(error, OfflineModeIsEnabled):
         return ConnectionError(f'{what}: HF_HUB_OFFLINE is set, so {hub} is not asked: unset it')
-    # The Hub answers 401 for what it does not show to strangers, so that they cannot tell whether it exists.
+    # The Hub answers 401 for private repositories too, so that strangers cannot tell whether one exists.
     if status == 401:
         words = (
             'no such repository, or it is private' if isinstance(error, RepositoryNotFoundError) else 'not logged in'

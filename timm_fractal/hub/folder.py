@@ -81,7 +81,7 @@ def export_weights(
         tag: What the weights are called, by default after the data set: ``fractal1_1k``, ``fractals10_1k``.
         license: SPDX identifier of the licence that you give the weights.
         recipe: The recipe of the training, for the model card.
-        hardware: What it ran on, for the model card.
+        hardware: The hardware it ran on, for the model card.
         dtype: ``float16`` or ``bfloat16`` store the weights in half the bytes of ``float32``; by default as they are.
         results: What was measured, each as ``'name=value'``, for the model card.
         curves: A PNG file that shows it, accuracy along a fine-tuning say, for the model card.
@@ -290,7 +290,7 @@ def _write(
         with exclusive_lock(dest):
             for killed in dest.glob(f'{_UNFINISHED}*'):
                 shutil.rmtree(killed, ignore_errors=True)
-            # On the same disk, so that every file appears at once and whole.
+            # On the same disk, so that every file appears complete.
             with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=dest) as folder:
                 temporary = Path(folder)
                 save_config(model, temporary / CONFIG, fitted.model_args, provenance=provenance)
@@ -436,7 +436,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     cfg = config['pretrained_cfg']
     if not isinstance(cfg.get('tag'), str) or not re.fullmatch(_TAG, cfg['tag']):
         raise ValueError(f'{path}: tag must be letters, digits, "_" and "-", got {str(cfg.get("tag"))[:100]!r}')
-    # What timm's own files say of a model's input and head may stand there, and nothing else.
+    # Only keys that timm's own files have for a model's input and head are allowed.
     unknown = sorted(set(cfg) - {field.name for field in dataclasses.fields(timm.models.PretrainedCfg)})
     if unknown:
         raise ValueError(f'{path}: unknown key {str(unknown[0])[:100]!r} in pretrained_cfg')

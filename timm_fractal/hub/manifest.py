@@ -140,7 +140,7 @@ def add(entry: Weights, weights: Path, path: str | Path) -> Weights:
     """Add an entry to a manifest, and the file it speaks of to the folder of the manifest.
 
     Args:
-        entry: What is known about the weights; an entry of the same name is replaced.
+        entry: The entry; an existing one of the same name is replaced.
         weights: The safetensors file.
         path: The manifest; it need not exist yet.
 

@@ -21,7 +21,7 @@ _CITATION = """@inproceedings{nakamura2024scaling,
   year      = {2024}
 }"""
 
-# What is said about a training, and how the card calls it.
+# Facts about a training, and their names on the card.
 _WORDS = {
     'dataset': 'Data set',
     'samples': 'Samples seen',
@@ -57,7 +57,7 @@ def card(
     Args:
         name: Architecture and tag.
         cfg: timm's configuration of input and head.
-        provenance: How the weights came to be. It may be from a file of others: its text is escaped.
+        provenance: How the weights were trained. It may come from an untrusted file: its text is escaped.
         curves: Whether there is a picture of curves beside it.
         folder: What the folder of the card is called.
 
@@ -147,7 +147,7 @@ def _lineage(began: dict[str, Any]) -> str:
 
 
 def _hub_datasets(dataset: str) -> list[str]:
-    """What the Hub can link to: a data set of its own, which timm reads as ``hfds/OWNER/NAME``."""
+    """Data sets that the Hub can link to: those that timm reads as ``hfds/OWNER/NAME``."""
     kind, _, place = dataset.partition('/')
     return [place] if kind == 'hfds' and re.fullmatch(r'[\w.-]+/[\w.-]+', place, re.ASCII) else []
 
@@ -168,7 +168,7 @@ def _value(value: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    r"""Text of others for Markdown: one line, in which nothing is markup.
+    r"""Escape untrusted text for Markdown: one line without markup.
 
     Examples:
         >>> _text('x\n# a_b <c>')

@@ -89,7 +89,7 @@ def publish(
         return Published('', _entry(folder), '')
     api = HfApi(library_name='timm-fractal', library_version=__version__)
     if not create_pr:
-        # Whoever asks for changes in the repository of others does not create it.
+        # A pull request goes to an existing repository.
         call_hub(what, api.create_repo, repo_id, private=private or None, exist_ok=True)
     if revision is not None:
         call_hub(what, api.create_branch, repo_id, branch=revision, exist_ok=True)

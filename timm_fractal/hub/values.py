@@ -1,4 +1,4 @@
-"""What a file about a training may say: limits, types and ranges, and what of it may be published."""
+"""Validation of files about a training: limits, types, ranges; and redaction of private values."""
 
 import re
 from collections.abc import Callable
@@ -85,7 +85,7 @@ def _is_name(value: Any) -> bool:
 _CHANNELS = range(1, 65)
 _PIXELS = is_whole(1, 2**16)
 
-# What is used of the arguments of train.py: which values are valid, and that in words.
+# The arguments of train.py that are used: a test of their values, and the rule in words.
 _ARGUMENTS: dict[str, tuple[Callable[[Any], bool], str]] = {
     'model': (_is_name, "the name of one of timm's architectures, or local-dir: or hf-hub: with a place"),
     'dataset': (_is_name, 'a name of at most 1,000 characters'),

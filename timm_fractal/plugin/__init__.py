@@ -1,6 +1,6 @@
-"""What is patched in timm, and when: right after the import of ``timm.data`` and ``timm.models``.
+"""Patches of timm, applied right after the import of ``timm.data`` and ``timm.models``.
 
-What is patched there, and why, stands at the head of `timm_fractal.plugin.data` and `timm_fractal.plugin.models`.
+The patches and their reasons are listed at the head of `timm_fractal.plugin.data` and `timm_fractal.plugin.models`.
 Nothing here imports timm.
 """
 

@@ -1,4 +1,4 @@
-"""What is patched in ``timm.data``, and why.
+"""Patches of ``timm.data`` and their reasons.
 
 * The factories ``create_dataset`` and ``create_loader`` are wrapped in every module that keeps them, and in
   ``__main__``, where a script has bound them before. A data set whose type is ours is ours, any other goes to timm
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger('timm_fractal')
 
-#: What is patched, or added to; a test walks it. timm lacks some of those in `PATCHED_IF_THERE` in some versions.
+#: Names that are patched or extended; a test checks each. Some versions of timm lack some of `PATCHED_IF_THERE`.
 PATCHED = (
     'timm.data.create_dataset',
     'timm.data.dataset_factory.create_dataset',

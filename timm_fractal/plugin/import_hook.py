@@ -48,7 +48,7 @@ class Hook(importlib.abc.MetaPathFinder):
         host: Name of the module.
         landmark: An attribute that it has when its import is over.
         patch: What patches it; it appends to a list how to undo each change.
-        what: What is not available if that fails.
+        what: The feature that is unavailable if that fails.
     """
 
     def __init__(self, host: str, landmark: str, patch: Callable[[Any, Undo], None], what: str) -> None:
@@ -100,7 +100,7 @@ class Hook(importlib.abc.MetaPathFinder):
         self.restore()
 
     def restore(self) -> None:
-        """Undo what is still as the patch has left it."""
+        """Undo the patch where nobody has changed it since."""
         self.patched = None
         while self.undo:
             self.undo.pop()()

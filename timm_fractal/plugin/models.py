@@ -1,4 +1,4 @@
-"""What is patched in ``timm.models``, and why.
+"""Patches of ``timm.models`` and their reasons.
 
 * ``timm.models._registry``: ``_model_pretrained_cfgs``, ``_model_has_pretrained`` and ``_model_with_tags`` get the tags
   of the manifest, of the architectures that this timm has. timm has no public call that adds a tag to an architecture.
@@ -25,7 +25,7 @@ from .patches import Undo, set_attribute, set_item
 if TYPE_CHECKING:
     from ..hub.manifest import Weights
 
-#: What is patched, or added to; a test walks it.
+#: Names that are patched or extended; a test checks each.
 PATCHED = (
     'timm.models._registry._model_default_cfgs',
     'timm.models._registry._model_pretrained_cfgs',

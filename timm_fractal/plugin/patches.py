@@ -1,4 +1,4 @@
-"""Changes of others' modules that can be undone."""
+"""Reversible changes of other packages' modules."""
 
 from collections.abc import Callable
 from typing import Any

@@ -15,7 +15,7 @@ from .warps import MAX_MAGNITUDE, WARPS, Fill, Params
 class RandomShape(v2.Transform):  # type: ignore[misc]
     """Warp an image at random, as one of torchvision's v2 transforms.
 
-    Takes what they take: a PIL image, a tensor (..., C, H, W) or a sample with one of them inside, such as
+    Takes a PIL image, a tensor (..., C, H, W) or a sample with one of them inside, such as
     ``(image, label)``. All images of one call get the same warp, as everywhere in torchvision. Sampled from torch's
     generator.
 
