@@ -94,9 +94,9 @@ def open_image(path: str | Path, enough: int | None = None, formats: tuple[str, 
     """Read a photograph of any size and mode as it is meant to be seen: upright, in 8 bits, on white.
 
     EXIF orientation is applied, CMYK and palettes are converted, and transparent pixels become white. More than 8
-    bits are reduced; where a file has fewer bits than it has room for, say 12 of 16, these are scaled to the full range of
-    brightness, with a warning. Floating point numbers are brightness from 0 to 1, or from 0 to 65535 as the levels of
-    16 bits; others are scaled so that the smallest is black and the largest white.
+    bits are reduced; where a file has fewer bits than it has room for, say 12 of 16, these are scaled to the full
+    range of brightness, with a warning. Floating point numbers are brightness from 0 to 1, or from 0 to 65535 as the
+    levels of 16 bits; others are scaled so that the smallest is black and the largest white.
 
     Args:
         path: A file that Pillow can open, or a HEIC file where the package pillow-heif is installed.
