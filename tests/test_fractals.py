@@ -1,3 +1,5 @@
+import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -147,7 +149,7 @@ def test_a_base_survives_perturbation_as_trials_one_by_one_say():
 
 def test_categories_are_what_the_search_finds():
     """The table of the search with seed 0 is what the search gives, and every system passes it."""
-    found = fractals._found()
+    found = fractals._found(fractals._FOUND)
     assert found.shape == (21_000,)
     for k in (0, 1, 2, 999, 1000, 20_999):
         assert fractals.search(0, k) == found[k]
@@ -155,6 +157,19 @@ def test_categories_are_what_the_search_finds():
     for system in OFDB('ofdb/classes=40,size=32').codes.systems:
         path = ifs.addresses(ifs.probabilities(system), 100_000)
         assert render(system[None], path, key, 512, 'point').fill[0] >= 0.2
+
+
+def test_bases_are_what_the_search_finds():
+    """Those of the default seed are in a table: every hundredth is searched for."""
+    reference = dataclasses.replace(parse_name('fractal1/fractals=1000'), **fractals.REFERENCE_CANVAS)
+    numbers = range(0, 1000, 100)
+    search = functools.partial(fractals._search_attempts, reference)
+    found = fractals._search_together(search, iter(numbers), len(numbers))
+    assert len(fractals._found(fractals._FOUND_BASES)) == 1000
+    for number in numbers:
+        with pytest.raises(StopIteration) as table:
+            next(fractals._search_base(reference, number))
+        assert np.array_equal(found[number], table.value.value)
 
 
 def test_searched_systems_are_uniform():

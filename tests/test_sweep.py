@@ -424,7 +424,7 @@ def test_interrupted(tmp_path):
     child = place.start('-n', 2)
     wait_for(lambda: len(list(tmp_path.glob('work/tiny/*/*/log.txt'))) == 2)
     os.killpg(child.pid, signal.SIGINT)
-    child.communicate(timeout=60)
+    child.communicate(timeout=240)
     assert child.returncode == 1
     for log in tmp_path.glob('work/tiny/*/pretrain-*/lock'):
         with open(log) as lock:

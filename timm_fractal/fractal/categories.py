@@ -71,6 +71,8 @@ _ATTEMPTS = 8
 
 # The attempt that the search with seed 0 ends with, for each of 21,000 categories; the search takes minutes.
 _FOUND = 'search.npy'
+# The same for the first 1,000 bases of the default seed, sigma and number of maps.
+_FOUND_BASES = 'bases.npy'
 
 
 def render_images(
@@ -327,6 +329,21 @@ def _find_bases(reference: IFSSpec, numbers: list[int]) -> Array:
 
 def _search_base(reference: Fractal1Spec, number: int) -> _Search[Array]:
     """The first IFS sampled from the seed that is not too empty, and survives perturbation; delta has no part in it."""
+    if all(getattr(reference, name) == getattr(Fractal1Spec, name) for name in ('seed', 'sigma', 'maps')):
+        found = _found(_FOUND_BASES)
+        if number < len(found):
+            return _base(reference, number, int(found[number]))
+    return (yield from _search_attempts(reference, number))
+
+
+def _base(reference: Fractal1Spec, number: int, attempt: int) -> Array:
+    # Sines and matrix products differ in the last bit between machines; nine decimals are the same everywhere.
+    rng = stream(reference.seed, Stream.BASE, attempt, number)
+    base: Array = ifs.sample(reference.maps, reference.sigma, rng).round(9)
+    return base
+
+
+def _search_attempts(reference: Fractal1Spec, number: int) -> _Search[Array]:
     # As class 0 would be rendered.
     key = np.random.SeedSequence((reference.seed, Stream.PATCHES, 0, 0, 0)).generate_state(2).tolist()
     look = _Look(reference.points, reference.size, reference.patch, tuple(key), MIN_FILL)  # type: ignore[arg-type]
@@ -334,13 +351,7 @@ def _search_base(reference: Fractal1Spec, number: int) -> _Search[Array]:
     while attempt < MAX_BASES:
         # One by one at first, since the second is often accepted, then in growing batches.
         attempts = range(attempt, min(MAX_BASES, attempt + max(1, min(attempt // 2, LANES))))
-        # Sines and matrix products differ in the last bit between machines; nine decimals are the same everywhere.
-        bases = np.stack(
-            [
-                ifs.sample(reference.maps, reference.sigma, stream(reference.seed, Stream.BASE, n, number)).round(9)
-                for n in attempts
-            ]
-        )
+        bases = np.stack([_base(reference, number, n) for n in attempts])
         fill = yield look, bases, bases
         for filled in np.flatnonzero(fill > MIN_FILL).tolist():
             base: Array = bases[filled]
@@ -390,7 +401,7 @@ def _find_classes(reference: Fractal1Spec, codes: IFSCodes, classes: npt.NDArray
 
 def _search_category(reference: IFSSpec, category: int) -> _Search[Array]:
     """The first system of a category that fills enough of the image (FractalDB's random search)."""
-    found = _found() if reference.seed == 0 else ()
+    found = _found(_FOUND) if reference.seed == 0 else ()
     attempt = int(found[category]) if category < len(found) else (yield from _search_attempt(reference.seed, category))
     return ifs.sample_uniform(stream(reference.seed, Stream.SEARCH, category, attempt))
 
@@ -420,7 +431,7 @@ def _search_attempt(seed: int, category: int) -> _Search[int]:
 
 
 @functools.cache
-def _found() -> npt.NDArray[np.uint16]:
-    with resources.files(__package__).joinpath(_FOUND).open('rb') as file:
+def _found(name: str) -> npt.NDArray[np.uint16]:
+    with resources.files(__package__).joinpath(name).open('rb') as file:
         table: npt.NDArray[np.uint16] = np.load(file)
     return table
