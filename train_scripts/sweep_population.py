@@ -24,16 +24,9 @@ def members(table: 'Table', finding: Finding, tasks: list[str]) -> list[str]:
         for condition in table.sweep.file.conditions
         if condition.startswith(str(finding.population)) and all(table.top1[condition][task] for task in tasks)
     ]
-    ranks = [np.argsort(np.argsort([-first_seed(table, condition, task) for condition in found])) for task in tasks]
+    ranks = [np.argsort(np.argsort([-seed_means(table, condition, task)[0] for condition in found])) for task in tasks]
     order = np.argsort(np.mean(ranks, axis=0), kind='stable') if found else []
     return [found[place] for place in order]
-
-
-def first_seed(table: 'Table', condition: str, task: str) -> float:
-    """Mean top-1 of the first pre-training seed, which all members have."""
-    runs = table.top1[condition][task]
-    first = min(seed for seed, _ in runs)
-    return fmean(top1 for (seed, _), top1 in runs.items() if seed == first)
 
 
 def shown(table: 'Table', finding: Finding, tasks: list[str]) -> list[str]:
@@ -47,7 +40,7 @@ def describe(table: 'Table', finding: Finding, tasks: list[str]) -> list[str]:
     every = members(table, finding, tasks)
     if len(every) < 3:
         return []
-    top1 = {task: [first_seed(table, condition, task) for condition in every] for task in tasks}
+    top1 = {task: [seed_means(table, condition, task)[0] for condition in every] for task in tasks}
     spread = '; '.join(
         f'{task}: {min(values):.1f} to {max(values):.1f}, median {median(values):.1f}' for task, values in top1.items()
     )
@@ -71,7 +64,7 @@ def describe(table: 'Table', finding: Finding, tasks: list[str]) -> list[str]:
 
 
 def seed_means(table: 'Table', condition: str, task: str) -> list[float]:
-    """Top-1 of each pre-training seed, mean over the fine-tuning seeds."""
+    """Top-1 of each pre-training seed, the first first, mean over the fine-tuning seeds."""
     runs = table.top1[condition][task]
     return [
         fmean(top1 for (seed, _), top1 in runs.items() if seed == wanted)

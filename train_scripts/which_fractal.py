@@ -21,32 +21,16 @@ from scipy import ndimage, stats
 from tqdm import tqdm
 
 from timm_fractal import Fractal1
+from timm_fractal.cli.main import seed_range
 from timm_fractal.data import ranking, separability
+from timm_fractal.data.ranking import INPUT, PATCH
 
 #: The data set of the sweep file.
 NAME = 'fractal1/classes=100,delta=0.2,points=20000,size=96,patch=fill,seed={}'
-#: What the model sees: images and patches, in pixels.
-INPUT, PATCH = 32, 8
-
 #: How many of the best and of the worst fractals the picture shows.
 PICTURED = 4
 
 Array = npt.NDArray[np.float64]
-
-
-def score(dataset: Fractal1, images: Array) -> float:
-    """The measure of `timm-fractal doctor --seeds`: contrast of patches, less overlap of classes."""
-    return ranking.measure(dataset.spec).score
-
-
-def overlap(dataset: Fractal1, images: Array) -> float:
-    """The part of the pixels of two classes that both have: high if perturbations move the shape little."""
-    return ranking.measure(dataset.spec).overlap
-
-
-def contrast(dataset: Fractal1, images: Array) -> float:
-    """The standard deviation within patches of random crops: edges, not black and not filled."""
-    return ranking.measure(dataset.spec).contrast
 
 
 def confused(dataset: Fractal1, images: Array) -> float:
@@ -91,8 +75,7 @@ def fill(dataset: Fractal1, images: Array) -> float:
 
 
 MEASURES: dict[str, Callable[[Fractal1, Array], float]] = {
-    function.__name__: function
-    for function in (score, overlap, contrast, confused, patch_rank, symmetry, roundness, parts, fill)
+    function.__name__: function for function in (confused, patch_rank, symmetry, roundness, parts, fill)
 }
 
 
@@ -108,7 +91,9 @@ def measure(seed: int) -> dict[str, float]:
     """All measures of one fractal, from its training images alone. Some two seconds."""
     dataset = Fractal1(NAME.format(seed), input_img_mode='L')
     images = np.stack([np.asarray(dataset[k][0], np.float32) / 127 for k in range(dataset.num_classes)])
-    return {name: function(dataset, images) for name, function in MEASURES.items()}
+    quality = ranking.measure(dataset.spec)
+    ranked = {'score': quality.score, 'overlap': quality.overlap, 'contrast': quality.contrast}
+    return ranked | {name: function(dataset, images) for name, function in MEASURES.items()}
 
 
 def transfer(path: Path) -> dict[str, dict[int, float]]:
@@ -151,17 +136,9 @@ def interval(x: Array, y: Array) -> str:
     )
 
 
-def seeds_of(text: str) -> range:
-    """A range of seeds, written as first:end."""
-    first, colon, end = text.partition(':')
-    if not (colon and first.isdecimal() and end.isdecimal() and int(first) < int(end)):
-        raise argparse.ArgumentTypeError(f'must be first:end such as 0:40, got {text!r}')
-    return range(int(first), int(end))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or '').split('\n')[0])
-    parser.add_argument('seeds', type=seeds_of, help='seeds of fractal1, such as 0:40')
+    parser.add_argument('seeds', type=seed_range, help='seeds of fractal1, such as 0:40')
     parser.add_argument('--results', type=Path, help='lines of sweeps/fractals.yaml')
     parser.add_argument('--fit', type=int, default=24, help='correlate seeds below and from this one apart (24)')
     parser.add_argument('--picture', type=Path, metavar='FILE.png', help='show the best and the worst; with --results')
@@ -171,7 +148,8 @@ def main() -> None:
             parser.error('--picture needs --results')
         picture(transfer(args.results), args.picture)
     measured = {seed: measure(seed) for seed in tqdm(args.seeds, unit='fractal')}
-    print('seed', *MEASURES)
+    names = list(next(iter(measured.values())))
+    print('seed', *names)
     for seed, values in measured.items():
         print(seed, *(f'{value:.3f}' for value in values.values()))
     for task, top1 in (transfer(args.results) if args.results else {}).items():
@@ -184,7 +162,7 @@ def main() -> None:
             if len(known) < 5:
                 continue
             print(f'{task}, {words}: {len(known)} fractals, with 95 % intervals')
-            for name in MEASURES:
+            for name in names:
                 x, y = np.array([measured[seed][name] for seed in known]), np.array([top1[seed] for seed in known])
                 print(f'  {name:<12} {stats.spearmanr(x, y)[0]:+.2f} ({interval(x, y)})')
 

@@ -137,7 +137,7 @@ def rank_seeds(name: str, seeds: range) -> Iterator[str]:
         yield f'seed={spec.seed}, that of {spec}, is number {order.index(spec.seed) + 1} of {len(order)}'
     if none:
         yield f'no fractal is found from {len(none)} of the seeds: {", ".join(map(str, none[:10]))}'
-    yield f'{ranking.EVIDENCE}'
+    yield ranking.EVIDENCE
 
 
 #: Modules to import, by the name of their distribution.

@@ -374,11 +374,15 @@ def _add_doctor(commands: Any) -> None:
         '--data-dir', metavar='PATH', help='image, images, CSV files of IFS codes, or parameter file; with --dataset'
     )
     parser.add_argument(
-        '--seeds', type=_seeds, metavar='FIRST:END', help='rank fractals, e.g. 0:100; with --dataset (default fractal1)'
+        '--seeds',
+        type=seed_range,
+        metavar='FIRST:END',
+        help='rank fractals, e.g. 0:100; with --dataset (default fractal1)',
     )
 
 
-def _seeds(text: str) -> range:
+def seed_range(text: str) -> range:
+    """Seeds given as ``FIRST:END``, the end excluded, for argparse."""
     first, colon, end = text.partition(':')
     if not (colon and first.isascii() and first.isdecimal() and end.isascii() and end.isdecimal()):
         raise argparse.ArgumentTypeError(f'must be FIRST:END such as 0:100, got {text!r}')

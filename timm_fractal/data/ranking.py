@@ -11,7 +11,7 @@ from PIL import Image
 
 from .._utils.rng import Stream, stream
 from ..fractal.canvas import GRAY, unpack
-from ..spec import Fractal1Spec, Spec
+from ..spec import Spec
 from . import create
 
 #: The data set on which fractals were compared (docs/results.md, "Which fractal"), but for the base fractal.
@@ -55,9 +55,9 @@ EVIDENCE = (
 
 def can_measure(spec: Spec, root: str | Path | None = None) -> bool:
     """Whether a data set has one base fractal, which is sampled or read from a file of IFS codes."""
-    return (
-        isinstance(spec, Fractal1Spec) and spec.num_bases == 1 and (root is None or Path(root).suffix.lower() == '.csv')
-    )
+    codes: Any = spec
+    is_one = codes.has_codes and codes.perturbs and codes.num_bases == 1
+    return is_one and (root is None or Path(root).suffix.lower() == '.csv')
 
 
 def measure(spec: Spec, root: str | Path | None = None) -> Quality:
