@@ -34,7 +34,7 @@ from timm_fractal.data.base import watcher
 from timm_fractal.explore import pictures, recipes, samples, sheets, uploads
 from timm_fractal.explore.controls import controls, read_controls, read_name, steps, values
 from timm_fractal.explore.turns import Superseded, Turns
-from timm_fractal.fractal import categories
+from timm_fractal.fractal import codes
 from timm_fractal.spec import SPECS, Spec, option
 
 ROOT = Path(__file__).parent.parent
@@ -166,8 +166,8 @@ def test_the_verdict_is_that_of_the_doctor() -> None:
 
 def test_a_class_of_many_fractals_is_made_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[int] = []
-    real = categories._find_bases
-    monkeypatch.setattr(categories, '_find_bases', lambda spec, numbers: looked.extend(numbers) or real(spec, numbers))
+    real = codes._find_bases
+    monkeypatch.setattr(codes, '_find_bases', lambda spec, numbers: looked.extend(numbers) or real(spec, numbers))
     name = 'fractal1/fractals=1000,size=64,points=5000'
     image = sheets.class_image(name, 700)
     assert looked == [700]

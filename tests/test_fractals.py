@@ -17,7 +17,7 @@ from timm_fractal.cli import main
 from timm_fractal.data import base as datasets
 from timm_fractal.data import create
 from timm_fractal.data import fractals as fractals_data
-from timm_fractal.fractal import categories as fractals
+from timm_fractal.fractal import codes as fractals
 from timm_fractal.fractal import ifs
 from timm_fractal.fractal.canvas import unpack
 from timm_fractal.fractal.csv_codes import read_category
@@ -122,7 +122,7 @@ def test_only_classes_that_there_are():
 def test_codes_that_are_known_are_not_searched_for_again(monkeypatch):
     name = 'fractal1/classes={},fractals={},' + FEW
     whole = Fractal1(name.format(30, 20))
-    monkeypatch.setattr(fractals, 'find', lambda *_: pytest.fail('searched'))
+    monkeypatch.setattr('timm_fractal.data.fractals.find_codes', lambda *_: pytest.fail('searched'))
     for classes, bases in ((25, 20), (20, 20), (8, 8)):
         some = Fractal1(name.format(classes, bases), 'validation')
         assert some.codes.name == str(some.spec) and some.codes.bases.shape[0] == bases

@@ -92,7 +92,7 @@ def test_unknown_argument():
 
 @pytest.mark.parametrize('name', ['fractal1/', 'fractal1/detla=0.1', 'torch/fractal1/delta=2'])
 def test_bad_names_are_refused_before_any_work(name, monkeypatch):
-    monkeypatch.setattr('timm_fractal.fractal.categories.render', lambda *args: pytest.fail('rendered'))
+    monkeypatch.setattr('timm_fractal.fractal.codes.render', lambda *args: pytest.fail('rendered'))
     with pytest.raises(ValueError, match='fractal1'):
         timm.data.create_dataset(name, split='train')
 

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from .._utils.files import first_names, list_files
-from ..fractal import categories
 from ..fractal.canvas import row_bytes, unpack
+from ..fractal.codes import REFERENCE_CANVAS, WEIGHTS, find_codes, render_images
 from ..fractal.csv_codes import in_order, join, read_category
 from ..fractal.ifs import Array, IFSCodes
 from ..fractal.render import LANES
@@ -60,7 +60,7 @@ class FractalDataset(SyntheticDataset):
         instances = super()._instances()
         if self.spec.scales and self.split == 'validation':
             # A thousand instances take as long to render as many epochs to train; these have all scaled parameters.
-            return min(instances, len(categories.WEIGHTS))
+            return min(instances, len(WEIGHTS))
         return instances
 
     def _shape(self) -> tuple[int, ...]:
@@ -71,14 +71,14 @@ class FractalDataset(SyntheticDataset):
         table = None if self._table is None else self._table.numpy()
         # They do not depend on the canvas, nor on what changes no pixel.
         canonical = self.spec.canonical()
-        everywhere: Any = dataclasses.replace(canonical, **categories.REFERENCE_CANVAS)
+        everywhere: Any = dataclasses.replace(canonical, **REFERENCE_CANVAS)
         key = everywhere, b''.join(array.tobytes() for array in self._base or ())
         codes = self._loaded or _known(*key)
         rendered = 0
         if codes is None:
             by_product = self.split == 'train' and everywhere == canonical and self.spec.perturbs
             rendered_too = table if by_product else None
-            codes = categories.find(self.spec, self._progress, rendered_too, self._only, self._base)
+            codes = find_codes(self.spec, self._progress, rendered_too, self._only, self._base)
             if self._only is None or len(set(self._only)) == self.num_classes:
                 known_codes[key] = codes
             rendered = self.num_classes if by_product and table is not None else 0
@@ -92,7 +92,7 @@ class FractalDataset(SyntheticDataset):
                 self._render(range(start, stop), table[start:stop])
 
     def _render(self, numbers: Sequence[int], out: Pixels | None = None) -> Pixels:
-        return categories.render_images(self.spec, self.split, self.codes, numbers, out).bits
+        return render_images(self.spec, self.split, self.codes, numbers, out).bits
 
     def _to_pil(self, stored: Pixels, mode: str) -> Image.Image:
         if mode == 'L':

@@ -27,7 +27,7 @@ from .._utils.atomic import exclusive_lock
 from .._utils.files import sha256
 from .._version import __version__
 from ..data import create
-from ..fractal.categories import REFERENCE_CANVAS
+from ..fractal.codes import REFERENCE_CANVAS
 from ..spec import parse_name
 from . import architecture, checkpoint, origin, values
 from .checkpoint import Checkpoint, Tensors

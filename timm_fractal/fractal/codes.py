@@ -198,7 +198,7 @@ def _flip(bits: Bits, size: int, columns: bool, rows: bool) -> Bits:
     return bits
 
 
-def find(
+def find_codes(
     spec: IFSSpec,
     progress: Progress,
     table: Bits | None = None,
