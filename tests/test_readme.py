@@ -43,7 +43,7 @@ def test_tables_of_options_are_those_of_the_specifications():
     assert options.filled(page) == page, 'python docs/options.py'
     sweeps = options.SWEEPS.read_text()
     tables = {kind for _, kind, _ in options.MARKED.findall(sweeps)}
-    assert tables == {'File', 'Training', 'Images', 'Rest', 'Finding', 'Row', 'Cost'}
+    assert tables == {'File', 'Training', 'Images', 'Rest', 'Column', 'Finding', 'Row', 'Cost'}
     assert options.filled(sweeps) == sweeps, 'python docs/options.py'
 
 

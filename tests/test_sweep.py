@@ -104,7 +104,7 @@ def test_every_result_has_its_provenance(key):
 @pytest.mark.parametrize('path', sorted(SWEEP.parent.glob('*.yaml')), ids=lambda path: path.stem)
 def test_every_sweep_file_is_read(path, sweep_file, tmp_path):
     sweep = sweep_file.Sweep(path)
-    assert sweep.name == path.stem and sweep.units[0].condition == 'scratch'
+    assert sweep.name == path.stem and 'scratch' in sweep.units[0].condition
     assert len({unit.name for unit in sweep.units}) == len(sweep.units)
     (tmp_path / 'train.py').touch()
     done = run('list', path, '--train-py', tmp_path, '--work', tmp_path)
@@ -826,7 +826,7 @@ def test_a_report_without_samples_and_steps(sweep_file, tmp_path):
     results = tmp_path / 'tiny.jsonl'
     results.touch()
     sweep_report.write([read], tmp_path, tmp_path / 'page.md')
-    row = '| fractal1 | `fractal1/classes=16` |'
+    row = '| fractal1 |'
     assert f'{row} not yet run | not yet run | not yet run |' in (tmp_path / 'page.md').read_text()
     line = dict(eval_top1=50.0, samples=1600, train_loss=1.0, seconds=1, hardware='a core', versions={})
     lines = [job.key | line | dict(curve=[[1, 40.0], [2, 50.0]]) for unit in read.units for job in unit.jobs]
@@ -881,3 +881,38 @@ def test_a_population_on_the_page(sweep_file, tmp_path):
     share = (between - within) / (between + 2 * within)
     assert sweep_population.variance_share(means)[0] == pytest.approx(share)
     assert f'digits: {share:.0%} (' in page and ', 3 of them)' in page
+
+
+def test_the_summary_shows_what_survives_a_false_discovery_rate(sweep_file, tmp_path):
+    import sweep_compare
+    import sweep_report
+
+    column = dict(title='digits', model='ViT', task='digits', against='scratch', starts={'a': 'fractal1', 'b': 'noise'})
+    change = {
+        **{'pretrain': dict(model='test_vit', batch_size=8, epochs=2), 'title': 'T', 'about': 'A', 'seeds': [0, 1, 2]},
+        'finetune/digits': dict(data='digits', shots=5, model='test_vit', batch_size=8, epochs=2),
+        'conditions/fractal1': dict(dataset='fractal1/classes=16'),
+        'conditions/noise': dict(dataset='noise1/classes=16'),
+        'conditions/scratch': {},
+        'summary': [column],
+    }
+    read = sweep_file.Sweep(write(tmp_path / 'tiny.yaml', change))
+    top1 = {'scratch': [50, 51, 52], 'fractal1': [60, 62, 61], 'noise': [55, 51, 49]}
+    line = dict(samples=1600, train_loss=1.0, seconds=1, hardware='a core', versions={})
+    lines = [
+        job.key | line | dict(eval_top1=float(top1[unit.condition][unit.seed]))
+        for unit in read.units
+        for job in unit.jobs
+        if unit.condition in top1
+    ]
+    (tmp_path / 'tiny.jsonl').write_text(''.join(json.dumps(each) + '\n' for each in lines))
+    sweep_report.write([read], tmp_path, tmp_path / 'page.md')
+    page = (tmp_path / 'page.md').read_text()
+    # Differences 10, 11, 9 and 5, 0, -3: mean 10 with t = 4.303 * 1 / sqrt(3), and mean 0.67, which is not shown.
+    assert '| from scratch | 51.0 % |' in page
+    assert '| a | **+10.0** ± 2.5 | higher in 1 of 1, 1 shown |' in page
+    assert '| b | +0.7 ± 10.0 | higher in 1 of 1, none shown |' in page
+    assert (tmp_path / 'page' / 'summary.png').stat().st_size > 1000
+    table = sweep_report.Table(read, lines)
+    found = sweep_compare.compare(table, 'noise', 'scratch', 'digits')
+    assert (found.wins, found.runs, round(found.low, 2), round(found.high, 2)) == (2, 6, -9.37, 10.71)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections import defaultdict
 from pathlib import Path
 from statistics import fmean, stdev
@@ -10,7 +9,7 @@ from typing import Any
 
 import matplotlib
 import sweep_population
-from scipy.stats import t as student
+from sweep_compare import RATE, Comparisons, forest, summary
 from sweep_file import Results, Sweep, canonical, key_of
 from sweep_schema import Finding, Row
 
@@ -19,6 +18,9 @@ from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.ticker import NullFormatter  # noqa: E402
 
 Line = dict[str, Any]
+
+#: The plot at the top of the page.
+SUMMARY = 'summary.png'
 
 
 class Table:
@@ -98,22 +100,6 @@ class Table:
         tops = [line['eval_top1'] for line in lines if 'eval_top1' in line]
         return f'{fmean(tops):.1f} %, {loss}' if tops else loss
 
-    def compare(self, better: str, worse: str, task: str) -> str:
-        """The difference of two conditions over runs with the same seeds, and what may be concluded."""
-        ours, theirs = self.top1[better][task], self.top1[worse][task]
-        both = sorted(ours.keys() & theirs.keys())
-        if not both:
-            return 'not yet run'
-        differences = [ours[key] - theirs[key] for key in both]
-        mean = fmean(differences)
-        text = f'{mean:+.1f}, higher in {sum(d > 0 for d in differences)} of {len(both)}'
-        seeds = sorted({seed for seed, _ in both})
-        if len(seeds) < 3:
-            return f'{text}; {len(seeds)} pre-training seed{"s" * (len(seeds) > 1)}, too few to judge'
-        by_seed = [fmean(d for key, d in zip(both, differences, strict=True) if key[0] == seed) for seed in seeds]
-        bound = student.ppf(0.975, len(seeds) - 1) * stdev(by_seed) / math.sqrt(len(seeds))
-        return f'{text}; {"shown" if mean > bound else "reversed" if mean < -bound else "not shown"}'
-
 
 def slug(title: str) -> str:
     """A title as a file name."""
@@ -133,36 +119,42 @@ def all_rows(table: Table, finding: Finding) -> list[Row]:
     return finding.rows + [Row(condition=condition) for condition in shown]
 
 
-def section(table: Table, finding: Finding, plot: str) -> str:
-    """One finding in Markdown."""
+def section(table: Table, finding: Finding, plot: str, comparisons: Comparisons) -> str:
+    """One finding in Markdown: question, plot and limits; its tables are folded."""
     tasks = tasks_of(table, finding)
     rows = all_rows(table, finding)
-    heads = ['pre-training', 'data set', 'samples', 'own task', *tasks]
+    heads = ['pre-training', 'samples', 'own task', *tasks]
     published = any(row.published is not None for row in rows)
     heads += ['paper'] * published
-    out = [f'### {finding.title}', '', finding.question, '']
     lines = []
     for row in rows:
-        condition = row.condition
-        cells = [table.row(row), table.name(condition)]
-        cells += [table.samples(condition), table.own_task(condition)]
-        cells += [table.cell(condition, task) for task in tasks]
+        cells = [table.row(row), table.samples(row.condition), table.own_task(row.condition)]
+        cells += [table.cell(row.condition, task) for task in tasks]
         cells += ['' if row.published is None else str(row.published)] * published
         lines.append(cells)
-    # A column in which no row says anything is left out.
-    kept = [n for n in range(len(heads)) if any(cells[n] for cells in lines)]
-    table_rows = ['| ' + ' | '.join(cells[n] for n in kept) + ' |' for cells in [heads, *lines]]
-    out += [table_rows[0], '|' + '---|' * len(kept), *table_rows[1:]]
-    out += ['', f'![{finding.title}]({plot})', '']
+    out = [f'### {finding.title}', '', finding.question, '', f'![{finding.title}]({plot})', '', finding.limits, '']
+    out += ['<details markdown="1"><summary>Figures</summary>', '', *markdown_table(heads, lines)]
     labels = {row.condition: table.row(row) for row in rows}
-    for better, worse in finding.expect:
-        both = [task for task in tasks if {(better, task), (worse, task)} <= table.asked]
-        results = '; '.join(f'{task}: {table.compare(better, worse, task)}' for task in both)
-        out.append(f'- {labels[better]}, against {labels[worse]}. {results}.')
+    if finding.expect:
+        lines = [
+            [f'{labels[better]}, against {labels[worse]}']
+            + [comparisons.cell(table, better, worse, task) for task in tasks]
+            for better, worse in finding.expect
+        ]
+        out += ['', *markdown_table(['difference', *tasks], lines)]
     if finding.population:
-        out += sweep_population.describe(table, finding, tasks)
-    out += [''] * bool(finding.expect or finding.population)
-    return '\n'.join([*out, finding.limits, ''])
+        out += ['', *sweep_population.describe(table, finding, tasks)]
+    names = {table.row(row): table.name(row.condition) for row in rows}
+    if any(names.values()):
+        out += ['', 'Data sets: ' + '; '.join(f'{label}: {name}' for label, name in names.items() if name) + '.']
+    return '\n'.join([*out, '', '</details>', ''])
+
+
+def markdown_table(heads: list[str], lines: list[list[str]]) -> list[str]:
+    """A table without the columns in which no row says anything."""
+    kept = [n for n in range(len(heads)) if any(cells[n] for cells in lines)]
+    rows = ['| ' + ' | '.join(cells[n] for n in kept) + ' |' for cells in [heads, *lines]]
+    return [rows[0], '|' + '---|' * len(kept), *rows[1:]]
 
 
 def data_of(table: Table, finding: Finding) -> str:
@@ -286,32 +278,49 @@ def introduction(table: Table) -> str:
 
 def page(tables: list[Table], folder: str, results: Path) -> str:
     """The page in Markdown; ``folder`` is where its plots are, ``results`` where its lines are."""
+    comparisons = Comparisons(tables)
     files = ' '.join(str(table.sweep.path) for table in tables)
-    about = [
-        f'Written by `python train_scripts/sweep.py report {files} --results {results}`. How to read it:',
+    out = ['# Results', '']
+    if table_rows := summary(tables, comparisons):
+        out += [
+            'Does pre-training help? Points of top-1 above training from scratch with the same examples and steps, '
+            'with half of the 95 % interval:',
+            '',
+            *table_rows,
+            '',
+            f'![gain over training from scratch]({folder}/{SUMMARY})',
+            '',
+            '\\* One pre-training run: no interval. "Held out": neither fractals nor recipes were chosen on this data.',
+            '',
+        ]
+    out += [
+        '<details markdown="1"><summary>How to read the figures</summary>',
         '',
+        f'- This page is written by `python train_scripts/sweep.py report {files} --results {results}`.',
         '- A figure is top-1 in per cent on test images: mean ± standard deviation over all runs, then in brackets the '
         'number of pre-training seeds and of runs. Means of rows with different numbers of seeds are not over the same '
         'runs.',
         '- "Own task" is the accuracy of pre-training on its validation split (chance is 100 % divided by the classes) '
         'and its last training loss.',
-        '- Comparisons are over runs with the same seeds. "Shown" means that the 95 % interval of the difference '
-        '(Student\'s t over at least three pre-training seeds) lies above zero, "reversed" that it lies below. Each '
-        'has its own interval: of forty comparisons without a difference about one is shown and one reversed.',
+        "- A difference is over runs with the same seeds, with the 95 % interval of its mean (Student's t over at "
+        'least three pre-training seeds), and the number of runs in which it is above zero. **Bold**: shown, at a '
+        f'false discovery rate of {RATE:.0%} (Benjamini and Hochberg) over all {comparisons.judged} comparisons with '
+        'an interval on this page.',
         '- The seeds of a row share its fractals or its photograph, and the draws of fine-tuning examples: the '
         'interval says nothing about others.',
     ]
     findings = [finding for table in tables for finding in table.sweep.file.findings]
     if any(row.published is not None for finding in findings for row in finding.rows):
-        about.append(
+        out.append(
             "- The paper's figures are ViT-Tiny at 224 pixels after 61 million samples, fine-tuned on CIFAR-100, top-1:"
             ' another scale, another data set.'
         )
-    out = ['# Results', '', *about, '']
+    out += ['', '</details>', '']
     for table in tables:
         out.append(introduction(table))
         for finding in table.sweep.file.findings:
-            out.append(section(table, finding, f'{folder}/{table.sweep.name}-{slug(finding.title)}.png'))
+            plot = f'{folder}/{table.sweep.name}-{slug(finding.title)}.png'
+            out.append(section(table, finding, plot, comparisons))
     return '\n'.join(out).rstrip() + '\n'
 
 
@@ -338,5 +347,9 @@ def write(sweeps: list[Sweep], results: Path, path: Path) -> None:
         for finding in table.sweep.file.findings:
             if table.lines:
                 draw(table, finding, folder / f'{table.sweep.name}-{slug(finding.title)}.png')
+    if any(table.sweep.file.summary for table in tables):
+        figure = forest(tables, Comparisons(tables))
+        figure.savefig(folder / SUMMARY, dpi=80)
+        plt.close(figure)
     path.write_text(page(tables, path.stem, results), encoding='utf-8')
     print(path)

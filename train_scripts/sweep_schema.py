@@ -160,6 +160,17 @@ class Finding(Strict):
         return self
 
 
+class Column(Strict):
+    """A column of the summary: what pre-training gains on one fine-tuning."""
+
+    title: str = Field(description='the data and the number of images')
+    model: str = Field(description='the model and the resolution')
+    task: str = Field(description='name of the fine-tuning')
+    against: str = Field(description='the condition without pre-training')
+    starts: dict[str, str] = Field(min_length=1, description='conditions by the name of their row')
+    held_out: bool = Field(False, description='neither fractals nor recipes were chosen on this data')
+
+
 class Cost(Strict):
     """What the estimate of ``sweep.py list`` is made from."""
 
@@ -189,6 +200,7 @@ class File(Strict):
     finetune: dict[Name, Training] = Field(description='trainings that follow each pre-training, by name')
     finetune_seeds: Seeds = Field([0], description='of fine-tuning')
     findings: list[Finding] = Field([], description='what `sweep.py report` shows; it needs `title` and `about`, too')
+    summary: list[Column] = Field([], description='columns of the summary at the top of the page')
     cost: Cost = absent('what `sweep.py list` estimates hours from')
 
     @field_validator('conditions', mode='before')
@@ -240,6 +252,11 @@ class File(Strict):
                 known(task, self.finetune, 'fine-tuning', place)
             for condition in (name for pair in finding.expect for name in pair):
                 known(condition, rows, 'row', place)
+        for number, column in enumerate(self.summary):
+            place = f'summary.{number}'
+            known(column.task, self.finetune, 'fine-tuning', place)
+            for condition in (column.against, *column.starts.values()):
+                known(condition, self.conditions, 'condition', place)
         return self
 
 

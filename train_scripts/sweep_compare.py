@@ -1,0 +1,161 @@
+"""Comparisons of conditions, and the summary of the page: a table and a forest plot of gains."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from scipy.stats import false_discovery_control, ttest_1samp
+
+if TYPE_CHECKING:
+    from sweep_report import Table
+
+#: How many pre-training seeds a comparison needs to have an interval.
+ENOUGH = 3
+
+#: The rate of false discoveries among the comparisons that are called shown.
+RATE = 0.05
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The difference in top-1 between two conditions, over runs with the same seeds.
+
+    Attributes:
+        mean: Mean difference, in points.
+        low: Lower end of its 95 % interval (Student's t over the pre-training seeds); NaN with too few seeds.
+        high: Upper end.
+        p: p-value of no difference; NaN with too few seeds.
+        wins: Number of runs in which the first condition is better.
+        runs: Number of runs.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    wins: int
+    runs: int
+
+
+def compare(table: 'Table', better: str, worse: str, task: str) -> Comparison | None:
+    """Compare two conditions on a fine-tuning; None if they have no runs with the same seeds."""
+    ours, theirs = table.top1[better][task], table.top1[worse][task]
+    differences = {key: ours[key] - theirs[key] for key in sorted(ours.keys() & theirs.keys())}
+    if not differences:
+        return None
+    seeds = sorted({seed for seed, _ in differences})
+    by_seed = [fmean(value for (seed, _), value in differences.items() if seed == wanted) for wanted in seeds]
+    low = high = p = math.nan
+    if len(set(by_seed)) >= ENOUGH:
+        test = ttest_1samp(by_seed, 0)
+        (low, high), p = test.confidence_interval(), float(test.pvalue)
+    wins = sum(value > 0 for value in differences.values())
+    return Comparison(fmean(differences.values()), float(low), float(high), p, wins, len(differences))
+
+
+class Comparisons:
+    """All comparisons of a page, which together decide what is shown.
+
+    Args:
+        tables: The results of the sweeps.
+    """
+
+    def __init__(self, tables: Iterable['Table']) -> None:
+        self.found: dict[tuple[str, str, str, str], Comparison] = {}
+        for table in tables:
+            wanted = [
+                (*pair, task)
+                for finding in table.sweep.file.findings
+                for pair in finding.expect
+                for task in (table.tasks if finding.tasks is None else finding.tasks)
+            ]
+            wanted += [
+                (start, column.against, column.task)
+                for column in table.sweep.file.summary
+                for start in column.starts.values()
+            ]
+            for better, worse, task in wanted:
+                if (comparison := compare(table, better, worse, task)) is not None:
+                    self.found[table.sweep.name, better, worse, task] = comparison
+        judged = {key: comparison.p for key, comparison in self.found.items() if not math.isnan(comparison.p)}
+        rates = false_discovery_control(list(judged.values())) if judged else []
+        #: The comparisons that are shown.
+        self.shown = {key for key, rate in zip(judged, rates, strict=True) if rate <= RATE}
+        self.judged = len(judged)
+
+    def cell(self, table: 'Table', better: str, worse: str, task: str, short: bool = False) -> str:
+        """A comparison as a table shows it, in bold if it is shown."""
+        key = table.sweep.name, better, worse, task
+        if key not in self.found:
+            return 'not yet run' if {(better, task), (worse, task)} <= table.asked else '-'
+        found = self.found[key]
+        mean = f'**{found.mean:+.1f}**' if key in self.shown else f'{found.mean:+.1f}'
+        if math.isnan(found.p):
+            interval = '\\*'
+        else:
+            interval = f' ± {(found.high - found.low) / 2:.1f}' if short else f' [{found.low:+.1f}, {found.high:+.1f}]'
+        return mean + interval + ('' if short else f', {found.wins} of {found.runs}')
+
+
+def starts_of(tables: Iterable['Table']) -> list[str]:
+    """The rows of the summary, in the order in which the sweep files name them."""
+    return list(
+        dict.fromkeys(start for table in tables for column in table.sweep.file.summary for start in column.starts)
+    )
+
+
+def summary(tables: list['Table'], comparisons: Comparisons) -> list[str]:
+    """The table of the summary in Markdown: a row for each start, a column for each task, differences to scratch."""
+    columns = [(table, column) for table in tables for column in table.sweep.file.summary]
+    if not columns:
+        return []
+    heads = [f'{column.title}{" (held out)" if column.held_out else ""}, {column.model}' for _, column in columns]
+    rows = [['start', *heads, 'verdict'], ['---'] * (len(columns) + 2)]
+    levels = [table.top1[column.against][column.task].values() for table, column in columns]
+    rows.append(['from scratch', *(f'{fmean(level):.1f} %' if level else 'not yet run' for level in levels), ''])
+    for start in starts_of(tables):
+        cells, signs = [], []
+        for table, column in columns:
+            condition = column.starts.get(start)
+            if condition is None:
+                cells.append('')
+                continue
+            cells.append(comparisons.cell(table, condition, column.against, column.task, short=True))
+            key = table.sweep.name, condition, column.against, column.task
+            if key in comparisons.found:
+                signs.append((comparisons.found[key].mean > 0, key in comparisons.shown))
+        better, shown = sum(up for up, _ in signs), sum(sure for _, sure in signs)
+        rows.append([start, *cells, f'higher in {better} of {len(signs)}, {shown or "none"} shown'])
+    return ['| ' + ' | '.join(cells) + ' |' for cells in rows]
+
+
+def forest(tables: list['Table'], comparisons: Comparisons) -> Figure:
+    """Plot the summary: differences to training from scratch with their 95 % intervals, a panel for each column."""
+    columns = [(table, column) for table in tables for column in table.sweep.file.summary]
+    starts = starts_of(tables)
+    size = (1.6 + 1.6 * len(columns), 1 + 0.28 * len(starts))
+    figure, panels = plt.subplots(1, len(columns), figsize=size, layout='constrained', sharey=True, squeeze=False)
+    for panel, (table, column) in zip(panels[0], columns, strict=True):
+        panel.set_title(f'{column.title}\n{column.model}', fontsize='x-small')
+        panel.axvline(0, color='gray', lw=0.8)
+        for place, start in enumerate(starts):
+            key = table.sweep.name, column.starts.get(start, ''), column.against, column.task
+            if (found := comparisons.found.get(key)) is None:
+                continue
+            color = 'tab:blue' if found.mean > 0 else 'tab:red'
+            if math.isnan(found.p):
+                panel.plot(found.mean, place, 'o', mfc='white', color=color, ms=5)
+            else:
+                panel.plot([found.low, found.high], [place, place], color=color)
+                panel.plot(found.mean, place, 'o', color=color, ms=5)
+        panel.tick_params(labelsize='x-small')
+    panels[0][0].set_yticks(range(len(starts)), starts, fontsize='small')
+    panels[0][0].invert_yaxis()
+    figure.supxlabel(
+        'points of top-1 above training from scratch; hollow: one pre-training, no interval', fontsize='small'
+    )
+    return figure
