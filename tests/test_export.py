@@ -335,13 +335,15 @@ def decoded(png: bytes) -> bytes:
 
 @by_timm
 @pytest.mark.parametrize('split', ['train', 'validation'])
-def test_shards_through_timm(shards: Path, expected: Any, split: str) -> None:
-    dataset = create_dataset('wds/', root=str(shards), split=split)
+def test_shards_through_timm(shards: Path, monkeypatch: pytest.MonkeyPatch, expected: Any, split: str) -> None:
+    # For webdataset, what comes before a colon is the scheme of an address, and not a drive of Windows.
+    monkeypatch.chdir(shards)
+    dataset = create_dataset('wds/', root='', split=split)
     assert len(dataset) == IMAGES and sorted(dataset.filenames()) == sorted(
         name.replace('.png', '.JPEG') for name in expected[split]
     )
     assert sorted((label, image.tobytes()) for image, label in dataset) == sorted(expected[split].values())
-    loaded = create_dataset('wds/', root=str(shards), split=split, is_training=True, batch_size=11)
+    loaded = create_dataset('wds/', root='', split=split, is_training=True, batch_size=11)
     found = [(label, image.tobytes()) for image, label in loaded]
     assert len(found) == IMAGES and set(found) == set(expected[split].values())
     del dataset, loaded
@@ -349,9 +351,9 @@ def test_shards_through_timm(shards: Path, expected: Any, split: str) -> None:
 
 
 @by_timm
-def test_shards_through_webdataset(shards: Path, expected: Any) -> None:
-    paths = [str(path) for path in sorted(shards.glob('train-*'))]
-    read = webdataset.WebDataset(paths, shardshuffle=False)
+def test_shards_through_webdataset(shards: Path, monkeypatch: pytest.MonkeyPatch, expected: Any) -> None:
+    monkeypatch.chdir(shards)
+    read = webdataset.WebDataset('train-{000000..000002}.tar', shardshuffle=False)
     found = {f'{sample["__key__"]}.png': (int(sample['cls']), decoded(sample['png'])) for sample in read}
     assert found == expected['train']
 
@@ -425,7 +427,7 @@ def test_shards_show_all_classes() -> None:
     assert sorted(order) == list(range(1000))
     rounds = order.reshape(-1, 100)
     assert all(sorted(part % 100) == list(range(100)) for part in rounds)
-    assert order[:6].tolist() == [917, 432, 719, 630, 969, 689]
+    assert order[:6].tolist() == [310, 87, 742, 792, 424, 749]
     # Neither classes nor instances in their own order.
     assert not (np.diff(rounds % 100, axis=1) > 0).all(axis=1).any()
     assert len({tuple(part % 100) for part in rounds}) == 10 and (rounds // 100).std(axis=1).min() > 2

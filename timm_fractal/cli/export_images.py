@@ -276,16 +276,15 @@ def _export_split(dataset: Any, dest: Path, record: dict[str, Any], shard: int |
 
 
 def _order(dataset: Any) -> Any:
-    """The numbers of all images, shuffled: any ``num_classes`` of them from a multiple of that show each class once.
+    """The numbers of all images, shuffled in rounds of ``num_classes`` images that show each class once.
 
-    Readers shuffle shards, and images within a buffer, so that neighbors must be of different classes.
+    Readers shuffle within a buffer only: its images must be of many classes.
     """
     numbers = np.arange(dataset.num_images).reshape(-1, dataset.num_classes)
-    # The raw output of the generator, whose methods may change with numpy.
-    keys = stream(0, Stream.ORDER).bit_generator.random_raw(dataset.num_images).reshape(numbers.shape)
+    # The raw output of the generator: numpy may change how it shuffles. First instances change places, then classes.
+    keys = stream(0, Stream.ORDER).bit_generator.random_raw(2 * dataset.num_images).reshape(2, *numbers.shape)
     for axis in (0, 1):
-        places = np.argsort(keys, axis, kind='stable')
-        numbers, keys = (np.take_along_axis(array, places, axis) for array in (numbers, keys))
+        numbers = np.take_along_axis(numbers, np.argsort(keys[axis], axis, kind='stable'), axis)
     return numbers.ravel()
 
 
