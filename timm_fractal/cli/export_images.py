@@ -41,9 +41,8 @@ INFO = '_info.json'
 # 32.6 KB, level 9 129 ms and 23.2 KB.
 _RUN_LENGTH = 3
 
-# Images that are rendered, and encoded, ahead of the one that is written: so many, and of so many pixels together.
-_CHUNK = 256
-_CHUNK_PIXELS = 2**26
+# Pixels of the images that are rendered and encoded ahead of the one that is written.
+_CHUNK_PIXELS = 2**27
 
 # Image number and PNG -> the files that a reader needs for it, by name.
 Layout = Callable[[int, bytes], dict[str, bytes]]
@@ -250,9 +249,7 @@ def _export_split(dataset: Any, dest: Path, record: dict[str, Any], shard: int |
     written = 0
     try:
         if not _is_tar(dest):
-            _write_record(dest, record)
-        if 'shards' in record:
-            _write_info(dest, split, parts)
+            _write_records(dest, record, split, parts)
         bar = tqdm(desc=f'writing {split}', total=images, initial=there, unit='img', disable=None)
         with bar, ThreadPoolExecutor(cpu_count()) as pool:
             for path in filter(missing.get, missing):
@@ -263,14 +260,14 @@ def _export_split(dataset: Any, dest: Path, record: dict[str, Any], shard: int |
                         written += 1
                         bar.update()
         if 'shards' in record:
-            # Once more: a process that began at the same time with the other split may have replaced it.
-            _write_info(dest, split, parts)
+            # Once more: a process that began at the same time with the other split may have replaced what it says.
+            _write_records(dest, record, split, parts)
     except BlockingIOError:
         raise
     except OSError as error:
         progress = f'after {there + written} of {images} images'
         if not _is_tar(dest):
-            progress += '; the same command continues there'
+            progress += f'; the same command continues {"with this shard" if "shards" in record else "there"}'
         raise OSError(error.errno or errno.EIO, f'{error.strerror or error} {progress}', str(dest)) from error
     return Exported(record['dataset'], split, dataset.num_classes, images, written)
 
@@ -309,7 +306,7 @@ def _size(path: Path) -> int:
 
 def _encode(dataset: Any, numbers: list[int], pool: Executor) -> Iterator[tuple[int, bytes]]:
     """PNG files of some images, in order. Pillow encodes without holding the interpreter lock: threads help."""
-    step = min(_CHUNK, max(cpu_count(), _CHUNK_PIXELS // dataset.spec.size**2))
+    step = min(dataset.step, max(cpu_count(), _CHUNK_PIXELS // dataset.spec.size**2))
     for start in range(0, len(numbers), step):
         chunk = numbers[start : start + step]
         yield from zip(chunk, pool.map(_png, dataset.images(chunk, dataset.input_img_mode)), strict=True)
@@ -335,16 +332,14 @@ def _writer(path: Path, record: dict[str, Any], split: str) -> Iterator[Callable
             yield add
 
 
-def _write_record(dest: Path, record: dict[str, Any]) -> None:
+def _write_records(dest: Path, record: dict[str, Any], split: str, parts: dict[Path, Any]) -> None:
+    """Say in a folder which data set it is, and which shards of a split there are beside those of the other one."""
     dest.mkdir(parents=True, exist_ok=True)
-    if 'shards' not in record:
-        remove_leftovers(dest, RECORD)
     if not (dest / RECORD).exists():
         _write_json(dest / RECORD, record)
-
-
-def _write_info(dest: Path, split: str, parts: dict[Path, Any]) -> None:
-    """Tell timm's reader of the shards of a split, beside those of the other one."""
+    if 'shards' not in record:
+        remove_leftovers(dest, RECORD)
+        return
     path = dest / INFO
     splits = json.loads(path.read_bytes())['splits'] if path.exists() else {}
     lengths = [len(numbers) for numbers in parts.values()]
