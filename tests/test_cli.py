@@ -154,6 +154,28 @@ def test_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert 'choose another destination' in capsys.readouterr().err
 
 
+def test_export_of_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dest = tmp_path / 'x'
+    assert cli.main(['export', NAME, str(dest), '--shard', '1/2']) == 0
+    said = f'{dest}: 3 train images of 6 classes, 3 of them new\ndataset: fractal1/classes=6,points=3000,size=64\n'
+    assert capsys.readouterr().out == said
+    assert cli.main(['export', NAME, str(dest), '--shards', '2']) == 0
+    command = f"train with: --dataset wds/ --data-dir {dest} --num-classes 6 --val-split ''\n"
+    assert capsys.readouterr().out == said.replace('3 train', '6 train') + command
+    for text in ('1', '1/2/3', 'a/b', ''):
+        with pytest.raises(SystemExit):
+            cli.main(['export', NAME, str(dest), '--shard', text])
+        assert f'argument --shard: must be I/N, as in 0/64, got {text!r}' in capsys.readouterr().err
+
+
+def test_help_of_export_fits_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv('COLUMNS', '80')
+    with pytest.raises(SystemExit):
+        cli.main(['export', '--help'])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 10 and max(map(len, lines)) <= 80
+
+
 @pytest.mark.skipif(not hasattr(os, 'geteuid'), reason='no such permissions')
 @pytest.mark.parametrize(
     'arguments', [['export', NAME, 'DEST'], ['export', NAME, 'DEST.tar'], ['preview', NAME, '-o', 'DEST.png']]

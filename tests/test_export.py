@@ -6,6 +6,7 @@ import gc
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -14,15 +15,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import sklearn.datasets
+import webdataset
 from PIL import Image
 from timm.data import create_dataset
 from torchvision.datasets import ImageFolder
 
 from timm_fractal import Fractal1, IFSCodes
 from timm_fractal.cli import export_images as export
+from timm_fractal.cli import main
 from timm_fractal.cli.export_images import Exported
 from timm_fractal.data import create
 
@@ -38,7 +42,7 @@ def pixels(dataset: Any) -> dict[str, tuple[int, bytes]]:
     return {name: (int(dataset[i][1]), dataset[i][0].convert('RGB').tobytes()) for i, name in enumerate(names)}
 
 
-# timm's reader of folders leaves files to be closed by the garbage collector.
+# timm's readers, and webdataset's, leave files to be closed by the garbage collector.
 by_timm = pytest.mark.filterwarnings('ignore:unclosed file:ResourceWarning')
 
 
@@ -313,5 +317,218 @@ def test_a_finished_tar_is_checked(tmp_path):
     export.export_images(NAME, tmp_path / 'x.tar')
     content = (tmp_path / 'x.tar').read_bytes()
     (tmp_path / 'x.tar').write_bytes(content[: len(content) // 2])
-    with pytest.raises(OSError, match=r'has 13 of 22 images and is damaged: delete it'):
+    with pytest.raises(OSError, match=r'has 13 of 22 files and is damaged: delete it'):
         export.export_images(NAME, tmp_path / 'x.tar')
+
+
+@pytest.fixture(scope='module')
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    dest = tmp_path_factory.mktemp('shards') / 'x'
+    results = export.export_images(NAME, dest, 'all', shards=3)
+    assert results == [Exported(CANONICAL, split, 11, IMAGES, IMAGES) for split in ('train', 'validation')]
+    return dest
+
+
+def decoded(png: bytes) -> bytes:
+    return Image.open(io.BytesIO(png)).convert('RGB').tobytes()
+
+
+@by_timm
+@pytest.mark.parametrize('split', ['train', 'validation'])
+def test_shards_through_timm(shards: Path, monkeypatch: pytest.MonkeyPatch, expected: Any, split: str) -> None:
+    # For webdataset, what comes before a colon is the scheme of an address, and not a drive of Windows.
+    monkeypatch.chdir(shards)
+    dataset = create_dataset('wds/', root='', split=split)
+    assert len(dataset) == IMAGES and sorted(dataset.filenames()) == sorted(
+        name.replace('.png', '.JPEG') for name in expected[split]
+    )
+    assert sorted((label, image.tobytes()) for image, label in dataset) == sorted(expected[split].values())
+    loaded = create_dataset('wds/', root='', split=split, is_training=True, batch_size=11)
+    found = [(label, image.tobytes()) for image, label in loaded]
+    assert len(found) == IMAGES and set(found) == set(expected[split].values())
+    del dataset, loaded
+    gc.collect()
+
+
+@by_timm
+def test_shards_through_webdataset(shards: Path, monkeypatch: pytest.MonkeyPatch, expected: Any) -> None:
+    monkeypatch.chdir(shards)
+    read = webdataset.WebDataset('train-{000000..000002}.tar', shardshuffle=False)
+    found = {f'{sample["__key__"]}.png': (int(sample['cls']), decoded(sample['png'])) for sample in read}
+    assert found == expected['train']
+
+
+@by_timm
+@pytest.mark.parametrize('streaming', [False, True])
+def test_shards_through_datasets(tmp_path: Path, shards: Path, expected: Any, streaming: bool) -> None:
+    """By the folder, as from the Hub, whose viewer streams; and by the names of the files."""
+    options: dict[str, Any] = {'cache_dir': str(tmp_path), 'streaming': streaming}
+    read = dict(datasets.load_dataset(str(shards), **options))
+    assert list(read) == ['train', 'validation']
+    data_files = {'train': str(shards / 'train-*.tar')}
+    read['named'] = datasets.load_dataset('webdataset', data_files=data_files, **options)['train']
+    for split, samples in read.items():
+        found = {f'{s["__key__"]}.png': (s['cls'], s['png'].convert('RGB').tobytes()) for s in samples}
+        assert found == expected['train' if split == 'named' else split]
+
+
+@by_timm
+@pytest.mark.parametrize('streaming', [False, True])
+def test_folder_through_datasets(tmp_path: Path, expected: Any, streaming: bool) -> None:
+    export.export_images(NAME, tmp_path / 'x', 'all')
+    read = datasets.load_dataset(str(tmp_path / 'x'), cache_dir=str(tmp_path), streaming=streaming)
+    assert list(read) == ['train', 'validation']
+    for split, samples in read.items():
+        assert samples.features['label'].names == [f'{k:05d}' for k in range(11)]
+        found = [(sample['label'], sample['image'].convert('RGB').tobytes()) for sample in samples]
+        assert sorted(found) == sorted(expected[split].values())
+
+
+@by_timm
+@pytest.mark.parametrize('kind', ['folder', 'shards'])
+def test_through_the_reader_of_timm_for_datasets(tmp_path: Path, shards: Path, expected: Any, kind: str) -> None:
+    options: dict[str, Any] = {'root': str(tmp_path / 'cache'), 'is_training': False}
+    dest, names = shards, list(expected['train'])
+    if kind == 'shards':
+        options |= {'input_key': 'png', 'target_key': 'cls'}
+    else:
+        dest = tmp_path / 'x'
+        export.export_images(NAME, dest, 'all')
+    for split in ('train', 'validation'):
+        dataset = create_dataset(f'hfds/{dest}', split=split, **options)
+        assert sorted(Path(name).name for name in dataset.filenames()) == sorted(names)
+        assert pixels(dataset) == expected[split]
+        if kind == 'folder':
+            assert dataset.reader.class_to_idx == {f'{k:05d}': k for k in range(11)}
+
+
+def test_each_shard_alone_is_that_of_the_whole(tmp_path: Path, shards: Path) -> None:
+    """In any order, each by a command of its own."""
+    done = []
+    for number in (2, 0, 1):
+        assert main(['export', NAME, str(tmp_path / 'x'), '--split', 'all', '--shard', f'{number}/3']) == 0
+        done.append(f'train-{number:06d}.tar')
+        assert sorted(path.name for path in (tmp_path / 'x').glob('train*')) == sorted(done)
+    assert files(tmp_path / 'x') == files(shards) and os.listdir(tmp_path) == ['x']
+    info = json.loads((shards / '_info.json').read_text())['splits']
+    assert list(info) == ['train', 'validation'] and info['train']['shard_lengths'] == [8, 7, 7]
+    # One split after the other, in either order.
+    for split in ('validation', 'train'):
+        export.export_images(NAME, tmp_path / 'y', split, shards=3)
+    assert json.loads((tmp_path / 'y' / '_info.json').read_text())['splits'] == info
+    assert export.export_images(NAME, tmp_path / 'y', shards=3, shard=0) == [Exported(CANONICAL, 'train', 11, 8, 0)]
+
+
+def test_shards_show_all_classes() -> None:
+    """Each shard of two rounds or more; the order is part of the files, and never changes."""
+    dataset = create('noise1/classes=100,size=16,cache=none')
+    dataset.num_images = 1000
+    order = export._order(dataset)
+    assert sorted(order) == list(range(1000))
+    rounds = order.reshape(-1, 100)
+    assert all(sorted(part % 100) == list(range(100)) for part in rounds)
+    assert order[:6].tolist() == [310, 87, 742, 792, 424, 749]
+    # Neither classes nor instances in their own order.
+    assert not (np.diff(rounds % 100, axis=1) > 0).all(axis=1).any()
+    assert len({tuple(part % 100) for part in rounds}) == 10 and (rounds // 100).std(axis=1).min() > 2
+
+
+def test_shards_go_on(tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = os.replace
+
+    def interrupt(source: Any, target: Any) -> None:
+        if Path(target).name == 'train-000001.tar':
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, 'replace', interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        export.export_images(NAME, tmp_path / 'x', 'all', shards=3)
+    monkeypatch.undo()
+    assert sorted(os.listdir(tmp_path / 'x')) == ['_info.json', 'dataset.json', 'train-000000.tar']
+    # What a process leaves that has no time to clean up.
+    (tmp_path / 'x' / '.train-000001.tar.0123abcd.tmp').write_bytes(b'half')
+    os.utime(tmp_path / 'x' / 'train-000000.tar', (1, 1))
+    results = export.export_images(NAME, tmp_path / 'x', 'all', shards=3)
+    assert [done.written for done in results] == [IMAGES - 8, IMAGES]
+    assert files(tmp_path / 'x') == files(shards)
+    assert (tmp_path / 'x' / 'train-000000.tar').stat().st_mtime == 1
+
+
+@pytest.mark.slow
+@pytest.mark.posix
+def test_a_killed_export_of_shards_goes_on(tmp_path: Path) -> None:
+    name = 'fractal1/classes=200,instances=4,size=256,points=9999'
+    command = [sys.executable, '-m', 'timm_fractal', 'export', name, str(tmp_path / 'x'), '--shards', '40']
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as first:
+        while first.poll() is None and not list(tmp_path.glob('x/.train-000003.tar.*.tmp')):
+            time.sleep(0.002)
+        first.send_signal(signal.SIGKILL)
+    there = sorted(path.name for path in tmp_path.glob('x/train-*'))
+    assert first.returncode == -signal.SIGKILL and 3 <= len(there) < 40
+    assert list(tmp_path.glob('x/.train-*.tmp'))
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert f'800 train images of 200 classes, {800 - 20 * len(there)} of them new' in done.stdout
+    export.export_images(name, tmp_path / 'y', shards=40)
+    assert files(tmp_path / 'x') == files(tmp_path / 'y')
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        ({'shards': 0}, 'shards must be at least 1, got 0'),
+        ({'shards': -4}, 'shards must be at least 1, got -4'),
+        ({'shards': 23}, 'shards must be at most 22, the images of the train split, got 23'),
+        ({'shards': 2, 'shard': 3}, 'shard must be from 0 to 1, as there are 2 shards, got 3'),
+        ({'shards': 2, 'shard': 2}, 'shard must be from 0 to 1, as there are 2 shards, got 2'),
+        ({'shards': 2, 'shard': -1}, 'shard must be from 0 to 1, as there are 2 shards, got -1'),
+        ({'shard': 0}, 'shard must be left out without shards, got 0'),
+    ],
+)
+def test_shards_that_cannot_be(tmp_path: Path, options: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        export.export_images(NAME, tmp_path / 'x', **options)
+    with pytest.raises(ValueError, match=r"dest must be a folder for shards, got '.*x\.tar': use '.*x'"):
+        export.export_images(NAME, tmp_path / 'x.tar', shards=2)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_split_with_too_few_images_is_refused_before_the_other_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match='at most 50, the images of the validation split, got 51'):
+        export.export_images('fractaldb/classes=2,instances=100,size=32', tmp_path / 'x', 'all', shards=51)
+    assert not (tmp_path / 'x').exists()
+
+
+def test_shards_are_refused_beside_others(tmp_path: Path, shards: Path) -> None:
+    before = files(shards)
+    other = NAME.replace('points=3000', 'points=3001')
+    for name, number, words in (
+        (NAME, 2, f"holds '{CANONICAL}', in 3 shards, not '{CANONICAL}', in 2 shards: choose another"),
+        (NAME, None, f"holds '{CANONICAL}', in 3 shards, not '{CANONICAL}': choose another"),
+        (other, 3, f"holds '{CANONICAL}', in 3 shards, not '.*points=3001.*', in 3 shards: choose another"),
+    ):
+        with pytest.raises(FileExistsError, match=words):
+            export.export_images(name, shards, shards=number)
+    assert files(shards) == before
+    for name in ('train-a.tar', '_info.json', 'train/a.png'):
+        dest = tmp_path / Path(name).stem
+        (dest / name).parent.mkdir(parents=True)
+        (dest / name).write_bytes(b'mine')
+        with pytest.raises(FileExistsError, match='holds something that timm-fractal did not export'):
+            export.export_images(NAME, dest, shards=3)
+        assert files(dest) == {name: b'mine'}
+
+
+def test_a_shard_that_is_cut_or_being_written(tmp_path: Path, shards: Path) -> None:
+    export.export_images(NAME, tmp_path, shards=3)
+    path = tmp_path / 'train-000001.tar'
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(OSError, match=r'has \d of 14 files and is damaged: delete it, and export again'):
+        export.export_images(NAME, tmp_path, shards=3, shard=1)
+    assert export.export_images(NAME, tmp_path, shards=3, shard=2)[0].written == 0
+    path.unlink()
+    with export.exclusive_lock(path), pytest.raises(BlockingIOError, match='another export is writing this') as info:
+        export.export_images(NAME, tmp_path, shards=3, shard=1)
+    assert info.value.filename == str(path)
+    assert export.export_images(NAME, tmp_path, shards=3)[0].written == 7
+    assert path.read_bytes() == (shards / path.name).read_bytes()

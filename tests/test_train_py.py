@@ -145,6 +145,21 @@ def test_every_data_set(tmp_path, name, options):
     assert len(rows) == 1 and 2 < float(rows[0]['train_loss']) < 4
 
 
+def test_files_of_an_export(tmp_path):
+    python(tmp_path, f'-m timm_fractal export {DATASET} folder --split all')
+    python(tmp_path, f'-m timm_fractal export {DATASET} shards --split all --shards 2')
+    for name, options in (
+        ('folder', '--data-dir folder'),
+        ('wds', '--dataset wds/ --data-dir shards'),
+        ('hfds', '--dataset hfds/folder'),
+        ('columns', '--dataset hfds/shards --input-key png --target-key cls'),
+    ):
+        options += ' --num-classes 20 --workers 2 --epochs 1 --warmup-epochs 0 --batch-size 5'
+        output, rows = train(tmp_path, name, options, HF_HOME=str(tmp_path / 'hf'), HF_HUB_OFFLINE='1')
+        # That of chance is 3.0.
+        assert 2 < float(rows[0]['train_loss']) < 4 and 2 < float(rows[0]['eval_loss']) < 4, output
+
+
 def test_batches_of_the_device(tmp_path):
     """Trains, resumes with the same batches, validates."""
     options = f'--dataset {DATASET},loader=device --num-classes 20 {PAPER}'

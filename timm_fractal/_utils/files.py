@@ -1,8 +1,11 @@
 """Files and folders."""
 
+import errno
 import hashlib
+import os
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from .atomic import check_regular
 
@@ -49,9 +52,36 @@ def sha256(path: Path) -> str:
         >>> len(sha256(Path(__file__)))
         64
     """
-    check_regular(path)
     digest = hashlib.sha256()
+    add_to_digest(digest, path)
+    return digest.hexdigest()
+
+
+def add_to_digest(digest: Any, path: Path) -> None:
+    """Update a digest of `hashlib` with a file, which is not held in memory.
+
+    Raises:
+        ValueError: It is a folder, a device or a pipe.
+    """
+    check_regular(path)
     with open(path, 'rb') as file:
         while part := file.read(2**20):
             digest.update(part)
-    return digest.hexdigest()
+
+
+def check_writable(folder: Path) -> None:
+    """Find out early, before minutes of rendering, that nothing can be written to a folder.
+
+    Args:
+        folder: The folder; if it does not exist, the nearest one above it that does is looked at.
+
+    Raises:
+        OSError: It is not a folder, or this process may not write to it.
+    """
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, 'this is not a folder', str(existing))
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, 'no permission to write here', str(existing))

@@ -19,6 +19,7 @@ class Stream(IntEnum):
     ATOM = 20  # parameters of an atom of VisualAtom; class or atom
     INSTANCE = 21  # what an instance of a formula adds; split, class, instance
     FORMULA = 30  # what `class_generator` gives; the numbers of its caller
+    ORDER = 40  # the order of images in shards
 
 
 def stream(seed: int, *key: int) -> np.random.Generator:

@@ -1,47 +1,51 @@
-"""Data sets as files: a folder of PNG images, or one tar, for programs that read files.
+"""Data sets as files for programs that read files: a folder of PNG images, one tar, or WebDataset shards.
 
-timm's own readers find the labels in the folder names, `torchvision.datasets.ImageFolder` too.
+timm's own readers find the labels in the folder names, `torchvision.datasets.ImageFolder` and Hugging Face `datasets`
+too. A shard has a file for each label, and timm's reader of shards a list of them, ``_info.json``.
 """
 
 import contextlib
 import dataclasses
 import errno
+import functools
 import hashlib
 import io
 import json
-import os
-import tarfile
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from tqdm import tqdm
 
+from .._utils.archive import check_complete, first_member, write_file, write_tar
 from .._utils.atomic import atomic_write, check_regular, exclusive_lock, remove_leftovers
 from .._utils.cpu import cpu_count
+from .._utils.files import add_to_digest, check_writable
 from .._utils.messages import nearest
+from .._utils.rng import Stream, stream
 from ..data import create
 from ..spec import parse_name
 
 SPLITS = ('train', 'validation')
 
-#: Says in a tree, and as the first member of a tar, which data set it is; timm's readers look at image files only.
+#: Says in a folder, and as the first member of a tar, which data set it is; timm's readers look at image files only.
 RECORD = 'dataset.json'
 
-# Suffix of unfinished files. No reader of data sets opens it: a killed process leaves its unfinished file behind, and
-# half an image would be found in the middle of a training run.
-_PARTIAL = '.partial'
+#: Which shards there are, and how many images are in each, for timm's reader of shards.
+INFO = '_info.json'
 
 # Runs of equal bytes are all that there is to find in a two-valued image. Measured on 128 images of the default data
 # set, per image and core: 3.7 ms and 22.2 KB; Pillow's default (level 6) 12.9 ms and 25.0 KB, level 1 3.9 ms and
 # 32.6 KB, level 9 129 ms and 23.2 KB.
 _RUN_LENGTH = 3
 
-# Images that are encoded ahead of the one that is written.
-_CHUNK = 256
+# Pixels of the images that are rendered and encoded ahead of the one that is written.
+_CHUNK_PIXELS = 2**27
 
-Writer = tuple[Callable[[str], bool], Callable[[str, bytes], None]]
+# Image number and PNG -> the files that a reader needs for it, by name.
+Layout = Callable[[int, bytes], dict[str, bytes]]
 
 
 class Exported(NamedTuple):
@@ -51,7 +55,7 @@ class Exported(NamedTuple):
         dataset: Canonical name of the data set.
         split: ``'train'`` or ``'validation'``.
         classes: Number of classes.
-        images: Number of images, all of them complete now.
+        images: Number of images asked for, all of them complete now.
         written: How many of them were not there before.
     """
 
@@ -69,19 +73,25 @@ def export_images(
     *,
     data_dir: str | Path | None = None,
     params: str | Path | None = None,
+    shards: int | None = None,
+    shard: int | None = None,
 ) -> list[Exported]:
     """Write a data set as image files.
 
-    An interrupted export to a folder is continued by the same call: a PNG file that exists is complete. A tar has its
-    name only when it is complete, and is begun anew.
+    An interrupted export is continued by the same call: a PNG file in a folder, a shard or a tar has its name only when
+    it is complete.
 
     Args:
         name: Data set name, for instance ``'fractal1/delta=0.05'``.
-        dest: A folder, which gets ``<split>/<class>/<class>_<instance>.png``; or a name that ends in ``.tar``, whose
-            members are ``<class>/<class>_<instance>.png``.
+        dest: A folder, which gets ``<split>/<class>/<class>_<instance>.png``, or with ``shards``
+            ``<split>-<shard>.tar``; or a name that ends in ``.tar``, whose members are
+            ``<class>/<class>_<instance>.png``.
         split: ``'train'``, ``'validation'`` or, for a folder, ``'all'``. Every reader takes a tar for one split.
         data_dir: What ``--data-dir`` is in a training script: an image, a folder of images, or IFS codes.
         params: Where to save the parameters of the data set too, see `timm_fractal.ifs.IFSCodes.save`.
+        shards: Number of WebDataset shards, of equal size up to one image. The classes are shuffled, always in the
+            same way, and each shard has all of them if it has twice as many images.
+        shard: Write only this shard, from 0: processes that share nothing but ``dest`` write one each.
 
     Returns:
         One entry per split.
@@ -102,7 +112,7 @@ def export_images(
     if not str(dest):
         raise ValueError("dest must be a folder or a name that ends in .tar, got ''")
     dest = Path(dest)
-    splits = _check_arguments(dest, split)
+    splits = _check_arguments(dest, split, shards, shard)
     check_writable(dest.parent if _is_tar(dest) else dest)
     if params is not None:
         check_regular(params)
@@ -110,24 +120,29 @@ def export_images(
     spec = parse_name(name)
     if params is not None and not spec.has_codes:
         raise ValueError(f'params must be left out: {spec.type} has no fractals whose parameters could be saved')
-    record = {'dataset': str(spec)}
+    record: dict[str, Any] = {'dataset': str(spec)} | ({} if shards is None else {'shards': shards})
     if data_dir is None:
         # Rendering takes minutes: refuse before, where the name alone says what the data set is.
         for part in splits:
             _refuse_other(dest, record, part)
-    # How batches are made has no part in files.
-    images: Any = dataclasses.replace(spec.canonical(), **{'cache': spec.non_pixel_options()['cache']})
-    results = []
-    with exclusive_lock(dest):
-        for part in splits:
-            dataset: Any = create(images, split=part, root=data_dir, input_img_mode=spec.mode)
+    # How batches are made has no part in files. What other processes write is not rendered.
+    cache = {'cache': spec.non_pixel_options()['cache'] if shards is None else 'none'}
+    images: Any = dataclasses.replace(spec.canonical(), **cache)
+    results: list[Exported] = []
+    # Each shard has a lock of its own.
+    with exclusive_lock(dest) if shards is None else contextlib.nullcontext():
+        datasets: Any = (create(images, split=part, root=data_dir, input_img_mode=spec.mode) for part in splits)
+        if shards is not None:
+            # The validation split may have fewer images: it is refused before the training split is written.
+            datasets = [_check_shards(dataset, shards) for dataset in datasets]
+        for dataset in datasets:
             record['dataset'] = str(dataset.spec)
             if dataset.files:
                 record['data_dir'] = _digest(dataset.files, Path(str(data_dir)))
-            _refuse_other(dest, record, part)
-            if params is not None and part == splits[0]:
+            _refuse_other(dest, record, dataset.split)
+            if params is not None and not results:
                 dataset.codes.save(params)
-            results.append(_export_split(dataset, dest, record, part))
+            results.append(_export_split(dataset, dest, record, shard))
     return results
 
 
@@ -136,38 +151,27 @@ def _digest(files: Sequence[Path], data_dir: Path) -> str:
     digest = hashlib.sha256()
     for path in files:
         digest.update(b'' if path == data_dir else path.relative_to(data_dir).as_posix().encode())
-        digest.update(path.read_bytes())
+        add_to_digest(digest, path)
     return digest.hexdigest()
-
-
-def check_writable(folder: Path) -> None:
-    """Find out early, before minutes of rendering, that nothing can be written to a folder.
-
-    Args:
-        folder: The folder; if it does not exist, the nearest one above it that does is looked at.
-
-    Raises:
-        OSError: It is not a folder, or this process may not write to it.
-    """
-    existing = folder.absolute()
-    while not existing.exists():
-        existing = existing.parent
-    if not existing.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, 'this is not a folder', str(existing))
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise PermissionError(errno.EACCES, 'no permission to write here', str(existing))
 
 
 def _is_tar(dest: Path) -> bool:
     return dest.suffix == '.tar'
 
 
-def _check_arguments(dest: Path, split: str) -> tuple[str, ...]:
+def _check_arguments(dest: Path, split: str, shards: int | None, shard: int | None) -> tuple[str, ...]:
     if split not in (*SPLITS, 'all'):
         raise ValueError(f'unknown split {split!r}; {nearest(split, (*SPLITS, "all"))}')
     # timm takes a file for a tar by this very suffix.
     if dest.suffix.lower() in ('.tar', '.tgz', '.gz', '.bz2', '.xz', '.zst', '.zip') and not _is_tar(dest):
         raise ValueError(f'dest must be a folder or end in .tar, which is all that timm reads, got {str(dest)!r}')
+    if shards is not None and shards < 1:
+        raise ValueError(f'shards must be at least 1, got {shards}')
+    if shard is not None and not (shards and 0 <= shard < shards):
+        valid = f'from 0 to {shards - 1}, as there are {shards} shards' if shards else 'left out without shards'
+        raise ValueError(f'shard must be {valid}, got {shard}')
+    if shards is not None and _is_tar(dest):
+        raise ValueError(f'dest must be a folder for shards, got {str(dest)!r}: use {str(dest.with_suffix(""))!r}')
     if not _is_tar(dest):
         return SPLITS if split == 'all' else (split,)
     if split == 'all':
@@ -175,11 +179,21 @@ def _check_arguments(dest: Path, split: str) -> tuple[str, ...]:
     return (split,)
 
 
-def _refuse_other(dest: Path, record: dict[str, str], split: str) -> None:
+def _check_shards(dataset: Any, shards: int) -> Any:
+    if shards > dataset.num_images:
+        words = f'{dataset.num_images}, the images of the {dataset.split} split'
+        raise ValueError(f'{dataset.spec}: shards must be at most {words}, got {shards}')
+    return dataset
+
+
+def _refuse_other(dest: Path, record: dict[str, Any], split: str) -> None:
     """Raise if there is anything at the destination but this data set, or part of it."""
+    foreign = [f'{split}/*']
     if _is_tar(dest):
         record = {**record, 'split': split}
-    for path, content in _contents(dest, split):
+    elif 'shards' in record:
+        foreign += [f'{split}-*.tar', INFO]
+    for path, content in _contents(dest, foreign):
         try:
             other = json.loads(content)
         except ValueError:
@@ -189,77 +203,98 @@ def _refuse_other(dest: Path, record: dict[str, str], split: str) -> None:
             raise FileExistsError(errno.EEXIST, words, str(path))
 
 
-def _contents(dest: Path, split: str) -> Iterator[tuple[Path, bytes]]:
+def _contents(dest: Path, foreign: list[str]) -> Iterator[tuple[Path, bytes]]:
     """Yield what is already at the destination, with its record; an empty record if it has none."""
     # Reading a pipe would never end.
     check_regular(dest if _is_tar(dest) and not dest.is_dir() else dest / RECORD)
     if not _is_tar(dest):
         if (dest / RECORD).exists():
             yield dest, (dest / RECORD).read_bytes()
-        elif (dest / split).is_dir() and any((dest / split).iterdir()):
-            yield dest / split, b''
+        else:
+            for path in (path for pattern in foreign for path in dest.glob(pattern)):
+                yield path, b''
     elif dest.is_dir():
         raise IsADirectoryError(errno.EISDIR, 'this is a folder, not a tar', str(dest))
     elif dest.exists():
-        yield dest, _record_in_tar(dest)
+        yield dest, first_member(dest, RECORD)
 
 
 def _describe(record: Any) -> str:
     if not isinstance(record, dict):
         return repr(record)
-    extra = {'split': 'split {}', 'data_dir': 'made from files with sha256 {:.8}...'}
+    extra = {'split': 'split {}', 'shards': 'in {} shards', 'data_dir': 'made from files with sha256 {:.8}...'}
     parts = [repr(record.get('dataset'))] + [words.format(record[key]) for key, words in extra.items() if key in record]
     return ', '.join(parts)
 
 
-def _export_split(dataset: Any, dest: Path, record: dict[str, str], split: str) -> Exported:
+def _export_split(dataset: Any, dest: Path, record: dict[str, Any], shard: int | None) -> Exported:
+    split: str = dataset.split
     names: list[str] = dataset.filenames()
-    writer = _write_tree(dest, record)
-    if _is_tar(dest):
+    parts: dict[Path, Any] = {dest: range(len(names))}
+    if 'shards' in record:
+        numbers = np.array_split(_order(dataset), record['shards'])
+        parts = {dest / f'{split}-{s:06d}.tar': part for s, part in enumerate(numbers)}
+
+    def layout(i: int, png: bytes) -> dict[str, bytes]:
+        if 'shards' in record:
+            key = Path(names[i]).stem
+            return {f'{key}.png': png, f'{key}.cls': b'%d' % (i % dataset.num_classes)}
         # The split is the tar's: in a name it would be one more folder above the label.
-        names = [name.partition('/')[2] for name in names]
-        writer = _write_tar(dest, {**record, 'split': split})
-    there = written = 0
-    if _is_tar(dest) and dest.exists():
-        _check_complete(dest, names)
-        return Exported(record['dataset'], split, dataset.num_classes, len(names), 0)
+        return {names[i].partition('/')[2] if _is_tar(dest) else names[i]: png}
+
+    ours = list(parts.items())[slice(None) if shard is None else slice(shard, shard + 1)]
+    missing = {path: _missing(path, numbers, layout) for path, numbers in ours}
+    images = sum(len(numbers) for _, numbers in ours)
+    there = images - sum(map(len, missing.values()))
+    written = 0
     try:
-        with writer as (present, write):
-            missing = [i for i, name in enumerate(names) if not present(name)]
-            there = len(names) - len(missing)
-            with contextlib.closing(_encode(dataset, missing, split)) as encoded:
-                for i, png in encoded:
-                    write(names[i], png)
-                    written += 1
-    except OSError as error:
-        progress = f'after {there + written} of {len(names)} images'
         if not _is_tar(dest):
-            progress += '; the same command continues there'
+            _write_records(dest, record, split, parts)
+        bar = tqdm(desc=f'writing {split}', total=images, initial=there, unit='img', disable=None)
+        with bar, ThreadPoolExecutor(cpu_count()) as pool:
+            for path in filter(missing.get, missing):
+                with _writer(path, record, split) as write:
+                    for i, png in _encode(dataset, missing[path], pool):
+                        for name, content in layout(i, png).items():
+                            write(name, content)
+                        written += 1
+                        bar.update()
+        if 'shards' in record:
+            # Once more: a process that began at the same time with the other split may have replaced what it says.
+            _write_records(dest, record, split, parts)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        progress = f'after {there + written} of {images} images'
+        if not _is_tar(dest):
+            progress += f'; the same command continues {"with this shard" if "shards" in record else "there"}'
         raise OSError(error.errno or errno.EIO, f'{error.strerror or error} {progress}', str(dest)) from error
-    return Exported(record['dataset'], split, dataset.num_classes, len(names), written)
+    return Exported(record['dataset'], split, dataset.num_classes, images, written)
 
 
-def _encode(dataset: Any, numbers: list[int], split: str) -> Generator[tuple[int, bytes], None, None]:
-    """PNG files of some samples, in order. Pillow encodes without holding the interpreter lock: threads help."""
-    bar = tqdm(
-        desc=f'writing {split}', total=len(dataset), initial=len(dataset) - len(numbers), unit='img', disable=None
-    )
-    with bar, ThreadPoolExecutor(cpu_count()) as pool:
-        for start in range(0, len(numbers), _CHUNK):
-            chunk = numbers[start : start + _CHUNK]
-            for i, png in zip(chunk, pool.map(lambda i: _png(dataset[i][0]), chunk), strict=True):
-                yield i, png
-                bar.update()
+def _order(dataset: Any) -> Any:
+    """The numbers of all images, shuffled in rounds of ``num_classes`` images that show each class once.
+
+    Readers shuffle within a buffer only: its images must be of many classes.
+    """
+    numbers = np.arange(dataset.num_images).reshape(-1, dataset.num_classes)
+    # The raw output of the generator: numpy may change how it shuffles. First instances change places, then classes.
+    keys = stream(0, Stream.ORDER).bit_generator.random_raw(2 * dataset.num_images).reshape(2, *numbers.shape)
+    for axis in (0, 1):
+        numbers = np.take_along_axis(numbers, np.argsort(keys[axis], axis, kind='stable'), axis)
+    return numbers.ravel()
 
 
-def _png(image: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, 'PNG', compress_type=_RUN_LENGTH)
-    return file.getvalue()
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(path.name + _PARTIAL)
+def _missing(path: Path, numbers: Any, layout: Layout) -> list[int]:
+    """The images that are not in a folder or tar."""
+    wanted = [int(i) for i in numbers]
+    if not _is_tar(path):
+        # Some file systems, when the power fails, make an empty file of one that was renamed but not flushed.
+        return [i for i in wanted if not all(_size(path / name) for name in layout(i, b''))]
+    if not path.exists():
+        return wanted
+    check_complete(path, {name for i in wanted for name in layout(i, b'')})
+    return []
 
 
 def _size(path: Path) -> int:
@@ -269,65 +304,51 @@ def _size(path: Path) -> int:
         return 0
 
 
+def _encode(dataset: Any, numbers: list[int], pool: Executor) -> Iterator[tuple[int, bytes]]:
+    """PNG files of some images, in order. Pillow encodes without holding the interpreter lock: threads help."""
+    step = min(dataset.step, max(cpu_count(), _CHUNK_PIXELS // dataset.spec.size**2))
+    for start in range(0, len(numbers), step):
+        chunk = numbers[start : start + step]
+        yield from zip(chunk, pool.map(_png, dataset.images(chunk, dataset.input_img_mode)), strict=True)
+
+
+def _png(image: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, 'PNG', compress_type=_RUN_LENGTH)
+    return file.getvalue()
+
+
 @contextlib.contextmanager
-def _write_tree(dest: Path, record: dict[str, str]) -> Iterator[Writer]:
+def _writer(path: Path, record: dict[str, Any], split: str) -> Iterator[Callable[[str, bytes], object]]:
+    """Yield a function that writes a file, by its name and content, to a folder, tar or shard."""
+    if not _is_tar(path):
+        yield functools.partial(write_file, path)
+    elif 'shards' in record:
+        with exclusive_lock(path), write_tar(path) as add:
+            yield add
+    else:
+        with write_tar(path) as add:
+            add(RECORD, json.dumps({**record, 'split': split}).encode())
+            yield add
+
+
+def _write_records(dest: Path, record: dict[str, Any], split: str, parts: dict[Path, Any]) -> None:
+    """Say in a folder which data set it is, and which shards of a split there are beside those of the other one."""
     dest.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(dest, RECORD)
     if not (dest / RECORD).exists():
-        with atomic_write(dest / RECORD) as temporary:
-            temporary.write_text(json.dumps(record) + '\n', encoding='utf-8')
-
-    def write(name: str, png: bytes) -> None:
-        path = dest / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Always the same name: what a killed process has left is overwritten when the export goes on.
-        partial = _partial(path)
-        try:
-            partial.write_bytes(png)
-            os.replace(partial, path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-
-    # An empty file is what some file systems make, when the power fails, of a file that was renamed but not flushed.
-    yield lambda name: _size(dest / name) > 0, write
+        _write_json(dest / RECORD, record)
+    if 'shards' not in record:
+        remove_leftovers(dest, RECORD)
+        return
+    path = dest / INFO
+    splits = json.loads(path.read_bytes())['splits'] if path.exists() else {}
+    lengths = [len(numbers) for numbers in parts.values()]
+    names = [shard.name for shard in parts]
+    entry = {'name': split, 'num_samples': sum(lengths), 'filenames': names, 'shard_lengths': lengths}
+    if splits.get(split) != entry:
+        _write_json(path, {'splits': {**splits, split: entry}})
 
 
-@contextlib.contextmanager
-def _write_tar(dest: Path, record: dict[str, str]) -> Iterator[Writer]:
-    dest.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(dest.parent, dest.name)
-    with atomic_write(dest) as temporary:
-        with open(temporary, 'wb') as file, tarfile.open(fileobj=file, mode='w', format=tarfile.USTAR_FORMAT) as tar:
-
-            def write(name: str, content: bytes) -> None:
-                member = tarfile.TarInfo(name)
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
-                # So that a full disk is noticed with the image that it concerns.
-                file.flush()
-
-            write(RECORD, json.dumps(record).encode())
-            yield lambda name: False, write
-            tar.close()
-            file.flush()
-            os.fsync(file.fileno())
-
-
-def _check_complete(path: Path, names: list[str]) -> None:
-    """Raise if a finished tar lacks images: somebody has cut it."""
-    size, there = path.stat().st_size, 0
-    wanted = set(names)
-    with contextlib.suppress(tarfile.ReadError), tarfile.open(path, 'r:') as tar:
-        there = sum(member.name in wanted and member.offset_data + member.size <= size for member in tar)
-    if there < len(names):
-        words = f'has {there} of {len(names)} images and is damaged: delete it, and export again'
-        raise OSError(errno.EIO, words, str(path))
-
-
-def _record_in_tar(path: Path) -> bytes:
-    with contextlib.suppress(tarfile.ReadError), tarfile.open(path, 'r:') as tar:
-        first = tar.next()
-        file = tar.extractfile(first) if first is not None and first.name == RECORD else None
-        return b'' if file is None else file.read()
-    return b''
+def _write_json(path: Path, content: Any) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content) + '\n', encoding='utf-8')

@@ -46,6 +46,8 @@ The page can be reached from this machine alone, unless --host or GRADIO_SERVER_
 _EXPORT_EXAMPLES = """examples:
   timm-fractal export fractal1 data/fractal1 --split all
   timm-fractal export fractal1 fractal1-train.tar --params fractal1.json
+  timm-fractal export fractaldb data/fractaldb --split all --shards 64
+  timm-fractal export fractaldb data/fractaldb --split all --shard 0/64
 
 An interrupted export is continued by the same command.
 """
@@ -242,21 +244,38 @@ def _add_export(commands: Any) -> None:
         choices=('train', 'validation', 'all'),
         help='split (%(default)s); all: folders only',
     )
+    shards = parser.add_mutually_exclusive_group()
+    shards.add_argument('--shards', type=int, metavar='N', help='write N WebDataset shards into the folder DEST')
+    shards.add_argument(
+        '--shard', type=_parse_shard, metavar='I/N', help='write shard I of N alone, from 0/N: one task of a job array'
+    )
     parser.add_argument('--params', metavar='FILE.json', help='save the parameters of the fractals here too')
+
+
+def _parse_shard(text: str) -> tuple[int, int]:
+    try:
+        shard, shards = map(int, text.split('/'))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'must be I/N, as in 0/64, got {text!r}') from None
+    return shard, shards
 
 
 def _export(args: Any) -> int:
     from .export_images import export_images
 
-    results = export_images(args.name, args.dest, args.split, data_dir=args.data_dir, params=args.params)
+    shard, shards = args.shard or (None, args.shards)
+    options = dict(data_dir=args.data_dir, params=args.params, shards=shards, shard=shard)
+    results = export_images(args.name, args.dest, args.split, **options)
     for done in results:
         _say(f'{args.dest}: {done.images} {done.split} images of {done.classes} classes, {done.written} of them new')
     _say(f'dataset: {results[0].dataset}')
     dest = Path(args.dest)
-    if dest.is_file() or (dest / 'train').is_dir():
+    pattern, kind = ('{}-*.tar', '--dataset wds/ ') if shards else ('{}', '')
+    train, validation = (any(dest.glob(pattern.format(split))) for split in ('train', 'validation'))
+    if dest.is_file() or (train and shard is None):
         # Asked for a split that is not there, timm would validate on what is.
-        alone = " --val-split ''" if not (dest / 'validation').is_dir() else ''
-        _say(f'train with: --data-dir {shlex.quote(args.dest)} --num-classes {results[0].classes}{alone}')
+        alone = " --val-split ''" if not validation else ''
+        _say(f'train with: {kind}--data-dir {shlex.quote(args.dest)} --num-classes {results[0].classes}{alone}')
     return 0
 
 

@@ -6,8 +6,8 @@ from typing import Any
 from PIL import Image
 
 from .._utils.atomic import atomic_write, check_regular
+from .._utils.files import check_writable
 from ..explore.sheets import SWEEPS, contact_sheet, sweep
-from .export_images import check_writable
 
 __all__ = ['SWEEPS', 'check_output', 'contact_sheet', 'save', 'sweep', 'weights_sheet']
 

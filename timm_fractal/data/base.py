@@ -274,11 +274,12 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
         """Image ``number`` (``instance * classes + class``) of mode ``'RGB'`` or ``'L'``, without transforms."""
         return self._to_pil(self.stored(number), mode)
 
-    def images(self, numbers: range, mode: str = 'RGB') -> Iterator[Image.Image]:
+    def images(self, numbers: Sequence[int], mode: str = 'RGB') -> Iterator[Image.Image]:
         """Yield images as `image` does, rendered in batches, which is faster."""
         step = max(1, _BATCH_BYTES // math.prod(self._shape()))
-        for start in range(numbers.start, numbers.stop, step):
-            for stored in self.stored_range(range(start, min(start + step, numbers.stop))):
+        for start in range(0, len(numbers), step):
+            batch = numbers[start : start + step]
+            for stored in self._render(batch) if self._table is None else map(self.stored, batch):
                 yield self._to_pil(stored, mode)
 
     def stored_range(self, numbers: range) -> Pixels:
