@@ -1,4 +1,4 @@
-"""The page of results: tables and plots of sweeps, from their lines of JSON alone."""
+"""Writes the results page: tables and plots of sweeps from their JSON lines."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ Line = dict[str, Any]
 
 
 class Table:
-    """The results of one sweep that belong to what its file says now.
+    """The results of a sweep that match its current file.
 
     Args:
         sweep: The sweep file.
@@ -34,7 +34,7 @@ class Table:
         self.tasks: list[str] = list(sweep.file.finetune)
         keys = [job.key for unit in sweep.units for job in unit.jobs]
         wanted = {key_of(key) for key in keys}
-        #: The fine-tunings that the sweep file asks for, by condition and task.
+        #: The fine-tunings in the sweep file, by condition and task.
         self.asked = {(key['condition'], key['finetune']) for key in keys if 'finetune' in key}
         kept: dict[tuple[Any, ...], Line] = {}
         for line in lines:
@@ -61,18 +61,18 @@ class Table:
         return self.sweep.file.conditions[condition].label or condition
 
     def row(self, row: Row) -> str:
-        """The name of a row, in tables and plots."""
+        """Return the name of a row in tables and plots."""
         return row.label or self.label(row.condition)
 
     def name(self, condition: str) -> str:
-        """The data set of a condition, as a table shows it."""
+        """Return the data set of a condition for a table."""
         own = self.sweep.file.conditions[condition].given
         if 'dataset' in own:
             return f'`{canonical(own["dataset"])}`'
-        return f'`{own["data"]}`' if 'data' in own else ''  # Published weights say it on their card.
+        return f'`{own["data"]}`' if 'data' in own else ''  # For published weights, it is on their card.
 
     def samples(self, condition: str) -> str:
-        """Samples of pre-training; in brackets those that are asked for, if it has not been run."""
+        """Return the pre-training samples; in parentheses if it has not been run."""
         own = self.sweep.file.conditions[condition]
         found = {line['samples'] for line in self.pretrained[condition]}
         if not found and own.trains:
@@ -81,7 +81,7 @@ class Table:
         return ', '.join(f'{n:,}' for n in sorted(found))
 
     def cell(self, condition: str, task: str) -> str:
-        """Mean and standard deviation over all runs, and how many."""
+        """Return mean and standard deviation over all runs, with the numbers of seeds and runs."""
         runs = self.top1[condition][task]
         if not runs:
             return 'not yet run' if (condition, task) in self.asked else '-'
@@ -90,7 +90,7 @@ class Table:
         return f'{fmean(runs.values()):.1f}{spread} ({seeds}, {len(runs)})'
 
     def own_task(self, condition: str) -> str:
-        """How well pre-training did at its own task: top-1 on its validation split, and the loss."""
+        """Return the pre-training's top-1 on its validation split, and its loss."""
         lines = self.pretrained[condition]
         if not lines:
             return 'not yet run' if self.sweep.file.conditions[condition].trains else ''
@@ -99,7 +99,7 @@ class Table:
         return f'{fmean(tops):.1f} %, {loss}' if tops else loss
 
     def compare(self, better: str, worse: str, task: str) -> str:
-        """The difference of two conditions over runs with the same seeds, and what may be concluded."""
+        """Return the difference between two conditions over runs with the same seeds, and the conclusion."""
         ours, theirs = self.top1[better][task], self.top1[worse][task]
         both = sorted(ours.keys() & theirs.keys())
         if not both:
@@ -109,24 +109,24 @@ class Table:
         text = f'{mean:+.1f}, higher in {sum(d > 0 for d in differences)} of {len(both)}'
         seeds = sorted({seed for seed, _ in both})
         if len(seeds) < 3:
-            return f'{text}; {len(seeds)} pre-training seed{"s" * (len(seeds) > 1)}, too few to judge'
+            return f'{text}; {len(seeds)} pre-training seed{"s" * (len(seeds) > 1)}, too few for a conclusion'
         by_seed = [fmean(d for key, d in zip(both, differences, strict=True) if key[0] == seed) for seed in seeds]
         bound = student.ppf(0.975, len(seeds) - 1) * stdev(by_seed) / math.sqrt(len(seeds))
         return f'{text}; {"shown" if mean > bound else "reversed" if mean < -bound else "not shown"}'
 
 
 def slug(title: str) -> str:
-    """A title as a file name."""
+    """Convert a title to a file name."""
     return '-'.join(''.join(c if c.isalnum() else ' ' for c in title.lower()).split())[:40].strip('-')
 
 
 def tasks_of(table: Table, finding: Finding) -> list[str]:
-    """The fine-tunings that a finding shows: all, unless it names them."""
+    """Return the fine-tunings of a finding, by default all."""
     return table.tasks if finding.tasks is None else finding.tasks
 
 
 def all_rows(table: Table, finding: Finding) -> list[Row]:
-    """The rows of a finding, and those of its population."""
+    """Return the rows of a finding, including those of its population."""
     if not finding.population:
         return finding.rows
     shown = sweep_population.shown(table, finding, tasks_of(table, finding))
@@ -134,7 +134,7 @@ def all_rows(table: Table, finding: Finding) -> list[Row]:
 
 
 def section(table: Table, finding: Finding, plot: str) -> str:
-    """One finding in Markdown."""
+    """Format a finding as Markdown."""
     tasks = tasks_of(table, finding)
     rows = all_rows(table, finding)
     heads = ['pre-training', 'data set', 'samples', 'own task', *tasks]
@@ -149,7 +149,7 @@ def section(table: Table, finding: Finding, plot: str) -> str:
         cells += [table.cell(condition, task) for task in tasks]
         cells += ['' if row.published is None else str(row.published)] * published
         lines.append(cells)
-    # A column in which no row says anything is left out.
+    # Empty columns are left out.
     kept = [n for n in range(len(heads)) if any(cells[n] for cells in lines)]
     table_rows = ['| ' + ' | '.join(cells[n] for n in kept) + ' |' for cells in [heads, *lines]]
     out += [table_rows[0], '|' + '---|' * len(kept), *table_rows[1:]]
@@ -158,7 +158,7 @@ def section(table: Table, finding: Finding, plot: str) -> str:
     for better, worse in finding.expect:
         both = [task for task in tasks if {(better, task), (worse, task)} <= table.asked]
         results = '; '.join(f'{task}: {table.compare(better, worse, task)}' for task in both)
-        out.append(f'- {labels[better]}, against {labels[worse]}. {results}.')
+        out.append(f'- {labels[better]} vs. {labels[worse]}. {results}.')
     if finding.population:
         out += sweep_population.describe(table, finding, tasks)
     out += [''] * bool(finding.expect or finding.population)
@@ -166,7 +166,7 @@ def section(table: Table, finding: Finding, plot: str) -> str:
 
 
 def data_of(table: Table, finding: Finding) -> str:
-    """A digest of what a plot shows; it is written into the file."""
+    """Return a digest of the data in a plot, which is stored in the file."""
     tasks = tasks_of(table, finding)
     shown: dict[str, Any] = {
         row.condition: [
@@ -186,7 +186,7 @@ def data_of(table: Table, finding: Finding) -> str:
 
 
 def draw(table: Table, finding: Finding, path: Path) -> None:
-    """Plot one finding: a panel per fine-tuning; bars, or lines where rows have an ``x`` or series are named."""
+    """Plot a finding, with a panel per fine-tuning: lines for rows with ``x`` or a series, else bars."""
     rows, tasks = finding.rows, tasks_of(table, finding)
     if finding.population:
         figure = sweep_population.draw(table, finding, tasks)
@@ -231,9 +231,9 @@ def draw(table: Table, finding: Finding, path: Path) -> None:
             panel.set_xlabel(finding.axis)
             if finding.log:
                 panel.set_xscale('log')
-                # Only powers of ten are written: between them there is no room.
+                # Only powers of ten get labels: there is no room between them.
                 panel.xaxis.set_minor_formatter(NullFormatter())
-    # One legend for all panels, where it hides nothing.
+    # One legend for all panels, outside of them.
     found = [pair for panel in panels[0] for pair in zip(*panel.get_legend_handles_labels(), strict=True)]
     if labels := {label: handle for handle, label in found}:
         columns = 4 if len(tasks) > 1 else 1
@@ -243,7 +243,7 @@ def draw(table: Table, finding: Finding, path: Path) -> None:
 
 
 def draw_curves(table: Table, rows: list[Row], task: str, panel: Any) -> None:
-    """Top-1 along the fine-tunings of a task: mean and standard deviation over the runs that had as many epochs."""
+    """Plot top-1 during the fine-tunings of a task: mean and standard deviation over runs with equal epochs."""
     steps = table.sweep.file.finetune[task].steps
     for number, row in enumerate(rows):
         curves = table.curves[row.condition][task]
@@ -258,11 +258,11 @@ def draw_curves(table: Table, rows: list[Row], task: str, panel: Any) -> None:
         panel.plot(x, means, marker='.', color=color, label=table.row(row))
         low, high = ([m + sign * d for m, d in zip(means, spreads, strict=True)] for sign in (-1, 1))
         panel.fill_between(x, low, high, color=color, alpha=0.15)
-    panel.set_xlabel(f'{"step" if steps else "epoch"} of fine-tuning')
+    panel.set_xlabel(f'fine-tuning {"step" if steps else "epoch"}')
 
 
 def introduction(table: Table) -> str:
-    """What a sweep is, what of it has been run, on what, and for how long."""
+    """Describe a sweep: its purpose, the trainings run, hardware and hours."""
     file = table.sweep.file
     hours = sum(line['seconds'] for line in table.lines) / 3600
     out = [f'## {file.title}', '', file.about, '']
@@ -271,7 +271,7 @@ def introduction(table: Table) -> str:
     hardware = sorted({line['hardware'] for line in table.lines})
     versions = sorted({', '.join(f'{k} {v}' for k, v in line['versions'].items()) for line in table.lines})
     out.append(
-        f'{len(table.lines)} of {table.wanted} trainings have been run, {hours:.1f} hours in all, '
+        f'{len(table.lines)} of {table.wanted} trainings have been run, {hours:.1f} hours in total, '
         f'on {"; ".join(hardware)} '
         f'({"; ".join(versions)}).'
     )
@@ -285,27 +285,28 @@ def introduction(table: Table) -> str:
 
 
 def page(tables: list[Table], folder: str, results: Path) -> str:
-    """The page in Markdown; ``folder`` is where its plots are, ``results`` where its lines are."""
+    """Format the page as Markdown; ``folder`` has its plots, ``results`` its JSON lines."""
     files = ' '.join(str(table.sweep.path) for table in tables)
     about = [
-        f'Written by `python train_scripts/sweep.py report {files} --results {results}`. How to read it:',
+        f'Generated by `python train_scripts/sweep.py report {files} --results {results}`. How to read it:',
         '',
-        '- A figure is top-1 in per cent on test images: mean ± standard deviation over all runs, then in brackets the '
-        'number of pre-training seeds and of runs. Means of rows with different numbers of seeds are not over the same '
-        'runs.',
-        '- "Own task" is the accuracy of pre-training on its validation split (chance is 100 % divided by the classes) '
-        'and its last training loss.',
-        '- Comparisons are over runs with the same seeds. "Shown" means that the 95 % interval of the difference '
-        '(Student\'s t over at least three pre-training seeds) lies above zero, "reversed" that it lies below. Each '
-        'has its own interval: of forty comparisons without a difference about one is shown and one reversed.',
-        '- The seeds of a row share its fractals or its photograph, and the draws of fine-tuning examples: the '
-        'interval says nothing about others.',
+        '- Figures are top-1 accuracy in percent on test images: mean ± standard deviation over all runs, followed '
+        'by the numbers of pre-training seeds and runs in parentheses. Rows with different numbers of seeds average '
+        'over different runs.',
+        '- "Own task" is the accuracy of pre-training on its validation split (chance is 100 % divided by the number '
+        'of classes), and the final training loss.',
+        '- Comparisons use runs with the same seeds. "Shown" means that the 95 % interval of the difference '
+        '(Student\'s t over at least three pre-training seeds) is above zero, "reversed" that it is below. Intervals '
+        'are not corrected for multiple comparisons: of forty without a difference, about one is shown and one '
+        'reversed.',
+        '- All seeds of a row use the same fractals or photograph, and the same fine-tuning examples; the intervals do '
+        'not cover these choices.',
     ]
     findings = [finding for table in tables for finding in table.sweep.file.findings]
     if any(row.published is not None for finding in findings for row in finding.rows):
         about.append(
-            "- The paper's figures are ViT-Tiny at 224 pixels after 61 million samples, fine-tuned on CIFAR-100, top-1:"
-            ' another scale, another data set.'
+            "- The paper's figures are top-1 of ViT-Tiny at 224 pixels after 61 million samples, fine-tuned on "
+            'CIFAR-100: a different scale and data set.'
         )
     out = ['# Results', '', *about, '']
     for table in tables:
@@ -319,7 +320,7 @@ def write(sweeps: list[Sweep], results: Path, path: Path) -> None:
     """Write the page and its plots.
 
     Raises:
-        ValueError: A sweep has no results there, or no title.
+        ValueError: A sweep has no results or no title.
     """
     tables = []
     for sweep in sweeps:
@@ -328,13 +329,13 @@ def write(sweeps: list[Sweep], results: Path, path: Path) -> None:
             if getattr(sweep.file, key) is None:
                 raise ValueError(f'{sweep.path}: {key} must be given for a report')
         if not file.exists():
-            raise ValueError(f'there is no {file}: run the sweep first, or say with --results in which folder it is')
+            raise ValueError(f'no such file: {file}; run the sweep first, or give its folder with --results')
         tables.append(Table(sweep, Results(file).read()))
     folder = path.parent / path.stem
     folder.mkdir(parents=True, exist_ok=True)
     for table in tables:
         if table.left_out:
-            print(f'{table.sweep.name}: {table.left_out} lines are of other settings than those of the sweep file')
+            print(f'{table.sweep.name}: ignored {table.left_out} lines with settings that differ from the sweep file')
         for finding in table.sweep.file.findings:
             if table.lines:
                 draw(table, finding, folder / f'{table.sweep.name}-{slug(finding.title)}.png')
