@@ -1,1 +1,1 @@
-"""Benchmarks: each prints its figures beside a baseline of the same run, and appends them to a file of JSON lines."""
+"""Benchmarks: each prints figures with a baseline from the same run, and appends them to a file of JSON lines."""

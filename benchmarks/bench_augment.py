@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.bench_augment
 
-Both start from the same rendered images in memory and end with what a model gets: augmented, mixed, normalized, erased.
-On the CPU with one thread and no workers, in turn, in the same run: with the numba kernels and with torch's operations.
-Where there is a GPU, Triton's kernels are measured there, and the device loader as a whole.
+Both start from the same rendered images in memory and end with model inputs: augmented, mixed, normalized, erased. On
+the CPU with one thread and no workers, alternating in one run: with the numba kernels, and in torch. On a GPU, the
+Triton kernels and the whole device loader are measured as well.
 """
 
 import statistics
@@ -25,14 +25,14 @@ from timm_fractal.augment import Erase, batch, create_augment, normalize
 from timm_fractal.data.fractals import Fractal1
 
 IMAGES, BATCH, ROUNDS, SIZE = 128, 32, 5, 224
-# Random erasing has its own place.
+# Without random erasing, which is a separate step.
 PAPER = dict(is_training=True, **AUGMENTATION)
 # Gray, bit-packed; and RGB.
 DATASETS = {'gray': 'fractal1/classes={}', 'RGB': 'noise1/classes={}'}
 
 
 def milliseconds(make: Callable[[], Any], count: int, synchronize: Callable[[], Any] = lambda: None) -> float:
-    """Time per image."""
+    """Return the time per image."""
     start = time.perf_counter()
     make()
     synchronize()
@@ -40,7 +40,7 @@ def milliseconds(make: Callable[[], Any], count: int, synchronize: Callable[[], 
 
 
 def on_device(table: torch.Tensor, at_once: int, generator: torch.Generator) -> Callable[[], Any]:
-    """What augments a table of images, so many at once."""
+    """Return a function that augments a table of images, ``at_once`` at a time."""
     augment, erase = create_augment(SIZE, **PAPER), Erase(0.5, 'pixel')
 
     def make_part(part: torch.Tensor) -> torch.Tensor:
@@ -52,7 +52,7 @@ def on_device(table: torch.Tensor, at_once: int, generator: torch.Generator) -> 
 
 
 def epoch(name: str, without_kernels: bool = False) -> Callable[[], Any]:
-    """An epoch of timm's loader, which is the device loader where the name says so."""
+    """Return a function that runs an epoch of timm's loader, or of the device loader if named."""
     mixup = FastCollateMixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=IMAGES)
     dataset = create_dataset(name, split='train')
     arguments = dict(**LOADER, collate_fn=mixup, num_workers=0, device=torch.device('cpu'))
@@ -81,7 +81,7 @@ def main() -> None:
             ways = {
                 "timm's loader": epoch(name),
                 'device loader': epoch(f'{name},loader=device'),
-                'the same, torch only': epoch(f'{name},loader=device', without_kernels=True),
+                'device loader, torch': epoch(f'{name},loader=device', without_kernels=True),
             }
             times: dict[str, list[float]] = {way: [] for way in ways}
             for turn in range(ROUNDS + 1):
@@ -93,7 +93,7 @@ def main() -> None:
                 ratio = statistics.median(other / own for other, own in zip(times["timm's loader"], took_all))
                 each = statistics.median(took_all)
                 say(
-                    f"{kind:4} {way:20} {each:6.2f} ms an image, {ratio:.2f} times as fast as timm's",
+                    f"{kind:4} {way:20} {each:6.2f} ms per image, {ratio:.2f} times as fast as timm's",
                     what=f'{kind}, {way}',
                     ms=each,
                     ratio=ratio,
@@ -107,11 +107,11 @@ def main() -> None:
 
 
 def on_gpu(say: Record, gray: torch.Tensor, generator: torch.Generator) -> None:
-    """Images a second, with Triton's kernels and without them, and what the device loader needs."""
+    """Measure images per second with and without the Triton kernels, and the device loader."""
     gpu = torch.device('cuda', torch.cuda.current_device())
     ways = {
-        "Triton's kernels": _device.triton_kernels(gpu, 'timm_fractal.augment.kernels_triton'),
-        "torch's operations": None,
+        'Triton kernels': _device.triton_kernels(gpu, 'timm_fractal.augment.kernels_triton'),
+        'torch': None,
     }
     for count in (256, 1024, 4096):
         make = on_device(gray.to(gpu).repeat(count // IMAGES, 1, 1, 1), count, generator)
@@ -127,12 +127,12 @@ def on_gpu(say: Record, gray: torch.Tensor, generator: torch.Generator) -> None:
             say(f'{name:18} {count:5} at once {rate:9.0f} images/s', what=name, at_once=count, images_per_s=rate)
     for options in ('classes=1000', 'classes=21000', 'classes=1000,redraw=true'):
         rate, table = device_loader_rate(options)
-        text = f'device loader, {options:24} {rate:9.0f} images/s; the data set takes {table / 1e6:.0f} MB'
+        text = f'device loader, {options:24} {rate:9.0f} images/s, data set of {table / 1e6:.0f} MB'
         say(text, what=f'device loader, {options}', images_per_s=rate, table_bytes=table)
 
 
 def device_loader_rate(options: str) -> tuple[float, int]:
-    """Images a second of the whole loader, batches of 256, mixup and cutmix included, and bytes of the data set."""
+    """Return images per second of the whole loader (batches of 256, mixup and cutmix), and bytes of the data set."""
     dataset = create_dataset(f'fractal1/loader=device,{options}', split='train', num_samples=256_000)
     classes = dataset.num_classes
     mixup = FastCollateMixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=classes)

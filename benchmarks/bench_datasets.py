@@ -1,6 +1,6 @@
-"""What the data sets cost: seconds until all images are in memory, milliseconds of an image on access (one core).
+"""Cost of the data sets: seconds until all images are in memory, milliseconds per image on access (one core).
 
-The baseline of data sets of many fractals, in the same run: every image by itself, in place of 32 side by side.
+Baseline for data sets of many fractals, in the same run: images one by one instead of 32 side by side.
 
 python -m benchmarks.bench_datasets [names ...]
 """
@@ -42,7 +42,7 @@ def create(name: str) -> datasets.SyntheticDataset:
 
 
 def seconds(name: str) -> float:
-    """Until a data set is ready whose IFS codes are not known."""
+    """Return the time to create a data set with IFS codes that are not cached."""
     fractals.known_codes.clear()
     start = time.perf_counter()
     create(name)
@@ -50,7 +50,7 @@ def seconds(name: str) -> float:
 
 
 def one_by_one(name: str) -> float | None:
-    """The same without other images beside each, for data sets of many fractals that are kept in memory."""
+    """Return the time to render images one by one, for data sets of many fractals that are kept in memory."""
     spec = parse_name(name)
     if not isinstance(spec, IFSSpec) or spec.num_bases == 1 or name == 'fractaldb':
         return None
@@ -59,7 +59,7 @@ def one_by_one(name: str) -> float | None:
 
 
 def main() -> None:
-    with Record('bench_datasets', f'{os.cpu_count()} cores; 1,000 classes but where the name says otherwise') as say:
+    with Record('bench_datasets', f'{os.cpu_count()} cores; 1,000 classes unless the name says otherwise') as say:
         create('fractal1/classes=40,fractals=2')[0], create('image1/classes=2,size=32')[0]  # Loads the kernels.
         for name in sys.argv[1:] or NAMES:
             ready = seconds(name)
@@ -76,7 +76,7 @@ def main() -> None:
             alone = one_by_one(name)
             words = f'; one by one {alone:.2f} s, {alone / ready:.1f} times as long' if alone else ''
             say(
-                f'{name:34} {ready:6.2f} s, {where:>10};  {each:5.2f} ms an image on access (median of 64){words}',
+                f'{name:34} {ready:6.2f} s, {where:>10};  {each:5.2f} ms per image on access (median of 64){words}',
                 dataset=name,
                 ready_s=ready,
                 access_ms=each,

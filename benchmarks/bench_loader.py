@@ -1,9 +1,9 @@
-"""Images a second of one loader worker with the paper's augmentation: rendered data set against PNG files.
+"""Images per second of one loader worker with the paper's augmentation: rendered data set against PNG files.
 
     python -m benchmarks.bench_loader
 
-timm reads the same images as PNG files with the same transforms, in the same run, in turn: RGB files as the reference
-generator writes them, and gray ones as `timm-fractal export` does.
+timm reads the same images as PNG files with the same transforms, alternating in one run: RGB files as written by the
+reference generator, and gray files as written by `timm-fractal export`.
 """
 
 import statistics
@@ -23,7 +23,7 @@ CLASSES, BATCH, ROUNDS = 256, 32, 7
 
 
 def loader(dataset: Any) -> Any:
-    """What the worker does: the prefetcher around it normalises and erases on the device, a GPU as a rule."""
+    """Return the loader without prefetcher, which normalizes and erases on the device."""
     return create_loader(
         dataset, (3, 224, 224), BATCH, num_workers=1, device=torch.device('cpu'), **paper.LOADER
     ).loader
@@ -57,18 +57,18 @@ def main() -> None:
         for turn in range(ROUNDS + 1):
             for name, batches in loaders.items():
                 took = seconds(batches)
-                # The first epoch starts the worker, which then stays.
+                # The first epoch starts the worker.
                 if turn:
                     times[name].append(took)
     with Record(
         'bench_loader',
-        f"One worker, the paper's augmentation to 224 pixels, {CLASSES} images, medians of {ROUNDS} rounds in turn",
+        f"One worker, the paper's augmentation to 224 pixels, {CLASSES} images, medians of {ROUNDS} alternating rounds",
     ) as say:
         for name, took in times.items():
             ratio = statistics.median(other / own for other, own in zip(took, times['rendered']))
             rate, each = CLASSES / statistics.median(took), statistics.median(took) / CLASSES * 1e3
             say(
-                f'{name:15} {rate:6.0f} images/s {each:6.2f} ms an image; rendered is {ratio:.2f} times as fast',
+                f'{name:15} {rate:6.0f} images/s {each:6.2f} ms per image; rendered is {ratio:.2f} times as fast',
                 what=name,
                 images_per_s=rate,
                 ratio=ratio,

@@ -1,8 +1,8 @@
-"""Memory of the table of images, in the main process and all loader workers together.
+"""Memory of the table of images, in the main process and all loader workers in total.
 
     python -m benchmarks.bench_memory [classes]
 
-Linux only: proportional set sizes, in which memory that processes share is counted once.
+Linux only: proportional set sizes, which count shared memory once.
 """
 
 import sys
@@ -19,7 +19,7 @@ WORKERS = 4
 
 
 def memory(pid: str = 'self') -> int:
-    """Proportional set size of a process, in bytes."""
+    """Return the proportional set size of a process in bytes."""
     lines = Path(f'/proc/{pid}/smaps_rollup').read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith('Pss:'))
 
@@ -29,7 +29,7 @@ def collate(samples: Any) -> int:
 
 
 def together(dataset: Any, method: str) -> int:
-    """Memory of this process and of workers that have read all images, each of them its share."""
+    """Return the memory of this process and of workers that have read all images."""
     loader = DataLoader(
         dataset,
         16,
@@ -56,7 +56,7 @@ def main() -> None:
         for method in methods:
             images = (together(many, method) - without[method]) / 1e6
             say(
-                f'{images:6.0f} MB for the images, in the main process and {WORKERS} workers ({method}) together',
+                f'{images:6.0f} MB for the images, in the main process and {WORKERS} workers ({method}) in total',
                 method=method,
                 megabytes=images,
             )

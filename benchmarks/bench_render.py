@@ -1,8 +1,8 @@
-"""How fast images are rendered, at the paper's settings: 512 x 512 pixels, 100,000 points, random patches.
+"""Rendering speed with the paper's settings: 512 x 512 pixels, 100,000 points, random patches.
 
     python -m benchmarks.bench_render
 
-The plain Python oracle of the tests renders the same image in the same run. Medians; one core unless said otherwise.
+The plain Python oracle of the tests renders the same image in the same run. Medians; one core unless stated otherwise.
 """
 
 import statistics
@@ -72,17 +72,19 @@ def main() -> None:
             thousand.append(time.perf_counter() - start)
 
         say(
-            f'plain Python oracle          {plain:10.1f} ms an image (1 image)', what='plain Python oracle', value=plain
+            f'plain Python oracle          {plain:10.1f} ms per image (1 image)',
+            what='plain Python oracle',
+            value=plain,
         )
         say(
-            f'numba, one core              {one_core:10.3f} ms an image   {plain / one_core:,.0f} times the oracle',
+            f'numba, one core              {one_core:10.3f} ms per image   {plain / one_core:,.0f} times the oracle',
             what='numba, one core',
             value=one_core,
         )
-        say(f'numba, all cores             {all_cores:10.3f} ms an image', what='numba, all cores', value=all_cores)
+        say(f'numba, all cores             {all_cores:10.3f} ms per image', what='numba, all cores', value=all_cores)
         say(f'numba, a single image        {alone:10.3f} ms (cache=none)', what='numba, a single image', value=alone)
         say(
-            f'torch on the CPU, all cores  {torch_cpu:10.3f} ms an image',
+            f'torch on the CPU, all cores  {torch_cpu:10.3f} ms per image',
             what='torch on the CPU, all cores',
             value=torch_cpu,
         )
@@ -92,7 +94,7 @@ def main() -> None:
             value=statistics.median(thousand),
         )
         say(
-            f'VisualAtom, one core         {contours:10.3f} ms an image (64); of the first two {atom_same:.2f}, '
+            f'VisualAtom, one core         {contours:10.3f} ms per image (64); first two {atom_same:.2f}, '
             f'with Python and Pillow {plain_atom:.0f} ms: {plain_atom / atom_same:.0f} times',
             what='VisualAtom',
             value=contours,
@@ -106,11 +108,11 @@ def main() -> None:
 def on_gpu(
     say: Record, systems: Array, addresses: npt.NDArray[np.uint8], keys: npt.NDArray[np.uint32], host: float
 ) -> None:
-    """Images that stay on the GPU, with Triton's kernel and with torch's operations."""
+    """Measure rendering of images that stay on the GPU, with the Triton kernel and in torch."""
     gpu = torch.device('cuda', torch.cuda.current_device())
     for kind, kernels, count in (
-        ("Triton's kernel", _device.triton_kernels, 8192),
-        ("torch's operations", lambda *_: None, 256),
+        ('Triton kernel', _device.triton_kernels, 8192),
+        ('torch', lambda *_: None, 256),
     ):
         many, more = np.resize(systems, (count, *systems.shape[1:])), np.resize(keys, (count, 2))
 
@@ -121,7 +123,10 @@ def on_gpu(
         with patch.object(_device, 'triton_kernels', kernels):
             took = median_ms(render_all, repeats=3, images=count)
         say(
-            f'{kind}, {count} at once: {took:.4f} ms an image, {host / took:.1f} times', what=kind, count=count, ms=took
+            f'{kind}, {count} at once: {took:.4f} ms per image, {host / took:.1f} times',
+            what=kind,
+            count=count,
+            ms=took,
         )
 
 

@@ -1,9 +1,9 @@
-"""Milliseconds of a warp of one image on one core: ours against torchvision's v2 transforms, in the same run, in turn.
+"""Milliseconds per warp of one image on one core: ours against torchvision's v2 transforms, alternating in one run.
 
     python -m benchmarks.bench_shape
 
-Every call samples its parameters and warps a PIL image. Where the size changes, torchvision warps and then resizes, or
-resizes and then warps, whichever is faster; ours does both at once.
+Each call samples parameters and warps a PIL image. If the size changes, torchvision warps then resizes, or resizes then
+warps, whichever is faster; ours does both at once.
 """
 
 import itertools
@@ -25,7 +25,7 @@ from timm_fractal.shape.warps import WARPS
 ROUNDS, BLOCK = 15, 8
 SIZES = ((512, 224), (224, 224), (512, 512))
 BILINEAR = v2.InterpolationMode.BILINEAR
-#: What torchvision has of each; nothing for polynomials, the comparison is its slowest cheap one.
+#: torchvision's counterparts. It has none for polynomials; they are compared with its perspective transform.
 THEIRS: dict[str, Callable[[], Any]] = {
     'affine': lambda: v2.RandomAffine(10, (0.1, 0.1), (0.9, 1.1), 10, interpolation=BILINEAR),
     'homography': lambda: v2.RandomPerspective(0.2, p=1.0, interpolation=BILINEAR),
@@ -42,7 +42,7 @@ def milliseconds(calls: dict[str, Callable[[], Any]]) -> dict[str, float]:
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(ROUNDS):
         for name, call in calls.items():
-            # The first call of a block finds the caches of the processor full of the others' code and data.
+            # Blocks, since after a change the caches of the processor are cold.
             for _ in range(BLOCK):
                 start = time.perf_counter()
                 call()
@@ -57,7 +57,7 @@ def main() -> None:
     photo = Image.fromarray(load_sample_image('china.jpg'))
     with Record(
         'bench_shape',
-        f'Medians of {ROUNDS} blocks of {BLOCK} warps of one image in turn, sampling included, one core, milliseconds',
+        f'Medians of {ROUNDS} blocks of {BLOCK} alternating warps, including sampling, one core, milliseconds',
     ) as say:
         say(f'{"":30}  ours  torchvision')
         for mode, (have, want), name in itertools.product(('L', 'RGB'), SIZES, WARPS):

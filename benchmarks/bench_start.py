@@ -1,8 +1,8 @@
-"""What the package costs before the first image: imports, the autoload stub, compilation.
+"""Startup cost of the package before the first image: imports, the autoload stub, compilation.
 
     python -m benchmarks.bench_start
 
-Every figure is the median over fresh processes.
+All figures are medians over new processes.
 """
 
 import os
@@ -14,7 +14,7 @@ import tempfile
 from benchmarks.record import Record
 
 IMPORT = 'import time; s = time.perf_counter(); import timm_fractal; print(time.perf_counter() - s)'
-# What `import torch` does at its end, after it has listed the entry points of everybody.
+# What `import torch` does at the end, after listing all entry points.
 STUB = (
     'import torch, time; s = time.perf_counter()\n'
     'import timm_fractal; timm_fractal.autoload(); print(time.perf_counter() - s)'
@@ -46,13 +46,13 @@ def cold_ms(repeats: int = 3) -> float:
 def main() -> None:
     off = {'TORCH_DEVICE_BACKEND_AUTOLOAD': '0'}
     rows = {
-        'import timm_fractal, alone': median_ms(IMPORT, **off),
+        'import timm_fractal': median_ms(IMPORT, **off),
         'import torch, without the stub': median_ms(TORCH, **off),
-        'the stub, at the end of import torch': median_ms(STUB, **off),
+        'the stub at the end of import torch': median_ms(STUB, **off),
         'first image, numba cache cold': cold_ms(),
         'first image, numba cache warm': median_ms(FIRST, 5),
     }
-    with Record('bench_start', 'Medians over fresh processes, milliseconds') as say:
+    with Record('bench_start', 'Medians over new processes, milliseconds') as say:
         for what, value in rows.items():
             say(f'{what:38} {value:8.1f} ms', what=what, ms=value)
 

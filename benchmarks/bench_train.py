@@ -1,12 +1,12 @@
-"""timm's unedited train.py: images a second from the device loader, against one batch that is there already.
+"""timm's unedited train.py: images per second with the device loader, against a fixed batch.
 
     python -m benchmarks.bench_train TIMM_SOURCE
     python -m benchmarks.bench_train TIMM_SOURCE --device cpu --model test_vit --img-size 64 --batch-size 32
 
-TIMM_SOURCE is a checkout of timm's repository. Both runs are train.py in a process of its own with the paper's
-settings, in turn; in one of them timm's create_loader gives the same batch again and again. A loop around the loader
-reads the clock whenever train.py asks for a batch, which it does when it has waited for the loss of the last one. What
-the host waits for batches is printed, too; what a GPU does, is in the rate alone.
+TIMM_SOURCE is a checkout of timm's repository. Runs alternate, each train.py in a separate process with the paper's
+settings; in one of them, timm's create_loader repeats the same batch. A wrapper of the loader takes the time whenever
+train.py requests a batch, after it has waited for the loss of the last one. The time that the host waits for batches is
+printed as well; that of the GPU only shows in the rate.
 """
 
 import argparse
@@ -31,12 +31,12 @@ PAPER = (
     '--color-jitter 0.4 --train-interpolation bicubic --mean 0.5 0.5 0.5 --std 0.5 0.5 0.5 --opt adamw --lr 1e-3 '
     '--warmup-epochs 0 --epochs 1 --log-interval 1000 --num-classes 1000 --seed 0'
 )
-# The paper's schedule: 240,000 steps with 256 images each.
+# The paper's schedule: 240,000 steps of 256 images.
 SAMPLES = 240_000 * 256
 
 
 class Watched:
-    """A loader that notes when it is asked and when it answers; train.py knows it for the one inside."""
+    """Wraps a loader and records when batches are requested and returned."""
 
     def __init__(self, loader: Any, batches: int, fixed: bool) -> None:
         self.loader, self.batches, self.fixed = loader, batches, fixed
@@ -61,7 +61,7 @@ class Watched:
 
 
 def child(script: str, arguments: list[str], batches: int, warm_up: int, fixed: bool) -> None:
-    """Run train.py here, and print images a second and the part of the time that it waits for batches."""
+    """Run train.py in this process, and print images per second and the fraction of time waiting for batches."""
     import timm.data
 
     create, watched = timm.data.create_loader, []
@@ -116,7 +116,7 @@ def main() -> None:
         *PAPER.split(),
         *('--model', args.model, '--device', args.device, '--batch-size', str(args.batch_size)),
         *(size if args.img_size != 224 else []),
-        # As many passes over the classes as the batches need; validation is of a few images.
+        # Enough passes over the classes for all batches; validation has few images.
         *('--dataset', 'fractal1/loader=device', '--val-split', 'validation', '--workers', '0'),
         *('--epoch-repeats', str(-(-(args.batches + 1) * args.batch_size // 1000))),
         *([] if cpu else ['--amp', '--amp-dtype', 'bfloat16']),
@@ -130,12 +130,12 @@ def main() -> None:
             for fixed in (True, False):
                 result = run(script, words, args.batches, args.warm_up, fixed)
                 rates[fixed].append(result['rate'])
-                name = 'the same batch' if fixed else 'device loader'
-                text = f'{name:15} {result["rate"]:8.0f} images/s, {result["waiting"]:.1%} of the time waiting for them'
+                name = 'fixed batch' if fixed else 'device loader'
+                text = f'{name:15} {result["rate"]:8.0f} images/s, {result["waiting"]:.1%} of the time waiting'
                 say(text, what=name, **result)
         ratio = statistics.median(ours / same for ours, same in zip(rates[False], rates[True]))
         rate = statistics.median(rates[False])
-        say(f'{ratio:.1%} of the rate with the same batch', ratio=ratio)
+        say(f'{ratio:.1%} of the rate with a fixed batch', ratio=ratio)
         say(f"The paper's {SAMPLES / 1e6:.0f} million images would take {SAMPLES / rate / 3600:.1f} hours")
 
 

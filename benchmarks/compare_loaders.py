@@ -1,8 +1,8 @@
-"""Training with timm's loader and with loader=device: the same problem, several seeds, losses side by side.
+"""Training with timm's loader and with loader=device: losses on the same problem, several seeds.
 
     OMP_NUM_THREADS=1 python -m benchmarks.compare_loaders
 
-What the two draw has the same distributions but is not the same, so that the curves agree within the spread of seeds.
+Both sample from the same distributions with different random numbers, so the curves agree within the spread of seeds.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def make_loader(name: str, split: str, **options: Any) -> Any:
 
 
 def train(name: str, seed: int) -> list[float]:
-    """Mean loss of each epoch, and in the end the percentage of validation images that the model gets right."""
+    """Train a model; return the mean loss of each epoch, followed by the validation accuracy in percent."""
     random_seed(seed)
     model = timm.create_model('test_vit', img_size=32, patch_size=8, num_classes=20)
     loader, validation = make_loader(name, 'train', **AUGMENTATION), make_loader(name, 'validation', crop_pct=1.0)

@@ -1,10 +1,10 @@
-"""Registers, spilled bytes and instructions per tap of the Triton kernels, compiled for a GPU that need not be there.
+"""Registers, spilled bytes and instructions per tap of the Triton kernels, compiled without a GPU.
 
     python -m benchmarks.count_instructions [--capability 90]
 
-A mega-batch of the paper's recipe is compiled and not launched. Of each kernel the registers of a thread and the bytes
-that do not fit into them are printed; of the two passes of a resize also the instructions in the loop over the
-taps together, for each pixel of the result.
+The kernels of a mega-batch with the paper's recipe are compiled but not launched. Prints registers per thread and
+spilled bytes of each kernel; for the two passes of a resize, also the instructions per pixel of the result in the loop
+over taps.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-# Triton reads it when it is imported.
+# Triton reads it at import.
 os.environ.pop('TRITON_INTERPRET', None)
 
 import torch
@@ -30,7 +30,7 @@ from timm_fractal.augment import batch, kernels_triton
 
 TOOLS = Path(triton.__file__).parent / 'backends/nvidia/bin'
 WARP = 32
-# Pixels of a program: lines times places, the first two numbers of its tile.
+# Pixels per program: the product of the first two numbers of its tile.
 TILES = {
     f'_resize, axis {axis}': math.prod(getattr(kernels_triton, name)[:2])
     for axis, name in enumerate(('_TILE_DOWN', '_TILE_ACROSS'))
@@ -38,7 +38,7 @@ TILES = {
 
 
 class Driver:
-    """Stands for a GPU, so that kernels are compiled for it."""
+    """A fake driver, so that kernels are compiled for a GPU."""
 
     def __init__(self, capability: int) -> None:
         self.capability = capability
@@ -54,13 +54,13 @@ class Driver:
 
 
 def compiled(capability: int) -> dict[str, Any]:
-    """The kernels of a mega-batch by their names."""
+    """Return the kernels of a mega-batch by name."""
     found: dict[str, Any] = {}
     original = jit.JITFunction.run
 
     def compile_only(self: Any, *args: Any, warmup: bool, **options: Any) -> Any:
         kernel = original(self, *args, warmup=True, **options)
-        # Of the passes of a resize the first and the second are two kernels, which differ in addresses alone.
+        # The two passes of a resize are different kernels that differ only in addresses.
         found[f'_resize, axis {args[-1]}' if self.__name__ == '_resize' else self.__name__] = kernel
         return kernel
 
@@ -80,7 +80,7 @@ def tool(name: str, option: str, code: bytes) -> str:
 
 
 def longest_inner_loop(code: bytes) -> int:
-    """Instructions of the longest loop that has no other loop in it."""
+    """Return the number of instructions in the longest innermost loop."""
     places: list[int] = []
     jumps: list[tuple[int, int]] = []
     for line in tool('cuobjdump', '-sass', code).splitlines():
@@ -89,7 +89,7 @@ def longest_inner_loop(code: bytes) -> int:
             places.append(place)
             if target := re.search(r'\bBRA\b.*?(0x[0-9a-f]+)', text):
                 jumps.append((int(target[1], 16), place))
-    # A jump to itself ends every program.
+    # Programs end with a jump to itself.
     loops = [(start, end) for start, end in jumps if start < end]
     inner = [
         (start, end)
@@ -101,7 +101,7 @@ def longest_inner_loop(code: bytes) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument('--capability', type=int, default=90, help="of the GPU: 90 is an H100's")
+    parser.add_argument('--capability', type=int, default=90, help='compute capability of the GPU (90: H100)')
     args = parser.parse_args()
     torch.set_num_threads(1)
     kernels = compiled(args.capability)

@@ -1,14 +1,14 @@
-"""What the host does, and what a GPU reads and writes, for the paper's augmentation: counted without a GPU.
+"""Host work and GPU memory traffic of the paper's augmentation, counted without a GPU.
 
     python -m benchmarks.count_traffic
 
-A mega-batch of 8 batches of 256 images goes through the device loader, with torch's own operations, each a pass over
-its tensors, and with the Triton kernels, whose launches do nothing here. Counted are calls (torch's operations,
-launches and uploads; views are free) and the bytes that they read and write, from the bits of the data set to what a
-model gets, as if no cache helped. Memory of 4.8 TB/s (an H200's) sets the limit that is printed with them.
+A mega-batch of 8 batches of 256 images passes through the device loader, in torch, where each operation is a pass over
+its tensors, and with the Triton kernels, whose launches are stubs. Counts calls (torch operations, launches and
+uploads; views are free) and the bytes that they read and write, from the bits of the data set to the model input,
+without caches. The printed limit assumes memory of 4.8 TB/s (H200).
 
-The host's time per image is measured on one thread, and beside it that of timm's transform, on images of 8 x 8 pixels,
-where pixels cost next to nothing. bench_augment and benchmarks.gpu measure what is reached of all this on a GPU.
+The host's time per image is measured on one thread, and compared with timm's transform on images of 8 x 8 pixels, where
+pixels are almost free. bench_augment and benchmarks.gpu measure actual GPU speed.
 """
 
 import contextlib
@@ -35,20 +35,20 @@ from timm_fractal.data.fractals import Fractal1
 from timm_fractal.device_loader import DeviceLoader, create_device_loader
 
 BATCHES, IMAGES, SIZE, BANDWIDTH = 8, 256, 224, 4.8e12
-# Nothing is read but the shape, or nothing is written but what is indexed.
+# Operations without traffic, and operations that only read indexed parts.
 FREE = ('empty', 'new_empty', 'empty_like', 'lift_fresh')
 PARTS = ('index', 'index_select', 'gather')
 LAUNCHERS = ('unpack', 'weigh', 'resize', 'look_up', 'transform', 'mix_normalize_erase')
 
 
 def size(tensor: Tensor) -> int:
-    """Bytes, repetitions that are not in memory left out."""
+    """Return the bytes of a tensor in memory, without expanded dimensions."""
     shape = [n for n, stride in zip(tensor.shape, tensor.stride()) if stride]
     return int(np.prod(shape)) * tensor.element_size()
 
 
 class Operations(TorchDispatchMode):
-    """Counts torch's operations: how many, and the bytes that they read and write."""
+    """Counts torch operations and the bytes that they read and write."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class Operations(TorchDispatchMode):
 
 
 class Kernels:
-    """The Triton kernels, whose launches are counted and do nothing; what they would read and write is added up."""
+    """Stubs of the Triton kernels that count launches, and the bytes that they would read and write."""
 
     def __init__(self) -> None:
         self.bytes = self.launches = 0
@@ -83,7 +83,7 @@ class Kernels:
             setattr(self, name, functools.partial(self._call, getattr(kernels_triton, name), getattr(self, f'_{name}')))
 
     def __getitem__(self, grid: Any) -> Callable[..., None]:
-        """In place of each compiled kernel."""
+        """Replace a compiled kernel."""
         return self._launch
 
     def _launch(self, *arguments: Any, **options: Any) -> None:
@@ -93,7 +93,7 @@ class Kernels:
         self.bytes += int(read_and_written(*arguments))
         return function(*arguments)
 
-    # Bytes. Parameters of an image, some dozens of bytes, are left out.
+    # Bytes, without the parameters of an image (some dozens of bytes).
 
     @staticmethod
     def _unpack(table: Tensor, numbers: Tensor, levels: Tensor) -> int:
@@ -113,7 +113,7 @@ class Kernels:
         chosen = index.numpy()
         height, width = box.numpy()[chosen, 2:].T
         high, wide = wanted
-        # What is resized, and what across that stays.
+        # Lines along the resized axis, and across it.
         before, after = (height, high) if axis == 0 else (width, wide)
         across = (width if is_first else wide) if axis == 0 else (height if is_first else high)
         pixels = channels * ((before + after) * across).sum()
@@ -141,10 +141,10 @@ COMPILED = [name for name, value in vars(kernels_triton).items() if type(value).
 
 @contextlib.contextmanager
 def in_use(kernels: Kernels | None) -> Iterator[None]:
-    """Make the loader work as on a GPU, with these kernels or with torch's operations."""
+    """Make the loader work as on a GPU, with these kernels or in torch."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(patch.object(batch, 'kernels', return_value=kernels))
-        # No cache has to hold what lies between two operations.
+        # As on a GPU: chunks need not fit into a cache.
         stack.enter_context(patch.dict(_resample.CHUNK, cpu=_resample.CHUNK_GPU))
         for name in COMPILED if kernels else ():
             stack.enter_context(patch.object(kernels_triton, name, kernels))
@@ -152,7 +152,7 @@ def in_use(kernels: Kernels | None) -> Iterator[None]:
 
 
 def make_loader(device: torch.device | str = 'cpu') -> DeviceLoader:
-    """2,048 samples in a mega-batch, with the paper's augmentation."""
+    """Create a loader with 2,048 samples per mega-batch and the paper's augmentation."""
     dataset = Fractal1(f'fractal1/classes={IMAGES}')
     mixup = FastCollateMixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=IMAGES)
     samples = Subset(dataset, list(range(IMAGES)) * BATCHES)
@@ -183,14 +183,14 @@ def main() -> None:
         'random erasing'
     )
     with Record('count_traffic', settings) as say:
-        for name, kernels in (("torch's operations", None), ('the Triton kernels', Kernels())):
+        for name, kernels in (('torch', None), ('Triton kernels', Kernels())):
             with in_use(kernels), Operations() as operations:
                 run(loader)
-            # One upload, which no copy from the host to itself shows.
+            # Plus one upload, which is not a copy on the host.
             calls = operations.calls + (kernels.launches + 1 if kernels else 0)
             each = (operations.bytes + (kernels.bytes if kernels else 0)) / count / 1e6
             text = (
-                f'{name:18} {each:5.1f} MB an image, {calls:5} calls: '
+                f'{name:18} {each:5.1f} MB per image, {calls:5} calls: '
                 f'at most {BANDWIDTH / each / 1e6:9,.0f} images/s at 4.8 TB/s'
             )
             say(text, what=name, megabytes=each, calls=calls)
@@ -199,7 +199,7 @@ def main() -> None:
         with in_use(Kernels()):
             ours = fastest(lambda: run(loader)) / count
         theirs = fastest(lambda: [transform(image) for _ in range(200)]) / 200
-        text = f'host, one thread    {ours * 1e6:5.1f} us an image, timm on 8 x 8 pixels {theirs * 1e6:5.1f} us'
+        text = f'host, one thread    {ours * 1e6:5.1f} us per image, timm on 8 x 8 pixels {theirs * 1e6:5.1f} us'
         say(text, what='host', microseconds=ours * 1e6, timm=theirs * 1e6)
 
 

@@ -1,18 +1,17 @@
-"""GPU benchmark: everything that needs one, in at most ten minutes, most important first.
+"""GPU benchmark: everything that needs a GPU, in at most ten minutes, most important first.
 
     python -m benchmarks.gpu TIMM_SOURCE --json gpu.jsonl
     python -m benchmarks.gpu TIMM_SOURCE --json dry-run.jsonl --device cpu
 
-TIMM_SOURCE is a checkout of timm's repository. Each part appends its figures to the file before the next begins, and
-one that fails is a line, too: nothing that was measured is lost. On the CPU all sizes are cut: that shows that all
-parts run.
+TIMM_SOURCE is a checkout of timm's repository. Each part, even one that fails, appends its figures to the file before
+the next one starts. On the CPU, all sizes are reduced, to test that all parts run.
 
 1. Versions, clocks, free memory.
 2. The tests that need a GPU.
-3. A mega-batch with the paper's recipe: the host's time and the GPU's, separately, and by kernel.
+3. A mega-batch with the paper's recipe: host time, GPU time, and time per kernel.
 4. The device loader, with two sizes of mega-batch.
-5. The unedited train.py: the recipe as it stands, larger batches with compilation, and CUDA graphs, each against
-   training on one batch that is there already.
+5. The unedited train.py: the recipe, larger batches with compilation, and CUDA graphs, each against training on a fixed
+   batch.
 6. Peak memory.
 7. A verdict for each goal.
 """
@@ -37,17 +36,17 @@ from benchmarks.record import Record
 from tests.paper import LOADER
 
 BATCH, CLASSES = 256, 1000
-# Images a second with the full recipe, and the part of the rate with one fixed batch.
+# Images per second with the full recipe, and fraction of the rate with a fixed batch.
 GOAL_RATE, GOAL_PART = 100_000, 0.95
-# Seconds that a part may take.
+# Timeout of a part in seconds.
 LIMIT = 150
 
 
 class Shared:
-    """What the parts share.
+    """Settings and results shared by all parts.
 
     Attributes:
-        figures: Results that the verdict looks at.
+        figures: Results for the verdict.
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
@@ -107,8 +106,8 @@ def mega_batch(shared: Shared, say: Record) -> None:
     shared.synchronize()
     host, gpu = [], []
     for _ in range(10):
-        # Nothing else is queued: how long the host takes does not depend on the GPU, and the other way round the events
-        # are as far apart as the GPU takes, unless the host takes longer.
+        # With an empty queue, the host time does not depend on the GPU; the events measure the GPU time, unless the
+        # host is slower.
         events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if shared.is_gpu else []
         for event in events[:1]:
             event.record()
@@ -120,10 +119,10 @@ def mega_batch(shared: Shared, say: Record) -> None:
         shared.synchronize()
         if events:
             gpu.append(events[0].elapsed_time(events[1]) / count * 1e3)
-    for what, times in (('host', host), ('GPU, host included', gpu)):
+    for what, times in (('host', host), ('GPU including host', gpu)):
         if times:
             each = statistics.median(times)
-            say(f'{what}: {each:.2f} us an image, median of {len(times)} mega-batches', what=what, microseconds=each)
+            say(f'{what}: {each:.2f} us per image, median of {len(times)} mega-batches', what=what, microseconds=each)
     activities = [torch.profiler.ProfilerActivity.CUDA if shared.is_gpu else torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities) as profile:
         count = sum(make() for _ in range(5))
@@ -133,13 +132,13 @@ def mega_batch(shared: Shared, say: Record) -> None:
     for row in rows[:20]:
         each = _device_time(row) / count
         total += each
-        say(f'{each:8.3f} us an image  {row.key[:80]}', what='kernel', kernel=row.key[:80], microseconds=each)
+        say(f'{each:8.3f} us per image  {row.key[:80]}', what='kernel', kernel=row.key[:80], microseconds=each)
     shared.figures['us of kernels'] = total
-    say(f'{total:8.3f} us an image in all kernels: {1e6 / total:,.0f} images/s', what='kernels', microseconds=total)
+    say(f'{total:8.3f} us per image in all kernels: {1e6 / total:,.0f} images/s', what='kernels', microseconds=total)
 
 
 def _device_time(row: Any) -> float:
-    # Older torch calls the device CUDA.
+    # The names in older versions of torch.
     found = getattr(row, 'self_device_time_total', None) or getattr(row, 'self_cuda_time_total', 0)
     return float(found or row.self_cpu_time_total)
 
@@ -154,7 +153,7 @@ def loader(shared: Shared, say: Record) -> None:
             count = sum(len(images) for images, _ in made)
             shared.synchronize()
             rates.append(count / (time.perf_counter() - start))
-        # The first is not warm.
+        # The first epoch is a warm-up.
         rate = statistics.median(rates[1:])
         text = f'device loader, {at_once} at once: {rate:,.0f} images/s'
         say(text, what='loader', at_once=at_once, images_per_s=rate)
@@ -162,15 +161,15 @@ def loader(shared: Shared, say: Record) -> None:
 
 
 def train(shared: Shared, say: Record) -> None:
-    """Each in a process of its own, with the smallest number of rounds that gives a ratio."""
+    """Run each case in a separate process, with the minimum number of rounds for a ratio."""
     cases = {
-        'as it stands': ['--batch-size', '256', '--compile', 'none'],
+        'recipe': ['--batch-size', '256', '--compile', 'none'],
         'batches of 1024, compiled': ['--batch-size', '1024', '--compile', 'default'],
         'batches of 1024, CUDA graphs': ['--batch-size', '1024', '--compile', 'reduce-overhead'],
     }
     if not shared.is_gpu:
         small = ['--device', 'cpu', '--model', 'test_vit', '--img-size', '64', '--batches', '6', '--warm-up', '2']
-        cases = {'cut down': ['--batch-size', '8', '--compile', 'none', *small]}
+        cases = {'reduced': ['--batch-size', '8', '--compile', 'none', *small]}
     for name, words in cases.items():
         command = [sys.executable, '-m', 'benchmarks.bench_train', str(shared.script), '--rounds', '1', *words]
         environment = os.environ | {'BENCHMARKS_JSON': str(shared.json)}
@@ -192,7 +191,7 @@ def train(shared: Shared, say: Record) -> None:
 
 def memory(shared: Shared, say: Record) -> None:
     if not shared.is_gpu:
-        say('no GPU: no peak')
+        say('no GPU: not measured')
         return
     torch.cuda.reset_peak_memory_stats(shared.device)
     before = torch.cuda.memory_allocated(shared.device)
@@ -200,7 +199,7 @@ def memory(shared: Shared, say: Record) -> None:
         pass
     shared.synchronize()
     peak = (torch.cuda.max_memory_allocated(shared.device) - before) / 2**20
-    say(f'the loader takes {peak:,.0f} MB at most, prefetched batches included', what='memory', megabytes=peak)
+    say(f'peak memory of the loader {peak:,.0f} MB, including prefetched batches', what='memory', megabytes=peak)
 
 
 def verdict(shared: Shared, say: Record) -> None:
@@ -233,9 +232,9 @@ def main() -> int:
     parser.add_argument('--only', nargs='+', choices=[part.__name__ for part in PARTS])
     args = parser.parse_args()
     if not (args.timm_source / 'train.py').is_file():
-        parser.error(f'timm_source must be a checkout of timm, with a train.py in it, got {args.timm_source}')
+        parser.error(f'timm_source must be a checkout of timm with a train.py, got {args.timm_source}')
     if args.device == 'cuda' and not torch.cuda.is_available():
-        parser.error('there is no GPU here; with --device cpu all sizes are cut')
+        parser.error('no GPU found; --device cpu runs with reduced sizes')
     record.FILE = args.json
     shared, failed = Shared(args), 0
     for part in PARTS:

@@ -1,4 +1,4 @@
-"""What every benchmark does with its figures: print them, and append them to a file of JSON lines."""
+"""Prints the figures of benchmarks, and appends them to a file of JSON lines."""
 
 import datetime
 import json
@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-#: The file; one line per run of a benchmark.
+#: The output file, with one line per run of a benchmark.
 FILE = Path(os.environ.get('BENCHMARKS_JSON', 'benchmark-results.jsonl'))
 PACKAGES = ('timm-fractal', 'timm', 'torch', 'numpy', 'numba', 'pillow')
 
 
 def machine() -> dict[str, Any]:
-    """Say what the figures were measured on."""
+    """Describe the machine."""
     cpu = platform.processor() or platform.machine()
     info = Path('/proc/cpuinfo')
     if info.is_file():
@@ -36,7 +36,7 @@ class Record:
 
     Args:
         benchmark: Its name.
-        settings: What was measured, in words.
+        settings: Description of what is measured.
     """
 
     def __init__(self, benchmark: str, settings: str) -> None:
@@ -51,7 +51,7 @@ class Record:
         print(settings, flush=True)
 
     def __call__(self, text: str, **figures: Any) -> None:
-        """Print a line, and keep the figures in it."""
+        """Print a line, and record its figures."""
         print(text, flush=True)
         if figures:
             self.content['figures'].append(figures)  # type: ignore[attr-defined]
@@ -60,9 +60,9 @@ class Record:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Also of a benchmark that fails in the middle: what it has measured is measured.
+        # Also if the benchmark failed, to keep the figures measured so far.
         with open(FILE, 'a+b') as file:
-            # A last line may lack its end, of an editor or a run that was killed.
+            # The last line may lack its newline, after a killed run or in an editor.
             if file.seek(0, os.SEEK_END) and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b'\n':
                 file.write(b'\n')
             file.write(json.dumps(self.content).encode() + b'\n')

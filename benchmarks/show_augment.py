@@ -1,9 +1,9 @@
-"""Draws the picture of the augmentation on the device beside timm's, for the same drawn parameters.
+"""Draws the augmentation on the device and timm's, with the same parameters.
 
     python -m benchmarks.show_augment docs/images/device.png
 
-Rows: what timm makes of PIL images; what batches on the device become; where the two differ, a white pixel for a
-difference of any size. Above fractals, below crops of a photograph.
+Rows: timm's images; the device's; and in white, pixels that differ. Fractals at the top, crops of a photograph at the
+bottom.
 """
 
 import sys
@@ -22,14 +22,14 @@ COLUMNS, SIZE, GAP = 9, 80, 4
 
 
 def rows(images: list[Image.Image], seed: int) -> list[np.ndarray]:
-    """timm's, the device's and the difference, each (COLUMNS, SIZE, SIZE, 3)."""
+    """Return timm's images, the device's and the difference, each (COLUMNS, SIZE, SIZE, 3)."""
     train = Train(SIZE, **AUGMENTATION)
     params = train.make_params(len(images), images[0].height, images[0].width, generator(seed))
     ours = to_arrays(train.apply(torch.cat([to_batch(image) for image in images]), params))
-    colour = [image.convert('RGB') for image in images]
-    timms = [to_array(pil_train(image, params, k, (SIZE, SIZE), (128,) * 3)) for k, image in enumerate(colour)]
+    color = [image.convert('RGB') for image in images]
+    timms = [to_array(pil_train(image, params, k, (SIZE, SIZE), (128,) * 3)) for k, image in enumerate(color)]
     difference = np.abs(np.stack(timms) - ours)
-    print(f'largest difference {difference.max()}, pixels that differ {(difference > 0).mean():.4%}')
+    print(f'maximum difference {difference.max()}, pixels that differ {(difference > 0).mean():.4%}')
     return [np.stack(timms), ours, 255 * (difference > 0)]
 
 

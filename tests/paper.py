@@ -15,5 +15,5 @@ AUGMENTATION: dict[str, Any] = dict(
     interpolation='bicubic',
     mean=HALF,
 )
-#: For timm's `create_loader`, which also erases and normalises.
+#: For timm's `create_loader`, which also erases and normalizes.
 LOADER: dict[str, Any] = dict(is_training=True, **AUGMENTATION, re_prob=0.5, re_mode='pixel', std=HALF)

@@ -138,15 +138,15 @@ def test_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dest, params = tmp_path / 'two words', tmp_path / 'x.json'
     assert cli.main(['export', NAME, str(dest), '--params', str(params)]) == 0
     assert capsys.readouterr().out == (
-        f'{dest}: 6 train images of 6 classes, 6 of them new\n'
+        f'{dest}: 6 train images of 6 classes, 6 new\n'
         'dataset: fractal1/classes=6,points=3000,size=64\n'
         f"train with: --data-dir '{dest}' --num-classes 6 --val-split ''\n"
     )
     assert json.loads(params.read_text())['dataset'] == 'fractal1/classes=6,points=3000,size=64'
     assert cli.main(['export', NAME, str(dest), '--split', 'all']) == 0
     assert capsys.readouterr().out == (
-        f'{dest}: 6 train images of 6 classes, 0 of them new\n'
-        f'{dest}: 6 validation images of 6 classes, 6 of them new\n'
+        f'{dest}: 6 train images of 6 classes, 0 new\n'
+        f'{dest}: 6 validation images of 6 classes, 6 new\n'
         'dataset: fractal1/classes=6,points=3000,size=64\n'
         f"train with: --data-dir '{dest}' --num-classes 6\n"
     )
@@ -208,7 +208,7 @@ def test_interrupted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: py
 
     monkeypatch.setattr('timm_fractal.cli.export_images.export_images', interrupt)
     assert cli.main(['export', NAME, str(tmp_path / 'x')]) == 130
-    assert 'interrupted; run the same command again to go on' in capsys.readouterr().err
+    assert 'interrupted; run the same command again to continue' in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -224,8 +224,8 @@ def test_doctor_finds_nothing_wrong_here(capsys: pytest.CaptureFixture[str]) -> 
         f'pillow {metadata.version("pillow")}',
         'torchvision matches torch',
         'autoload is on',
-        'timm knows fractal1 in a script that does not import timm_fractal',
-        'posterize takes 0 bits',
+        'timm finds fractal1 in a script that does not import timm_fractal',
+        'posterize accepts 0 bits',
         'ms per image and core (512 x 512, 100,000 points)',
         'shared memory',
         'pre-trained weights: ',
@@ -360,7 +360,7 @@ def test_doctor_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     entry = weights.Weights('a.b', hashlib.sha256(b'1234').hexdigest(), 4, {}, 'mit', {}, file='any')
     weights.add(entry, tmp_path / 'x', tmp_path / 'manifest.json')
     monkeypatch.setattr(weights, 'MANIFEST', tmp_path / 'manifest.json')
-    assert 'pre-trained weights: 1, of them 1 installed' in check(doctor._weights)[0].text
+    assert 'pre-trained weights: 1, of which 1 are installed' in check(doctor._weights)[0].text
     (tmp_path / 'a.b.safetensors').write_bytes(b'1235')
     monkeypatch.setattr(doctor, 'CHECKS', (doctor._weights,))
     (line,) = doctor.run()
@@ -403,7 +403,7 @@ def test_a_pipe_is_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 def test_nonsense_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setenv('LOCAL_WORLD_SIZE', '0')
     assert cli.main(['preview', NAME, '-o', str(tmp_path / 'x.png')]) == 2
-    assert 'LOCAL_WORLD_SIZE must be a whole number from 1' in capsys.readouterr().err
+    assert 'LOCAL_WORLD_SIZE must be an integer from 1' in capsys.readouterr().err
 
 
 def test_an_empty_variable_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -430,7 +430,7 @@ def test_special_files_are_neither_replaced_nor_read(tmp_path: Path, capsys: pyt
     ):
         words = [str(tmp_path / word) if word[:4] in ('pipe', 'fold', 'out') else word for word in words]
         assert cli.main(words) == 2
-        assert 'must be a regular file, and is a' in capsys.readouterr().err
+        assert 'must be a regular file, but is a' in capsys.readouterr().err
     assert (tmp_path / 'pipe.png').is_fifo() and Path('/dev/null').is_char_device()
     assert not (tmp_path / 'out').exists()
 

@@ -233,13 +233,13 @@ def test_bad_arguments(options, message):
     [
         (
             'fractal1/points=1,seed=7',
-            r'class 0 shows no shape on this canvas, \d pixels .*points=1.*: take more points',
+            r'class 0 shows no shape on this canvas, only \d of its pixels .*points=1.*: use more points',
         ),
         ('fractal1/points=1,seed=7,cache=none', 'class 0 shows no shape on this canvas'),
         ('fractal1/sigma=0.05,points=500', 'none of 1000 base fractals sampled from seed=15 covers more than 5%'),
         (
             'fractal1/delta=0.3,sigma=0.6,seed=2,maps=2,classes=2',
-            r'none of 1000 .* \(sigma=0.6, maps=2\): take another seed or a larger sigma',
+            r'none of 1000 .* \(sigma=0.6, maps=2\): use another seed or a larger sigma',
         ),
     ],
 )
@@ -269,7 +269,7 @@ def test_base_that_cannot_be_perturbed_names_seed_and_delta(monkeypatch):
     monkeypatch.setattr(
         ifs, 'perturb', lambda base, delta, *args: honest(base, delta, *args) * (1 if delta == 0.1 else 9)
     )
-    with pytest.raises(ValueError, match=r'class 0 is empty or diverges .*\(seed=15, delta=0.2\): take another seed'):
+    with pytest.raises(ValueError, match=r'class 0 is empty or diverges .*\(seed=15, delta=0.2\): use another seed'):
         Fractal1(f'{SMALL},delta=0.2')
 
 
@@ -313,13 +313,13 @@ def test_parameter_files_that_do_not_fit(tmp_path):
     codes = Fractal1(SMALL).codes
     path = tmp_path / 'codes.json'
     codes.save(path)
-    with pytest.raises(ValueError, match=r"holds 'fractal1/classes=12.*', not 'fractal1/delta=0.2': name the data set"):
+    with pytest.raises(ValueError, match=r"holds 'fractal1/classes=12.*', not 'fractal1/delta=0.2': use the name"):
         Fractal1('fractal1/delta=0.2', root=path)
     IFSCodes(codes.name, codes.bases, codes.systems[:3]).save(path)
-    with pytest.raises(ValueError, match=r'is damaged or not a fractal1: .* shape \(1, 2, 2, 3\) and \(3, 2, 2, 3\)'):
+    with pytest.raises(ValueError, match=r'is damaged or not for fractal1: .* shape \(1, 2, 2, 3\) and \(3, 2, 2, 3\)'):
         Fractal1('fractal1', root=path)
     path.write_text('{"dataset": ')
-    with pytest.raises(ValueError, match='is not a parameter file of timm-fractal, or damaged'):
+    with pytest.raises(ValueError, match='is not a parameter file of timm-fractal, or is damaged'):
         Fractal1('fractal1', root=path)
     with pytest.raises(FileNotFoundError):
         Fractal1('fractal1', root=tmp_path / 'missing.json')
@@ -412,7 +412,7 @@ def test_no_shared_memory_is_explained(monkeypatch):
         raise RuntimeError('unable to allocate shared memory(shm): No space left on device (28)')
 
     monkeypatch.setattr(torch.Tensor, 'share_memory_', full)
-    with pytest.raises(MemoryError, match=r'no shared memory for 0 MB of images .*--shm-size.*cache=none'):
+    with pytest.raises(MemoryError, match=r'not enough shared memory for 0 MB of images .*--shm-size.*cache=none'):
         Fractal1(SMALL)
 
 
@@ -433,7 +433,7 @@ def test_log_names_the_option_that_the_model_needs(caplog):
     with caplog.at_level('INFO', 'timm_fractal'):
         Fractal1(SMALL)
     assert [record.getMessage() for record in caplog.records] == [
-        f'{SMALL}, train split: 12 samples, 12 classes; a model for it needs --num-classes 12'
+        f'{SMALL}, train split: 12 samples, 12 classes; train with --num-classes 12'
     ]
 
 

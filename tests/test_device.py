@@ -31,7 +31,7 @@ NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason='there is a real o
 CPU = torch.device('cpu')
 NAMES = {
     'gray': 'fractal1/classes=12,points=3000,size=64,loader=device',
-    'colour': 'noise1/classes=12,size=64,loader=device',
+    'color': 'noise1/classes=12,size=64,loader=device',
     'redrawn': 'fractal1/classes=12,points=150,size=64,loader=device,redraw=true',
 }
 

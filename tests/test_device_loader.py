@@ -348,7 +348,7 @@ def test_channels():
 def test_what_it_cannot_do_is_refused_by_name(options, message):
     with pytest.raises(ValueError, match=message) as error:
         create(**{'is_training': True, **options})
-    assert 'is not available on the device' in str(error.value) and 'use the ordinary loader' in str(error.value)
+    assert 'is not available on the device' in str(error.value) and 'use the standard loader' in str(error.value)
     with pytest.raises(ValueError, match='use --num-classes 12'):
         create(is_training=True, collate_fn=FastCollateMixup(num_classes=3))
 
@@ -378,7 +378,7 @@ def test_a_device_without_double_precision_is_refused():
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU here')
 def test_a_device_that_is_not_there_is_named():
     with pytest.raises(
-        ValueError, match=r"device='cuda', timm's default, is not there: use device=torch.device\('cpu'\)"
+        ValueError, match=r"device='cuda', timm's default, is not available: use device=torch.device\('cpu'\)"
     ):
         timm.data.create_loader(Fractal1(f'{SMALL},loader=device'), 32, 4)
 
@@ -387,8 +387,8 @@ def test_a_device_that_is_not_there_is_named():
 def test_the_log_tells_where_batches_come_from(redraw, caplog):
     caplog.set_level('INFO', 'timm_fractal')
     create(f'{SMALL},loader=device{",redraw=true" * redraw}', is_training=True)
-    what = 'every sample is rendered again' if redraw else '12 images there take 0 MB'
-    assert caplog.messages[-1] == f'{SMALL}, train split: batches are made on cpu, {what}'
+    what = 'each sample is rendered anew' if redraw else '12 images take 0 MB'
+    assert caplog.messages[-1] == f'{SMALL}, train split: device loader on cpu, {what}'
 
 
 def test_target_transforms_are_refused():
@@ -546,7 +546,7 @@ def test_labels_of_negative_indices():
 @pytest.mark.parametrize(
     'wrap, message',
     [
-        (lambda d: torch.utils.data.Subset(d, []), 'dataset must have at least one sample, got a Subset of none'),
+        (lambda d: torch.utils.data.Subset(d, []), 'dataset must have at least one sample, got an empty Subset'),
         (lambda d: OwnSubset(d, [1, 2]), 'dataset=.*OwnSubset.*only a plain Subset is'),
     ],
 )
@@ -581,16 +581,16 @@ def test_samples_one_by_one_say_that_the_option_has_no_effect(caplog):
     dataset = Fractal1('fractal1/classes=3,size=64,points=3000,loader=device,redraw=true')
     for _ in torch.utils.data.DataLoader(dataset, collate_fn=list):
         pass
-    assert [record.message for record in caplog.records if 'have an effect' in record.message] == [
+    assert [record.message for record in caplog.records if 'only affect' in record.message] == [
         'fractal1/classes=3,points=3000,size=64,loader=device,redraw=true: samples are read one by one; loader=device '
-        '(and redraw) have an effect on batches of timm.data.create_loader alone'
+        'and redraw only affect batches of timm.data.create_loader'
     ]
 
 
-def test_a_coloured_data_set_in_gray(tmp_path):
+def test_a_colored_data_set_in_gray(tmp_path):
     """As train.py asks for it with --in-chans 1."""
-    colours = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    Image.fromarray(colours).save(tmp_path / 'x.png')
+    colors = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(colors).save(tmp_path / 'x.png')
     name = 'image1/view=rgb,classes=3,size=64'
     options = dict(batch_size=3, mean=(0.5,), std=(0.5,), device=torch.device('cpu'), crop_pct=1.0)
     batches = []
@@ -604,6 +604,6 @@ def test_a_coloured_data_set_in_gray(tmp_path):
 
 def test_a_million_large_images_are_refused():
     dataset = timm.data.create_dataset('visualatom/loader=device,size=4096,cache=none', split='train')
-    words = r'1,000,000 images of 16,777,216 bytes, 15,625.0 GB in all, do not fit on cpu: ask for fewer classes'
+    words = r'1,000,000 images of 16,777,216 bytes, 15,625.0 GB in total, do not fit on cpu: use fewer classes'
     with pytest.raises(MemoryError, match=words):
         timm.data.create_loader(dataset, (3, 32, 32), 8, is_training=True, device=torch.device('cpu'))

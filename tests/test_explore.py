@@ -91,7 +91,7 @@ def test_name_and_controls_agree(name: str) -> None:
     [
         ('fractal1', {'delta': 1}, 'delta', 'delta must be less than 1, got 1'),
         ('fractal1', {'sigma': 7.5}, 'sigma', 'sigma must be less than 3 * maps = 6'),
-        ('fractal1', {'classes': 2.5}, 'classes', "classes must be a whole number, got '2.5'"),
+        ('fractal1', {'classes': 2.5}, 'classes', "classes must be an integer, got '2.5'"),
         ('fractal1', {'classes': None}, 'classes', 'classes must have a value'),
         ('fractal1', {'redraw': 'true'}, 'redraw', 'redraw=true needs loader=device'),
         ('visualatom', {'delta': 0.5}, 'delta', 'delta=0.5 needs atoms'),

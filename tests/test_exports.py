@@ -144,12 +144,14 @@ def test_what_began_with_an_export(tmp_path, monkeypatch):
     assert yaml.safe_load((second / 'train_args.yaml').read_text())['model'] == 'local-dir:first'
     # A relative name means the folder where train.py was run.
     path = trained(tmp_path / 'b.pth.tar', other, 'local-dir:first', num_classes=5)
-    with pytest.raises(FileNotFoundError, match='put the folder back, or run the command where train.py was run'):
+    with pytest.raises(
+        FileNotFoundError, match='restore the folder, or run the command in the folder where train.py ran'
+    ):
         export_weights(path, tmp_path / 'third', tag='n')
     monkeypatch.chdir(tmp_path)
     assert loads(export_weights(path, tmp_path / 'third', tag='n'), other)
     (first / 'config.json').write_text('{"architecture": "test_vit", "pretrained_cfg": {"input_size": "x"}}')
-    with pytest.raises(ValueError, match='first/config.json is not a configuration of timm, or damaged'):
+    with pytest.raises(ValueError, match='first/config.json is not a configuration of timm, or is damaged'):
         export_weights(path, tmp_path / 'fourth', tag='n')
 
 
@@ -170,9 +172,12 @@ def test_weights_of_timm_are_named_as_the_hub_does(tmp_path):
 @pytest.mark.parametrize(
     'change, message',
     [
-        (dict(model='test_vit.fractal1_zz', img_size=None), 'test_vit.fractal1_zz is not known here: install the timm'),
+        (
+            dict(model='test_vit.fractal1_zz', img_size=None),
+            'test_vit.fractal1_zz is unknown here: install the versions of timm',
+        ),
         (dict(model='test_vitt'), "unknown architecture 'test_vitt'; did you mean 'test_vit"),
-        (dict(dataset='fractal1/classes=1000000,fractals=1000000'), 'has 1000000 classes and num_classes is 3'),
+        (dict(dataset='fractal1/classes=1000000,fractals=1000000'), 'has 1000000 classes, but num_classes is 3'),
         (dict(model_kwargs={'use_naflex': True}), '(does not fit|has no) test_vit'),
     ],
 )
@@ -187,7 +192,7 @@ def test_weights_that_are_not_numbers(tmp_path):
     model = make('test_vit')
     with torch.no_grad():
         model.pos_embed[0, 3] = float('nan')
-    with pytest.raises(ValueError, match='pos_embed has values that are not numbers'):
+    with pytest.raises(ValueError, match='pos_embed has NaN values'):
         export_weights(trained(tmp_path / 'x.pth.tar', model, 'test_vit'), tmp_path / 'x', tag='m')
     path = trained(tmp_path / 'x.pth.tar', make('test_vit'), 'test_vit')
     (tmp_path / 'summary.csv').write_text('epoch,train_loss\n0,3.0\n2,nan\n')

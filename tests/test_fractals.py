@@ -115,7 +115,7 @@ def test_a_search_that_fails_is_one_search(monkeypatch):
 
 
 def test_only_classes_that_there_are():
-    with pytest.raises(ValueError, match=r'only must name classes from 0 to 4, got \[5, 9\]'):
+    with pytest.raises(ValueError, match=r'only must contain classes from 0 to 4, got \[5, 9\]'):
         Fractal1(f'fractal1/classes=5,{FEW}', only=[5, 9])
 
 
@@ -270,7 +270,7 @@ def test_parameters_are_saved_and_drawn_again(name, tmp_path):
 
 def test_parameters_of_another_type_are_refused(tmp_path):
     OFDB(f'ofdb/classes=4,{FEW}').codes.save(tmp_path / 'codes.json')
-    with pytest.raises(ValueError, match="not a fractal1: 'ofdb/classes=4"):
+    with pytest.raises(ValueError, match="not for fractal1: 'ofdb/classes=4"):
         Fractal1('fractal1', root=tmp_path / 'codes.json')
     content = json.loads((tmp_path / 'codes.json').read_text())
     (tmp_path / 'codes.json').write_text(json.dumps(content | {'bases': content['bases'][:2]}))
@@ -482,17 +482,22 @@ def test_bad_categories(content, message, published):
     [
         ('ofdb', '.', ValueError, r'got 1000 classes and 7 files: use classes=7'),
         (f'fractaldb/classes=8,{FEW}', '.', ValueError, 'got 8 classes and 7 files: use classes=7'),
-        ('ofdb/classes=2', 'csv0/1.csv', ValueError, 'is one category, at least 2 are needed'),
+        ('ofdb/classes=2', 'csv0/1.csv', ValueError, 'is a single category, but at least 2 are needed'),
         ('ofdb/classes=2', 'empty', ValueError, 'must be a folder of CSV files, .* which has none: leave it out'),
         ('ofdb/classes=2', 'missing', FileNotFoundError, 'missing'),
         ('fractal1', 'missing.csv', FileNotFoundError, r'missing\.csv'),
-        ('fractal1/maps=3,sigma=4', 'csv0/1.csv', ValueError, r'1\.csv is the base fractal: leave out maps and sigma'),
-        ('fractal1/fractals=2', 'csv0/1.csv', ValueError, 'is the base fractal: leave out fractals'),
+        (
+            'fractal1/maps=3,sigma=4',
+            'csv0/1.csv',
+            ValueError,
+            r'1\.csv defines the base fractal: leave out maps and sigma',
+        ),
+        ('fractal1/fractals=2', 'csv0/1.csv', ValueError, 'defines the base fractal: leave out fractals'),
         (
             'fractal1',
             'dot.csv',
             ValueError,
-            r'the base fractal that was read covers 0.\d% of the image, and must cover',
+            r'the base fractal in the file must cover more than 5% of the image, got 0.\d%',
         ),
         ('image1', 'csv0/1.csv', ValueError, r'1\.csv is not an image Pillow can read'),
     ],
@@ -509,9 +514,7 @@ def test_probabilities_of_a_parameter_file_are_checked(published, tmp_path):
     content = json.loads((tmp_path / 'codes.json').read_text())
     for probs in ([[0.5, 0.5, 0]], [[1, 0, 0], [0.5, 0.6, 0]], [[1, 0, 0], [1.5, -0.5, 0]], [[1, 0], [1, 0]]):
         (tmp_path / 'codes.json').write_text(json.dumps(content | {'probabilities': probs}))
-        with pytest.raises(
-            ValueError, match=r"'probabilities' must be numbers of shape \(2, 3\), none of them negative"
-        ):
+        with pytest.raises(ValueError, match=r"'probabilities' must be nonnegative numbers of shape \(2, 3\)"):
             OFDB('ofdb', root=tmp_path / 'codes.json')
 
 
@@ -523,21 +526,21 @@ def test_what_is_odd_about_a_folder_is_said_once(published, caplog):
         for split in ('train', 'validation'):
             twice = OFDB(f'ofdb/classes=7,{FEW}', split, root=published)
     assert [record.getMessage() for record in caplog.records] == [
-        f'ofdb: skipped what is not a CSV file in {published} (1): README.md',
-        f'the probabilities p of 1 of 7 files in {published / "csv0"} do not sum to 1 and are divided by their sum '
+        f'ofdb: skipped files in {published} that are not CSV files (1): README.md',
+        f'the probabilities p in 1 of 7 files in {published / "csv0"} do not sum to 1 and are divided by their sum '
         f'(1.csv: 2)',
     ]
     assert twice.codes.probs.sum(1) == pytest.approx(np.ones(7), abs=1e-15)
 
 
 @pytest.mark.parametrize(
-    'name, what', [('fractal1', '; a file of IFS codes would be'), ('noise1', ''), ('visualatom', '')]
+    'name, what', [('fractal1', ', which is not a file of IFS codes'), ('noise1', ''), ('visualatom', '')]
 )
 def test_a_folder_that_is_not_read_is_named(name, what, published, caplog):
     with caplog.at_level(logging.WARNING):
         for split in ('train', 'validation'):
             dataset = timm.data.create_dataset(f'{name}/classes=2,size=64,cache=none', root=str(published), split=split)
-    assert caplog.records[0].getMessage() == f'{name}: nothing is read from {published} (--data-dir){what}'
+    assert caplog.records[0].getMessage() == f'{name}: ignored --data-dir {published}{what}'
     assert not any('nothing is read' in record.getMessage() for record in caplog.records[1:])
     assert dataset.files == ()
 

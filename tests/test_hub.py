@@ -181,7 +181,7 @@ def test_curves_on_the_card(tmp_path):
     assert not (folder / 'curves.png').exists() and 'curves.png' not in (folder / 'README.md').read_text()
     for content in (b'', b'<svg/>', (tmp_path / 'a.png').read_bytes()[:60]):
         (tmp_path / 'b.png').write_bytes(content)
-        with pytest.raises(ValueError, match='b.png is not a PNG file, or damaged'):
+        with pytest.raises(ValueError, match='b.png is not a PNG file, or is damaged'):
             hub.export_weights(path, tmp_path / 'y', curves=tmp_path / 'b.png')
     with pytest.raises(FileNotFoundError):
         hub.export_weights(path, tmp_path / 'y', curves=tmp_path / 'none.png')
@@ -202,7 +202,7 @@ def test_weights_that_a_dtype_cannot_hold(tmp_path):
 @needs_local_dir
 def test_a_safetensors_file_with_arguments(tmp_path):
     safetensors.torch.save_file(tensors(0), tmp_path / 'model.safetensors')
-    with pytest.raises(ValueError, match='does not say how it was trained: put the args.yaml'):
+    with pytest.raises(ValueError, match='has no training arguments: put the args.yaml'):
         hub.export_weights(tmp_path / 'model.safetensors', tmp_path / 'x')
     (tmp_path / 'args.yaml').write_text(yaml.safe_dump(ARGS))
     assert same(
@@ -213,7 +213,7 @@ def test_a_safetensors_file_with_arguments(tmp_path):
 
 def test_other_data_sets_have_no_fractals(tmp_path):
     path = write(tmp_path / 'x.pth.tar', args=argparse.Namespace(**ARGS | dict(dataset='folder')))
-    with pytest.raises(ValueError, match='--tag must be given: .* the training was on folder'):
+    with pytest.raises(ValueError, match='--tag must be given: .* not for folder'):
         hub.export_weights(path, tmp_path / 'x')
     folder = hub.export_weights(path, tmp_path / 'x', tag='photos')
     assert not (folder / 'ifs.json').exists()
@@ -268,7 +268,9 @@ def test_folders_of_the_machine_are_not_told(tmp_path):
 
 def test_nothing_else_is_overwritten(tmp_path):
     path = write(tmp_path / 'last.pth.tar')
-    with pytest.raises(FileExistsError, match="holds 'last.pth.tar', which no export writes: choose another"):
+    with pytest.raises(
+        FileExistsError, match="contains 'last.pth.tar', which is not part of an export: choose another"
+    ):
         hub.export_weights(path, tmp_path)
     with pytest.raises(FileExistsError, match='is a file: the destination must be a folder'):
         hub.export_weights(path, path)
@@ -301,7 +303,7 @@ def test_convert(tmp_path, prefix):
     assert config['architecture'] == 'vit_tiny_patch16_224' and config['pretrained_cfg']['mean'] == [0.5] * 3
     assert config['provenance']['converted_from'] == 'ViT-T 1p-frac.pth'
     text = (folder / 'README.md').read_text()
-    assert 'converted from a file of others' in text and 'license: unknown' in text
+    assert "converted from the authors' file" in text and 'license: unknown' in text
     assert sorted(os.listdir(folder)) == ['README.md', 'config.json', 'model.safetensors']
 
 
@@ -311,7 +313,7 @@ def test_convert_refuses(tmp_path):
     with pytest.raises(ValueError, match="no 'model' in this file, it has: epoch, arch"):
         hub.convert(path)
     torch.save({'model': tensors(0)}, tmp_path / 'small.pth')
-    with pytest.raises(ValueError, match='All of them: vit_tiny_patch16_224'):
+    with pytest.raises(ValueError, match='Known: vit_tiny_patch16_224'):
         hub.convert(tmp_path / 'small.pth', tmp_path / 'x')
     with pytest.raises(FileNotFoundError, match='absent.pth: no such file'):
         hub.convert(tmp_path / 'absent.pth')
@@ -335,7 +337,7 @@ def test_an_unusual_model_has_no_tag(tmp_path):
     path = write(tmp_path / 'x.pth.tar', args=argparse.Namespace(**args), state_dict_ema=tensors(1, depth=2))
     folder = hub.export_weights(path, tmp_path / 'x')
     assert same(timm.create_model(f'local-dir:{folder}', pretrained=True), tensors(1, depth=2))
-    with pytest.raises(ValueError, match='and this one has other depth: load it as hf-hub: or local-dir:'):
+    with pytest.raises(ValueError, match='this model differs in depth: load it with hf-hub: or local-dir:'):
         hub.entry_of(folder, file='x')
 
 
@@ -420,34 +422,34 @@ def edit(*keys, value):
     [
         (edit('model_args', 'checkpoint_path', value='other.bin'), "model_args: 'checkpoint_path' is not an option"),
         (edit('model_args', 'depth', value=10**9), 'depth must be at most 1024'),
-        (edit('model_args', value=[1]), 'model_args must be names and values, got list'),
+        (edit('model_args', value=[1]), 'model_args must be a mapping, got list'),
         (edit('architecture', value='hf-hub:me/x'), 'unknown architecture'),
-        (edit('architecture', value=['x']), 'architecture must be a name'),
+        (edit('architecture', value=['x']), 'architecture must be a string'),
         (edit('pretrained_cfg', 'file', value='other.bin'), "pretrained_cfg must not say 'file'"),
         (edit('pretrained_cfg', 'hf_hub_id', value='me/x'), "pretrained_cfg must not say 'hf_hub_id'"),
         (edit('pretrained_cfg', 'custom_load', value=True), "pretrained_cfg must not say 'custom_load'"),
         (edit('pretrained_cfg', 'tag', value='../../x'), 'tag must be letters, digits'),
-        (edit('pretrained_cfg', 'input_size', value='x'), 'input_size must be three whole numbers'),
+        (edit('pretrained_cfg', 'input_size', value='x'), 'input_size must be three integers'),
         (edit('pretrained_cfg', 'mean', value=[0.5] * 4), 'mean must be one number or 3'),
-        (edit('pretrained_cfg', 'colour', value='red'), "unknown key 'colour' in pretrained_cfg"),
+        (edit('pretrained_cfg', 'color', value='red'), "unknown key 'color' in pretrained_cfg"),
         (edit('num_classes', value=-1), "num_classes must be from 0 to .*, got '-1'"),
         (edit('num_classes', value=20.0), 'num_classes must be from 0'),
         (edit('num_classes', value='x'), 'num_classes must be from 0'),
-        (edit('provenance', value=['x']), 'provenance must be names and'),
+        (edit('provenance', value=['x']), 'provenance must be a mapping'),
         (
             lambda folder: (folder / 'config.json').write_text('[' * 100_000),
-            'is not a configuration of timm, or damaged',
+            'is not a configuration of timm, or is damaged',
         ),
-        (lambda folder: (folder / 'model.pth').write_bytes(b''), "holds 'model.pth': only safetensors are published"),
-        (lambda folder: (folder / 'config.json').unlink(), 'is not an exported folder, it lacks config.json'),
+        (lambda folder: (folder / 'model.pth').write_bytes(b''), "contains 'model.pth': remove it"),
+        (lambda folder: (folder / 'config.json').unlink(), 'is not an exported folder, config.json missing'),
         (lambda folder: (folder / 'config.json').write_text('{}'), 'config.json is not a configuration of timm'),
         (
             lambda folder: (folder / 'README.md').write_text('---\ntags: [timm]\n---\n'),
             'lacks library_name, pipeline_tag',
         ),
-        (lambda folder: (folder / 'README.md').write_text('---\n{x: [\n---\n'), 'front matter is not the YAML'),
+        (lambda folder: (folder / 'README.md').write_text('---\n{x: [\n---\n'), 'front matter is not valid'),
         (lambda folder: (folder / 'README.md').write_text('---\n- 1\n---\n'), 'front matter'),
-        (lambda folder: (folder / 'README.md').write_text('nothing'), 'the front matter lacks library_name'),
+        (lambda folder: (folder / 'README.md').write_text('nothing'), 'the front matter must have library_name'),
         (lambda folder: os.truncate(folder / 'model.safetensors', 10_000), 'is truncated, or not a safetensors file'),
         (lambda folder: other_architecture(folder, 'test_vit2'), '(timm cannot build|does not fit) .?test_vit2'),
         (
@@ -496,7 +498,7 @@ def test_dry_run(exported, tmp_path, capsys, monkeypatch):
     assert cli.main(['publish', str(folder), '--repo-id', 'me/my_model', '--dry-run']) == 0
     output = capsys.readouterr().out
     assert f'{folder}: ready for me/my_model, not uploaded' in output and '"test_vit.fractal1_20": {' in output
-    assert 'its model card was not checked by the Hub: no network' in output
+    assert 'the Hub did not validate the model card: no network' in output
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -604,7 +606,7 @@ def test_publish_and_load(client, server, exported, tmp_path):
     [
         ('mitt', None, '"license" must be one of apache-2.0'),
         ('mit', ['unknown'], 'with value .*unknown.* is not valid'),
-        ('mit', ['images in a folder'], 'datasets must be names of the Hub, such as owner/name, or be left out'),
+        ('mit', ['images in a folder'], 'datasets must be names on the Hub, such as owner/name, or be left out'),
     ],
 )
 @pytest.mark.parametrize('dry_run', [True, False])
@@ -713,7 +715,7 @@ def test_a_busy_hub_is_asked_again(client, server, exported, tmp_path):
 
 @pytest.mark.parametrize(
     'status, message',
-    [(429, r'has had too many requests \(429\): wait some minutes'), (500, r'fails \(500\): do the same again later')],
+    [(429, r'too many requests to .* \(429\): wait a few minutes'), (500, r'fails \(500\): try again later')],
 )
 def test_not_for_ever(client, server, exported, tmp_path, status, message):
     server.faults['commit/main'] = [status] * 50
@@ -734,22 +736,20 @@ def publish_as(token, *args):
 
 def test_tokens(client, server, exported, tmp_path):
     folder = copy(exported, tmp_path / 'x')
-    with pytest.raises(PermissionError, match='no token for the Hub: `hf auth login`, or set HF_TOKEN') as info:
+    with pytest.raises(PermissionError, match='no token for the Hub: run `hf auth login`, or set HF_TOKEN') as info:
         client(publish_as, None, folder, 'me/x')
     assert server.requests == []
-    with pytest.raises(PermissionError, match='publishing to me/x: .*the token is not valid') as info:
+    with pytest.raises(PermissionError, match='publishing to me/x: .*the token is invalid') as info:
         client(publish_as, 'hf_wrong', folder, 'me/x')
     assert 'hf_wrong' not in str(info.value)
-    with pytest.raises(
-        PermissionError, match=r'publishing to others/x: your token may not do that there \(403\)'
-    ) as info:
+    with pytest.raises(PermissionError, match=r'publishing to others/x: your token lacks permission \(403\)') as info:
         client(publish.publish, folder, 'others/x')
     assert TOKEN not in str(info.value)
 
 
 def test_what_came_back_is_compared(client, server, exported, tmp_path):
     server.damage = 'model.safetensors'
-    with pytest.raises(OSError, match='me/damaged: model.safetensors came back from the Hub with another sha256'):
+    with pytest.raises(OSError, match='me/damaged: model.safetensors came back from the Hub with a different sha256'):
         client(publish.publish, copy(exported, tmp_path / 'x'), 'me/damaged')
 
 
@@ -777,7 +777,7 @@ def test_a_byte_that_changed_on_the_way(client, server, published):
 def test_a_busy_hub_and_a_broken_one(client, server, published):
     name, manifest = published('me/asked_often')
     server.faults['HEAD .*me/asked_often'] = [500] * 1000
-    with pytest.raises(ConnectionError, match=rf'{name} \(me/asked_often\): .* fails \(500\): do the same again later'):
+    with pytest.raises(ConnectionError, match=rf'{name} \(me/asked_often\): .* fails \(500\): try again later'):
         client(load_tag, manifest, name)
     assert server.count('HEAD') < 50
     server.faults.clear()
@@ -800,7 +800,7 @@ def publish_offline(*args):
 @pytest.mark.skipif(OLD_CLIENT, reason='this client looks at HF_HUB_OFFLINE once, when it is imported')
 def test_publishing_offline(client, exported, tmp_path):
     with pytest.raises(
-        ConnectionError, match='publishing to me/x: HF_HUB_OFFLINE is set, so .* is not asked: unset it'
+        ConnectionError, match='publishing to me/x: HF_HUB_OFFLINE is set, so .* is not contacted: unset it'
     ):
         client(publish_offline, copy(exported, tmp_path / 'x'), 'me/x')
 
@@ -822,7 +822,7 @@ def test_no_room_in_the_cache(client, published, tmp_path):
     pytest.importorskip('resource')
     cache = tmp_path / 'cache'
     name, manifest = published('me/large')
-    with pytest.raises(OSError, match=rf'{name} \(me/large\): File too large: make room, or set HF_HOME'):
+    with pytest.raises(OSError, match=rf'{name} \(me/large\): File too large: free some space, or set HF_HOME'):
         client(limited, 100_000, manifest, name)
     assert not cache.exists()
     assert equal(client(load_tag, manifest, name), tensors(1))

@@ -146,7 +146,7 @@ def test_21k_classes_are_not_21k_images_in_memory():
     'options, error, message',
     [
         (dict(root=None), ValueError, 'image1 needs an image: --data-dir photo.jpg'),
-        (dict(root='missing.jpg'), FileNotFoundError, "there is no file or folder 'missing.jpg'"),
+        (dict(root='missing.jpg'), FileNotFoundError, "no such file or folder: 'missing.jpg'"),
         (dict(root=__file__), ValueError, 'is not an image Pillow can read'),
         (dict(name='image1/warp=afine'), ValueError, "unknown warp 'afine'; did you mean 'affine'"),
         (dict(name='image1/view=grey'), ValueError, "unknown view 'grey'; did you mean 'gray'"),

@@ -125,7 +125,7 @@ def test_what_is_kept_in_sixteen_bits_is_seen(pixels, bits, tmp_path, caplog):
     assert pixels.max() > 230
     for path in paths:
         assert np.array_equal(np.asarray(open_image(path)), expected), path
-    words = f'x.png has levels up to {levels.max()} in 16 bits: taken for an image of {bits} bits and scaled'
+    words = f'x.png has levels up to {levels.max()} in 16 bits: read as a {bits}-bit image and scaled'
     assert [words in record.getMessage() for record in caplog.records] == [True] * (bits < 16)
 
 
@@ -257,7 +257,7 @@ def damaged_png(tmp_path):
     [
         (truncated, 'truncated'),
         (not_an_image, 'is not an image Pillow can read'),
-        (animated, 'it has 3 frames or pages: save the one that is meant'),
+        (animated, 'it has 3 frames or pages: save one of them as a still image'),
         (tiny, 'it must be at least 16 x 16 pixels, got 1 x 1'),
         (not_a_number, 'some of its pixels are not finite numbers'),
         (separate_planes, 'are in separate planes, which Pillow misreads'),
@@ -285,7 +285,7 @@ def test_decompression_bombs_are_refused(factor, tmp_path, monkeypatch):
 def test_a_missing_file_and_a_folder(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_image(tmp_path / 'missing.jpg', 64)
-    with pytest.raises(FileNotFoundError, match=r"--data-dir: there is no file or folder '.*missing.jpg'"):
+    with pytest.raises(FileNotFoundError, match=r"--data-dir: no such file or folder: '.*missing.jpg'"):
         list_images(tmp_path / 'missing.jpg')
     with pytest.raises(ValueError, match='no image in the folder'):
         list_images(tmp_path)
@@ -302,7 +302,7 @@ def test_folders_are_searched_for_images_in_the_order_of_names(tmp_path, caplog)
     assert names == ['a.png', 'b/10.jpg', 'b/2.JPG', 'z.webp']
     assert list_images(CHINA) == [CHINA] and len(list_images(tmp_path)) == 4
     (record,) = caplog.records
-    words = f'skipped what is not an image by its name in {tmp_path} (4): b/film.mov, c.txt, notes.txt, ...'
+    words = f'skipped files in {tmp_path} without the extension of an image (4): b/film.mov, c.txt, notes.txt, ...'
     assert record.getMessage() == words
     assert {'.jpg', '.png'} <= set(EXTENSIONS)
 

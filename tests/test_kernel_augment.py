@@ -57,9 +57,9 @@ def triton():
 
 @pytest.fixture(scope='module')
 def images(photo):
-    """Gray and in colour, and a drawing of two levels."""
+    """Gray and in color, and a drawing of two levels."""
     small = photo.resize((47, 36), Image.Resampling.BILINEAR)
-    return {'gray': small.convert('L'), 'colour': small, 'drawing': small.convert('L').point(lambda v: 127 * (v > 99))}
+    return {'gray': small.convert('L'), 'color': small, 'drawing': small.convert('L').point(lambda v: 127 * (v > 99))}
 
 
 def test_the_kernels_are_right_here(triton):
@@ -95,7 +95,7 @@ def crop_and_resize(image, crop, size, device):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ['gray', 'colour'])
+@pytest.mark.parametrize('name', ['gray', 'color'])
 @pytest.mark.parametrize('size', [(40, 33), (9, 60)])
 def test_resizes_are_those_of_pillow(images, name, size, kernels):
     """Tolerance: none."""
@@ -112,7 +112,7 @@ def test_resizes_are_those_of_pillow(images, name, size, kernels):
 @pytest.mark.parametrize('channels', [1, 3])
 def test_both_orders_of_the_axes_in_one_batch(images, channels, kernels):
     """Tolerance: none. Images of several tiles, whose boxes begin anywhere."""
-    image, size = images['gray' if channels == 1 else 'colour'].resize((150, 140)), (40, 100)
+    image, size = images['gray' if channels == 1 else 'color'].resize((150, 140)), (40, 100)
     boxes = torch.tensor([[3, 5, 130, 101], [40, 11, 57, 133], [0, 0, 140, 20]]).T
     crop = Crop(*boxes, *torch.tensor([[True, False, True], [False, True, True], [True, False, False]]))
     assert columns_first(crop, size).tolist() == [False, True, False]
@@ -134,9 +134,9 @@ def test_what_shrinks_beyond_measure_is_left_to_torch(images, kernels, monkeypat
 def test_evaluation(images, kernels, monkeypatch):
     """A window of what is resized."""
     evaluate = Evaluate((24, 20), crop_pct=0.8, interpolation='bicubic')
-    got = evaluate.apply(to_batch(images['colour'], 2).to(kernels[1])).cpu()
+    got = evaluate.apply(to_batch(images['color'], 2).to(kernels[1])).cpu()
     monkeypatch.setattr(_batch, 'kernels', lambda device: None)
-    plain = evaluate.apply(to_batch(images['colour'], 2))
+    plain = evaluate.apply(to_batch(images['color'], 2))
     assert (got.int() - plain.int()).abs().max() <= 1 and (got != plain).float().mean() < 0.01
 
 
@@ -150,7 +150,7 @@ def apply_layers(batch, layers, fill, module, device):
     return rows.cpu()[recorded.rows]
 
 
-@pytest.mark.parametrize('kind', ['gray', 'colour', 'drawing'])
+@pytest.mark.parametrize('kind', ['gray', 'color', 'drawing'])
 @pytest.mark.parametrize('name', [*LUTS, 'Color', 'Sharpness', 'GaussianBlur'])
 def test_operations_without_interpolation_are_those_of_torch(images, name, kind, kernels):
     """Tolerance: none."""
@@ -168,8 +168,8 @@ def test_operations_without_interpolation_are_those_of_torch(images, name, kind,
 @pytest.mark.parametrize('name', MATRICES)
 def test_maps_are_those_of_pillow(images, name, cubic, kernels):
     """Tolerance: 1 level in less than 0.1 % of the pixels if they are bicubic, none if not."""
-    kind = 'colour' if name in ('Rotate', 'ShearX') else 'gray'
-    fill = (124, 116, 104) if kind == 'colour' else (128,)
+    kind = 'color' if name in ('Rotate', 'ShearX') else 'gray'
+    fill = (124, 116, 104) if kind == 'color' else (128,)
     arguments = np.array(ARGUMENTS[name], float)
     count = len(arguments)
     layer = Layer(np.full(count, NAMES.index(name)), arguments, np.full(count, cubic))
@@ -180,7 +180,7 @@ def test_maps_are_those_of_pillow(images, name, cubic, kernels):
     assert difference.max() <= cubic and (difference > 0).mean() < 0.001
 
 
-@pytest.mark.parametrize('kind', ['gray', 'colour'])
+@pytest.mark.parametrize('kind', ['gray', 'color'])
 def test_every_image_has_operations_of_its_own(images, kind, kernels):
     """Also none at all, and those that change rows an even and an odd number of times. Tolerance: none."""
     names = ['Equalize', 'TranslateX', 'Sharpness', 'Color', 'Invert', 'Affine']
@@ -267,7 +267,7 @@ def test_blocks_are_erased(mode, kernels):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ['drawing', 'colour'])
+@pytest.mark.parametrize('name', ['drawing', 'color'])
 def test_the_papers_augmentation(images, name, kernels, monkeypatch):
     """Against torch's operations: 1 level here and there, which a later operation may stretch."""
     train, count = Train(32, **AUGMENTATION), 16
@@ -294,7 +294,7 @@ def test_a_machine_without_kernels_is_told_once(triton, monkeypatch, caplog):
     gpu = torch.device('cuda')
     assert all(_device.triton_kernels(device, KERNELS) is None for device in [torch.device('cuda', 0), *[gpu] * 5])
     assert [record.message for record in caplog.records] == [
-        "the Triton kernels do not run on cuda:0, torch does their work in more time: RuntimeError('no compiler')"
+        "the Triton kernels do not run on cuda:0, using torch, which is slower: RuntimeError('no compiler')"
     ]
     assert calls == [torch.device('cuda', 0)]
     _device._triton_kernels.cache_clear()
@@ -303,7 +303,7 @@ def test_a_machine_without_kernels_is_told_once(triton, monkeypatch, caplog):
     _device._triton_kernels.cache_clear()
 
 
-def test_gray_images_become_coloured_where_a_colour_is_filled_in(images, kernels):
+def test_gray_images_become_colored_where_a_color_is_filled_in(images, kernels):
     train = Train(32, **{**AUGMENTATION, 'mean': IMAGENET})
     batch = to_batch(images['gray'], 4).to(kernels[1])
     params = train.make_params(4, *batch.shape[2:], torch.Generator().manual_seed(1))
@@ -314,10 +314,10 @@ def test_gray_images_become_coloured_where_a_colour_is_filled_in(images, kernels
 
 @pytest.mark.parametrize('threads', [1, 3])
 def test_threads_share_the_images(threads, images):
-    """Not a whole number of images for each."""
+    """Not divisible by the number of threads."""
     assert _batch.kernels(CPU).__name__.endswith('kernels_numba')
     train = Train(20, **AUGMENTATION)
-    batch = to_batch(images['colour'], 7)
+    batch = to_batch(images['color'], 7)
     params = train.make_params(7, *batch.shape[2:], torch.Generator().manual_seed(1))
     expected = train.apply(batch, params)
     before = torch.get_num_threads()

@@ -32,7 +32,7 @@ def test_the_kernel_is_right_here(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize('patch', PATCHES)
 def test_images_are_those_of_the_cpu(patch):
-    """Not a whole number of blocks, and one image that runs away."""
+    """The number of images is not a multiple of the block, and one image diverges."""
     codes = Fractal1('fractal1/classes=35').codes
     systems = codes.systems.copy()
     systems[33] *= 3

@@ -169,8 +169,8 @@ def check(frozen=True, base=Formula, **body):
         (dict(options={'n': (int, 3)}), TypeError, r'n must be declared by option, as in n: int = option\(3'),
         (dict(options={'N': (int, option(3, 'x'))}), ValueError, "option 'N' must have a lower-case name"),
         (dict(options={'n': (bool, option(True, 'x'))}), TypeError, 'n must be an int, a float or a str, got True'),
-        (dict(options={'n': (float, option(1, 'x'))}), TypeError, 'n is declared as float, and its default is 1'),
-        (dict(options={'n': (str, option('a', 'x'))}), ValueError, r'n is a word and needs choices=\(...\)'),
+        (dict(options={'n': (float, option(1, 'x'))}), TypeError, 'n is declared as float, but its default is 1'),
+        (dict(options={'n': (str, option('a', 'x'))}), ValueError, r'n is a string and needs choices=\(...\)'),
         (dict(options={'n': (str, option('A', 'x', choices=('A',)))}), ValueError, 'choices of n must be lower-case'),
         (dict(options={'n': (int, option(3, 'x', low=4))}), ValueError, 'odd: n must be at least 4, got 3'),
         (dict(mode='CMYK'), ValueError, "mode must be 'L' or 'RGB', got 'CMYK'"),
@@ -221,9 +221,9 @@ def has_a_state(spec, k, instance, generator):
             returns_floats,
             r'must return uint8 of shape \(16, 16\), got float64 of shape \(16, 16\): scale it to 0 to 255',
         ),
-        (returns_colors, r"got uint8 of shape \(16, 16, 3\): for colors, set mode = 'RGB'"),
+        (returns_colors, r"got uint8 of shape \(16, 16, 3\): for color, set mode = 'RGB'"),
         (returns_a_list, 'must return a numpy array, got list'),
-        (has_a_state, 'render gave another image of class 0 when called again'),
+        (has_a_state, 'render returned a different image of class 0 when called again'),
     ],
 )
 @pytest.mark.parametrize('cache', ['shared', 'none'])
@@ -242,13 +242,13 @@ def test_a_slow_formula_is_reported(dots, monkeypatch, caplog):
         'dots/classes=6,size=32, train split: render takes' in caplog.text and 'all 12 take up to 1 min' in caplog.text
     )
     create(f'{dots},cache=none', 'validation')
-    assert 'on access: a worker gives at most' in caplog.text and 'cache=shared keeps them all' in caplog.text
+    assert 'on access: a worker delivers at most' in caplog.text and 'cache=shared keeps them all' in caplog.text
 
 
 def test_local_functions_cannot_be_sent_to_workers(dots):
     register(Dots, lambda *arguments: render_dots(*arguments))
     dataset = create(dots)
-    with pytest.raises(TypeError, match='not forked need the options and render at the top level of a module'):
+    with pytest.raises(TypeError, match='not forked need the class of the options and render at the top level of a'):
         pickle.dumps(dataset)
     register(Dots, render_dots)
     again = pickle.loads(pickle.dumps(create(dots)))
@@ -285,8 +285,8 @@ def depends_on_classes(spec, k, instance, generator):
 def test_doctor_examines_what_one_data_set_does_not_show(dots):
     register(Dots, depends_on_classes)
     lines = {check.text: check for check in doctor.examine_dataset('dots/classes=6,size=16')}
-    assert lines['a class depends on the number of classes'].status == 'warn'
-    assert 'draw from generator' in lines['validation images are training images'].advice
+    assert lines['classes depend on the number of classes'].status == 'warn'
+    assert 'from generator' in lines['validation images equal training images'].advice
     (line,) = (check for text, check in lines.items() if text.startswith('another process cannot render it'))
     assert "unknown data set 'dots'" in line.text and 'install the package' in line.advice
 
@@ -323,7 +323,7 @@ def test_an_installed_type_is_imported_when_it_is_asked_for(site):
     assert 'my_rings_1' not in sys.modules
     assert len(create_dataset('torch/rings/classes=3,instances=2,size=32', split='train')) == 6
     assert sys.modules['my_rings_1'].RadialContours is SPECS['rings']
-    assert any(check.text == 'data set rings, of my_rings_1' for check in doctor.types())
+    assert any(check.text == 'data set rings from my_rings_1' for check in doctor.types())
 
 
 @pytest.mark.parametrize(
@@ -366,7 +366,7 @@ def test_a_name_that_nobody_can_write(site):
         parse_name('Rings')
     _, problems = SPECS.load_all()
     assert problems == [
-        "data set 'Rings' of the package my-rings is ignored: a name is lower-case letters, digits and _"
+        "data set 'Rings' of the package my-rings is ignored: a name must be lower-case letters, digits and _"
     ]
 
 

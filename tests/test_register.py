@@ -327,7 +327,7 @@ def test_a_timm_of_another_shape_is_reported_and_works():
         'assert not hasattr(timm.data.create_dataset, "__wrapped__")\n'
     )
     error = run(f'import timm, timm.data; {code}').stderr
-    assert 'timm_fractal does not fit this version of timm' in error
+    assert 'timm_fractal is damaged or incompatible with this version of timm' in error
 
 
 def test_a_failing_import_of_timm_stays_its_own_failure(tmp_path):

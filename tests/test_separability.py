@@ -30,9 +30,9 @@ def test_a_warning_once(caplog):
         create_dataset(name, split='train')
         create_dataset(name, split='train')
         create_dataset(name, split='validation')
-    (record,) = [record for record in caplog.records if 'pairs of classes' in record.getMessage()]
+    (record,) = [record for record in caplog.records if 'class pairs' in record.getMessage()]
     assert 'delta=0.01' in record.getMessage()
-    assert 'Take a larger delta, larger images or more base fractals, or see' in record.getMessage()
+    assert 'try a larger delta, larger images or more base fractals, or see' in record.getMessage()
 
 
 def test_a_warning_for_every_photograph(caplog, tmp_path, flower, photo):
@@ -49,7 +49,7 @@ def test_a_warning_for_every_photograph(caplog, tmp_path, flower, photo):
     assert [message.partition(':')[0] for message in messages] == [
         f'image1/classes=16,delta=0.01,size=64 of {path}' for path in (*paths, paths[0])
     ]
-    assert all('. Take a larger delta or larger images, or see' in message for message in messages)
+    assert all(': try a larger delta or larger images, or see' in message for message in messages)
 
 
 @pytest.mark.parametrize(
@@ -83,12 +83,12 @@ def test_a_failing_measure_does_not_matter(monkeypatch):
 def test_doctor_says_what_to_change(capsys, tmp_path):
     assert main(['doctor', '--dataset', f'fractal1/{SMALL},delta=0.01']) == 0
     last = capsys.readouterr().out.splitlines()[-1]
-    delta = float(last.rpartition('take delta=')[2])
+    delta = float(last.rpartition('use delta=')[2])
     assert last.startswith('warn') and 0.01 < delta < 0.4
     assert main(['doctor', '--dataset', f'fractal1/{SMALL},delta={delta}']) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith('ok')
     assert main(['doctor', '--dataset', 'fractal1/classes=16,size=32,points=5000']) == 0
-    change = capsys.readouterr().out.rpartition('-> take ')[2].strip()
+    change = capsys.readouterr().out.rpartition('-> use ')[2].strip()
     assert 'patch=fill' in change and 'delta=' in change
     assert main(['doctor', '--dataset', f'fractal1/classes=16,size=32,points=5000,{change}']) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith('ok')

@@ -58,7 +58,7 @@ def test_whole_numbers_are_numbers():
         ('fractal1/delta=-0.1', 'delta must be at least 0, got -0.1'),
         ('fractal1/delta=1', 'delta must be less than 1, got 1.0'),
         ('fractal1/classes=1', 'classes must be at least 2, got 1'),
-        ('fractal1/classes=1e3', "classes must be a whole number, got '1e3'"),
+        ('fractal1/classes=1e3', "classes must be an integer, got '1e3'"),
         ('fractal1/maps=1', 'maps must be at least 2, got 1'),
         ('fractal1/size=15', 'size must be at least 16, got 15'),
         ('fractal1/points=0', 'points must be at least 1, got 0'),
@@ -76,7 +76,7 @@ def test_bad_names_are_explained(name, message):
 
 
 def test_wrong_type_is_explained():
-    with pytest.raises(TypeError, match="fractal1: classes must be a whole number, got '10'"):
+    with pytest.raises(TypeError, match="fractal1: classes must be an integer, got '10'"):
         Fractal1Spec(classes='10')
 
 

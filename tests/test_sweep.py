@@ -144,16 +144,16 @@ def test_a_last_line_without_its_end_counts(sweep_file, tmp_path):
 def test_lines_of_other_things_are_refused(sweep_file, tmp_path):
     path = tmp_path / 'x.jsonl'
     for text, message in (
-        ('{"sweep": ["x"]}', "line 1: sweep must be a word or a number, got \\['x'\\]"),
+        ('{"sweep": ["x"]}', "line 1: sweep must be a string or a number, got \\['x'\\]"),
         ('[' * 100_000, 'line 1: must be JSON'),
-        ('[1]', 'line 1: must be an object of JSON'),
+        ('[1]', 'line 1: must be a JSON object'),
     ):
         path.write_text(text + '\n')
         with pytest.raises(ValueError, match=message):
             sweep_file.Results(path).read()
     os.mkfifo(tmp_path / 'pipe')
     for read in (sweep_file.Results(tmp_path / 'pipe').read, lambda: sweep_file.Sweep(tmp_path / 'pipe')):
-        with pytest.raises(ValueError, match='pipe must be a regular file, and is a pipe'):
+        with pytest.raises(ValueError, match='pipe must be a regular file, but is a pipe'):
             read()
 
 
@@ -201,10 +201,10 @@ def test_other_images_are_other_folders(sweep_file, tmp_path):
     (tmp_path / 'a' / 'train' / 'x' / '9.png').touch()
     assert get('a')[0] != few
     for change, message in (
-        (dict(classes=3), 'must have 3 classes, as the sweep file says, got 2'),
-        (dict(reserve=9), 'too few images: 9 are to be reserved, 6 found'),
-        (dict(test=9), 'too few images: 9 wanted, 6 found'),
-        (dict(shots=5), 'too few images: 5 wanted, 4 found'),
+        (dict(classes=3), 'must have 3 classes, as in the sweep file, got 2'),
+        (dict(reserve=9), 'too few images: 9 must be reserved, 6 found'),
+        (dict(test=9), 'too few images: 9 needed, 6 found'),
+        (dict(shots=5), 'too few images: 5 needed, 4 found'),
     ):
         with pytest.raises(ValueError, match=message):
             get('b', **change)
@@ -302,7 +302,7 @@ def test_a_run_writes_a_line_per_training(tmp_path):
     place = Place(tmp_path)
     write(place.file, {'finetune_seeds': [0]})
     status, said = place.run()
-    assert status == 0 and '2 trainings to do, 3,200 samples' in said, said
+    assert status == 0 and '2 trainings left, 3,200 samples' in said, said
     assert place.lines('finetune_seed') == [None, 0] and place.lines('eval_top1') == [1.0, 1.0]
     assert place.begun() == {'pretrain': 1, 'digits-s0': 1}
     assert place.run() == (0, f'tiny: 1 of 1 units finished, {place.results}\n')
@@ -322,7 +322,7 @@ def test_a_killed_run_and_two_runs_at_once(tmp_path):
     first.stdout.close()
     third = place.start('--unlock')
     for said in third.stdout:
-        if 'fractal1-s0, pretrain: still running since an earlier run; waiting for its end' in said:
+        if 'fractal1-s0, pretrain: still running from an earlier run; waiting' in said:
             break
     (tmp_path / 'go').touch()
     assert 'Error' not in third.communicate(timeout=120)[0] and third.returncode == 0
@@ -358,11 +358,11 @@ def test_weights_that_were_deleted_are_trained_again(tmp_path):
     for path in place.path.glob('work/tiny/fractal1-s0/**/*'):
         if path.name == 'last.pth.tar' or path.suffix in ('.tar', '.json'):
             path.unlink()
-    assert '2 of 3 trainings to do' in run('list', place.file, *place.place).stdout
+    assert '2 of 3 trainings left' in run('list', place.file, *place.place).stdout
     assert place.run()[0] == 0
     assert place.begun() == {'pretrain': 2, 'digits-s0': 1, 'digits-s1': 1}
     assert sorted(map(str, place.lines('finetune_seed'))) == ['0', '1', 'None']
-    assert 'to do' not in run('list', place.file, *place.place).stdout
+    assert 'trainings left' not in run('list', place.file, *place.place).stdout
 
 
 @needs_snakemake
@@ -505,7 +505,7 @@ def test_on_slurm(tmp_path, monkeypatch):
     'words, message',
     [
         (['train', 'fractal1-s0', 'pretrain-0'], 'no training fractal1-s0/pretrain-0; has the file changed'),
-        (['list', '--', '-n'], 'words behind -- are for Snakemake, which only "run" calls, got -n'),
+        (['list', '--', '-n'], 'arguments after -- are for Snakemake, which only "run" calls, got -n'),
     ],
 )
 def test_words_of_other_commands(words, message, sweep_file, tmp_path, capsys):
@@ -563,8 +563,8 @@ WRONG = {
     'a list': ('[a]', "must be a mapping with the keys name, .*, got \\['a'\\]"),
     'nothing': ('', 'must be a mapping .* got None'),
     'broken': ('a: [1', 'line 1'),
-    'key twice': (TINY + 'name: other', "tiny.yaml, line 2[0-9]: 'name' is there twice"),
-    'condition twice': (TINY.replace('conditions:', 'conditions:\n  fractal1: {}'), "'fractal1' is there twice"),
+    'key twice': (TINY + 'name: other', "tiny.yaml, line 2[0-9]: duplicate key 'name'"),
+    'condition twice': (TINY.replace('conditions:', 'conditions:\n  fractal1: {}'), "duplicate key 'fractal1'"),
     'unknown key': ({'condition': {}}, "unknown key 'condition'; did you mean 'conditions'"),
     'no conditions': (TINY.replace('conditions:', 'pretrain_:'), 'unknown key'),
     'path as name': ({'name': '../x'}, 'name: must be letters, .* got'),
@@ -603,7 +603,7 @@ WRONG = {
     ),
     'two ways': (
         {'conditions/d': dict(dataset='fractal1', weights='test_vit.fractal1_1k')},
-        'conditions.d: weights and a pre-training .* exclude each other',
+        'conditions.d: weights cannot be combined with a pre-training',
     ),
     'variable': (
         {'vars/canvas': 'size=48', 'conditions/d/dataset': 'fractal1/$canvass'},
@@ -620,15 +620,15 @@ WRONG = {
     ),
     'a date': (
         TINY.replace('pretrain: &all', 'pretrain: &all\n  lr_k_decay: 2020-01-01', 1),
-        'must be text, .* got date 2020',
+        'must be a string, .* got date 2020',
     ),
     'bytes': (
         TINY.replace('pretrain: &all', 'pretrain: &all\n  lr_k_decay: !!binary aGk=', 1),
-        "must be text, .* got bytes b'hi'",
+        "must be a string, .* got bytes b'hi'",
     ),
     'a key that is a number': (
         TINY.replace('pretrain: &all', 'pretrain: &all\n  5: 5', 1),
-        'keys must be words, got 5: put it in quotes',
+        'keys must be strings, got 5: put it in quotes',
     ),
     'depth': ('x: ' + '[' * 50 + ']' * 50, 'nested at most 16 times'),
     'great depth': ('[' * 10_000, 'nested at most 16 times'),
@@ -675,10 +675,10 @@ LATE = {
     ),
     'data set': ({'conditions/fractal1/dataset': 'fractl1'}, "samples needs .* got 'fractl1'; did you mean 'fractal1'"),
     'batch': ({'finetune/digits/batch_size': 1000}, 'fractal1-s0, digits-s0: batch_size must be at most 320'),
-    'two budgets': ({'pretrain/epochs': 3}, 'fractal1-s0, pretrain: epochs and samples exclude each other'),
+    'two budgets': ({'pretrain/epochs': 3}, 'fractal1-s0, pretrain: epochs and samples cannot be combined'),
     'less than a round': (
         {'conditions/fractal1/dataset': 'fractal1/size=48', 'pretrain/samples': 640},
-        'samples must be at least 1000, one batch and one round over all images, got 640',
+        'samples must be at least 1000, one batch and one pass over all images, got 640',
     ),
     'no batch': ({'pretrain/batch_size': None}, 'fractal1-s0, pretrain: batch_size must be given, .* got None'),
     'shots': ({'finetune/digits/shots': 5000}, 'digits: shots must be at most 173'),
@@ -703,13 +703,13 @@ def test_what_cannot_be_run_is_refused_before_the_first_training(change, message
 
 
 WORDS = {
-    '-n 0': "-n: must be a whole number from 1 up, got '0'",
+    '-n 0': "-n: must be an integer of at least 1, got '0'",
     '--only fractal': "--only: unknown condition 'fractal'; did you mean 'fractal1'",
-    '--data digits={tmp_path}/images': '--data digits: must be one of no folders at all',
+    '--data digits={tmp_path}/images': '--data digits: must be one of none',
     '--data x=/nowhere': "must be NAME=FOLDER of a folder that has .* got 'x=/nowhere'",
     '--results {tmp_path}/train.py': 'must be a folder, got the file',
     '--work {tmp_path}/train.py': 'must be a folder, got the file',
-    '--train-py {tmp_path}/work': 'there is no .*/work: take train.py from',
+    '--train-py {tmp_path}/work': 'no such file: .*/work; get train.py from',
     '--train-py {tmp_path}/broken.py': 'broken.py --help ended with code 1: no timm here',
 }
 
@@ -729,7 +729,7 @@ def test_wrong_words(words, message, sweep_file, tmp_path, capsys):
     assert ended.value.code == 2 and re.search(message, capsys.readouterr().err)
 
 
-@pytest.mark.parametrize('line, message', [('{}x', 'must be JSON'), ('[1]', r'must be an object of JSON, got \[1\]')])
+@pytest.mark.parametrize('line, message', [('{}x', 'must be JSON'), ('[1]', r'must be a JSON object, got \[1\]')])
 def test_results_that_are_none(line, message, sweep_file, tmp_path):
     path = tmp_path / 'x.jsonl'
     path.write_text('{"a": 1}\n' + line + '\n')
@@ -809,7 +809,7 @@ def test_weights_that_are_not_there_are_left_out(sweep_file, tmp_path, capsys):
     units = sweep_file.Sweep(path).units
     kept = list(sweep.available(units))
     assert [unit.condition for unit in units if unit not in kept] == ['gone'] * (len(units) - len(kept)) != []
-    assert 'gone-s0: left out, timm knows no weights test_vit.fractal1_x here' in capsys.readouterr().err
+    assert 'gone-s0: skipped, timm does not know the weights test_vit.fractal1_x' in capsys.readouterr().err
 
 
 def test_a_report_without_samples_and_steps(sweep_file, tmp_path):

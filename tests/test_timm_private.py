@@ -36,7 +36,7 @@ def test_what_is_read_has_its_shape():
 def test_a_missing_name_is_named(name, monkeypatch):
     module, _, attribute = name.rpartition('.')
     monkeypatch.delattr(importlib.import_module(module), attribute)
-    with pytest.raises(_timm_private.UnknownTimm, match=f'checked with 1.0.12.*{attribute}.*ordinary loader'):
+    with pytest.raises(_timm_private.UnknownTimm, match=f'tested with 1.0.12.*{attribute}.*standard loader'):
         _timm_private.find(name)
 
 

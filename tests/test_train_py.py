@@ -205,7 +205,7 @@ def test_bad_input_ends_before_training(tmp_path):
         ('--dataset image1', 'image1 needs an image: --data-dir photo.jpg'),
         ('--dataset imge1', "unknown data set 'imge1'; did you mean 'image1'?"),
         (f'--dataset {DATASET} --aa rand-m9-tshape+Rotat', "unknown operation 'Rotat'"),
-        (f'--dataset {DATASET} --num-classes 10', 'a model for it needs --num-classes 20'),
+        (f'--dataset {DATASET} --num-classes 10', 'train with --num-classes 20'),
     ):
         output, rows = train(tmp_path, 'bad', options, '--epochs 1', ok=False)
         assert message in output and not rows

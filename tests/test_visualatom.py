@@ -61,7 +61,7 @@ def test_images_are_those_of_pillow(number, size):
     atom = sample_atom(rng)
     center, key = tuple(512 * rng.random(2)), tuple(int(M * x) for x in rng.random(2))
     got, expected = render_atom(atom, center, key, size), oracle(atom, center, key, size)
-    # Angles are rounded to nine decimals: a coordinate may fall to the other side of a whole number.
+    # Angles are rounded to nine decimals: a coordinate may fall to the other side of an integer coordinate.
     assert np.mean(got != expected) < 1e-4 and expected.std() > 0
 
 

@@ -1,6 +1,6 @@
-"""Synthetic pre-training for timm: data sets that are rendered from a few numbers.
+"""Synthetic pre-training for timm: data sets rendered from a few numbers.
 
-``import timm_fractal`` is cheap: it only makes timm know the data sets and weights (see `register`).
+``import timm_fractal`` is cheap: it only registers the data sets and weights with timm (see `register`).
 Everything that needs numpy, torch or numba is imported on first use.
 
 Examples:
@@ -28,10 +28,10 @@ else:
         from ._version import __version__
         from .plugin import register, unregister
     except Exception as error:
-        # torch imports this package: a damaged installation must not take torch along.
+        # torch imports this package: a damaged installation must not break torch.
         import logging
 
-        logging.getLogger(__name__).warning('timm_fractal is damaged, install it again: %r', error)
+        logging.getLogger(__name__).warning('timm_fractal is damaged, reinstall it: %r', error)
 
         __version__ = '0'
 
@@ -65,7 +65,7 @@ __all__ = [
     'unregister',
 ]
 
-# Where each of them is, if it is no subpackage.
+# The module of each name that is not a subpackage.
 _HOME = {
     'DeviceLoader': 'device_loader',
     'IFSCodes': 'fractal',
@@ -82,7 +82,7 @@ _HOME = {
 }
 
 
-# Not by `timm_fractal._utils.lazy`: nothing that may be damaged is needed here.
+# Not with `timm_fractal._utils.lazy`, which may be damaged.
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
@@ -98,9 +98,9 @@ def __dir__() -> list[str]:
 
 
 def autoload() -> None:
-    """Do nothing: the entry point of the group ``torch.backends``, whose import has armed the hooks on timm.
+    """Do nothing; the entry point in the group ``torch.backends``, whose import registers everything with timm.
 
-    torch calls it at the end of ``import torch``, since 2.5; ``TORCH_DEVICE_BACKEND_AUTOLOAD=0`` switches that off.
+    Called by torch 2.5 or later at the end of ``import torch``, unless ``TORCH_DEVICE_BACKEND_AUTOLOAD=0``.
     """
 
 

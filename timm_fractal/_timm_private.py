@@ -1,7 +1,7 @@
-"""All names of timm that are read and not part of its public interface; `timm_fractal.plugin` has what is patched.
+"""All private names of timm that are read; `timm_fractal.plugin` lists those that are patched.
 
-`READ` lists the names, a test and ``timm-fractal doctor`` walk it. Where one of them is missing, what needs it is
-refused with an error that names it (`UnknownTimm`); everything else goes on.
+A test and ``timm-fractal doctor`` check the names in `READ`. If one is missing, features that need it raise an error
+that names it (`UnknownTimm`); everything else works.
 """
 
 import functools
@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-#: Versions of timm that every name here and in `timm_fractal.plugin` was checked with.
+#: Versions of timm with which all names here and in `timm_fractal.plugin` were checked.
 CHECKED = ('1.0.12', '1.0.20', '1.0.31')
 
-#: Names that are read, and what for.
+#: Names that are read, and their use.
 READ = {
     'timm.models._hub.save_config_for_hf': 'config.json of exported weights; save_for_hf is not in all versions',
     'timm.data.auto_augment.AugmentOp': 'an operation of RandAugment or AutoAugment: its attributes',
@@ -29,19 +29,19 @@ READ = {
     'timm.data.mixup.Mixup': 'base class of FastCollateMixup, whose attributes say how to mix',
 }
 
-#: Names that are not in all of these versions.
-OPTIONAL = {'timm.data.scheduled_sampler.ScheduledBatchSampler': 'batches of different sizes'}
+#: Names that some of these versions lack.
+OPTIONAL = {'timm.data.scheduled_sampler.ScheduledBatchSampler': 'batches of varying size'}
 
 
 class UnknownTimm(RuntimeError):
-    """This version of timm lacks a name that is needed, or it has another meaning."""
+    """A required name is missing in this version of timm, or has a different meaning."""
 
     def __init__(self, what: object) -> None:
         import timm
 
         super().__init__(
-            f'timm {timm.__version__} is not known to this version of timm-fractal (checked with '
-            f'{", ".join(CHECKED)}): {what}. Use the ordinary loader, without loader=device, or another version'
+            f'timm {timm.__version__} is not supported by this version of timm-fractal (tested with '
+            f'{", ".join(CHECKED)}): {what}. Use the standard loader, without loader=device, or another version'
         )
 
 
@@ -59,17 +59,17 @@ def find(name: str) -> Any:
 
 
 def save_config(model: Any, path: Path, model_args: dict[str, Any], **more: Any) -> None:
-    """Write ``config.json`` as timm does for the Hub, from which it builds the same model again.
+    """Write ``config.json`` in timm's Hub format, from which timm rebuilds the model.
 
     Args:
-        model: Its ``pretrained_cfg`` says what is known about the weights.
+        model: Its ``pretrained_cfg`` describes the weights.
         path: The file.
-        model_args: What the architecture is given to be this model.
+        model_args: Arguments of the architecture.
         more: Other entries of the file.
     """
     find('timm.models._hub.save_config_for_hf')(model, path, model_config=more, model_args=model_args)
     config = json.loads(path.read_text(encoding='utf-8'))
-    # Some versions repeat it here, and transformers then gives it to timm twice.
+    # Some versions repeat it here, and transformers then passes it to timm twice.
     config.get('model_args', {}).pop('num_classes', None)
     path.write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')
 
@@ -82,11 +82,11 @@ def _between(level: Numbers, min_val: float = 0.0, max_val: float = 1.0, clamp: 
     return value.clip(min_val, max_val) if clamp else value
 
 
-# timm's highest magnitude, of operations that name none.
+# timm's default for the highest magnitude.
 _TEN = 10.0
 
-#: timm's functions from a magnitude to an argument by name, vectorized: of magnitudes / 10, signs (1 or -1), where timm
-#: samples one, and timm's hparams. Compared with timm's own in a test.
+#: Vectorized versions of timm's functions from magnitude to argument, by name. Parameters: magnitudes / 10, signs (1 or
+#: -1; timm samples them), timm's hparams. A test compares them with timm.
 LEVELS: dict[str, Callable[..., Numbers]] = {
     '_rotate_level_to_arg': lambda level, sign, hparams: sign * (level * 30),
     '_enhance_level_to_arg': lambda level, sign, hparams: level * 1.8 + 0.1,
@@ -109,12 +109,12 @@ class Operation(NamedTuple):
 
     Attributes:
         name: timm's name.
-        prob: Probability to be applied if chosen.
+        prob: Probability of being applied if chosen.
         magnitude: Mean magnitude.
         std: Standard deviation of the magnitude; infinite for uniform from 0 to the mean.
         highest: Largest magnitude.
-        argument: From magnitudes and signs (1 or -1) to arguments, arrays of one shape; None for no argument.
-        filters: Pillow's filters that it chooses from when it resamples.
+        argument: Maps magnitudes and signs (1 or -1) to arguments, arrays of equal shape; None without an argument.
+        filters: Pillow filters to choose from for resampling.
     """
 
     name: str
@@ -130,9 +130,9 @@ class Policy(NamedTuple):
     """RandAugment or AutoAugment.
 
     Attributes:
-        operations: All of them.
-        layers: How many are applied to an image.
-        weights: Probability of each to be chosen, without replacement; None for equal ones, with replacement.
+        operations: All operations.
+        layers: Number of operations applied to an image.
+        weights: Probabilities of choosing each, without replacement; None for uniform, with replacement.
         rows: For AutoAugment, sequences of indices in ``operations``, one of which is chosen; None for RandAugment.
     """
 
@@ -146,12 +146,12 @@ def read_policy(text: str, options: dict[str, Any]) -> Policy:
     """Parse a configuration string with timm.
 
     Args:
-        text: For instance ``'rand-m9-mstd0.5-inc1'``.
+        text: Configuration string, such as ``'rand-m9-mstd0.5-inc1'``.
         options: timm's ``hparams``.
 
     Raises:
         ValueError: timm does not accept the string.
-        UnknownTimm: timm's objects have changed.
+        UnknownTimm: This version of timm has different objects.
     """
     from timm.data import auto_augment
 
@@ -185,10 +185,10 @@ def _operation(op: Any) -> Operation:
 
 
 def _argument(function: Any, hparams: dict[str, Any]) -> Callable[[Numbers, Numbers], Numbers]:
-    """Vectorize a function from a magnitude to arguments, with the sign as an input.
+    """Vectorize a function from magnitude to argument, with the sign as an input.
 
     Raises:
-        UnknownTimm: The function is not in `LEVELS`: it could sample from the global generators.
+        UnknownTimm: The function is not in `LEVELS`; it might use global random generators.
     """
     partial = function if isinstance(function, functools.partial) else functools.partial(function)
     name, module = partial.func.__name__, partial.func.__module__

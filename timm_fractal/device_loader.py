@@ -1,8 +1,8 @@
 """Data loading and augmentation on the device, behind timm's loader interface.
 
-All images are on the device as they are stored, fractals bit-packed (33 MB for 1,000 classes). A batch is a list of
-image numbers: no worker processes, no PIL images, only parameters are copied. Several batches are augmented at once (a
-mega-batch), since a device takes hardly longer for them than for one.
+All images are on the device in stored form, fractals bit-packed (33 MB for 1,000 classes). A batch is a list of image
+numbers: there are no worker processes and no PIL images, and only parameters are copied. Several batches are augmented
+at once (a mega-batch), which takes hardly longer than a single one.
 """
 
 import functools
@@ -35,21 +35,21 @@ from .fractal.render import render, render_on
 
 _logger = logging.getLogger(__name__)
 
-# Images in a mega-batch, which is whole batches, at least one. On the CPU they should fit into the cache; on a GPU more
-# images hardly take longer, while there is memory.
+# Images per mega-batch, which consists of at least one batch. On the CPU they should fit into the cache; on a GPU more
+# images hardly take longer, as long as there is memory.
 _AT_ONCE = {'cpu': 32}
 _AT_ONCE_GPU = 2048
 _BYTES_AT_ONCE = 2**29
-# Enough images to have crops and operations of every kind.
+# Enough images to sample crops and operations of all kinds.
 _COMPILED_WITH = 64
 
-# Arguments of timm's factory that say how processes work on PIL images.
-_WITHOUT_MEANING = frozenset(
+# Arguments of timm's factory about worker processes, which are ignored.
+_IGNORED = frozenset(
     {'num_workers', 'pin_memory', 'persistent_workers', 'worker_seeding', 'use_prefetcher', 'use_multi_epochs_loader'}
 )
-# Arguments that are not available here, and train.py's names for them.
+# Arguments that are not supported, and the options of train.py.
 _REFUSED = {'re_split': '--resplit', 'num_aug_splits': '--aug-splits', 'tf_preprocessing': '--tf-preprocessing'}
-# Arguments about a choice of sizes, and what timm's sampler calls them.
+# Arguments about batches of varying size, and their names in timm's sampler.
 _OF_CHOICES = {
     'batch_size_choices': 'batch_sizes',
     'batch_choice_weights': 'choice_weights',
@@ -63,10 +63,10 @@ _OF_CHOICES = {
 
 
 class ShuffleSampler(Sampler[int]):
-    """All samples in an order that depends on the seed and the epoch alone, so that a resumed run sees the same one.
+    """Shuffles all samples; the order depends only on seed and epoch, so a resumed run sees the same one.
 
     Args:
-        dataset: What has as many samples.
+        dataset: Its length is the number of samples.
         seed: The seed of the run.
 
     Examples:
@@ -83,7 +83,7 @@ class ShuffleSampler(Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order."""
+        """Set the epoch, which determines the order."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
@@ -100,27 +100,27 @@ def _generator(*key: int) -> torch.Generator:
 
 
 class DeviceLoader:
-    """What timm's ``create_loader`` returns for a data set with ``loader=device`` in its name.
+    """Loader that timm's ``create_loader`` returns for a data set with ``loader=device`` in its name.
 
-    To a training script it is timm's ``PrefetchLoader``: it has a length, ``dataset``, ``sampler``, ``batch_sampler``
-    and ``mixup_enabled``, and yields images (B, channels, H, W), normalized, and labels (B,) or mixed targets
-    (B, classes), all on the device.
+    It has the interface of timm's ``PrefetchLoader``: a length, ``dataset``, ``sampler``, ``batch_sampler`` and
+    ``mixup_enabled``. It yields normalized images (B, channels, H, W) and labels (B,) or mixed targets (B, classes) on
+    the device.
 
-    Parameters depend on ``seed``, on the epoch and on the number of passes over that epoch. The epoch is the sampler's,
-    see ``set_epoch``; if it is never set, only the passes count.
+    Parameters depend on ``seed``, the epoch, and the number of previous passes over that epoch. The epoch is the
+    sampler's, see ``set_epoch``; if it is never set, only the passes matter.
 
     Args:
         dataset: The images; all of them are copied to the device.
-        augments: The transform; or several, of which the batch sampler chooses one for each batch.
-        batch_sampler: Which samples make a batch: numbers, or pairs of a number and the place of the transform.
-        mean: For `normalize`, as many as channels.
+        augments: The transforms; with several, the batch sampler chooses one for each batch.
+        batch_sampler: Yields batches of sample numbers, or of pairs of a number and the index of the transform.
+        mean: For `normalize`, one per channel.
         std: For `normalize`.
-        device: Where the images lie and the work is done.
-        img_dtype: Floating point, of the images.
+        device: Device of the images and all computation.
+        img_dtype: Floating-point type of the images.
         mix: Mixup and cutmix, or None.
         erase: Random erasing, or None.
         seed: The seed of the run.
-        redraw: Whether every image is rendered again with other noise; `Fractal1` with one base IFS only.
+        redraw: Whether each sample is rendered anew with fresh noise; for `Fractal1` with one base IFS.
 
     Raises:
         ValueError: The data set transforms its labels.
@@ -161,39 +161,38 @@ class DeviceLoader:
         self.mix = mix
         self.erase = erase
         self.seed = seed
-        # Every sample is rendered: no image is kept.
+        # With redraw, no images are stored.
         self._table = None if redraw else _table(images, device)
         room = 0 if self._table is None else self._table.numel()
         _logger.info(
-            '%s, %s split: batches are made on %s, %s',
+            '%s, %s split: device loader on %s, %s',
             images.spec,
             images.split,
             device,
-            'every sample is rendered again'
-            if redraw
-            else f'{images.num_images} images there take {room / 2**20:.0f} MB',
+            'each sample is rendered anew' if redraw else f'{images.num_images} images take {room / 2**20:.0f} MB',
         )
         self._levels = torch.from_numpy(unpack(np.arange(256, dtype=np.uint8)[:, None], 8)).to(device)
-        #: Channels, height and width of an image that is augmented.
+        #: Channels, height and width of an image before augmentation.
         self._shape: tuple[int, ...] = (1, images.spec.size, images.spec.size)
         if self._table is not None and not images.spec.is_packed:
             self._shape = tuple(_channels_first(self._table).shape[1:])
         all_levels = torch.arange(256, dtype=torch.uint8, device=device).view(1, 1, 16, 16)
         self._normalized = normalize(all_levels, mean, std, img_dtype).view(len(mean), 256)
         image = math.prod(self._shape)
-        #: Images that are augmented at once, in whole batches, at least one: a mega-batch.
+        #: Maximum number of images in a mega-batch, unless a single batch is larger.
         self.at_once = min(_AT_ONCE.get(device.type, _AT_ONCE_GPU), _bytes_at_once(device) // image)
-        #: The last epoch, and the number of passes over it.
+        #: The last epoch, and the number of previous passes over it.
         self._passed = -1, 0
         if hasattr(self.sampler, 'set_epoch'):
-            # train.py of timm 1.0.20 and older sets the epoch of the data set, not of the sampler, in a single process.
+            # In a single process, train.py of timm 1.0.20 and older sets the epoch on the data set instead of the
+            # sampler.
             told: Any = dataset
             told.set_epoch = self.sampler.set_epoch
         if device.type == 'cuda':
             self._compile()
 
     def _compile(self) -> None:
-        """Have kernels checked and compiled before the training, with all that is in a mega-batch."""
+        """Check and compile the kernels before training, with a complete mega-batch."""
         numbers = np.arange(_COMPILED_WITH) % self._images.num_images
         for augment in self.augments:
             for _ in self._make(augment, numbers, [_COMPILED_WITH], _generator(0)):
@@ -201,12 +200,12 @@ class DeviceLoader:
 
     @property
     def sampler(self) -> Any:
-        """What decides the order; it has ``set_epoch`` in training."""
+        """The sampler, which determines the order; it has ``set_epoch`` in training."""
         return self.batch_sampler.sampler
 
     @property
     def mixup_enabled(self) -> bool:
-        """Whether batches are mixed; can be set, but to no avail if there is no mixup."""
+        """Whether batches are mixed; setting it has no effect without mixup."""
         return self.mix is not None and bool(self.mix.collate.mixup_enabled)
 
     @mixup_enabled.setter
@@ -224,7 +223,7 @@ class DeviceLoader:
         yield from batches if self.device.type == 'cpu' else prefetch(batches, self.device)
 
     def make_batches(self, generator: torch.Generator) -> Iterator[Batch]:
-        """Yield the batches of an epoch, with parameters from a CPU generator; no prefetching."""
+        """Yield the batches of an epoch without prefetching, with parameters from a CPU generator."""
         for choice, group in self._groups():
             numbers = np.fromiter(itertools.chain.from_iterable(group), np.int64)
             if self._indices is not None:
@@ -280,7 +279,7 @@ class DeviceLoader:
     def _by_kernels(
         self, kernels: Any, output: Output, images: Tensor, labels: Tensor, sizes: list[int]
     ) -> Iterator[Batch]:
-        """Mix, normalize and erase one batch at a time, when it is asked for: only batches in use take memory."""
+        """Mix, normalize and erase batches lazily, so that only batches in use take memory."""
         begin = 0
         for size in sizes:
             with _device.on(self.device):
@@ -290,7 +289,7 @@ class DeviceLoader:
             begin += size
 
     def _groups(self) -> Iterator[tuple[int, list[list[int]]]]:
-        """Batches that are made at once, with the place of their transform."""
+        """Yield the batches of each mega-batch, with the index of their transform."""
         group: list[list[int]] = []
         last, count = 0, 0
         for batch in self.batch_sampler:
@@ -315,7 +314,7 @@ class DeviceLoader:
         return words.view(torch.uint8).view(len(stored), 1, stored.shape[1], -1)[..., : self._shape[2]]
 
     def _rendered(self, numbers: npt.NDArray[np.int64], generator: torch.Generator) -> Tensor:
-        """Render images with patches and an address sequence of this batch alone."""
+        """Render images with new patches and a new address sequence."""
         spec, codes = self._images.spec, self._images.codes  # type: ignore[attr-defined]
         sampled = torch.randint(2**32, (2 * len(numbers) + 1,), generator=generator).numpy().astype(np.uint32)
         path = ifs.addresses(codes.probabilities(0), spec.points, int(sampled[-1]))
@@ -351,41 +350,41 @@ class DeviceLoader:
 
 
 def _bytes_at_once(device: torch.device) -> int:
-    """What the images of a mega-batch may take, before they are resized; with all else it is about three times that."""
+    """Return the maximum size of a mega-batch before resizing, in bytes; it takes about three times that in total."""
     return min(_BYTES_AT_ONCE, _device.free_bytes(device) // 8) if device.type == 'cuda' else _BYTES_AT_ONCE
 
 
 def _channels_first(images: Tensor) -> Tensor:
-    """Images as they are stored, (B, H, W) or (B, H, W, C) -> (B, C, H, W)."""
+    """Rearrange stored images (B, H, W) or (B, H, W, C) -> (B, C, H, W)."""
     return images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
 
 
 def unwrap(dataset: Any) -> tuple[SyntheticDataset, npt.NDArray[np.int64] | None]:
-    """The data set within subsets, as `torch.utils.data.random_split` makes them too, and which of its samples are in.
+    """Unwrap the data set in (nested) subsets, such as those of `torch.utils.data.random_split`.
 
     Returns:
-        The data set, and the indices, int64 of shape (samples,), none of them negative; None if they are all.
+        The data set, and the indices of the samples, nonnegative int64 of shape (samples,); None for all.
 
     Raises:
-        ValueError: No data set of ours, a Subset of no sample, or one with a ``__getitem__`` of its own.
-        TypeError, IndexError: The data set would not take one of the indices, see `check_index`.
+        ValueError: Not a data set of ours, an empty Subset, or a subclass that overrides ``__getitem__``.
+        TypeError, IndexError: An index is invalid, see `check_index`.
     """
     indices: npt.NDArray[np.int64] | None = None
     while isinstance(dataset, Subset):
         if type(dataset).__getitem__ is not Subset.__getitem__:
-            refuse('dataset', dataset, 'only a plain Subset is: what a class of its own does to samples would be lost')
+            refuse('dataset', dataset, 'only a plain Subset is: a subclass that changes samples would be ignored')
         own = check_indices(dataset.indices, len(dataset.dataset))  # type: ignore[arg-type]
         indices = own if indices is None else own[indices]
         dataset = dataset.dataset
     if not isinstance(dataset, SyntheticDataset):
-        refuse('dataset', dataset, 'only a data set of timm_fractal is, and a Subset of one')
+        refuse('dataset', dataset, 'only a data set of timm_fractal or a Subset of one is')
     if indices is not None and not len(indices):
-        raise ValueError('dataset must have at least one sample, got a Subset of none')
+        raise ValueError('dataset must have at least one sample, got an empty Subset')
     return dataset, indices
 
 
 def _table(dataset: SyntheticDataset, device: torch.device) -> Tensor:
-    """All images of a data set as they are stored, on the device; in gray where that is asked of a colored one."""
+    """Copy all images to the device in stored form; color images become gray with ``input_img_mode='L'``."""
     count = dataset.num_images
     in_gray = dataset.input_img_mode == 'L' and dataset.stored(0).shape[2:] == (3,)
     shape = dataset.stored(0).shape[: 2 if in_gray else None]
@@ -394,8 +393,8 @@ def _table(dataset: SyntheticDataset, device: torch.device) -> Tensor:
     except (RuntimeError, MemoryError) as error:
         size = count * int(np.prod(shape)) / 2**30
         raise MemoryError(
-            f'{dataset.spec}: {count:,} images of {size * 2**30 / count:,.0f} bytes, {size:,.1f} GB in all, do not fit '
-            f'on {device}: ask for fewer classes or instances, or leave out loader=device'
+            f'{dataset.spec}: {count:,} images of {size * 2**30 / count:,.0f} bytes, {size:,.1f} GB in total, do not '
+            f'fit on {device}: use fewer classes or instances, or leave out loader=device'
         ) from error
     for start in range(0, count, 1024):
         part = dataset.stored_range(range(start, min(start + 1024, count)))
@@ -425,31 +424,28 @@ def create_device_loader(
     device: Any = 'cuda',
     **options: Any,
 ) -> DeviceLoader:
-    """Create the counterpart of timm's loader for these arguments of ``timm.data.create_loader``, on a device.
+    """Create a `DeviceLoader` from the arguments of ``timm.data.create_loader``.
 
     Args:
-        dataset: The images; a `torch.utils.data.Subset` of them, too.
+        dataset: The data set, or a `torch.utils.data.Subset` of it.
         input_size: Height and width, or channels, height and width.
-        batch_size: Samples in a batch.
-        is_training: Whether to shuffle, to augment and to drop a last batch that is not full.
+        batch_size: Samples per batch.
+        is_training: Whether to shuffle, augment, and drop an incomplete last batch.
         no_aug: See `create_augment`.
         re_prob: Probability of random erasing.
         re_mode: See `Erase`.
         re_count: See `Erase`.
-        num_aug_repeats: How often a sample occurs among all processes; with ``distributed`` only.
-        input_size_choices: Sizes of which each batch gets one, as timm schedules them; in training.
-        mean: Of the images, from 0 to 1.
-        std: Of the images.
-        distributed: Whether this process gets a part of the samples, that of its rank.
+        num_aug_repeats: Number of repetitions of each sample across all processes; only with ``distributed``.
+        input_size_choices: Input sizes that batches choose from, scheduled by timm; only for training.
+        mean: Mean of the images, from 0 to 1.
+        std: Standard deviation of the images.
+        distributed: Whether this process gets only the samples of its rank.
         collate_fn: timm's ``FastCollateMixup``, or None.
-        fp16: Old name of ``img_dtype=torch.float16``.
-        img_dtype: Floating point, of the images.
+        fp16: Deprecated name of ``img_dtype=torch.float16``.
+        img_dtype: Floating-point type of the images.
         device: A torch device.
-        options: Arguments of `create_augment`; timm's about the choice of sizes, which are its
-            ``ScheduledBatchSampler``'s; and those about worker processes, which have no meaning here.
-
-    Raises:
-        ValueError: An option that is not available here; the message says which one, and what is.
+        options: Arguments of `create_augment`; of timm's ``ScheduledBatchSampler``, by their names in
+            ``create_loader``; and of worker processes, which are ignored.
     """
     device = _check_device(device)
     schedule, options = _split_options(options)
@@ -458,10 +454,10 @@ def create_device_loader(
     if num_aug_repeats and not (distributed and is_training):
         # As in timm.
         raise ValueError(
-            f'num_aug_repeats={num_aug_repeats} (--aug-repeats) is for training in several processes only: leave it out'
+            f'num_aug_repeats={num_aug_repeats} (--aug-repeats) is only for training in several processes: leave it out'
         )
     channels = input_size[0] if not isinstance(input_size, int) and len(input_size) == 3 else len(mean)
-    # Every rank has a seed of its own in timm's train.py.
+    # timm's train.py seeds each rank differently.
     seed = torch.initial_seed() % 2**63
     sampler = _sampler(dataset, is_training, distributed, num_aug_repeats, seed)
     adapt = find('timm.data.loader.adapt_to_chs')
@@ -499,29 +495,29 @@ def create_device_loader(
 def _check_device(name: Any) -> torch.device:
     device: torch.device = torch.device(name)
     if device.type == 'mps':
-        refuse('device', 'mps', 'there is no double precision; cpu and cuda are')
+        refuse('device', 'mps', 'it lacks double precision; cpu and cuda are')
     if device.type == 'cuda' and not torch.cuda.is_available():
-        raise ValueError(f"device={str(device)!r}, timm's default, is not there: use device=torch.device('cpu')")
+        raise ValueError(f"device={str(device)!r}, timm's default, is not available: use device=torch.device('cpu')")
     return device
 
 
 def _split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the arguments of timm's ``ScheduledBatchSampler``, and those of `create_augment`; refuse others."""
+    """Split options into arguments of timm's ``ScheduledBatchSampler`` and of `create_augment`; refuse others."""
     for name, flag in _REFUSED.items():
         if value := options.get(name):
             refuse(name, value, f'leave out {flag}')
     known = _augment_options()
-    for name in options.keys() - known - _WITHOUT_MEANING - _OF_CHOICES.keys() - _REFUSED.keys():
-        # An option of a newer timm; most often it is off.
+    for name in options.keys() - known - _IGNORED - _OF_CHOICES.keys() - _REFUSED.keys():
+        # An option of a newer timm, which usually is off.
         if value := options[name]:
-            refuse(name, value, 'it has to be left out')
+            refuse(name, value, 'leave it out')
     schedule = {_OF_CHOICES[name]: options[name] for name in _OF_CHOICES.keys() & options.keys()}
     return schedule, {name: options[name] for name in known & options.keys()}
 
 
 def _sampler(dataset: Any, is_training: bool, distributed: bool, num_aug_repeats: int, seed: int) -> Any:
     if not is_training:
-        # In both cases in order; the ranks take turns.
+        # Both keep the order; ranks take turns.
         ordered = find('timm.data.distributed_sampler.OrderedDistributedSampler')
         return ordered(dataset) if distributed else SequentialSampler(dataset)
     if not distributed:
@@ -537,12 +533,12 @@ def _augment_options() -> frozenset[str]:
 
 
 def is_known(name: str) -> bool:
-    """Whether `create_device_loader` knows what an argument of timm's ``create_loader`` asks for."""
+    """Whether `create_device_loader` supports an argument of timm's ``create_loader``."""
     own = inspect.signature(create_device_loader).parameters.keys() - {'options'}
-    return name in own | _augment_options() | _WITHOUT_MEANING | _REFUSED.keys() | _OF_CHOICES.keys()
+    return name in own | _augment_options() | _IGNORED | _REFUSED.keys() | _OF_CHOICES.keys()
 
 
 def _scheduled(sampler: Any, batch_sizes: list[int], schedule: dict[str, Any]) -> Any:
-    """timm's sampler for batches of different sizes, which older versions do not have."""
+    """Create timm's sampler for batches of varying size, which older versions lack."""
     schedule['batch_sizes'] = schedule.get('batch_sizes') or batch_sizes
     return find('timm.data.scheduled_sampler.ScheduledBatchSampler')(sampler, drop_last=True, **schedule)

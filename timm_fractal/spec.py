@@ -2,7 +2,7 @@
 
 One frozen dataclass per data set type is the single source of its options (names, defaults, ranges, docs, errors) and
 of its traits (what it reads from ``--data-dir``, whether it has IFS codes, its mode, ...): use these traits instead of
-isinstance. `SPECS` has the types of this package, and those that others register (see `timm_fractal.data.register`).
+isinstance. `SPECS` holds the built-in and the registered types (see `timm_fractal.data.register`).
 """
 
 import dataclasses
@@ -21,16 +21,16 @@ SpecT = TypeVar('SpecT', bound='Spec')
 
 _logger = logging.getLogger('timm_fractal')
 
-#: The longest epoch, in samples: whole numbers of a float up to it are exact.
+#: Maximum number of samples per epoch; a float represents every integer up to it exactly.
 MAX_SAMPLES = 2**53
 
-#: The longest name of a data set, in characters.
+#: Maximum length of a data set name, in characters.
 MAX_NAME = 1000
 
 #: Names of the warps and of the views in `timm_fractal.shape`.
 WARPS = ('affine', 'homography', 'elastic', 'polynomial')
 VIEWS = ('gray', 'rgb', 'contour')
-#: What a point of the chaos game pastes; kernels get the place in this list.
+#: The patches that a point of the chaos game can paste; kernels get the index.
 PATCHES = ('random', 'fill', 'point')
 RANDOM, FILL, POINT = range(len(PATCHES))
 
@@ -49,14 +49,14 @@ def option(
     """Declare an option of a data set name.
 
     Args:
-        default: Its value when the name does not mention it; its type is the type of the option.
-        doc: One line for tables and help.
-        low: Smallest valid value.
-        high: Largest valid value.
-        above: Every valid value is greater.
-        below: Every valid value is smaller.
-        choices: The valid words.
-        images: Whether the images depend on it; if not, it is not part of what identifies the data set.
+        default: Default value; its type is the option's type.
+        doc: One-line description for tables and help texts.
+        low: Minimum.
+        high: Maximum.
+        above: Exclusive minimum.
+        below: Exclusive maximum.
+        choices: Valid values of a string option.
+        images: Whether it affects the images; options that don't are left out of the canonical name.
     """
     rules = dict(doc=doc, low=low, high=high, above=above, below=below, choices=choices, images=images)
     field: T = dataclasses.field(default=default, metadata=rules)
@@ -65,21 +65,21 @@ def option(
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """What all data set types have in common: parsing, checking, the canonical name, the traits with their defaults."""
+    """Base class of all specifications: parsing, validation, the canonical name, default traits."""
 
-    #: What a data set name begins with.
+    #: Name of the type, the first part of a data set name.
     type: ClassVar[str]
-    #: What is read from ``--data-dir``: nothing, IFS codes (which may be left out), or images.
+    #: Contents of ``--data-dir``: none, IFS codes (optional), or images.
     reads: ClassVar[Literal['', 'codes', 'images']] = ''
-    #: Whether a folder of such files is read, or a single file only.
+    #: Whether ``--data-dir`` may be a folder of such files.
     reads_folders: ClassVar[bool] = False
-    #: Whether every class is an IFS, whose codes can be saved.
+    #: Whether each class is an IFS whose codes can be saved.
     has_codes: ClassVar[bool] = False
     #: Whether images have two gray levels and are stored as bits.
     is_packed: ClassVar[bool] = False
-    #: Whether instances of a class are at different places, so that their pixels cannot be compared.
+    #: Whether instances of a class are at random positions, which rules out comparing pixels.
     random_position: ClassVar[bool] = False
-    #: Whether several images may be rendered at the same time, in threads of one process.
+    #: Whether images may be rendered concurrently in threads.
     thread_safe: ClassVar[bool] = True
 
     @property
@@ -96,17 +96,17 @@ class Spec:
 
     @property
     def mode(self) -> str:
-        """The mode of Pillow that loses nothing: ``'L'``, or ``'RGB'`` for what is colored."""
+        """Pillow mode of the images: ``'L'``, or ``'RGB'`` for color."""
         return 'L'
 
     @property
     def redraws(self) -> bool:
-        """Whether every training sample is rendered anew, with noise of its own."""
+        """Whether each training sample is rendered anew with fresh noise."""
         return False
 
     @classmethod
     def fields(cls) -> 'tuple[dataclasses.Field[Any], ...]':
-        """The options, in the order in which canonical names have them."""
+        """Return the options in the order of canonical names."""
         return dataclasses.fields(cls)
 
     def __post_init__(self) -> None:
@@ -114,7 +114,7 @@ class Spec:
             value = getattr(self, field.name)
             kind = type(field.default)
             if kind is float and type(value) in (int, float):
-                # The sum makes a negative zero a plain one: equal data sets have one name.
+                # Adding 0.0 turns -0.0 into 0.0, so that equal data sets have equal names.
                 object.__setattr__(self, field.name, float(value) + 0.0)
             elif type(value) is not kind:
                 raise TypeError(f'{self.type}: {field.name} must be {_A[kind]}, got {value!r}')
@@ -132,7 +132,7 @@ class Spec:
 
     @classmethod
     def parse(cls, options: str) -> 'Spec':
-        """Make a specification from the part of a data set name behind the first ``/``."""
+        """Parse the part of a data set name after the first ``/``."""
         fields = {field.name: field for field in cls.fields()}
         values: dict[str, Any] = {}
         for item in options.split(','):
@@ -154,35 +154,35 @@ class Spec:
         return cls(**values)
 
     def __str__(self) -> str:
-        """The canonical name: it and the files in ``--data-dir``, if any, make the images, and nothing else does."""
+        """Return the canonical name; it and the files in ``--data-dir``, if any, determine the images."""
         return self.canonical().name()
 
     def first(self: SpecT, classes: int) -> SpecT:
-        """The specification of the first classes: class k does not depend on their number."""
+        """Return the specification of the first classes; class k is the same for any number of classes."""
         changed: Any = {'classes': classes}
         return dataclasses.replace(self, **changed)
 
     def canonical(self: SpecT) -> SpecT:
-        """The specification of the same images: options that change no pixel have their defaults."""
+        """Return the specification with all options that don't affect the images at their defaults."""
         return dataclasses.replace(self, **type(self)().non_pixel_options())
 
     def non_pixel_options(self) -> dict[str, Any]:
-        """The options on which the images do not depend, with their values."""
+        """Return the options that don't affect the images, with their values."""
         return {
             field.name: getattr(self, field.name) for field in dataclasses.fields(self) if not field.metadata['images']
         }
 
     def name(self) -> str:
-        """The data set name that stands for this specification: what differs from the defaults, in a fixed order."""
+        """Return the data set name: the options that differ from their defaults, in a fixed order."""
         options = [
             f'{field.name}={getattr(self, field.name)}'
             for field in self.fields()
             if getattr(self, field.name) != field.default
         ]
-        return '/'.join([self.type] + [','.join(options)] * bool(options))
+        return f'{self.type}/{",".join(options)}' if options else self.type
 
 
-_A: dict[type, str] = {int: 'a whole number', float: 'a number', str: 'a word'}
+_A: dict[type, str] = {int: 'an integer', float: 'a number', str: 'a string'}
 
 _RULES: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
     'low': (operator.ge, 'at least'),
@@ -192,23 +192,23 @@ _RULES: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
 }
 
 
-# Options that several types have; each type says what they default to where that differs.
+# Options shared by several types, with their common defaults.
 _classes = functools.partial(option, 1000, low=2, high=1_000_000)
 _points = functools.partial(option, 100_000, 'points of the chaos game per image', low=1, high=100_000_000)
 _size = functools.partial(option, 512, 'width and height of the images in pixels', low=16, high=4096)
-_patch = functools.partial(option, 'random', 'what every point pastes', choices=PATCHES)
+_patch = functools.partial(option, 'random', 'patch pasted at each point', choices=PATCHES)
 _seed = functools.partial(option, low=0, high=2**32 - 1)
 _cache = functools.partial(
     option,
     'auto',
-    'images in shared memory or rendered on access',
+    'keep images in shared memory, or render them on access',
     choices=('auto', 'shared', 'none'),
     images=False,
 )
 _loader = functools.partial(
     option,
     'auto',
-    'batches are made by timm, or on the device of the model',
+    "batches come from timm's loader, or from the device loader",
     choices=('auto', 'device'),
     images=False,
 )
@@ -216,32 +216,31 @@ _loader = functools.partial(
 
 @dataclasses.dataclass(frozen=True)
 class Formula(Spec):
-    """Base class of the options of a data set whose images a function renders; see `timm_fractal.data.register`.
+    """Base class for the options of a data set that a function renders; see `timm_fractal.data.register`.
 
-    A subclass is a frozen dataclass with a docstring, a ``type``, which is its name, and options, each declared by
-    `option`. It has the options below without declaring them; it may declare one again, with another default.
+    A subclass is a frozen dataclass with a docstring, a ``type`` (the name of the data set), and options declared with
+    `option`. It inherits the options below and may redeclare them with other defaults.
 
-    With an option ``instances`` a class has that many training images, and the validation split has other instances,
-    at most 25 of a class. Without it a class has one image, and the validation split the same one with other contrast
-    and brightness, cropped to 95 to 100 % of each side.
+    With an option ``instances``, a class has that many training images, and the validation split has different
+    instances, at most 25 per class. Without it, a class has one training image; its validation image is a crop of it
+    (95 to 100 % of each side) with different contrast and brightness.
 
-    Traits, set without an annotation: ``mode = 'RGB'`` for images in color, in place of ``'L'``;
-    ``random_position = True`` if instances of a class are at different places, so that comparing pixels says nothing
-    about how well classes can be told apart; ``thread_safe = False`` if no two images may be rendered at the same time
-    in threads of one process.
+    Traits are set without an annotation: ``mode = 'RGB'`` for color images (the default is ``'L'``); ``random_position
+    = True`` if instances of a class are at random positions, so that comparing pixels doesn't tell how separable
+    classes are; ``thread_safe = False`` if images must not be rendered concurrently in threads.
     """
 
     type = 'formula'
 
     classes: int = _classes(doc='number of classes')
     size: int = _size()
-    seed: int = _seed(0, 'which classes')
+    seed: int = _seed(0, 'seed of the classes')
     cache: str = _cache()
     loader: str = _loader()
 
     @classmethod
     def fields(cls) -> 'tuple[dataclasses.Field[Any], ...]':
-        # Those of the subclass stand between the number of classes and what all types have.
+        # The subclass's options come after classes and before the shared ones.
         return tuple(
             sorted(dataclasses.fields(cls), key=lambda field: field.name in ('size', 'seed', 'cache', 'loader'))
         )
@@ -254,25 +253,26 @@ class Formula(Spec):
 
 @dataclasses.dataclass(frozen=True)
 class IFSSpec(Spec):
-    """What the data sets of fractals have in common: class k is made from base IFS ``k % num_bases``."""
+    """Base class of the fractal data sets: class k is made from base IFS ``k % num_bases``."""
 
     reads = 'codes'
     has_codes = True
     is_packed = True
     if TYPE_CHECKING:
-        # Options of all of them; each type has them where they belong in its name.
+        # Each type declares these in the order of its names.
         points: int
         size: int
         patch: str
         seed: int
-    #: Whether the bases are sampled and perturbed, or found by FractalDB's random search and classes as they are.
+    #: Whether classes are perturbations of sampled bases; if not, each class is a base found by FractalDB's random
+    #: search.
     perturbs: ClassVar[bool] = False
-    #: Whether instances scale a parameter and flip the image, in place of an address sequence of their own.
+    #: Whether instances scale a parameter and flip the image; if not, each has a different address sequence.
     scales: ClassVar[bool] = False
 
     @property
     def num_bases(self) -> int:
-        """Number of base IFS: as many as classes, unless they are perturbed."""
+        """Number of base IFSs: one per class unless classes are perturbations."""
         bases: int = vars(self).get('fractals', self.num_classes)
         return bases
 
@@ -281,12 +281,12 @@ class IFSSpec(Spec):
 class Fractal1Spec(IFSSpec):
     """One fractal, perturbed: 1p-frac of "Scaling Backwards: Minimal Synthetic Pre-training?" (ECCV 2024).
 
-    The defaults are the paper's data set (section 4, and the generator that its authors released). The authors sampled
-    their fractal unseeded; seed 15 is the first of 0, 1, 2, ... that gives a rich one: of its first 32 classes none had
-    to be perturbed again for being empty, they fill more than 15 % of the image on average, and each training image is
-    closest to its own class among the validation images (means of 8 x 8 pixels).
+    The defaults are those of the paper (section 4) and of the authors' released generator. The authors did not seed
+    their fractal; seed 15 is the first of 0, 1, 2, ... that gives a rich one: none of its first 32 classes had to be
+    resampled for being empty, they fill more than 15 % of the image on average, and each training image is closest to
+    the validation image of its own class (means of 8 x 8 pixels).
 
-    With ``fractals=K`` class k is a perturbation of base fractal ``k % K``: the paper's axis from 1,000 base fractals
+    With ``fractals=K``, class k is a perturbation of base fractal ``k % K``; the paper goes from 1,000 base fractals
     down to 1.
 
     Examples:
@@ -302,7 +302,7 @@ class Fractal1Spec(IFSSpec):
 
     classes: int = _classes(doc='number of perturbed fractals, one per class')
     delta: float = option(0.1, 'strength of the perturbation', low=0, below=1)
-    sigma: float = option(3.5, 'sigma-factor of the base IFS, less than 3 * maps: how complex it is', above=0)
+    sigma: float = option(3.5, 'sigma-factor (complexity) of the base IFS, less than 3 * maps', above=0)
     maps: int = option(2, 'number of affine maps of the IFS', low=2, high=64)
     points: int = _points()
     size: int = _size()
@@ -311,15 +311,15 @@ class Fractal1Spec(IFSSpec):
         'multiply', 'parameter * U(1-delta, 1+delta), or + U(-delta/2, delta/2)', choices=('multiply', 'add')
     )
     fractals: int = option(
-        1, 'number of base fractals, not more than classes, which are divided over them', low=1, high=1_000_000
+        1, 'number of base fractals, at most classes, which are divided among them', low=1, high=1_000_000
     )
-    seed: int = _seed(15, 'which fractal')
-    instances: int = option(1, 'images per class: same shape, other noise', low=1, high=1_000_000)
+    seed: int = _seed(15, 'seed of the base fractals')
+    instances: int = option(1, 'images per class: same shape, different noise', low=1, high=1_000_000)
     cache: str = _cache()
     loader: str = _loader()
     redraw: str = option(
         'false',
-        'every training sample gets noise of its own, with loader=device',
+        'fresh noise for each training sample; needs loader=device',
         choices=('false', 'true'),
         images=False,
     )
@@ -348,11 +348,11 @@ class Fractal1Spec(IFSSpec):
 
 @dataclasses.dataclass(frozen=True)
 class OFDBSpec(IFSSpec):
-    """One image per category, every category an IFS of its own: OFDB ("Pre-training Vision Transformers with Very
-    Limited Synthesized Images", ICCV 2023).
+    """OFDB: one image per category, each a different IFS ("Pre-training Vision Transformers with Very Limited
+    Synthesized Images", ICCV 2023).
 
-    The categories are those of `FractalDBSpec` with the same seed. The images are rendered as those of `Fractal1Spec`,
-    so that a comparison of the two compares shapes.
+    The categories are those of `FractalDBSpec` with the same seed. Images are rendered as in `Fractal1Spec`, so that
+    comparing the two data sets compares shapes.
 
     Examples:
         >>> str(parse_name('ofdb/classes=21000'))
@@ -362,21 +362,22 @@ class OFDBSpec(IFSSpec):
     type = 'ofdb'
     reads_folders = True
 
-    classes: int = _classes(doc='number of categories, each an IFS of its own')
+    classes: int = _classes(doc='number of categories, each a different IFS')
     points: int = _points()
     size: int = _size()
     patch: str = _patch()
-    seed: int = _seed(0, 'which categories')
+    seed: int = _seed(0, 'seed of the random search')
     cache: str = _cache()
     loader: str = _loader()
 
 
 @dataclasses.dataclass(frozen=True)
 class FractalDBSpec(IFSSpec):
-    """FractalDB ("Pre-training without Natural Images", ACCV 2020): categories found by random search, with instances.
+    """FractalDB ("Pre-training without Natural Images", ACCV 2020): categories found by random search, many images
+    each.
 
     Instance i scales one of the six parameters of all maps (``i % 25``: none, or a to f times 0.8, 0.9, 1.1, 1.2),
-    flips the image (``i // 25 % 4``: not, left to right, top to bottom, both) and has its own patches.
+    flips the image (``i // 25 % 4``: none, left to right, top to bottom, both) and has different patches.
 
     Examples:
         >>> str(parse_name('fractaldb/instances=100'))
@@ -387,26 +388,26 @@ class FractalDBSpec(IFSSpec):
     reads_folders = True
     scales = True
 
-    classes: int = _classes(doc='number of categories, each an IFS of its own')
+    classes: int = _classes(doc='number of categories, each a different IFS')
     instances: int = option(
-        1000, 'images per class: one parameter scaled, flipped, other patches', low=1, high=1_000_000
+        1000, 'images per class: one parameter scaled, flips, different patches', low=1, high=1_000_000
     )
     points: int = _points()
     size: int = _size()
     patch: str = _patch()
-    seed: int = _seed(0, 'which categories')
+    seed: int = _seed(0, 'seed of the random search')
     cache: str = _cache()
     loader: str = _loader()
 
 
 @dataclasses.dataclass(frozen=True)
 class Image1Spec(Spec):
-    """One real image, its classes made by shape augmentation ("Scaling Backwards", the section on real images).
+    """Warps of one real image as classes ("Scaling Backwards", the section on real images).
 
-    Class k is one warp of the image, sampled once; see `timm_fractal.shape` for the warps and what ``delta``, their
-    magnitude, means. The authors have not published theirs. The default is larger than that of `Fractal1Spec`, since
-    the crops of the augmentation hide shifts: a small ViT told 13 % of 100 classes of a photograph apart after 100,000
-    images with 0.1, and 50 % with 0.3.
+    Class k is a fixed warp of the image; see `timm_fractal.shape` for the warps and the meaning of ``delta``, their
+    magnitude. The authors have not published theirs. The default is larger than that of `Fractal1Spec` because random
+    crops hide shifts: on 100 classes of a photograph a small ViT reached 13 % accuracy after 100,000 images with 0.1,
+    and 50 % with 0.3.
 
     Examples:
         >>> spec = parse_name('image1/warp=elastic,delta=0.3')
@@ -419,11 +420,11 @@ class Image1Spec(Spec):
     reads_folders = True
 
     classes: int = _classes(doc='number of warps, one per class')
-    warp: str = option('affine', 'kind of shape augmentation', choices=WARPS)
+    warp: str = option('affine', 'type of shape augmentation', choices=WARPS)
     delta: float = option(0.3, 'magnitude of the warps', low=0, high=1)
-    view: str = option('gray', 'what is warped: the image in gray, in color, or its edges', choices=VIEWS)
+    view: str = option('gray', 'what is warped: the image in gray or in color, or its edges', choices=VIEWS)
     size: int = _size()
-    seed: int = _seed(0, 'which warps')
+    seed: int = _seed(0, 'seed of the warps')
     cache: str = _cache()
     loader: str = _loader()
 
@@ -434,10 +435,10 @@ class Image1Spec(Spec):
 
 @dataclasses.dataclass(frozen=True)
 class Noise1Spec(Formula):
-    """One image of noise, perturbed: the control of "Scaling Backwards" that shows that the shape matters.
+    """One noise image, perturbed: the control in "Scaling Backwards" that shows that shape matters.
 
-    What a fractal's parameters are to `Fractal1Spec`, the pixels are here: class k multiplies each pixel of the one
-    image by its own U(1 - delta, 1 + delta).
+    Pixels take the place of the IFS parameters of `Fractal1Spec`: class k multiplies each pixel of the image by a
+    separate sample of U(1 - delta, 1 + delta).
 
     Examples:
         >>> parse_name('noise1/noise=uniform').noise
@@ -449,18 +450,18 @@ class Noise1Spec(Formula):
     classes: int = _classes(doc='number of perturbed images, one per class')
     noise: str = option('gaussian', 'distribution of the gray levels', choices=('gaussian', 'uniform'))
     delta: float = option(0.1, 'strength of the perturbation', low=0, below=1)
-    seed: int = _seed(0, 'which noise')
+    seed: int = _seed(0, 'seed of the noise')
 
 
 @dataclasses.dataclass(frozen=True)
 class VisualAtomSpec(Formula):
     """VisualAtom ("Visual Atoms: Pre-training Vision Transformers with Sinusoidal Waves", CVPR 2023), for comparison.
 
-    A class is a formula: noisy closed contours, one around the other, modulated by two waves; an instance has another
-    place and other noise. Ranges as published: 200 to 1,000 vertices, 1 to 200 contours, noise amplitude 2 to 6,
+    A class is a formula: nested noisy closed contours, modulated by two waves. Instances differ in position and noise.
+    Ranges as published: 200 to 1,000 vertices, 1 to 200 contours, noise amplitude 2 to 6,
     spacing up to 0.01, radius up to 50, wave numbers up to 20, stretch 1 to 2.
 
-    With ``atoms=K`` class k is a perturbation of atom ``k % K``: one step of "Scaling Backwards" with this formula.
+    With ``atoms=K``, class k is a perturbation of atom ``k % K``: "Scaling Backwards" applied to this formula.
 
     Examples:
         >>> parse_name('visualatom/atoms=1,instances=1').delta
@@ -471,16 +472,18 @@ class VisualAtomSpec(Formula):
     random_position = True
 
     classes: int = _classes(doc='number of formulas, one per class')
-    instances: int = option(1000, 'images per class: another place, other noise', low=1, high=1_000_000)
-    atoms: int = option(0, 'number of base atoms, perturbed; 0: every class has its own', low=0, high=1_000_000)
-    delta: float = option(0.1, 'strength of the perturbation, with atoms', low=0, below=1)
-    seed: int = _seed(0, 'which atoms')
+    instances: int = option(1000, 'images per class: different position and noise', low=1, high=1_000_000)
+    atoms: int = option(
+        0, 'number of base atoms that are perturbed; 0: each class has a different atom', low=0, high=1_000_000
+    )
+    delta: float = option(0.1, 'strength of the perturbation, if atoms is at least 1', low=0, below=1)
+    seed: int = _seed(0, 'seed of the atoms')
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_bases(self, 'atoms')
         if not self.atoms and self.delta != type(self).delta:
-            raise ValueError(f'visualatom: delta={self.delta} needs atoms of at least 1, got atoms=0: say atoms=1')
+            raise ValueError(f'visualatom: delta={self.delta} needs atoms of at least 1, got atoms=0: add atoms=1')
 
     def first(self, classes: int) -> 'VisualAtomSpec':
         return dataclasses.replace(self, classes=classes, atoms=min(self.atoms, classes))
@@ -490,15 +493,15 @@ def _check_bases(spec: Spec, name: str) -> None:
     count = getattr(spec, name)
     if count > spec.num_classes:
         raise ValueError(
-            f'{spec.type}: {name} must be at most classes = {spec.num_classes}, got {count}: each of them needs a class'
+            f'{spec.type}: {name} must be at most classes = {spec.num_classes}, got {count}: each needs a class'
         )
 
 
-#: The entry point group in which a package names the data set types that it has: each name is a type, and its value the
-#: module that registers it.
+#: Entry point group in which packages declare data set types: the name of an entry is a type, its value the module that
+#: registers it.
 ENTRY_POINTS = 'timm_fractal.datasets'
 
-#: First parts of names that are timm's, and its torchvision data sets.
+#: Names that timm uses: its prefixes, and its torchvision data sets.
 RESERVED = frozenset(
     'torch hfds hfids tfds wds folder image_folder formula cifar10 cifar100 mnist kmnist fashion_mnist qmnist imagenet '
     'inaturalist places365'.split()
@@ -508,10 +511,9 @@ _NAME = re.compile('[a-z][a-z0-9_]{0,49}')
 
 
 class Types(Mapping[str, type[Spec]]):
-    """Data set types by name: those of this package, those registered, and those that installed packages name.
+    """Data set types by name: built-in, registered, or declared by installed packages.
 
-    The names of the latter are known without importing anything: what is behind an entry point is imported when its
-    type is asked for.
+    Listing the names imports nothing; the module of an entry point is imported on first access to its type.
     """
 
     def __init__(self, *specs: type[Spec]) -> None:
@@ -534,14 +536,14 @@ class Types(Mapping[str, type[Spec]]):
 
     @property
     def built_in(self) -> dict[str, type[Spec]]:
-        """The types of this package."""
+        """Types of this package."""
         return {name: self._specs[name] for name in self._specs if name in self._built_in}
 
     def load_all(self) -> tuple[dict[str, type[Spec]], list[str]]:
         """Load all types.
 
         Returns:
-            Those that could be loaded, and what is wrong with the others, in words.
+            The types that could be loaded, and an error message for each of the others.
         """
         found: dict[str, type[Spec]] = {}
         problems = []
@@ -552,23 +554,23 @@ class Types(Mapping[str, type[Spec]]):
                 problems.append(str(error))
         for name, points in _entry_points(usable=False).items():
             packages = ' and '.join(sorted({_package(point) for point in points}))
-            why = 'the name is taken' if _NAME.fullmatch(name) else 'a name is lower-case letters, digits and _'
+            why = 'the name is taken' if _NAME.fullmatch(name) else 'a name must be lower-case letters, digits and _'
             problems.append(f'data set {name!r} of the package {packages} is ignored: {why}')
         return found, problems
 
     def loaded(self) -> dict[str, type[Spec]]:
-        """All types; those that cannot be loaded are left out, with a warning."""
+        """Return all types that can be loaded, with a warning for each of the others."""
         found, problems = self.load_all()
         for problem in problems:
             _logger.warning('%s', problem)
         return found
 
     def add(self, spec: type[Spec]) -> None:
-        """Add a type, or replace it by a class of the same module and name: a module may be loaded again.
+        """Add a type. A class of the same module and name, such as that of a reloaded module, replaces the old one.
 
         Raises:
             TypeError: It is not a frozen dataclass derived from `Formula`.
-            ValueError: Its name is taken, or an option is not declared as it must be.
+            ValueError: Its name is taken, or an option is declared incorrectly.
         """
         _check_type(spec)
         old = self._specs.get(spec.type)
@@ -597,7 +599,7 @@ class Types(Mapping[str, type[Spec]]):
 
 
 def _entry_points(usable: bool = True) -> dict[str, list[Any]]:
-    """What installed packages name: read each time, since a package may be installed while a notebook is open."""
+    """Return the entry points of installed packages; not cached, since a notebook may install a package."""
     from importlib.metadata import entry_points
 
     taken = RESERVED | SPECS.built_in.keys()
@@ -617,7 +619,7 @@ def _place(spec: type) -> str:
 
 
 def _check_type(spec: type[Spec]) -> None:
-    """Refuse what would be noticed only when somebody names the type."""
+    """Report mistakes in a type at registration rather than on first use."""
     if not (isinstance(spec, type) and issubclass(spec, Formula)):
         raise TypeError(f'spec must be a class derived from timm_fractal.data.Formula, got {spec!r}')
     own, place = vars(spec), _place(spec)
@@ -625,8 +627,8 @@ def _check_type(spec: type[Spec]) -> None:
         raise TypeError(f'{place} must be a frozen dataclass: put @dataclasses.dataclass(frozen=True) above it')
     if not (isinstance(own.get('type'), str) and _NAME.fullmatch(own['type'])):
         raise ValueError(
-            f'{place}: type must be a lower-case letter and up to 49 more, digits and _, got {own.get("type")!r}: '
-            f"set it in the class, as in type = 'contours'"
+            f'{place}: type must be a lower-case letter and up to 49 more letters, digits or _, '
+            f"got {own.get('type')!r}: set it in the class, as in type = 'contours'"
         )
     if spec.type in RESERVED:
         raise ValueError(f'{place}: type {spec.type!r} is taken by timm: choose another name')
@@ -634,19 +636,19 @@ def _check_type(spec: type[Spec]) -> None:
         rules, default = field.metadata, field.default
         if not _NAME.fullmatch(field.name):
             raise ValueError(
-                f'{place}: option {field.name!r} must have a lower-case name: names are read in lower case'
+                f'{place}: option {field.name!r} must have a lower-case name: names are converted to lower case'
             )
         if 'doc' not in rules:
             raise TypeError(
                 f"{place}: {field.name} must be declared by option, as in {field.name}: int = option(3, 'what it is'); "
-                f'a trait has no annotation'
+                f'traits have no annotation'
             )
         if type(default) not in _A:
             raise TypeError(f'{place}: the default of {field.name} must be an int, a float or a str, got {default!r}')
         if (declared := getattr(field.type, '__name__', field.type)) != type(default).__name__:
-            raise TypeError(f'{place}: {field.name} is declared as {declared}, and its default is {default!r}')
+            raise TypeError(f'{place}: {field.name} is declared as {declared}, but its default is {default!r}')
         if isinstance(default, str) and not rules['choices']:
-            raise ValueError(f'{place}: {field.name} is a word and needs choices=(...)')
+            raise ValueError(f'{place}: {field.name} is a string and needs choices=(...)')
         if any(not _WORD.fullmatch(word) for word in rules['choices']):
             raise ValueError(f'{place}: choices of {field.name} must be lower-case words, got {rules["choices"]}')
     if (mode := spec().mode) not in ('L', 'RGB'):
@@ -659,22 +661,22 @@ SPECS = Types(Fractal1Spec, Image1Spec, OFDBSpec, FractalDBSpec, VisualAtomSpec,
 
 
 def parse_name(name: str) -> Spec:
-    """Read a data set name, ``type`` or ``type/option=value,option=value``.
+    """Parse a data set name, ``type`` or ``type/option=value,option=value``.
 
     Args:
-        name: For instance ``'fractal1'`` or ``'fractal1/delta=0.05,classes=21000,seed=3'``; capitals and the prefix
-            ``torch/`` do not matter.
+        name: For instance ``'fractal1'`` or ``'fractal1/delta=0.05,classes=21000,seed=3'``; case and the prefix
+            ``torch/`` are ignored.
 
     Returns:
-        The specification, checked.
+        The validated specification.
 
     Raises:
         ValueError: Unknown type or option (the nearest valid one is named), a value that is not a number or out of
-            range, an option given twice, or nothing behind the ``/``.
+            range, an option given twice, or nothing after the ``/``.
     """
     if len(name) > MAX_NAME:
-        raise ValueError(f'the name of a data set must have at most {MAX_NAME} characters, got {len(name)}')
-    # As timm does; the prefix is that of its table of torchvision's data sets, which has ours too.
+        raise ValueError(f'a data set name must have at most {MAX_NAME} characters, got {len(name)}')
+    # As timm does; the prefix belongs to its table of torchvision data sets, in which ours are registered too.
     kind, slash, options = name.lower().removeprefix('torch/').partition('/')
     if kind not in SPECS:
         raise ValueError(f'unknown data set {kind!r}; {nearest(kind, SPECS)}')

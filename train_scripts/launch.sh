@@ -1,16 +1,16 @@
 #!/bin/sh
-# Runs timm's train.py on all GPUs of this machine, or of several machines; what follows goes to train.py.
+# Runs timm's train.py on all GPUs of one or several machines; arguments are passed to train.py.
 #
 #   sh launch.sh -c pretrain_vit_tiny_fractal1_1k.yaml --batch-size 32
 #   NNODES=2 NODE_RANK=0 MASTER_ADDR=node0 sh launch.sh -c ...      (and NODE_RANK=1 on the other machine)
 #
 # TRAIN_PY     timm's training script, from its repository (default: ./train.py)
 # NPROC        processes on this machine (default: one per GPU)
-# NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT: as torchrun knows them
+# NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT: as for torchrun
 set -eu
 train=${TRAIN_PY:-train.py}
 if [ ! -f "$train" ]; then
-    echo "launch.sh: there is no $train: take train.py from https://github.com/huggingface/pytorch-image-models and" \
+    echo "launch.sh: no such file: $train; get train.py from https://github.com/huggingface/pytorch-image-models and" \
         "set TRAIN_PY to its path" >&2
     exit 2
 fi

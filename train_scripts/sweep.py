@@ -1,16 +1,16 @@
-"""Run many pre-trainings, and fine-tunings of each, with timm's unedited train.py; collect the results; draw the page.
+"""Run many pre-trainings, each with fine-tunings, with timm's unedited train.py; collect results; write a report.
 
-A sweep file names conditions (data sets to pre-train on), seeds, and fine-tunings. One condition with one seed is a
-unit: one pre-training and all its fine-tunings. Snakemake runs them, on this machine or wherever it has an executor.
+A sweep file defines conditions (data sets to pre-train on), seeds, and fine-tunings. A condition with a seed is a unit:
+a pre-training and all its fine-tunings. Snakemake runs them, on this machine or with any of its executors.
 
 Example:
-    $ python sweep.py run sweeps/micro.yaml --train-py pytorch-image-models/train.py -n 2   # two trainings at a time
+    $ python sweep.py run sweeps/micro.yaml --train-py pytorch-image-models/train.py -n 2   # two trainings in parallel
     $ python sweep.py run sweeps/micro.yaml --train-py ... -n 50 -- --executor slurm        # options of Snakemake
     $ python sweep.py list sweeps/micro.yaml --train-py ...                                 # units, samples, hours
     $ python sweep.py report sweeps/micro.yaml                                              # tables and plots
 
 Run the same command again after an interruption: finished trainings are skipped, others resume from their last
-checkpoint. A result is one line of NAME.jsonl, written when its training has ended.
+checkpoint. A result is one line of NAME.jsonl, written when its training has finished.
 """
 
 import argparse
@@ -44,10 +44,10 @@ except KeyboardInterrupt:
 
 
 class Plan:
-    """What there is to do of a sweep, and where it is done.
+    """The trainings of a sweep, with their commands and results.
 
     Args:
-        args: Arguments of ``sweep.py run`` or its like.
+        args: Arguments of ``sweep.py run`` or a similar command.
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
@@ -58,43 +58,43 @@ class Plan:
         self.trainings = {(unit.name, job.folder): (unit, job) for unit in self.sweep.units for job in unit.jobs}
 
     def units(self, only: Sequence[str] | None = None) -> list[Unit]:
-        """Units of some conditions, or of all, for which there are weights."""
+        """Return the units of the given conditions, or of all, whose weights are available."""
         for condition in only or ():
             known(condition, self.sweep.file.conditions, 'condition', '--only')
         return list(available(unit for unit in self.sweep.units if not only or unit.condition in only))
 
     def missing(self, unit: Unit, results: Collection[tuple[Any, ...]]) -> list[Job]:
-        """Trainings of a unit without a line among the results."""
+        """Return the trainings of a unit without a result."""
         return [job for job in unit.jobs if key_of(job.key) not in results]
 
     def todo(self, unit: Unit, results: Collection[tuple[Any, ...]]) -> list[Job]:
-        """Trainings of a unit that have to be run: a pre-training also if its weights are gone and one needs them."""
+        """Return the trainings of a unit to run, including the pre-training if its weights are needed but missing."""
         jobs = self.missing(unit, results)
         if jobs and unit.pretrain and unit.pretrain not in jobs and not self.commands.checkpoint(unit).exists():
             jobs.insert(0, unit.pretrain)
         return jobs
 
     def find(self, unit: str, folder: str) -> tuple[Unit, Job]:
-        """A training by the name of its unit and of its folder.
+        """Return a training by the names of its unit and folder.
 
         Raises:
-            ValueError: The sweep file does not ask for it.
+            ValueError: It is not in the sweep file.
         """
         if (unit, folder) not in self.trainings:
             raise ValueError(
-                f'{self.sweep.path}: no training {unit}/{folder}; has the file changed since the run began?'
+                f'{self.sweep.path}: no training {unit}/{folder}; has the file changed since the run started?'
             )
         return self.trainings[unit, folder]
 
     def collect(self, path: Path) -> None:
-        """Add the line of a training to the results."""
+        """Add the result of a training to the results file."""
         self.results.append(json.loads(path.read_text()))
 
     def check(self, units: Sequence[Unit]) -> bool:
-        """Refuse what cannot be run, before the first training; say how much there is to do, and whether there is any.
+        """Check all commands before the first training, and print what is left; return whether anything is.
 
         Raises:
-            ValueError: train.py lacks an option, or something that a training needs is not in the sweep file.
+            ValueError: train.py lacks an option, or the sweep file lacks something that a training needs.
         """
         results = self.results.keys()
         left = [unit for unit in units if self.missing(unit, results)]
@@ -103,33 +103,33 @@ class Plan:
             self.commands.check(left)
             todo = [(unit, job) for unit in left for job in self.todo(unit, results)]
             samples = sum(self.commands.of(unit, job).samples for unit, job in todo)
-            print(f'{len(todo)} trainings to do, {samples:,} samples', *self.cost(samples), sep='\n', flush=True)
+            print(f'{len(todo)} trainings left, {samples:,} samples', *self.cost(samples), sep='\n', flush=True)
         return bool(left)
 
     def cost(self, samples: int) -> Iterator[str]:
-        """Hours and price of a number of samples, if the sweep file says what they are made from."""
+        """Yield the estimated hours and price of a number of samples, if the sweep file has rates."""
         if cost := self.sweep.file.cost:
             hours = samples / cost.samples_per_second / 3600
             yield f'at {cost.samples_per_second:,g} samples/s ({cost.basis}): {hours:,.1f} hours of {cost.device}'
             if cost.price_per_hour:
-                yield f'at {cost.price_per_hour:.2f} $ an hour: {hours * cost.price_per_hour:,.0f} $'
+                yield f'at ${cost.price_per_hour:.2f} per hour: ${hours * cost.price_per_hour:,.0f}'
 
     def listing(self) -> Iterator[str]:
-        """The units of a sweep, and what they cost."""
+        """Yield lines with the units of a sweep and their cost."""
         results = self.results.keys()
         total = 0
         for unit in self.sweep.units:
             samples = sum(self.commands.of(unit, job, stand_in=True).samples for job in unit.jobs)
             total += samples
             left = len(self.todo(unit, results))
-            state = f'{left} of {len(unit.jobs)} trainings to do' if left else 'finished'
+            state = f'{left} of {len(unit.jobs)} trainings left' if left else 'finished'
             yield f'{unit.name:<28} {samples:>14,} samples  {state}'
         yield f'{len(self.sweep.units)} units, {total:,} samples'
         yield from self.cost(total)
 
 
 def snakemake(args: argparse.Namespace, plan: Plan, units: Sequence[Unit]) -> list[str]:
-    """The command line of Snakemake that runs what is missing of units."""
+    """Return the Snakemake command that runs the missing trainings of units."""
     if importlib.util.find_spec('snakemake') is None:
         raise ModuleNotFoundError(name='snakemake')
     words = [args.sweep.resolve(), '--work', args.work, '--train-py', args.train_py]
@@ -138,24 +138,24 @@ def snakemake(args: argparse.Namespace, plan: Plan, units: Sequence[Unit]) -> li
         words += ['--data', f'{name}={images}']
     settings = dict(words=list(map(str, words)), conditions=sorted({unit.condition for unit in units}))
     options = ['--snakefile', HERE / 'Snakefile', '--directory', plan.commands.work, '--jobs', args.n]
-    # Not `--configfile`: another run would overwrite it while jobs of this one read it.
+    # Not `--configfile`: another run could overwrite it while jobs of this run read it.
     options += ['--config', *(f'{key}={json.dumps(value, ensure_ascii=False)}' for key, value in settings.items())]
     options += ['--scheduler', 'greedy', '--keep-going', '--rerun-incomplete']
-    # Settings are part of the names of files: one that is there is right, whatever its age.
+    # File names contain the settings, so existing files are valid regardless of their age.
     options += ['--rerun-triggers', 'input']
-    # A result without a line is collected again even if it has been before; within Snakemake's own process.
+    # Collect results again if their line is missing, in Snakemake's own process.
     options += ['--forcerun', 'collect', '--force-use-threads']
     return [sys.executable, '-m', 'snakemake', *map(str, options)]
 
 
 def dry_run(plan: Plan, units: Sequence[Unit], train_py: Path) -> list[str]:
-    """Start each different command on the CPU with small batches, up to its first step; what went wrong."""
+    """Run each distinct command up to its first step, on the CPU with small batches; return the errors."""
     plan.commands.check(units)
     problems = []
     seen: set[str] = set()
     for unit in units:
         for job in unit.jobs:
-            alike = digest(job.settings)  # Of a fine-tuning all but the weights that it begins with.
+            alike = digest(job.settings)  # Ignores the initial weights of a fine-tuning.
             if alike in seen:
                 continue
             seen.add(alike)
@@ -164,7 +164,7 @@ def dry_run(plan: Plan, units: Sequence[Unit], train_py: Path) -> list[str]:
             workers = min(1, job.settings.get('workers', 1))
             output = str(plan.commands.work / 'dry-run')
             cut = dict(device='cpu', batch_size=2, log_interval=1, workers=workers, output=output)
-            # Without launch.sh, if there are more processes than one.
+            # Replaces the interpreter or launch.sh.
             words = [word for word in command[2:] if word not in ('--amp', '--pin-mem')]
             error = first_step([sys.executable, str(train_py), *words, *flags(cut)])
             print(f'  {error or "first step done"}')
@@ -174,7 +174,7 @@ def dry_run(plan: Plan, units: Sequence[Unit], train_py: Path) -> list[str]:
 
 
 def first_step(command: list[str], timeout: float = 900) -> str:
-    """Run train.py until it logs its first step; an error message, or nothing."""
+    """Run train.py until it logs its first step; return an error message, or an empty string."""
     environment = os.environ | {'OMP_NUM_THREADS': os.environ.get('OMP_NUM_THREADS', '1')}
     child = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, env=environment
@@ -196,24 +196,24 @@ def first_step(command: list[str], timeout: float = 900) -> str:
 
 
 def count(text: str) -> int:
-    """A number from 1 up."""
+    """Parse an integer of at least 1."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'must be a whole number from 1 up, got {text!r}')
+        raise argparse.ArgumentTypeError(f'must be an integer of at least 1, got {text!r}')
     return int(text)
 
 
 def pair(text: str) -> tuple[str, Path]:
-    """NAME=FOLDER."""
+    """Parse NAME=FOLDER."""
     name, equals, folder = text.partition('=')
     if not equals or not all((Path(folder) / split).is_dir() for split in ('train', 'val')):
         raise argparse.ArgumentTypeError(
-            f'must be NAME=FOLDER of a folder that has train/CLASS/FILE and val/CLASS/FILE, got {text!r}'
+            f'must be NAME=FOLDER, a folder with train/CLASS/FILE and val/CLASS/FILE, got {text!r}'
         )
     return name, Path(folder).resolve()
 
 
 def folder(text: str) -> Path:
-    """The path of a folder, which need not exist."""
+    """Parse the path of a folder, which may not exist yet."""
     path = Path(text)
     if path.exists() and not path.is_dir():
         raise argparse.ArgumentTypeError(f'must be a folder, got the file {text!r}')
@@ -221,12 +221,12 @@ def folder(text: str) -> Path:
 
 
 def script(text: str) -> Path:
-    """The path of train.py, or of the folder it is in."""
+    """Parse the path of train.py or of its folder."""
     path = Path(text)
     path = path / 'train.py' if path.is_dir() else path
     if not path.is_file():
         raise argparse.ArgumentTypeError(
-            f'there is no {path}: take train.py from https://github.com/huggingface/pytorch-image-models'
+            f'no such file: {path}; get train.py from https://github.com/huggingface/pytorch-image-models'
         )
     return path.resolve()
 
@@ -241,7 +241,7 @@ def make_parser() -> argparse.ArgumentParser:
         default=Path('output/sweep').resolve(),
         help='folder for trainings and prepared images (default: output/sweep)',
     )
-    place.add_argument('--results', type=folder, help='folder with NAME.jsonl of each sweep (default: that of --work)')
+    place.add_argument('--results', type=folder, help='folder with NAME.jsonl of each sweep (default: --work)')
     common = argparse.ArgumentParser(add_help=False, parents=[place])
     common.add_argument(
         '--data',
@@ -249,40 +249,42 @@ def make_parser() -> argparse.ArgumentParser:
         action='append',
         default=[],
         metavar='NAME=FOLDER',
-        help='where the images of a name of the section data are: train/CLASS/FILE and val/CLASS/FILE',
+        help='folder with train/CLASS/FILE and val/CLASS/FILE for an entry in the section data',
     )
     common.add_argument(
         '--train-py',
         type=script,
         default=os.environ.get('TRAIN_PY', 'train.py'),
-        help="timm's script, or the folder that it is in (default: TRAIN_PY, else train.py)",
+        help="timm's script or its folder (default: TRAIN_PY, else train.py)",
     )
     run = commands.add_parser(
-        'run', parents=[common], help='run what is missing', epilog='Words behind -- are options of Snakemake.'
+        'run', parents=[common], help='run what is missing', epilog='Arguments after -- are options of Snakemake.'
     )
     run.add_argument('sweep', type=Path)
-    run.add_argument('-n', type=count, default=1, help='trainings at a time')
-    run.add_argument('--only', nargs='+', metavar='CONDITION', help='only units of these conditions')
-    run.add_argument('--unlock', action='store_true', help='remove the lock that a killed run has left, then run')
-    run.add_argument('--dry-run', action='store_true', help='each command up to its first step, on the CPU, cut down')
-    one = commands.add_parser('train', parents=[common], help='one training, as Snakemake calls it')
+    run.add_argument('-n', type=count, default=1, help='number of parallel trainings')
+    run.add_argument('--only', nargs='+', metavar='CONDITION', help='run only these conditions')
+    run.add_argument('--unlock', action='store_true', help='remove the lock of a killed run, then run')
+    run.add_argument(
+        '--dry-run', action='store_true', help='run each command up to its first step, on the CPU with small batches'
+    )
+    one = commands.add_parser('train', parents=[common], help='run one training (called by Snakemake)')
     one.add_argument('sweep', type=Path)
     one.add_argument('unit')
     one.add_argument('training')
-    lists = commands.add_parser('list', parents=[common], help='units with their samples, hours and cost')
+    lists = commands.add_parser('list', parents=[common], help='list units with samples, hours and cost')
     lists.add_argument('sweep', type=Path)
     report = commands.add_parser('report', parents=[place], help='write tables and plots')
     report.add_argument('sweep', type=Path, nargs='+')
     report.add_argument(
-        '--page', type=Path, help='file to write; plots go into a folder beside it (default: RESULTS/results.md)'
+        '--page', type=Path, help='file to write, with plots in a folder of the same name (default: RESULTS/results.md)'
     )
     return parser
 
 
 def available(units: Iterable[Unit]) -> Iterator[Unit]:
-    """Leave out, and say so, the units of weights that are not published, or not yet."""
+    """Yield the units whose weights are available, and print the others."""
     for unit in units:
-        # hf-hub: and local-dir: are no tags.
+        # hf-hub: and local-dir: are not tags.
         names = {job.settings.get('weights', ':') for job in unit.finetune}
         names = {name for name in names if ':' not in name}
         if names:
@@ -292,15 +294,15 @@ def available(units: Iterable[Unit]) -> Iterator[Unit]:
             names -= known_here
         if names:
             hints = ''.join(like(name, known_here) for name in names)
-            print(f'{unit.name}: left out, timm knows no weights {", ".join(names)} here{hints}', file=sys.stderr)
+            print(f'{unit.name}: skipped, timm does not know the weights {", ".join(names)}{hints}', file=sys.stderr)
         else:
             yield unit
 
 
 def execute(args: argparse.Namespace, options: Sequence[str]) -> int:
-    """Do what the command line says."""
+    """Run the command, and return the exit code."""
     if options and args.command != 'run':
-        raise ValueError(f'words behind -- are for Snakemake, which only "run" calls, got {" ".join(options)}')
+        raise ValueError(f'arguments after -- are for Snakemake, which only "run" calls, got {" ".join(options)}')
     if args.command == 'report':
         from sweep_report import write
 

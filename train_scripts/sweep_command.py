@@ -1,4 +1,4 @@
-"""From a training of a sweep file to the command line of timm's unedited train.py."""
+"""Converts trainings of a sweep file to command lines of timm's unedited train.py."""
 
 import difflib
 import re
@@ -17,7 +17,7 @@ from timm_fractal.spec import SPECS
 
 HERE = Path(__file__).resolve().parent
 
-#: Training images of data sets that train.py downloads.
+#: Number of training images in data sets that train.py downloads.
 IMAGES = {'torch/cifar10': 50_000, 'torch/cifar100': 50_000}
 
 
@@ -26,8 +26,8 @@ class Command(NamedTuple):
 
     Attributes:
         words: The command line.
-        samples: How many samples it trains on.
-        epochs: In how many epochs.
+        samples: Number of samples it trains on.
+        epochs: Number of epochs.
     """
 
     words: list[str]
@@ -36,11 +36,11 @@ class Command(NamedTuple):
 
 
 class Commands:
-    """Writes command lines.
+    """Makes command lines.
 
     Args:
         work: Folder for trainings.
-        folders: The folders of images.
+        folders: Folders of images.
         train_py: timm's script.
     """
 
@@ -48,28 +48,28 @@ class Commands:
         self.work, self.folders, self.train_py = work, folders, train_py
 
     def folder(self, unit: Unit, job: Job) -> Path:
-        """Where train.py writes."""
+        """Return the output folder of a training."""
         return self.work / unit.name / job.folder
 
     def line(self, unit: Unit, job: Job) -> Path:
-        """The result of a training, before it is collected."""
+        """Return the path of a training's result before it is collected."""
         return self.work / unit.name / f'{job.folder}.json'
 
     def checkpoint(self, unit: Unit) -> Path:
-        """Where the pre-training of a unit leaves its weights."""
+        """Return the checkpoint of a unit's pre-training."""
         assert unit.pretrain
         return self.folder(unit, unit.pretrain) / 'last.pth.tar'
 
     def weights(self, unit: Unit) -> Path:
-        """The weights that fine-tunings begin with."""
+        """Return the initial weights of a unit's fine-tunings."""
         assert unit.pretrain
         return self.work / unit.name / f'{unit.pretrain.folder}.pth.tar'
 
     def of(self, unit: Unit, job: Job, stand_in: bool = False) -> Command:
-        """The command of a job; with ``stand_in`` one for a dry run, with noise for images.
+        """Return the command of a job; with ``stand_in``, one for a dry run with noise images.
 
         Raises:
-            ValueError: Something that it needs is not in the sweep file.
+            ValueError: Something that it needs is missing in the sweep file.
         """
         return at(f'{unit.name}, {job.name}', self._of, unit, job, stand_in)
 
@@ -94,13 +94,13 @@ class Commands:
             images = IMAGES.get(merged['dataset'])
         budgets = [key for key in ('epochs', 'samples', 'steps') if key in settings]
         if len(budgets) > 1:
-            raise ValueError(f'{" and ".join(budgets)} exclude each other')
+            raise ValueError(f'{" and ".join(budgets)} cannot be combined')
         if 'samples' in settings or 'steps' in settings:
             if images is None:
                 name = merged.get('dataset', '')
                 raise ValueError(
-                    f'{budgets[0]} needs data of the sweep file or a dataset whose number of images is known (others '
-                    f'need epochs), got {name!r}; {nearest(name.partition("/")[0], [*SPECS, *IMAGES])}'
+                    f'{budgets[0]} needs data of the sweep file or a dataset with a known number of images (use epochs '
+                    f'for others), got {name!r}; {nearest(name.partition("/")[0], [*SPECS, *IMAGES])}'
                 )
             options |= schedule(settings, images, batch, repeat='dataset' in merged)
         if stand_in and 'dataset' in merged and not ours:
@@ -125,10 +125,10 @@ class Commands:
         return Command(words + flags(options | place), samples, epochs)
 
     def check(self, units: Sequence[Unit]) -> None:
-        """Refuse options that train.py does not have, before the first training.
+        """Check the options of all trainings against those of train.py.
 
         Raises:
-            ValueError: An unknown option, or a train.py that does not run.
+            ValueError: An option is unknown, or train.py does not run.
         """
         command = [sys.executable, str(self.train_py), '--help']
         done = subprocess.run(command, capture_output=True, text=True)
@@ -146,15 +146,15 @@ class Commands:
 
 
 def whole(options: dict[str, Any], name: str, instead: str = '') -> int:
-    """A number of options that must be there, from 1 up."""
+    """Return a required option, an integer of at least 1."""
     value = options.get(name)
     if type(value) is not int or value < 1:
-        raise ValueError(f'{name}{instead} must be given, a whole number from 1 up, got {value!r}')
+        raise ValueError(f'{name}{instead} must be given, an integer of at least 1, got {value!r}')
     return value
 
 
 def recipe(job: Job) -> dict[str, Any]:
-    """The recipe that a job names, or nothing."""
+    """Load the recipe of a job; empty if it has none."""
     if 'config' not in job.settings:
         return {}
     path = HERE / job.settings['config']
@@ -165,7 +165,7 @@ def recipe(job: Job) -> dict[str, Any]:
 
 
 def flags(options: dict[str, Any]) -> list[str]:
-    """Options of train.py as words of a command line."""
+    """Convert options of train.py to command-line arguments."""
     words = []
     for key, value in options.items():
         flag = '--' + key.replace('_', '-')
@@ -181,16 +181,16 @@ def flags(options: dict[str, Any]) -> list[str]:
 
 
 def schedule(settings: dict[str, Any], images: int, batch: int, repeat: bool) -> dict[str, Any]:
-    """Options of train.py for a number of samples or steps; an epoch ends with a checkpoint.
+    """Return options of train.py for a number of samples or steps; each epoch ends with a checkpoint.
 
     Args:
-        settings: Its ``samples`` are wanted, one checkpoint every ``interval`` of them; or its ``steps``.
-        images: Number of different images.
+        settings: Requested ``samples``, with a checkpoint every ``interval`` samples; or ``steps``.
+        images: Number of distinct images.
         batch: Images per step.
-        repeat: Whether an epoch may be many rounds over the images.
+        repeat: Whether an epoch may be several passes over the images.
 
     Raises:
-        ValueError: The batch is more than all images, or the samples are less than one round.
+        ValueError: The batch is larger than the number of images, or the samples are less than one pass.
     """
     if not repeat and batch > images:
         raise ValueError(f'batch_size must be at most {images}, the number of images, got {batch}')
@@ -200,16 +200,18 @@ def schedule(settings: dict[str, Any], images: int, batch: int, repeat: bool) ->
         return {key: value for key, value in options.items() if key not in settings}
     samples, least = settings['samples'], max(images, batch)
     if samples < images // batch * batch or samples < batch:
-        raise ValueError(f'samples must be at least {least}, one batch and one round over all images, got {samples}')
+        raise ValueError(f'samples must be at least {least}, one batch and one pass over all images, got {samples}')
     if not repeat:
         return dict(epochs=round(samples / (images // batch * batch)))
     epochs = max(1, min(round(samples / settings.get('interval', samples)), samples // least))
     steps = max(1, round(samples / epochs / batch))
-    repeats = max(1.0, -(-steps * batch * 1000 // images) / 1000)  # Three digits, rounded up: drop-last does the rest.
+    repeats = max(
+        1.0, -(-steps * batch * 1000 // images) / 1000
+    )  # Rounded up to three digits; drop-last cuts the rest.
     return dict(epochs=epochs, epoch_repeats=repeats)
 
 
 def like(word: str, valid: Iterable[str]) -> str:
-    """Word the end of a message about an unknown word, where there are too many valid ones to name them all."""
+    """Suggest the nearest valid word for a message, without listing all of them."""
     near = difflib.get_close_matches(str(word), list(valid), n=1)
     return f'; did you mean {near[0]!r}?' if near else ''

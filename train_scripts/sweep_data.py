@@ -1,14 +1,14 @@
-"""Folders of images for a sweep: a few examples of a class to fine-tune on, others to test and to pre-train on.
+"""Prepares folders of images for a sweep: examples for fine-tuning, and others for tests and pre-training.
 
-Kinds, in the section ``data`` of a sweep file:
+Kinds in the section ``data`` of a sweep file:
 
-- ``digits``: scikit-learn's 1,797 handwritten digits of 8 x 8 pixels. What is not trained on is tested on.
-- ``folder``: ``train/CLASS/FILE`` and ``val/CLASS/FILE``, where ``--data NAME=FOLDER`` says, or what torchvision
-  downloads. The first ``reserve`` files of each class are for fine-tuning; the first ``test`` of ``val`` to test on.
-- ``rest``: images of a ``folder`` behind those reserved, ``count`` of each class, to pre-train on.
+- ``digits``: scikit-learn's 1,797 handwritten digits of 8 x 8 pixels. All that are not trained on are tested on.
+- ``folder``: ``train/CLASS/FILE`` and ``val/CLASS/FILE`` in ``--data NAME=FOLDER``, or downloaded by torchvision. The
+  first ``reserve`` files of each class are for fine-tuning; the first ``test`` of ``val`` are for testing.
+- ``rest``: the next ``count`` images per class of a ``folder``, for pre-training.
 - ``photo``: the photograph of the astronaut Eileen Collins in scikit-image (NASA, public domain).
 
-Every folder is made once, under a temporary name first.
+Each folder is made once, atomically.
 """
 
 import os
@@ -29,28 +29,28 @@ class Folders:
 
     Args:
         data: The section ``data`` of the sweep file.
-        work: Where folders are made.
-        given: Folders that the user has, by name.
+        work: Parent of the folders.
+        given: Folders of the user, by name.
     """
 
     def __init__(self, data: Mapping[str, Data], work: Path, given: dict[str, Path]) -> None:
         folders = [name for name, images in data.items() if isinstance(images, Images)]
         if unknown := set(given) - set(folders):
-            raise ValueError(f'--data {sorted(unknown)[0]}: must be one of {", ".join(folders) or "no folders at all"}')
+            raise ValueError(f'--data {sorted(unknown)[0]}: must be one of {", ".join(folders) or "none"}')
         self.data, self.work, self.given = data, work, given
         self.sources: dict[str, tuple[Path, str]] = {}
 
     def get(self, name: str, shots: int | None, seed: int, stand_in: bool) -> tuple[str, int, int | None]:
-        """A folder (or a file) for train.py, its number of training images, and of classes.
+        """Return a folder (or file) for train.py, and its numbers of training images and classes.
 
         Args:
             name: A key of the section ``data``.
             shots: Number of training images per class; None for all.
-            seed: Which ones.
-            stand_in: Noise instead of images, for a dry run: nothing is downloaded.
+            seed: Seed of their selection.
+            stand_in: Use noise images for a dry run, without downloads.
 
         Raises:
-            ValueError: Too few images.
+            ValueError: There are too few images.
         """
         images = self.data[name]
         if isinstance(images, Photo):
@@ -58,7 +58,7 @@ class Folders:
         base = self.data[images.of] if isinstance(images, Rest) else images
         count = shots or (images.count if isinstance(images, Rest) else None)
         if count is None:
-            raise ValueError(f'data {name}: shots must say how many images there are of each class')
+            raise ValueError(f'data {name}: shots must be given, the number of images per class')
         if stand_in:
             folder = Path(self.noise(base.classes))
         elif isinstance(base, Digits):
@@ -72,33 +72,33 @@ class Folders:
                 _few(source / 'val', path / 'val', base.test, 0, None)
 
             made = f'{name}-{count}' if rest else f'{name}-{count}-s{seed}'
-            # Other images, or other settings, are another folder.
+            # Different images or settings get a different folder.
             folder = self._made(self.work / fingerprint([found, base.given]) / made, make)
         return str(folder), count * base.classes, base.classes
 
     def noise(self, classes: int) -> str:
-        """A folder of one image of noise per class, for a dry run."""
+        """Return a folder with one noise image per class, for a dry run."""
         return str(self._made(self.work / f'stand-in-{classes}', lambda path: _noise(path, classes)))
 
     def _source(self, name: str, images: Images) -> tuple[Path, str]:
-        """The folder that the user gave, or CIFAR-10; and a digest of where it is and of the names of its files."""
+        """Return the user's folder or a downloaded one, and a digest of its location and file names."""
         if name not in self.sources:
             download = images.download
             if name not in self.given and not download:
-                raise ValueError(f'data {name}: say where it is with --data {name}=FOLDER')
+                raise ValueError(f'data {name}: give its folder with --data {name}=FOLDER')
             source = self.given.get(name) or self._made(self.work / name, lambda path: _torchvision(download, path))
             names = [str(source)]
             for split in ('train', 'val'):
                 folders = _classes(source / split)
                 if len(folders) != images.classes:
-                    rule = f'must have {images.classes} classes, as the sweep file says'
+                    rule = f'must have {images.classes} classes, as in the sweep file'
                     raise ValueError(f'data {name}: {source / split} {rule}, got {len(folders)}')
                 names += [f'{split}/{folder.name}/{file}' for folder in folders for file in sorted(os.listdir(folder))]
             self.sources[name] = source, fingerprint(names)
         return self.sources[name]
 
     def _made(self, path: Path, make: Callable[[Path], Any]) -> Path:
-        """Make a file or folder if it is not there; it has its name only when it is complete."""
+        """Make a file or folder atomically unless it exists."""
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f'.{secrets.token_hex(4)}-{path.name}')
@@ -123,7 +123,7 @@ def _digits(path: Path, shots: int, seed: int) -> None:
     order = np.random.default_rng(seed).permutation(len(digits.target))
     most = int(np.bincount(digits.target).min()) - 1
     if shots > most:
-        raise ValueError(f'digits: shots must be at most {most}, so that some are left to test on, got {shots}')
+        raise ValueError(f'digits: shots must be at most {most}, to leave some for testing, got {shots}')
     few = {int(n) for digit in range(10) for n in order[digits.target[order] == digit][:shots]}
     for n, (image, label) in enumerate(zip(np.uint8(digits.images * 255 / 16), digits.target, strict=True)):
         folder = path / ('train' if n in few else 'val') / str(label)
@@ -132,23 +132,23 @@ def _digits(path: Path, shots: int, seed: int) -> None:
 
 
 def _classes(folder: Path) -> list[Path]:
-    """The folders of its classes."""
     return sorted(path for path in folder.iterdir() if path.is_dir())
 
 
 def _few(source: Path, target: Path, count: int, skip: int, seed: int | None) -> None:
-    """Link ``count`` files of each class: those behind the first ``skip``; with a seed, some of the first ``skip``."""
+    """Link ``count`` files of each class: those after the first ``skip``, or with a seed, random ones of the first
+    ``skip``."""
     rng = np.random.default_rng(seed)
     for folder in _classes(source):
         files = sorted(folder.iterdir())
         if seed is None:
             files = files[skip : skip + count]
         elif len(files) < skip:
-            raise ValueError(f'{folder} has too few images: {skip} are to be reserved, {len(files)} found')
+            raise ValueError(f'{folder} has too few images: {skip} must be reserved, {len(files)} found')
         else:
             files = [files[n] for n in sorted(rng.permutation(skip)[:count])]
         if len(files) < count:
-            raise ValueError(f'{folder} has too few images: {count} wanted, {len(files)} found')
+            raise ValueError(f'{folder} has too few images: {count} needed, {len(files)} found')
         (target / folder.name).mkdir(parents=True)
         for file in files:
             (target / folder.name / file.name).symlink_to(file.resolve())

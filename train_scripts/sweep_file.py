@@ -1,4 +1,4 @@
-"""A sweep file, the trainings it asks for, and the file of their results."""
+"""Sweep files, their trainings, and files of results."""
 
 import contextlib
 import fcntl
@@ -16,7 +16,7 @@ from timm_fractal import parse_name
 from timm_fractal._utils.atomic import check_regular
 from timm_fractal.hub.manifest import manifest
 
-# Options without influence on what is learnt: they may change without making a result another one.
+# Options that do not affect a result, so changing them does not invalidate it.
 ASIDE = {
     'workers',
     'log_interval',
@@ -37,9 +37,9 @@ class Job:
 
     Attributes:
         name: ``'pretrain'``, or the fine-tuning with its seed: ``'digits-5-s0'``.
-        settings: The settings of the sweep file for it, those of the condition included.
+        settings: Its settings in the sweep file, including those of the condition.
         seed: ``--seed``.
-        key: What identifies its line among the results.
+        key: Identifies its line in the results.
     """
 
     name: str
@@ -49,12 +49,12 @@ class Job:
 
     @property
     def folder(self) -> str:
-        """The name of its folder: other settings never go on where these were."""
+        """Name of its folder, which includes a digest of the settings."""
         return f'{self.name}-{self.key["settings"]}'
 
     @property
     def options(self) -> dict[str, Any]:
-        """What of the settings goes to train.py."""
+        """The settings that are options of train.py."""
         return {key: value for key, value in self.settings.items() if key not in OWN}
 
 
@@ -73,7 +73,7 @@ class Unit:
 
     @property
     def jobs(self) -> list[Job]:
-        """All its trainings, in their order."""
+        """All its trainings in order."""
         return [job for job in (self.pretrain, *self.finetune) if job]
 
 
@@ -84,7 +84,7 @@ class Sweep:
         path: The YAML file.
 
     Raises:
-        ValueError: It is no YAML, or says what a sweep file may not say; with the path and the place in it.
+        ValueError: It is not YAML, or not a valid sweep file; the message names the path and location.
     """
 
     def __init__(self, path: Path) -> None:
@@ -99,7 +99,7 @@ class Sweep:
         self.units = self._units()
 
     def meaning(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Settings with what names in them stand for: images, but for where they are from, and the file of weights."""
+        """Resolve the names in settings to what affects a result: properties of images, and the digest of weights."""
         meaning = dict(settings)
         if 'data' in settings:
             images = self.file.data[settings['data']]
@@ -125,19 +125,19 @@ class Sweep:
                         continue
                     tuning = training.given
                     if own.weights is not None:
-                        # Published ones, in place of a pre-training of the sweep.
+                        # Published weights instead of a pre-training.
                         tuning['weights'] = own.weights
                     both = digest([self.meaning(settings), self.meaning(tuning)])
                     for tune in self.file.finetune_seeds:
                         more = dict(finetune=task, finetune_seed=tune, settings=both)
                         finetune.append(Job(f'{task}-s{tune}', tuning, 100 * seed + tune, key | more))
                 units.append((own.stage, seed, Unit(condition, seed, pretrain, tuple(finetune))))
-        units.sort(key=lambda unit: unit[:2])  # One seed of all that matters most comes first.
+        units.sort(key=lambda unit: unit[:2])  # One seed of every condition of the first stage comes first.
         return [unit for _, _, unit in units]
 
 
 def digest(settings: Any) -> str:
-    """A short name of settings: whether a result belongs to what the sweep file says now."""
+    """Return a short digest of settings, which tells whether a result is up to date."""
     if isinstance(settings, list):
         return hashlib.sha256(''.join(map(digest, settings)).encode()).hexdigest()[:10]
     kept = {key: value for key, value in settings.items() if key not in ASIDE}
@@ -147,29 +147,29 @@ def digest(settings: Any) -> str:
 
 
 def fingerprint(content: Any) -> str:
-    """A short name of something that JSON can write."""
+    """Return a short digest of JSON content."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def canonical(dataset: str) -> str:
-    """The canonical form of a data set name; a name that is not ours stays as it is."""
+    """Return the canonical form of a data set name; other names are unchanged."""
     with contextlib.suppress(ValueError):
         return str(parse_name(dataset))
     return dataset
 
 
 class Results:
-    """A file of JSON lines that only grows, safe against kill -9 and against several writers.
+    """A file of JSON lines that is only appended to, safe against kill -9 and concurrent writers.
 
     Args:
-        path: The file; it need not exist.
+        path: The file, which may not exist yet.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def read(self) -> list[dict[str, Any]]:
-        """All whole lines.
+        """Return all complete lines.
 
         Raises:
             ValueError: A line is not a JSON object.
@@ -187,20 +187,20 @@ class Results:
             except (ValueError, RecursionError) as error:
                 raise ValueError(f'{self.path}, line {number}: must be JSON: {error}') from error
             if not isinstance(content, dict):
-                raise ValueError(f'{self.path}, line {number}: must be an object of JSON, got {content!r:.100}')
+                raise ValueError(f'{self.path}, line {number}: must be a JSON object, got {content!r:.100}')
             for key in KEY:
                 if isinstance(content.get(key), (list, dict)):
-                    words = f'{key} must be a word or a number, got {content[key]!r:.100}'
+                    words = f'{key} must be a string or a number, got {content[key]!r:.100}'
                     raise ValueError(f'{self.path}, line {number}: {words}')
             found.append(content)
         return found
 
     def keys(self) -> set[tuple[Any, ...]]:
-        """What the trainings are that have a line."""
+        """Return the keys of all lines."""
         return set(map(key_of, self.read()))
 
     def append(self, line: dict[str, Any]) -> None:
-        """Add a line, unless one with the same key is there; on disk when this returns."""
+        """Append a line, unless one with the same key exists; it is on disk when this returns."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, 'a+b') as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -211,23 +211,23 @@ class Results:
                 file.truncate(len(content) - torn)
             if key_of(line) in self.keys():
                 return
-            # An editor may have taken away the last line end.
+            # An editor may have removed the last newline.
             file.write(b'\n' * (whole(last) > 0) + json.dumps(line).encode() + b'\n')
             file.flush()
             os.fsync(file.fileno())
 
 
-# What tells results apart: lines that agree in it are of the same training.
+# Identifies a training.
 KEY = ('sweep', 'condition', 'seed', 'finetune', 'finetune_seed', 'settings')
 
 
 def key_of(line: dict[str, Any]) -> tuple[Any, ...]:
-    """The values of `KEY` in a line."""
+    """Return the values of `KEY` in a line."""
     return tuple(line.get(key) for key in KEY)
 
 
 def whole(last: bytes) -> int:
-    """How much counts of what is behind the last line end: all if it is JSON, else nothing, since it was torn."""
+    """Return the valid length of the text after the last newline: all of it if it is JSON, else 0 (torn)."""
     try:
         return len(last) if isinstance(json.loads(last), dict) else 0
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Findings about a population: many conditions that differ in one draw, such as the fractal."""
+"""Findings about a population: many conditions that differ in one random choice, such as the fractal."""
 
 from statistics import fmean, median
 from typing import TYPE_CHECKING
@@ -13,12 +13,12 @@ from sweep_schema import Finding
 if TYPE_CHECKING:
     from sweep_report import Table
 
-#: How many of the best and of the worst are rows of the table.
+#: Number of best and worst members in the table.
 SHOWN = 5
 
 
 def members(table: 'Table', finding: Finding, tasks: list[str]) -> list[str]:
-    """The conditions of the population of which every fine-tuning has been run, the best first (mean rank)."""
+    """Return the conditions of the population with all fine-tunings run, best first (by mean rank)."""
     found = [
         condition
         for condition in table.sweep.file.conditions
@@ -30,13 +30,13 @@ def members(table: 'Table', finding: Finding, tasks: list[str]) -> list[str]:
 
 
 def shown(table: 'Table', finding: Finding, tasks: list[str]) -> list[str]:
-    """The members that are rows of the table: the best, then the worst."""
+    """Return the members in the table: the best, then the worst."""
     every = members(table, finding, tasks)
     return every if len(every) <= 2 * SHOWN else every[:SHOWN] + every[-SHOWN:]
 
 
 def describe(table: 'Table', finding: Finding, tasks: list[str]) -> list[str]:
-    """Lines about the population: spread, agreement of the tasks, and what of the variance is not noise."""
+    """Describe the population: spread, agreement of the tasks, and the share of variance between members."""
     every = members(table, finding, tasks)
     if len(every) < 3:
         return []
@@ -44,10 +44,10 @@ def describe(table: 'Table', finding: Finding, tasks: list[str]) -> list[str]:
     spread = '; '.join(
         f'{task}: {min(values):.1f} to {max(values):.1f}, median {median(values):.1f}' for task, values in top1.items()
     )
-    out = [f'- {len(every)} of them, first pre-training seed. {spread}.']
+    out = [f'- Over {len(every)} of them (first pre-training seed): {spread}.']
     if len(tasks) == 2:
         rho = spearmanr(*top1.values())[0]
-        out.append(f'- Do {" and ".join(tasks)} order them alike? Spearman {rho:.2f}.')
+        out.append(f'- Rank correlation of {" and ".join(tasks)}: Spearman {rho:.2f}.')
     parts = []
     for task in tasks:
         by_seed = [seed_means(table, condition, task) for condition in every]
@@ -57,14 +57,14 @@ def describe(table: 'Table', finding: Finding, tasks: list[str]) -> list[str]:
             parts.append(f'{task}: {share:.0%} ({low:.0%} to {high:.0%}, {len(repeated)} of them)')
     if parts:
         out.append(
-            '- The part of the variance that is between them, the rest being the seed of pre-training (three seeds of '
-            f'each, one-way analysis of variance with its 95 % interval). {"; ".join(parts)}.'
+            '- Share of the variance between them; the rest is due to the pre-training seed (three seeds of each, '
+            f'one-way analysis of variance, 95 % interval). {"; ".join(parts)}.'
         )
     return out
 
 
 def seed_means(table: 'Table', condition: str, task: str) -> list[float]:
-    """Top-1 of each pre-training seed, the first first, mean over the fine-tuning seeds."""
+    """Return the top-1 of each pre-training seed in order, mean over the fine-tuning seeds."""
     runs = table.top1[condition][task]
     return [
         fmean(top1 for (seed, _), top1 in runs.items() if seed == wanted)
@@ -73,7 +73,7 @@ def seed_means(table: 'Table', condition: str, task: str) -> list[float]:
 
 
 def variance_share(values: 'np.ndarray[tuple[int, int], np.dtype[np.float64]]') -> tuple[float, float, float]:
-    """The intraclass correlation of values of shape (groups, repetitions), and its 95 % interval, from 0 to 1.
+    """Return the intraclass correlation of values of shape (groups, repetitions), and its 95 % interval, from 0 to 1.
 
     Examples:
         >>> values = np.array([[1.0, 1.1, 0.9], [5.0, 5.1, 4.9], [9.0, 9.1, 8.9]])
@@ -92,7 +92,7 @@ def variance_share(values: 'np.ndarray[tuple[int, int], np.dtype[np.float64]]') 
 
 
 def draw(table: 'Table', finding: Finding, tasks: list[str]) -> Figure:
-    """Plot every member, the best first, and the other rows as horizontal lines."""
+    """Plot all members, best first, and the other rows as horizontal lines."""
     size = (4 * len(tasks), 3.4)
     figure, panels = plt.subplots(1, len(tasks), figsize=size, layout='constrained', squeeze=False)
     for panel, task in zip(panels[0], tasks, strict=True):

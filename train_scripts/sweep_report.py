@@ -1,4 +1,4 @@
-"""The page of results: tables and plots of sweeps, from their lines of JSON alone."""
+"""Writes the results page: tables and plots of sweeps from their JSON lines."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ SUMMARY = 'summary.png'
 
 
 class Table:
-    """The results of one sweep that belong to what its file says now.
+    """The results of a sweep that match its current file.
 
     Args:
         sweep: The sweep file.
@@ -36,7 +36,7 @@ class Table:
         self.tasks: list[str] = list(sweep.file.finetune)
         keys = [job.key for unit in sweep.units for job in unit.jobs]
         wanted = {key_of(key) for key in keys}
-        #: The fine-tunings that the sweep file asks for, by condition and task.
+        #: The fine-tunings in the sweep file, by condition and task.
         self.asked = {(key['condition'], key['finetune']) for key in keys if 'finetune' in key}
         kept: dict[tuple[Any, ...], Line] = {}
         for line in lines:
@@ -63,18 +63,18 @@ class Table:
         return self.sweep.file.conditions[condition].label or condition
 
     def row(self, row: Row) -> str:
-        """The name of a row, in tables and plots."""
+        """Return the name of a row in tables and plots."""
         return row.label or self.label(row.condition)
 
     def name(self, condition: str) -> str:
-        """The data set of a condition, as a table shows it."""
+        """Return the data set of a condition for a table."""
         own = self.sweep.file.conditions[condition].given
         if 'dataset' in own:
             return f'`{canonical(own["dataset"])}`'
-        return f'`{own["data"]}`' if 'data' in own else ''  # Published weights say it on their card.
+        return f'`{own["data"]}`' if 'data' in own else ''  # For published weights, it is on their card.
 
     def samples(self, condition: str) -> str:
-        """Samples of pre-training; in brackets those that are asked for, if it has not been run."""
+        """Return the pre-training samples; in parentheses if it has not been run."""
         own = self.sweep.file.conditions[condition]
         found = {line['samples'] for line in self.pretrained[condition]}
         if not found and own.trains:
@@ -83,7 +83,7 @@ class Table:
         return ', '.join(f'{n:,}' for n in sorted(found))
 
     def cell(self, condition: str, task: str) -> str:
-        """Mean and standard deviation over all runs, and how many."""
+        """Return mean and standard deviation over all runs, with the numbers of seeds and runs."""
         runs = self.top1[condition][task]
         if not runs:
             return 'not yet run' if (condition, task) in self.asked else '-'
@@ -92,7 +92,7 @@ class Table:
         return f'{fmean(runs.values()):.1f}{spread} ({seeds}, {len(runs)})'
 
     def own_task(self, condition: str) -> str:
-        """How well pre-training did at its own task: top-1 on its validation split, and the loss."""
+        """Return the pre-training's top-1 on its validation split, and its loss."""
         lines = self.pretrained[condition]
         if not lines:
             return 'not yet run' if self.sweep.file.conditions[condition].trains else ''
@@ -102,17 +102,17 @@ class Table:
 
 
 def slug(title: str) -> str:
-    """A title as a file name."""
+    """Convert a title to a file name."""
     return '-'.join(''.join(c if c.isalnum() else ' ' for c in title.lower()).split())[:40].strip('-')
 
 
 def tasks_of(table: Table, finding: Finding) -> list[str]:
-    """The fine-tunings that a finding shows: all, unless it names them."""
+    """Return the fine-tunings of a finding, by default all."""
     return table.tasks if finding.tasks is None else finding.tasks
 
 
 def all_rows(table: Table, finding: Finding) -> list[Row]:
-    """The rows of a finding, and those of its population."""
+    """Return the rows of a finding, including those of its population."""
     if not finding.population:
         return finding.rows
     shown = sweep_population.shown(table, finding, tasks_of(table, finding))
@@ -120,7 +120,7 @@ def all_rows(table: Table, finding: Finding) -> list[Row]:
 
 
 def section(table: Table, finding: Finding, plot: str, comparisons: Comparisons) -> str:
-    """One finding in Markdown: question, plot and limits; its tables are folded."""
+    """Format a finding as Markdown: question, plot and limits, and its tables, which are folded."""
     tasks = tasks_of(table, finding)
     rows = all_rows(table, finding)
     heads = ['pre-training', 'samples', 'own task', *tasks]
@@ -137,8 +137,7 @@ def section(table: Table, finding: Finding, plot: str, comparisons: Comparisons)
     labels = {row.condition: table.row(row) for row in rows}
     if finding.expect:
         lines = [
-            [f'{labels[better]}, against {labels[worse]}']
-            + [comparisons.cell(table, better, worse, task) for task in tasks]
+            [f'{labels[better]} vs. {labels[worse]}'] + [comparisons.cell(table, better, worse, task) for task in tasks]
             for better, worse in finding.expect
         ]
         out += ['', *markdown_table(['difference', *tasks], lines)]
@@ -158,7 +157,7 @@ def markdown_table(heads: list[str], lines: list[list[str]]) -> list[str]:
 
 
 def data_of(table: Table, finding: Finding) -> str:
-    """A digest of what a plot shows; it is written into the file."""
+    """Return a digest of the data in a plot, which is stored in the file."""
     tasks = tasks_of(table, finding)
     shown: dict[str, Any] = {
         row.condition: [
@@ -178,7 +177,7 @@ def data_of(table: Table, finding: Finding) -> str:
 
 
 def draw(table: Table, finding: Finding, path: Path) -> None:
-    """Plot one finding: a panel per fine-tuning; bars, or lines where rows have an ``x`` or series are named."""
+    """Plot a finding, with a panel per fine-tuning: lines for rows with ``x`` or a series, else bars."""
     rows, tasks = finding.rows, tasks_of(table, finding)
     if finding.population:
         figure = sweep_population.draw(table, finding, tasks)
@@ -223,9 +222,9 @@ def draw(table: Table, finding: Finding, path: Path) -> None:
             panel.set_xlabel(finding.axis)
             if finding.log:
                 panel.set_xscale('log')
-                # Only powers of ten are written: between them there is no room.
+                # Only powers of ten get labels: there is no room between them.
                 panel.xaxis.set_minor_formatter(NullFormatter())
-    # One legend for all panels, where it hides nothing.
+    # One legend for all panels, outside of them.
     found = [pair for panel in panels[0] for pair in zip(*panel.get_legend_handles_labels(), strict=True)]
     if labels := {label: handle for handle, label in found}:
         columns = 4 if len(tasks) > 1 else 1
@@ -235,7 +234,7 @@ def draw(table: Table, finding: Finding, path: Path) -> None:
 
 
 def draw_curves(table: Table, rows: list[Row], task: str, panel: Any) -> None:
-    """Top-1 along the fine-tunings of a task: mean and standard deviation over the runs that had as many epochs."""
+    """Plot top-1 during the fine-tunings of a task: mean and standard deviation over runs with equal epochs."""
     steps = table.sweep.file.finetune[task].steps
     for number, row in enumerate(rows):
         curves = table.curves[row.condition][task]
@@ -250,11 +249,11 @@ def draw_curves(table: Table, rows: list[Row], task: str, panel: Any) -> None:
         panel.plot(x, means, marker='.', color=color, label=table.row(row))
         low, high = ([m + sign * d for m, d in zip(means, spreads, strict=True)] for sign in (-1, 1))
         panel.fill_between(x, low, high, color=color, alpha=0.15)
-    panel.set_xlabel(f'{"step" if steps else "epoch"} of fine-tuning')
+    panel.set_xlabel(f'fine-tuning {"step" if steps else "epoch"}')
 
 
 def introduction(table: Table) -> str:
-    """What a sweep is, what of it has been run, on what, and for how long."""
+    """Describe a sweep: its purpose, the trainings run, hardware and hours."""
     file = table.sweep.file
     hours = sum(line['seconds'] for line in table.lines) / 3600
     out = [f'## {file.title}', '', file.about, '']
@@ -263,7 +262,7 @@ def introduction(table: Table) -> str:
     hardware = sorted({line['hardware'] for line in table.lines})
     versions = sorted({', '.join(f'{k} {v}' for k, v in line['versions'].items()) for line in table.lines})
     out.append(
-        f'{len(table.lines)} of {table.wanted} trainings have been run, {hours:.1f} hours in all, '
+        f'{len(table.lines)} of {table.wanted} trainings have been run, {hours:.1f} hours in total, '
         f'on {"; ".join(hardware)} '
         f'({"; ".join(versions)}).'
     )
@@ -277,43 +276,43 @@ def introduction(table: Table) -> str:
 
 
 def page(tables: list[Table], folder: str, results: Path) -> str:
-    """The page in Markdown; ``folder`` is where its plots are, ``results`` where its lines are."""
+    """Format the page as Markdown; ``folder`` has its plots, ``results`` its JSON lines."""
     comparisons = Comparisons(tables)
     files = ' '.join(str(table.sweep.path) for table in tables)
     out = ['# Results', '']
     if table_rows := summary(tables, comparisons):
         out += [
-            'Does pre-training help? Points of top-1 above training from scratch with the same examples and steps, '
-            'with half of the 95 % interval:',
+            'Does pre-training help? Points of top-1 accuracy above training from scratch with the same examples and '
+            'steps, ± half of the 95 % interval:',
             '',
             *table_rows,
             '',
             f'![gain over training from scratch]({folder}/{SUMMARY})',
             '',
-            '\\* One pre-training run: no interval. "Held out": neither fractals nor recipes were chosen on this data.',
+            '\\* One pre-training run, no interval. "Held out": neither fractals nor recipes were chosen on this data.',
             '',
         ]
     out += [
         '<details markdown="1"><summary>How to read the figures</summary>',
         '',
-        f'- This page is written by `python train_scripts/sweep.py report {files} --results {results}`.',
-        '- A figure is top-1 in per cent on test images: mean ± standard deviation over all runs, then in brackets the '
-        'number of pre-training seeds and of runs. Means of rows with different numbers of seeds are not over the same '
-        'runs.',
-        '- "Own task" is the accuracy of pre-training on its validation split (chance is 100 % divided by the classes) '
-        'and its last training loss.',
-        "- A difference is over runs with the same seeds, with the 95 % interval of its mean (Student's t over at "
-        'least three pre-training seeds), and the number of runs in which it is above zero. **Bold**: shown, at a '
-        f'false discovery rate of {RATE:.0%} (Benjamini and Hochberg) over all {comparisons.judged} comparisons with '
-        'an interval on this page.',
-        '- The seeds of a row share its fractals or its photograph, and the draws of fine-tuning examples: the '
-        'interval says nothing about others.',
+        f'- This page is generated by `python train_scripts/sweep.py report {files} --results {results}`.',
+        '- Figures are top-1 accuracy in percent on test images: mean ± standard deviation over all runs, followed '
+        'by the numbers of pre-training seeds and runs in parentheses. Rows with different numbers of seeds average '
+        'over different runs.',
+        '- "Own task" is the accuracy of pre-training on its validation split (chance is 100 % divided by the number '
+        'of classes), and the final training loss.',
+        "- Differences are between runs with the same seeds: mean, 95 % interval (Student's t over at least three "
+        'pre-training seeds), and the number of runs in which the first is better. **Bold**: shown, at a false '
+        f'discovery rate of {RATE:.0%} (Benjamini and Hochberg) over the {comparisons.judged} comparisons with an '
+        'interval on this page.',
+        '- All seeds of a row use the same fractals or photograph, and the same fine-tuning examples; the intervals do '
+        'not cover these choices.',
     ]
     findings = [finding for table in tables for finding in table.sweep.file.findings]
     if any(row.published is not None for finding in findings for row in finding.rows):
         out.append(
-            "- The paper's figures are ViT-Tiny at 224 pixels after 61 million samples, fine-tuned on CIFAR-100, top-1:"
-            ' another scale, another data set.'
+            "- The paper's figures are top-1 of ViT-Tiny at 224 pixels after 61 million samples, fine-tuned on "
+            'CIFAR-100: a different scale and data set.'
         )
     out += ['', '</details>', '']
     for table in tables:
@@ -328,7 +327,7 @@ def write(sweeps: list[Sweep], results: Path, path: Path) -> None:
     """Write the page and its plots.
 
     Raises:
-        ValueError: A sweep has no results there, or no title.
+        ValueError: A sweep has no results or no title.
     """
     tables = []
     for sweep in sweeps:
@@ -337,13 +336,13 @@ def write(sweeps: list[Sweep], results: Path, path: Path) -> None:
             if getattr(sweep.file, key) is None:
                 raise ValueError(f'{sweep.path}: {key} must be given for a report')
         if not file.exists():
-            raise ValueError(f'there is no {file}: run the sweep first, or say with --results in which folder it is')
+            raise ValueError(f'no such file: {file}; run the sweep first, or give its folder with --results')
         tables.append(Table(sweep, Results(file).read()))
     folder = path.parent / path.stem
     folder.mkdir(parents=True, exist_ok=True)
     for table in tables:
         if table.left_out:
-            print(f'{table.sweep.name}: {table.left_out} lines are of other settings than those of the sweep file')
+            print(f'{table.sweep.name}: ignored {table.left_out} lines with settings that differ from the sweep file')
         for finding in table.sweep.file.findings:
             if table.lines:
                 draw(table, finding, folder / f'{table.sweep.name}-{slug(finding.title)}.png')

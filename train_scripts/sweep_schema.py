@@ -1,4 +1,4 @@
-"""What a sweep file may say. All else is refused before the first training: the place, and the nearest valid word."""
+"""Schema of sweep files. Errors name the location and the nearest valid word, before the first training."""
 
 import math
 import re
@@ -23,7 +23,7 @@ from timm_fractal import parse_name
 from timm_fractal._utils.messages import nearest
 from timm_fractal.spec import MAX_SAMPLES, SPECS
 
-# A word that becomes the name of a folder or a file.
+# Becomes part of a file name.
 Name = Annotated[str, Field(pattern=r'^[A-Za-z0-9][A-Za-z0-9._-]*$')]
 Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 Pair = Annotated[list[str], Field(min_length=2, max_length=2)]
@@ -34,12 +34,12 @@ PRETRAINS = frozenset({'dataset', 'data', 'config'})
 
 
 def absent(description: str) -> Any:
-    """A key that may be left out, but not be empty."""
+    """Declare an optional key, which must not be empty."""
     return Field(None, description=description)
 
 
 class Strict(BaseModel):
-    """A mapping of which all keys are known."""
+    """A mapping that accepts known keys only."""
 
     model_config = ConfigDict(strict=True, extra='forbid')
 
@@ -53,7 +53,7 @@ class Strict(BaseModel):
 
     @property
     def given(self) -> dict[str, Any]:
-        """What the file says, without what it leaves out."""
+        """The keys in the file, without defaults."""
         return self.model_dump(exclude_unset=True)
 
 
@@ -62,24 +62,22 @@ class Training(Strict):
 
     model_config = ConfigDict(strict=True, extra='allow')
 
-    data: str = absent('images to train on: a name of the section `data`')
-    config: str = absent('a recipe, relative to `train_scripts`')
-    samples: PositiveInt = absent('samples to train on, at least one round over all images; instead of `epochs`')
-    interval: PositiveInt = absent('samples between two checkpoints (default: all)')
-    steps: PositiveInt = absent(
-        'steps to train for, rounded to whole epochs; a tenth of them is warm-up if nothing else is said'
-    )
-    shots: PositiveInt = absent('images of each class')
-    processes: PositiveInt = absent('run by `launch.sh` on as many GPUs')
-    weights: str = absent('of a condition: published weights, in place of a pre-training')
+    data: str = absent('images to train on: a key of the section `data`')
+    config: str = absent('recipe, relative to `train_scripts`')
+    samples: PositiveInt = absent('samples to train on, at least one pass over all images; instead of `epochs`')
+    interval: PositiveInt = absent('samples between checkpoints (default: all)')
+    steps: PositiveInt = absent('steps to train for, rounded to whole epochs; by default, a tenth of them is warm-up')
+    shots: PositiveInt = absent('images per class')
+    processes: PositiveInt = absent('number of GPUs, used by `launch.sh`')
+    weights: str = absent('of a condition: published weights instead of a pre-training')
     only: list[str] = absent('of a condition: its fine-tunings (default: all)')
-    seeds: Seeds = absent('of a condition: in place of those of the file')
-    stage: int = Field(0, description='of a condition: those of a lower stage come first')
+    seeds: Seeds = absent('of a condition: overrides `seeds` of the file')
+    stage: int = Field(0, description='of a condition: lower stages run first')
     label: str = absent('of a condition: its name in tables and plots')
 
     @property
     def options(self) -> dict[str, Any]:
-        """What of it is an option of train.py."""
+        """The keys that are options of train.py."""
         return self.model_extra or {}
 
     @property
@@ -89,30 +87,30 @@ class Training(Strict):
 
 
 class Digits(Strict):
-    """scikit-learn's handwritten digits; what is not trained on is tested on."""
+    """scikit-learn's handwritten digits; all that are not trained on are tested on."""
 
     kind: Literal['digits']
     classes: ClassVar[int] = 10
 
 
 class Images(Strict):
-    """``train/CLASS/FILE`` and ``val/CLASS/FILE`` in the folder that ``--data NAME=FOLDER`` says."""
+    """A folder with ``train/CLASS/FILE`` and ``val/CLASS/FILE``, given by ``--data NAME=FOLDER``."""
 
     kind: Literal['folder']
     classes: PositiveInt = Field(description='number of classes')
     reserve: PositiveInt = Field(
-        description='the first so many images of each class are for fine-tuning, which draws from them by its seed'
+        description='number of images per class reserved for fine-tuning, which samples from them by its seed'
     )
-    test: PositiveInt = Field(description='the first so many images of each class in `val` are for testing')
-    download: Literal['CIFAR10', 'FashionMNIST'] = absent('what torchvision downloads when no folder is given')
+    test: PositiveInt = Field(description='number of images per class in `val` used for testing')
+    download: Literal['CIFAR10', 'FashionMNIST'] = absent('data set that torchvision downloads if no folder is given')
 
 
 class Rest(Strict):
-    """The images of a folder behind those that are reserved, to pre-train on."""
+    """The images of a folder after the reserved ones, for pre-training."""
 
     kind: Literal['rest']
-    of: str = Field(description='name of the folder, in this section')
-    count: PositiveInt = Field(description='images of each class')
+    of: str = Field(description='key of the folder in this section')
+    count: PositiveInt = Field(description='images per class')
 
 
 class Photo(Strict):
@@ -125,12 +123,12 @@ Data = Digits | Images | Rest | Photo
 
 
 class Row(Strict):
-    """A row of a table, a bar or a point of a plot; a word alone is a condition."""
+    """A row of a table, and a bar or point of a plot; a string is short for a condition."""
 
     condition: str
-    label: str = absent('in place of that of the condition')
-    series: str = absent('points with the same word are one line')
-    x: float | Literal['samples'] = absent('place on the axis; `samples`: those of its pre-training')
+    label: str = absent('overrides the label of the condition')
+    series: str = absent('points of the same series form a line')
+    x: float | Literal['samples'] = absent('position on the axis; `samples`: its pre-training samples')
     published: float | str = absent("the paper's figure")
 
     @model_validator(mode='before')
@@ -140,17 +138,17 @@ class Row(Strict):
 
 
 class Finding(Strict):
-    """One table and one plot of the page."""
+    """A table and a plot of the page."""
 
     title: str
-    question: str = Field(description='above the table')
-    limits: str = Field(description='below the plot: what it does not show')
+    question: str = Field(description='text above the table')
+    limits: str = Field(description='text below the plot: limitations')
     rows: list[Row] = Field(min_length=1)
-    tasks: Annotated[list[str], Field(min_length=1)] = absent('fine-tunings (default: all)')
-    axis: str = absent('name of the axis of `x`; rows without `x` are horizontal lines')
-    log: bool = Field(False, description='a logarithmic axis')
-    curves: bool = Field(False, description='the plot shows accuracy along the fine-tunings')
-    population: str = absent('conditions whose names begin so are draws of one kind: best and worst, spread, variance')
+    tasks: Annotated[list[str], Field(min_length=1)] = absent('fine-tunings to show (default: all)')
+    axis: str = absent('label of the axis of `x`; rows without `x` are horizontal lines')
+    log: bool = Field(False, description='whether the axis is logarithmic')
+    curves: bool = Field(False, description='whether to plot accuracy during fine-tuning')
+    population: str = absent('prefix of conditions to show as a population: best and worst, spread, variance')
     expect: list[Pair] = Field([], description='pairs of conditions: is the first better than the second?')
 
     @model_validator(mode='after')
@@ -172,11 +170,11 @@ class Column(Strict):
 
 
 class Cost(Strict):
-    """What the estimate of ``sweep.py list`` is made from."""
+    """Rates for the estimate of ``sweep.py list``."""
 
     samples_per_second: PositiveFloat
-    basis: str = Field(description='where the rate is from')
-    device: str = Field(description='what the hours are hours of')
+    basis: str = Field(description='source of the rate')
+    device: str = Field(description='device that the hours refer to')
     price_per_hour: PositiveFloat = absent('in dollars')
 
 
@@ -184,36 +182,38 @@ class File(Strict):
     """A sweep file."""
 
     name: Name
-    title: str = absent('heading of its part of the page')
+    title: str = absent('heading on the page')
     about: str = absent('text below the heading')
-    vars: dict[str, Any] = Field({}, description='`$NAME` anywhere in the file is replaced')
+    vars: dict[str, Any] = Field({}, description='variables: `$NAME` is replaced anywhere in the file')
     data: dict[Name, Annotated[Data, Field(discriminator='kind')]] = Field(
         {}, description='folders of images by name, see below'
     )
-    pretrain: Training = Field(Training(), description='what all pre-trainings have in common')
+    pretrain: Training = Field(Training(), description='settings of all pre-trainings')
     conditions: dict[Name, Training] = Field(
         min_length=1,
-        description='by name, what a pre-training has in particular: a `dataset`, `data` or `config`; with none of '
+        description='settings of individual pre-trainings by name: a `dataset`, `data` or `config`; without any of '
         'them, or with `weights`, nothing is pre-trained',
     )
-    seeds: Seeds = Field([0], description='of pre-training')
-    finetune: dict[Name, Training] = Field(description='trainings that follow each pre-training, by name')
-    finetune_seeds: Seeds = Field([0], description='of fine-tuning')
-    findings: list[Finding] = Field([], description='what `sweep.py report` shows; it needs `title` and `about`, too')
+    seeds: Seeds = Field([0], description='pre-training seeds')
+    finetune: dict[Name, Training] = Field(description='trainings after each pre-training, by name')
+    finetune_seeds: Seeds = Field([0], description='fine-tuning seeds')
+    findings: list[Finding] = Field(
+        [], description='contents of `sweep.py report`, which also needs `title` and `about`'
+    )
     summary: list[Column] = Field([], description='columns of the summary at the top of the page')
-    cost: Cost = absent('what `sweep.py list` estimates hours from')
+    cost: Cost = absent('rates for `sweep.py list`')
 
     @field_validator('conditions', mode='before')
     @classmethod
     def _empty(cls, values: Any) -> Any:
-        """A condition of which nothing is said is one without keys."""
+        """Treat an empty condition as one without keys."""
         if isinstance(values, dict):
             return {name: {} if own is None else own for name, own in values.items()}
         return values
 
     @model_validator(mode='after')
     def _references(self) -> 'File':
-        """What is named is there."""
+        """Check that all names exist."""
         trainings = {'pretrain': self.pretrain}
         trainings |= {f'conditions.{name}': own for name, own in self.conditions.items()}
         trainings |= {f'finetune.{name}': own for name, own in self.finetune.items()}
@@ -232,7 +232,7 @@ class File(Strict):
             if dataset.partition('/')[0] in SPECS:
                 at(place, parse_name, dataset)
             if training.weights is not None and training.trains:
-                raise ValueError(f'{place}: weights and a pre-training (dataset, data or config) exclude each other')
+                raise ValueError(f'{place}: weights cannot be combined with a pre-training (dataset, data or config)')
             if place.startswith('conditions.') and not training.trains and training.options:
                 hint = nearest(next(iter(training.options)), ['dataset', *Training.model_fields])
                 raise ValueError(
@@ -260,13 +260,13 @@ class File(Strict):
         return self
 
 
-# Options of train.py that mean something here, too.
+# Options of train.py that are used here as well.
 OPTIONS: dict[str, tuple[tuple[type, ...], str]] = {
     'dataset': ((str,), 'the name of a data set'),
     'model': ((str,), 'the name of a model'),
     'epoch_repeats': ((int, float), 'a number from 0'),
-    'epochs': ((int,), 'a whole number from 0'),
-    'num_classes': ((int,), 'a whole number from 0'),
+    'epochs': ((int,), 'an integer from 0'),
+    'num_classes': ((int,), 'an integer from 0'),
 }
 
 # Keys of a condition or a fine-tuning that are not options of train.py.
@@ -274,14 +274,14 @@ OWN = frozenset(Training.model_fields)
 
 
 def known(word: Any, valid: Iterable[str], what: str, place: str = '') -> None:
-    """Refuse a word that is not among those that are valid."""
+    """Raise a ValueError for a word that is not valid."""
     valid = list(valid)
     if word not in valid:
         raise ValueError(f'{place}: '.removeprefix(': ') + f'unknown {what} {word!r}; {nearest(word, valid)}')
 
 
 def at(place: str, function: Any, *args: Any) -> Any:
-    """Call a function; its ValueError says the place, too."""
+    """Call a function, and prepend the location to its ValueError."""
     try:
         return function(*args)
     except ValueError as error:
@@ -289,7 +289,7 @@ def at(place: str, function: Any, *args: Any) -> Any:
 
 
 class Loader(yaml.SafeLoader):
-    """YAML in which no key is there twice: the first would be lost in silence."""
+    """A YAML loader that refuses duplicate keys instead of silently ignoring the first."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -297,15 +297,16 @@ class Loader(yaml.SafeLoader):
         counts = Counter(key.value for key in keys)
         for key in reversed(keys):
             if counts[key.value] > 1:
-                raise yaml.MarkedYAMLError(problem=f'{key.value!r} is there twice', problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(problem=f'duplicate key {key.value!r}', problem_mark=key.start_mark)
         return node
 
 
 def load(path: Path, text: str) -> Any:
-    """YAML as data.
+    """Load YAML as plain data.
 
     Raises:
-        ValueError: It is not YAML, with the line; or it holds other things than text, numbers, lists and mappings.
+        ValueError: It is not YAML (the message names the line), or contains other than strings, numbers, lists and
+            mappings.
     """
     try:
         content = yaml.load(text, Loader)
@@ -320,15 +321,15 @@ def load(path: Path, text: str) -> Any:
     return content
 
 
-#: How many values a file may stand for (a short one can name the same list many times), and how deep they may lie.
+#: Maximum number of values in a file, after expanding aliases, and maximum depth of nesting.
 MAX_VALUES, MAX_NESTED = 100_000, 16
 
 
 def check_plain(place: str, content: Any) -> None:
-    """Refuse what YAML can say and train.py cannot be told: dates, bytes, sets, numbers that are not finite.
+    """Refuse YAML values that train.py does not accept: dates, bytes, sets, numbers that are not finite.
 
     Raises:
-        ValueError: With the place in the file.
+        ValueError: A value is not allowed; the message names its location.
     """
     left = MAX_VALUES
     todo: list[tuple[str, Any, int]] = [(place, content, 0)]
@@ -340,7 +341,7 @@ def check_plain(place: str, content: Any) -> None:
         if isinstance(value, dict):
             for key, item in value.items():
                 if not isinstance(key, str):
-                    raise ValueError(f'{place}: keys must be words, got {str(key)[:100]}: put it in quotes')
+                    raise ValueError(f'{place}: keys must be strings, got {str(key)[:100]}: put it in quotes')
                 todo.append((f'{place}: {key}', item, depth + 1))
         elif isinstance(value, list):
             todo += [(place, item, depth + 1) for item in value]
@@ -350,14 +351,14 @@ def check_plain(place: str, content: Any) -> None:
             raise ValueError(f'{place}: must be at most {MAX_SAMPLES}, got a larger number')
         elif not isinstance(value, (str, int, float, type(None))):
             kind = type(value).__name__
-            raise ValueError(f'{place}: must be text, a number, a list or a mapping, got {kind} {str(value)[:100]}')
+            raise ValueError(f'{place}: must be a string, a number, a list or a mapping, got {kind} {str(value)[:100]}')
 
 
 def parse(raw: Any) -> File:
-    """A sweep file of what YAML reads; what is none is refused.
+    """Validate the content of a sweep file.
 
     Raises:
-        ValueError: What is wrong, and where; a line for each thing.
+        ValueError: It is invalid; the message has a line with the location of each problem.
     """
     if not isinstance(raw, dict):
         raise ValueError(
@@ -370,11 +371,11 @@ def parse(raw: Any) -> File:
 
 
 def problems(error: ValidationError) -> Iterator[str]:
-    """What is wrong, in words."""
+    """Format the problems of a validation."""
     for problem in error.errors():
         place = list(map(str, problem['loc']))
         if place[:1] == ['data'] and len(place) > 3:
-            del place[2]  # The kind, which pydantic puts there.
+            del place[2]  # The kind, inserted by pydantic.
         kind, got = problem['type'], f', got {problem["input"]!r}'[:200]
         message = problem['msg'].removeprefix('Value error, ')
         if kind == 'missing':
@@ -385,7 +386,7 @@ def problems(error: ValidationError) -> Iterator[str]:
             message = f'unknown {problem["ctx"]["tag"]!r}; {nearest(problem["ctx"]["tag"], kinds)}'
         elif kind == 'string_pattern_mismatch':
             place = [word for word in place if word != '[key]']
-            message = f'must be letters, digits, ".", "_" and "-", the first a letter or a digit{got}'
+            message = f'must be letters, digits, ".", "_" and "-", starting with a letter or digit{got}'
         elif kind != 'value_error':
             message = message.replace('Input should be', 'must be').replace('dictionary', 'mapping') + got
         yield f'{".".join(place)}: {message}'.removeprefix(': ')

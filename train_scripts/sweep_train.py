@@ -1,4 +1,4 @@
-"""One training of a sweep: runs train.py to its end, and writes the result with its provenance as a line of JSON."""
+"""Runs one training of a sweep with train.py, and writes the result with its provenance as a line of JSON."""
 
 import contextlib
 import csv
@@ -27,25 +27,25 @@ START = '=== sweep.py starts train.py ==='
 
 
 class Failed(RuntimeError):
-    """train.py ended with an error."""
+    """train.py failed."""
 
 
 def train(commands: Commands, unit: Unit, job: Job) -> None:
-    """Run a training to its end, from its last checkpoint if there is one; write its result, and weights to begin with.
+    """Run a training, resuming from its last checkpoint if any; write its result, and weights for fine-tuning.
 
     Raises:
-        Failed: train.py ended with an error.
-        ValueError: There is no command for it.
+        Failed: train.py failed.
+        ValueError: Its settings are invalid.
         OSError: The disk is full, or the folder is not writable.
     """
     folder = commands.folder(unit, job)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / 'lock', 'w') as lock:
-        # train.py inherits the lock, so it is held as long as train.py runs, even after kill -9 of all else.
+        # train.py inherits the lock, which is held as long as it runs, even after kill -9 of all other processes.
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f'{unit.name}, {job.name}: still running since an earlier run; waiting for its end', flush=True)
+            print(f'{unit.name}, {job.name}: still running from an earlier run; waiting', flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         line = finish(commands, unit, job, lock.fileno())
         if job is unit.pretrain:
@@ -60,11 +60,11 @@ def train(commands: Commands, unit: Unit, job: Job) -> None:
 
 
 def finish(commands: Commands, unit: Unit, job: Job, lock: int) -> dict[str, Any]:
-    """Run train.py unless it has already finished; return the line of the result."""
+    """Run train.py unless it has already finished; return the result."""
     command, samples, epochs = commands.of(unit, job)
     folder = commands.folder(unit, job)
     log = folder / 'log.txt'
-    # A pre-training is finished with its weights, which may have been deleted.
+    # A finished pre-training runs again if its weights were deleted.
     if finished(folder, epochs) is None or (job is unit.pretrain and not commands.checkpoint(unit).exists()):
         if resume := checkpoint(folder):
             command += ['--resume', str(resume)]
@@ -81,7 +81,7 @@ def finish(commands: Commands, unit: Unit, job: Job, lock: int) -> dict[str, Any
 
 
 def call(command: list[str], output: Any, env: dict[str, str], lock: int) -> int:
-    """Run a command and return its exit status; a signal that ends this process ends the command."""
+    """Run a command and return its exit status; SIGTERM to this process also terminates the command."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=(lock,), env=env)
     try:
@@ -92,7 +92,7 @@ def call(command: list[str], output: Any, env: dict[str, str], lock: int) -> int
 
 
 def link(source: Path, target: Path) -> None:
-    """Link a file, or copy it where the file system has no hard links."""
+    """Hard-link a file, or copy it if the file system has no hard links."""
     target.unlink(missing_ok=True)
     try:
         os.link(source, target)
@@ -102,7 +102,7 @@ def link(source: Path, target: Path) -> None:
 
 
 def environment(job: Job, train_py: Path) -> dict[str, str]:
-    """The environment of train.py."""
+    """Return the environment variables of train.py."""
     more = {'TRAIN_PY': str(train_py)}
     if processes := job.settings.get('processes'):
         more['NPROC'] = str(processes)
@@ -114,7 +114,7 @@ def environment(job: Job, train_py: Path) -> dict[str, str]:
 def result(
     commands: Commands, job: Job, command: list[str], samples: int, row: dict[str, str], log: Path
 ) -> dict[str, Any]:
-    """What a training came to, and how it came to be."""
+    """Return the result of a training and its provenance."""
     dataset = job.settings.get('dataset') or job.settings.get('data') or job.settings['config']
     words = ' '.join(command).replace(str(commands.work), 'WORK').replace(str(commands.work.parent), 'WORK')
     words = (
@@ -142,7 +142,7 @@ def result(
 
 
 def epochs_of(summary: Path) -> list[dict[str, str]]:
-    """The rows of a summary.csv, in the order in which epochs ended; one that was resumed may be there twice."""
+    """Return the rows of a summary.csv in order; after resuming, an epoch may occur twice."""
     header: list[str] = []
     rows = []
     for row in csv.reader(summary.read_text().splitlines()):
@@ -154,23 +154,23 @@ def epochs_of(summary: Path) -> list[dict[str, str]]:
 
 
 def curve(summary: Path) -> list[tuple[int, float]]:
-    """Epochs that ended, and top-1 on the test images then; of a training that was resumed, each once."""
+    """Return the top-1 on the test images after each epoch."""
     rows = epochs_of(summary) if summary.exists() else []
     found = {int(row['epoch']) + 1: round(float(row['eval_top1']), 4) for row in rows if row.get('eval_top1')}
     return sorted(found.items())
 
 
 def checkpoint(folder: Path) -> Path | None:
-    """The last whole checkpoint in the folder of a training.
+    """Return the last complete checkpoint in the folder of a training.
 
-    timm unlinks ``last.pth.tar`` before it renames the new one; killed in between, there is only a numbered one.
+    timm removes ``last.pth.tar`` before it renames the new one; if killed in between, only a numbered one exists.
     """
     numbered = sorted(folder.glob('checkpoint-*.pth.tar'), key=lambda path: int(path.name[11:-8]))
     return next((path for path in (folder / 'last.pth.tar', *reversed(numbered)) if path.exists()), None)
 
 
 def finished(folder: Path, epochs: int) -> dict[str, str] | None:
-    """The last row of summary.csv of a training that has come to its end, else None."""
+    """Return the last row of summary.csv of a finished training, else None."""
     log, summary = folder / 'log.txt', folder / 'summary.csv'
     if not log.exists() or not summary.exists():
         return None
@@ -181,7 +181,7 @@ def finished(folder: Path, epochs: int) -> dict[str, str] | None:
 
 
 def seconds(log: Path) -> int:
-    """Time that a training ran, all its attempts together: each ends with the last thing it wrote."""
+    """Return the total time of all attempts of a training; each ends with its last output."""
     starts = re.findall(rf'{re.escape(START)} (\d+) (\d+)', log.read_text(errors='replace'))
     begins = [int(begin) for begin, _ in starts]
     ends = [int(end) for _, end in starts[1:]] + [int(log.stat().st_mtime)]
@@ -189,7 +189,7 @@ def seconds(log: Path) -> int:
 
 
 def hardware(settings: dict[str, Any]) -> str:
-    """What a training ran on, in words."""
+    """Describe the hardware of a training."""
     if settings.get('device') == 'cpu':
         name = platform.processor() or platform.machine()
         with contextlib.suppress(OSError):
@@ -205,7 +205,7 @@ def hardware(settings: dict[str, Any]) -> str:
 
 
 def versions(train_py: Path) -> dict[str, str]:
-    """Versions of what a training depends on; timm's is that of the package beside train.py, if there is one."""
+    """Return the versions of dependencies; timm's is that of the package beside train.py, if any."""
     timm = train_py.parent / 'timm' / 'version.py'
     found = re.search(r"__version__ = '(.*)'", timm.read_text()) if timm.exists() else None
     packages = {name: importlib.metadata.version(name) for name in ('torch', 'timm', 'pillow')}

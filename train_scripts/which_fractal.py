@@ -1,11 +1,10 @@
-"""Measure fractals without training on them, and compare the measures with what trainings on them came to.
+"""Measure fractals without training, and correlate the measures with transfer results.
 
 Example:
     $ python train_scripts/which_fractal.py 0:40 --results train_scripts/results/fractals.jsonl
 
 prints a line per seed of `fractal1`, then Spearman's rank correlation of each measure with top-1 of each fine-tuning of
-`sweeps/fractals.yaml`. The correlations of the first seeds (--fit) say which measure to take, those of the others
-whether it holds.
+`sweeps/fractals.yaml`. Select a measure by the correlations of the first seeds (--fit), and verify it on the others.
 """
 
 import argparse
@@ -27,19 +26,19 @@ from timm_fractal.data.ranking import INPUT, PATCH
 
 #: The data set of the sweep file.
 NAME = 'fractal1/classes=100,delta=0.2,points=20000,size=96,patch=fill,seed={}'
-#: How many of the best and of the worst fractals the picture shows.
+#: Number of best and worst fractals in the picture.
 PICTURED = 4
 
 Array = npt.NDArray[np.float64]
 
 
 def confused(dataset: Fractal1, images: Array) -> float:
-    """The measure of `timm-fractal doctor`: pairs of classes no farther from each other than two crops of one class."""
+    """Return the measure of `timm-fractal doctor`: the fraction of confused pairs of classes."""
     return separability.measure(dataset).confused
 
 
 def patch_rank(dataset: Fractal1, images: Array) -> float:
-    """The effective rank of patches that are not flat: exp of the entropy of their spectrum."""
+    """Return the effective rank of patches that are not flat: exp of the entropy of their spectrum."""
     flat = patches(images).reshape(-1, PATCH**2)
     flat = flat[flat.std(1) > 0.05]
     spectrum = np.linalg.svd((flat - flat.mean(1, keepdims=True)) / flat.std(1, keepdims=True), compute_uv=False) ** 2
@@ -48,7 +47,7 @@ def patch_rank(dataset: Fractal1, images: Array) -> float:
 
 
 def symmetry(dataset: Fractal1, images: Array) -> float:
-    """The largest correlation of a class with itself flipped or turned: crops and flips hide what symmetry tells."""
+    """Return the maximum correlation of a class with its flips and rotations, mean over classes."""
     found = []
     for image in images[::4]:
         smooth = ndimage.gaussian_filter(image, 1.5)
@@ -59,18 +58,18 @@ def symmetry(dataset: Fractal1, images: Array) -> float:
 
 
 def roundness(dataset: Fractal1, images: Array) -> float:
-    """The mean ratio of the smaller to the larger singular value of the maps."""
+    """Return the mean ratio of the smaller to the larger singular value of the maps."""
     values = np.linalg.svd(dataset.codes.bases[0, :, :, :2], compute_uv=False)
     return float((values[:, 1] / values[:, 0]).mean())
 
 
 def parts(dataset: Fractal1, images: Array) -> float:
-    """The logarithm of the mean number of separate parts of a class."""
+    """Return the logarithm of the mean number of connected components per class."""
     return float(np.log(np.mean([ndimage.label(image > 0, np.ones((3, 3)))[1] for image in images[::4]])))
 
 
 def fill(dataset: Fractal1, images: Array) -> float:
-    """The mean part of the pixels that are not black."""
+    """Return the mean fraction of pixels that are not black."""
     return float((images > 0).mean())
 
 
@@ -80,7 +79,7 @@ MEASURES: dict[str, Callable[[Fractal1, Array], float]] = {
 
 
 def patches(images: Array) -> Array:
-    """The patches of a model without augmentation, shape (N, PATCH, PATCH)."""
+    """Return the patches of a model without augmentation, shape (N, PATCH, PATCH)."""
     small = [np.asarray(Image.fromarray(image).resize((INPUT, INPUT), Image.Resampling.BOX)) for image in images]
     count = INPUT // PATCH
     cut = np.stack(small).reshape(-1, count, PATCH, count, PATCH).transpose(0, 1, 3, 2, 4)
@@ -88,7 +87,7 @@ def patches(images: Array) -> Array:
 
 
 def measure(seed: int) -> dict[str, float]:
-    """All measures of one fractal, from its training images alone. Some two seconds."""
+    """Compute all measures of a fractal from its training images, in about two seconds."""
     dataset = Fractal1(NAME.format(seed), input_img_mode='L')
     images = np.stack([np.asarray(dataset[k][0], np.float32) / 127 for k in range(dataset.num_classes)])
     quality = ranking.measure(dataset.spec)
@@ -97,7 +96,7 @@ def measure(seed: int) -> dict[str, float]:
 
 
 def transfer(path: Path) -> dict[str, dict[int, float]]:
-    """Mean top-1 over the fine-tuning seeds, by fine-tuning and seed of the fractal; of the first pre-training seed."""
+    """Return the top-1 of the first pre-training seed by fine-tuning and fractal, mean over fine-tuning seeds."""
     found: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for line in path.read_text(encoding='utf-8').splitlines():
         row = json.loads(line)
@@ -108,7 +107,7 @@ def transfer(path: Path) -> dict[str, dict[int, float]]:
 
 
 def picture(top1: dict[str, dict[int, float]], path: Path) -> None:
-    """Save six classes of the best fractals (left) and of the worst (right), with the top-1 of each fine-tuning."""
+    """Save six classes of the best (left) and worst fractals (right), with the top-1 of each fine-tuning."""
     tasks = [task for task in top1 if task != 'own task']
     seeds = [seed for seed in top1[tasks[0]] if all(seed in top1[task] for task in tasks)]
     ranks = np.sum([stats.rankdata([top1[task][seed] for seed in seeds]) for task in tasks], axis=0)
@@ -122,13 +121,13 @@ def picture(top1: dict[str, dict[int, float]], path: Path) -> None:
             ImageDraw.Draw(sheet).text((left, top + 1), f'seed={seed}: {words}', fill=0, font_size=12)
             dataset = Fractal1(NAME.format(seed), input_img_mode='L')
             for k in range(classes):
-                # Gray on black is hard to see at this size.
+                # Brightened: gray on black is hard to see at this size.
                 sheet.paste(dataset[k][0].point(lambda level: 2 * level), (left + k * tile, top + text))
     sheet.save(path, optimize=True)
 
 
 def interval(x: Array, y: Array) -> str:
-    """95 % interval of Spearman's rank correlation, by resampling the fractals 2,000 times."""
+    """Return the 95 % bootstrap interval of Spearman's rank correlation, from 2,000 resamples of the fractals."""
     samples = np.random.default_rng(0).integers(len(x), size=(2000, len(x)))
     return ' to '.join(
         f'{bound:+.2f}'
@@ -139,8 +138,8 @@ def interval(x: Array, y: Array) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or '').split('\n')[0])
     parser.add_argument('seeds', type=seed_range, help='seeds of fractal1, such as 0:40')
-    parser.add_argument('--results', type=Path, help='lines of sweeps/fractals.yaml')
-    parser.add_argument('--fit', type=int, default=24, help='correlate seeds below and from this one apart (24)')
+    parser.add_argument('--results', type=Path, help='results of sweeps/fractals.yaml')
+    parser.add_argument('--fit', type=int, default=24, help='correlate seeds below and above this one separately (24)')
     parser.add_argument('--picture', type=Path, metavar='FILE.png', help='show the best and the worst; with --results')
     args = parser.parse_args()
     if args.picture:

@@ -10,19 +10,19 @@ from timm_fractal.data import Formula, class_generator, option, register
 
 @dataclasses.dataclass(frozen=True)
 class RadialContours(Formula):
-    """Closed polygons, one around the other. An instance has another place, radius, aspect ratio and noise."""
+    """Nested closed polygons. Instances differ in position, radius, aspect ratio and noise."""
 
     type = 'radial'
     random_position = True
 
-    instances: int = option(1000, 'images per class: another place, radius and noise', low=1, high=1_000_000)
-    vertices: int = option(200, 'largest number of vertices', low=3, high=1000)
-    contours: int = option(200, 'largest number of polygons', low=1, high=1000)
-    noise: float = option(4.0, 'largest amplitude of the noise, in pixels of 512', low=0, high=50)
+    instances: int = option(1000, 'images per class: different position, radius and noise', low=1, high=1_000_000)
+    vertices: int = option(200, 'maximum number of vertices', low=3, high=1000)
+    contours: int = option(200, 'maximum number of polygons', low=1, high=1000)
+    noise: float = option(4.0, 'maximum amplitude of the noise, in pixels of 512', low=0, high=50)
 
 
 def render(spec, k, instance, generator):
-    rng = class_generator(spec, k)  # what all instances of the class have in common
+    rng = class_generator(spec, k)  # parameters shared by all instances of the class
     vertices = min(3 + int(-100 * np.log1p(-rng.random())), spec.vertices)
     contours = 1 + int(spec.contours * rng.random())
     amplitude, spacing = spec.noise * rng.random(), 0.1 * rng.random()

@@ -1,1 +1,1 @@
-"""What all subpackages need: files, devices, compilation, random streams, messages, lazy imports."""
+"""Utilities for all subpackages: files, devices, compilation, random streams, messages, lazy imports."""

@@ -1,4 +1,4 @@
-"""Atomic writes and locks: a file is complete or absent."""
+"""Atomic writes and locks."""
 
 import contextlib
 import errno
@@ -11,9 +11,9 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it to ``path`` if the block succeeds, else remove it.
+    """Yield a temporary path in the same folder; rename it to ``path`` if the block succeeds, else remove it.
 
-    A symbolic link stays one: the file that it names is written.
+    For a symbolic link, its target is written.
 
     Raises:
         ValueError: ``path`` is a folder, a device or a pipe.
@@ -21,7 +21,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """
     check_regular(path)
     path = Path(os.path.realpath(path))
-    # No suffix that a reader of images would open, should the process be killed.
+    # If the process is killed, the suffix keeps image readers from opening the file.
     temporary = path.with_name(f'.{path.name}.{secrets.token_hex(4)}.tmp')
     temporary.touch(exist_ok=False)
     try:
@@ -33,7 +33,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def check_regular(path: str | Path) -> None:
-    """Refuse a path that exists and is not a file: a device would be replaced, and reading a pipe may block forever.
+    """Check that a path is a regular file or does not exist: a device would be replaced, reading a pipe may block.
 
     Raises:
         ValueError: It is a folder, a device, a pipe or a socket.
@@ -41,26 +41,26 @@ def check_regular(path: str | Path) -> None:
     try:
         mode = os.stat(path).st_mode
     except OSError:
-        # Not there, or not to be seen: opening it says which.
+        # Missing or not accessible: opening it will tell.
         return
     if not stat.S_ISREG(mode):
         kinds = {stat.S_ISDIR: 'a folder', stat.S_ISFIFO: 'a pipe', stat.S_ISSOCK: 'a socket'}
         kind = next((words for test, words in kinds.items() if test(mode)), 'a device')
-        raise ValueError(f'{path} must be a regular file, and is {kind}')
+        raise ValueError(f'{path} must be a regular file, but is {kind}')
 
 
 def remove_leftovers(folder: Path, name: str) -> None:
-    """Remove temporary files that killed processes have left; call it only while holding `exclusive_lock`."""
+    """Remove temporary files of killed processes; call it only while holding `exclusive_lock`."""
     for path in folder.glob(f'.{name}.*.tmp'):
         path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def exclusive_lock(dest: Path) -> Iterator[None]:
-    """Hold a lock file beside a destination, so that two processes do not export to it at once.
+    """Hold a lock file beside a destination, so that only one process exports to it.
 
     Raises:
-        BlockingIOError: Another process holds it. One that was killed does not.
+        BlockingIOError: Another running process holds the lock.
     """
     from filelock import FileLock, Timeout
 
@@ -68,7 +68,7 @@ def exclusive_lock(dest: Path) -> Iterator[None]:
     if not dest.parent.is_dir():
         dest.parent.mkdir(parents=True, exist_ok=True)
     path = dest.with_name(f'.{dest.name}.lock')
-    busy = BlockingIOError(errno.EAGAIN, 'another export is writing this: wait until it has ended', str(dest))
+    busy = BlockingIOError(errno.EAGAIN, 'another export is writing here: wait until it has finished', str(dest))
     try:
         with FileLock(path, timeout=0):
             if not path.exists():
@@ -77,7 +77,7 @@ def exclusive_lock(dest: Path) -> Iterator[None]:
             try:
                 yield
             finally:
-                # Windows removes no file that is open.
+                # Windows does not remove open files.
                 with contextlib.suppress(PermissionError):
                     path.unlink(missing_ok=True)
     except Timeout:

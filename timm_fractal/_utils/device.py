@@ -1,4 +1,4 @@
-"""Copies to a device that do not block the host, Triton kernels, and prefetching of batches."""
+"""Non-blocking copies to a device, Triton kernels, and prefetching of batches."""
 
 import contextlib
 import functools
@@ -19,33 +19,33 @@ _logger = logging.getLogger(__name__)
 
 Batch = tuple[Tensor, Tensor]
 
-# Batches that are prefetched: a mega-batch takes longer to make than one batch is in use.
+# Limits of prefetching, in bytes and batches: making a mega-batch takes longer than a training step.
 _BYTES_READY = 2**29
 _LEAST_READY, _MOST_READY = 2, 8
-# Where arrays may begin, in bytes: kernels are compiled for this alignment alone.
+# Alignment of arrays in bytes, for which kernels are compiled.
 _ALIGNED = 16
 
 
 def to_device(values: Tensor | npt.NDArray[Any], device: torch.device) -> Tensor:
     """Copy a host array to a device without blocking: pinned memory, asynchronous, on the current stream.
 
-    A copy from pageable memory would make the host wait for all work that is queued.
+    A copy from pageable memory would make the host wait for all queued work.
     """
     tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
     if device.type == 'cuda':
-        # torch keeps the pinned block until the copy is done. Non-contiguous memory would be copied to pageable memory.
+        # torch keeps the pinned block until the copy is done. Without contiguous, the copy would be pageable.
         return tensor.contiguous().pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
 
 class Upload:
-    """Arrays of the host that are copied to a device all at once.
+    """Collects host arrays to copy them to a device in one transfer.
 
     Examples:
         >>> upload = Upload()
-        >>> place = upload.add(np.arange(3))
+        >>> index = upload.add(np.arange(3))
         >>> upload.send(torch.device('cpu'))
-        >>> upload[place]
+        >>> upload[index]
         tensor([0, 1, 2])
     """
 
@@ -54,12 +54,12 @@ class Upload:
         self._sent: list[Tensor] = []
 
     def add(self, values: npt.NDArray[Any]) -> int:
-        """Return the place at which the array will be."""
+        """Add an array and return its index."""
         self._arrays.append(np.ascontiguousarray(values))
         return len(self._arrays) - 1
 
     def send(self, device: torch.device) -> None:
-        """Copy everything, without blocking."""
+        """Copy all arrays without blocking."""
         ends = np.cumsum([-(-array.nbytes // _ALIGNED) * _ALIGNED for array in self._arrays])
         memory = np.empty(int(ends[-1]), np.uint8)
         starts = [0, *ends[:-1].tolist()]
@@ -71,22 +71,22 @@ class Upload:
             for start, array in zip(starts, self._arrays)
         ]
 
-    def __getitem__(self, place: int) -> Tensor:
-        return self._sent[place]
+    def __getitem__(self, index: int) -> Tensor:
+        return self._sent[index]
 
 
 def on(device: torch.device) -> Any:
-    """Context in which Triton launches on a device: it takes the current one, wherever its tensors are."""
+    """Make a device current for Triton, which ignores the device of its tensors."""
     return torch.cuda.device(device) if device.type == 'cuda' else contextlib.nullcontext()
 
 
 def free_bytes(device: torch.device) -> int:
-    """Free GPU memory."""
+    """Return the free GPU memory in bytes."""
     return int(torch.cuda.mem_get_info(device)[0])
 
 
 def triton_kernels(device: torch.device, name: str) -> ModuleType | None:
-    """Return the Triton kernels in a module of this name; None if they do not run, or fail their check, here."""
+    """Return the module of Triton kernels with this name; None if they do not run or fail their check on the device."""
     if device.type != 'cuda':
         return None
     return _triton_kernels(torch.cuda.current_device() if device.index is None else device.index, name)
@@ -100,23 +100,20 @@ def _triton_kernels(index: int, name: str) -> ModuleType | None:
         with torch.cuda.device(device):
             kernels.check(device)
     except Exception as error:
-        # No Triton, no compiler, a GPU that is too old, no free memory, ...: torch's operations do the same.
-        _logger.warning('the Triton kernels do not run on %s, torch does their work in more time: %r', device, error)
+        # No Triton, no compiler, an old GPU, no free memory, ...: the torch implementation gives the same results.
+        _logger.warning('the Triton kernels do not run on %s, using torch, which is slower: %r', device, error)
         return None
     return kernels
 
 
 @functools.cache
 def _side_stream(device: torch.device) -> Any:
-    """One stream for all loaders: the caching allocator does not reuse memory of one stream on another."""
+    """Return the one stream for all loaders; the caching allocator does not share memory between streams."""
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def prefetch(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """Prefetch batches in a thread and, on a GPU, on a side stream, while the previous ones are in use.
-
-    A training loop waits for its loss in every step; that time is used.
-    """
+    """Prefetch batches in a thread and, on a GPU, on a side stream, while the previous ones are in use."""
     stream = _side_stream(device) if device.type == 'cuda' else None
     if stream is not None:
         # The copy of the images to the device may still be in flight.
@@ -124,7 +121,7 @@ def prefetch(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
 
     def start() -> None:
         if stream is not None:
-            # A new thread starts on GPU 0, whichever its process uses.
+            # A new thread starts on GPU 0.
             torch.cuda.set_device(stream.device)
 
     def make() -> tuple[Batch | None, Any]:
@@ -148,7 +145,7 @@ def prefetch(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
                     current = torch.cuda.current_stream(device)
                     current.wait_event(made)
                     for tensor in batch:
-                        # The caching allocator must not reuse its memory before the current stream is done with it.
+                        # Keeps the caching allocator from reusing the memory before the current stream is done with it.
                         tensor.record_stream(current)
                 yield batch
         finally:

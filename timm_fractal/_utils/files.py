@@ -11,10 +11,10 @@ from .atomic import check_regular
 
 
 def list_files(folder: Path, extensions: Collection[str]) -> tuple[list[Path], list[str]]:
-    """The files in a folder and below whose names end in one of ``extensions`` (in small letters), sorted by name.
+    """List the files in a folder and its subfolders with one of the (lower-case) extensions, sorted by name.
 
     Returns:
-        These files, and the names, relative to the folder, of those that end otherwise; neither of hidden ones.
+        These files, and the names of others relative to the folder. Hidden files are left out.
 
     Examples:
         >>> found, others = list_files(Path(__file__).parent, ['.py'])
@@ -33,7 +33,7 @@ def list_files(folder: Path, extensions: Collection[str]) -> tuple[list[Path], l
 
 
 def first_names(names: list[str], most: int = 3) -> str:
-    """The first of some names, for a message.
+    """Join the first few names, for a message.
 
     Examples:
         >>> first_names(['a.txt', 'b.txt', 'c.txt', 'd.txt'])
@@ -43,7 +43,7 @@ def first_names(names: list[str], most: int = 3) -> str:
 
 
 def sha256(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal digits; the file is not held in memory.
+    """Return the sha256 of a file as hexadecimal digits, without loading the file into memory.
 
     Raises:
         ValueError: It is a folder, a device or a pipe.

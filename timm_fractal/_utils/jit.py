@@ -1,4 +1,4 @@
-"""Decorators for numba kernels: no interpreter lock, cached on disk where possible."""
+"""Decorators for numba kernels: without the GIL, cached on disk if possible."""
 
 import logging
 from collections.abc import Callable
@@ -10,14 +10,14 @@ _logger = logging.getLogger(__name__)
 
 _OPTIONS: dict[str, Any] = dict(nogil=True, error_model='numpy')
 
-# Functions that only kernels call need no wrappers, and compile faster without.
+# Functions called by kernels only compile faster without Python and C wrappers.
 _OF_PARTS: dict[str, Any] = dict(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)
-#: Decorator of what kernels call.
+#: Decorator of a function called by kernels.
 part: Any = njit(**_OF_PARTS)
 
 
 class _Kernel:
-    """A function compiled by numba; compiled again if numba's cache cannot be read."""
+    """A function compiled by numba, recompiled if numba's cache is damaged."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
@@ -25,7 +25,7 @@ class _Kernel:
             self.dispatcher: Any = njit(cache=True, **_OPTIONS)(function)
             self.is_cached = True
         except RuntimeError:
-            # Neither the package's folder nor the user's cache folder can be written: compile once per process.
+            # No cache folder is writable: compile once per process.
             self.dispatcher = njit(**_OPTIONS)(function)
             self.is_cached = False
 

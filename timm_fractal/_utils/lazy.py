@@ -7,11 +7,11 @@ from types import ModuleType
 
 
 def lazy_exports(package: str, homes: dict[str, str]) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
-    """Make ``__getattr__`` and ``__dir__`` of a package whose names live in modules that are imported on first use.
+    """Make ``__getattr__`` and ``__dir__`` for a package that imports its modules on first use of their names.
 
     Args:
         package: ``__name__`` of the package.
-        homes: Each name and the module of the package that has it.
+        homes: Each public name, and the module that defines it.
 
     Examples:
         >>> get, names = lazy_exports('timm_fractal', {'parse_name': 'spec'})
@@ -30,11 +30,11 @@ def lazy_exports(package: str, homes: dict[str, str]) -> tuple[Callable[[str], o
 
 
 def _keeping(homes: dict[str, str]) -> type[ModuleType]:
-    """The class of a package one of whose names is that of the module it lives in."""
+    """Return the class of a package with a public name that is also the name of its module."""
 
     class Package(ModuleType):
         def __setattr__(self, name: str, value: object) -> None:
-            # The import of a module sets it in its package, where it would hide the public name from then on.
+            # Importing a submodule sets it as an attribute of the package, which would hide the public name.
             if not (name in homes and isinstance(value, ModuleType)):
                 super().__setattr__(name, value)
 

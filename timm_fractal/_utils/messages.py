@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 
 def nearest(word: str, valid: Iterable[str]) -> str:
-    """Word the end of an error message about an unknown word: the nearest valid one, then all of them.
+    """Suggest the nearest valid word and list all of them, for an error message about an unknown one.
 
     Examples:
         >>> nearest('fractal2', ['fractal1', 'image1'])
@@ -21,9 +21,9 @@ def nearest(word: str, valid: Iterable[str]) -> str:
 
 
 def redacted(url: str) -> str:
-    """Remove from an address what may be secret: user and password, query and fragment.
+    """Remove user, password, query and fragment from a URL, which may be secret.
 
-    Anything without a scheme, a path say, stays as it is.
+    Text without a scheme, such as a path, is returned unchanged.
 
     Examples:
         >>> redacted('HTTPS://me:secret@example.com/weights?sig=123')
@@ -33,17 +33,17 @@ def redacted(url: str) -> str:
     if not address:
         return url
     scheme, place, path = address.groups()
-    # Before an @ stand a user and a password, which may contain a slash.
+    # User and password before an @ may contain a slash.
     return f'{scheme.lower()}://{(place + path).rpartition("@")[2]}'
 
 
 def install_extra(extra: str) -> str:
-    """The command that installs an optional dependency: of a release, or in a clone of the repository."""
+    """Return the command that installs an optional dependency, for a release and for a clone of the repository."""
     return f"pip install 'timm-fractal[{extra}]', or in a clone pip install '.[{extra}]'"
 
 
 def escape_unencodable() -> None:
-    """Let stdout and stderr escape the characters that their encoding lacks, instead of failing at the first."""
+    """Make stdout and stderr escape characters that they cannot encode instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors in ('strict', 'surrogateescape'):
             stream.reconfigure(errors='backslashreplace')

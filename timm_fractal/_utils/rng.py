@@ -1,4 +1,4 @@
-"""Streams of random numbers: one for each purpose, and within it for each class, image or attempt."""
+"""Independent streams of random numbers for each purpose, class, image or attempt."""
 
 from enum import IntEnum
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Stream(IntEnum):
-    """What a stream of random numbers is for. The numbers are part of what every data set is: they never change."""
+    """Purpose of a stream of random numbers. The values determine the data sets and never change."""
 
     BASE = 0  # a base IFS; attempt, base
     PERTURBATION = 1  # the perturbation of a class of fractal1; class, attempt
@@ -14,12 +14,12 @@ class Stream(IntEnum):
     SEARCH = 3  # the random search of FractalDB; category, attempt
     TRIAL = 4  # trial perturbations of a base IFS; attempt, base
     IMAGE = 10  # the one image of noise1
-    CLASS = 11  # the warp of image1, what makes the one image of a class of a formula; class
+    CLASS = 11  # the warp of image1, or the single image of a class of a formula; class
     JITTER = 12  # noise of the validation split; image
     ATOM = 20  # parameters of an atom of VisualAtom; class or atom
-    INSTANCE = 21  # what an instance of a formula adds; split, class, instance
-    FORMULA = 30  # what `class_generator` gives; the numbers of its caller
-    ORDER = 40  # the order of images in shards
+    INSTANCE = 21  # instances of a formula; split, class, instance
+    FORMULA = 30  # `class_generator`; the caller's numbers
+    ORDER = 40  # order of images in shards
 
 
 def stream(seed: int, *key: int) -> np.random.Generator:

@@ -1,7 +1,7 @@
-"""A mega-batch by compiled kernels: its parameters are one upload, its pixels about thirty launches.
+"""Augments a mega-batch with compiled kernels: one copy of all parameters, and about thirty kernel launches.
 
-Each step is first recorded on the host, where it adds its parameters to an `Upload`, and run after that has been sent.
-The pixels are those of `resample`, `apply_layer`, `Mix`, `normalize` and, apart from its noise, `Erase`.
+Each step is first recorded on the host, which adds its parameters to an `Upload`, and runs after the upload was sent.
+The pixels equal those of `resample`, `apply_layer`, `Mix`, `normalize` and, except for noise, `Erase`.
 """
 
 import functools
@@ -32,7 +32,7 @@ _READS_NEIGHBORS = np.array([name in (*MATRICES, 'Sharpness') for name in NAMES]
 _TORCH_OPS = (~_MAPS_LEVELS & ~_READS_NEIGHBORS).nonzero()[0].tolist()
 _SHARPNESS, _COLOR = NAMES.index('Sharpness'), NAMES.index('Color')
 
-# A resize with more taps, to less than a sixtieth, is left to torch.
+# Resizes with more taps (to less than 1/60 of the size) run in torch.
 _MOST_TAPS = 256
 
 
@@ -41,19 +41,19 @@ def _numba_kernels() -> ModuleType | None:
     try:
         from . import kernels_numba
     except Exception as error:
-        _logger.warning('the numba kernels cannot be used, torch does their work in more time: %r', error)
+        _logger.warning('the numba kernels cannot be used, using torch, which is slower: %r', error)
         return None
     return kernels_numba
 
 
 def kernels(device: torch.device) -> ModuleType | None:
-    """Return the kernels for a device, Triton's or numba's; None if there are none."""
+    """Return the Triton or numba kernels for a device; None if there are none."""
     return _numba_kernels() if device.type == 'cpu' else _device.triton_kernels(device, f'{__package__}.kernels_triton')
 
 
 @functools.cache
 def _most_taps(shape: tuple[int, int], resized: tuple[int, int]) -> list[int]:
-    """Largest numbers of taps of rows and of columns, for boxes in images of this height and width."""
+    """Return the maximum numbers of taps of rows and columns, for boxes in images of this height and width."""
     return [int(count_taps(have, want)) for have, want in zip(shape, resized)]
 
 
@@ -63,13 +63,13 @@ def can_resize(shape: Sequence[int], resized: tuple[int, int]) -> bool:
 
 
 class Resize:
-    """`resample` as two passes over the pixels.
+    """`resample` with kernels, in two passes over the pixels.
 
     Args:
         upload: Receives the parameters.
         crop: As for `resample`.
-        take: Index in the source of the image of each box, shape (B,).
-        shape: Height and width of the images of the source.
+        take: Index of the source image of each box, shape (B,).
+        shape: Height and width of the source images.
         resized: As for `resample`.
         size: As for `resample`.
         offset: As for `resample`.
@@ -99,7 +99,7 @@ class Resize:
             for length, want in zip((height, width), resized)
         ]
         begin = np.cumsum(area) - area
-        # The axis of the first pass, its images, and the most lines across that axis.
+        # Axis of the first pass, its images, and their maximum number of lines across that axis.
         self._orders = [
             (axis, upload.add(chosen.astype(np.int32)), int(across[chosen].max()))
             for axis, chosen, across in (
@@ -136,19 +136,19 @@ class Resize:
 
 
 class Layers:
-    """`apply_layer` for each layer, on the rows of a buffer.
+    """`apply_layer` with kernels for each layer, on the rows of a buffer.
 
     Args:
         upload: Receives the parameters.
         layers: The operations.
         count: Number of images, B.
         shape: Channels, height and width of the images.
-        fill: Fill value outside the image, one for each channel.
+        fill: Fill value outside the image, one per channel.
 
     Attributes:
         channels: Channels of the images.
-        rows: Row of each image at the end, int32 of shape (B,); image k starts in row k.
-        room: Rows that the buffer must have.
+        rows: Final row of each image, int32 of shape (B,); image k starts in row k.
+        room: Required rows of the buffer.
     """
 
     def __init__(self, upload: Upload, layers: Sequence[Layer], count: int, shape: Sequence[int], fill: Sequence[int]):
@@ -206,16 +206,16 @@ class Layers:
 
 
 class Output:
-    """The batches of a mega-batch: `Mix`, `normalize` and `Erase` in one pass for each.
+    """Makes the batches of a mega-batch: `Mix`, `normalize` and `Erase` in one pass per batch.
 
     Args:
         upload: Receives the parameters.
         rows: Row of each image, int32 of shape (B,).
-        sizes: Sizes of the batches, in order.
-        mixed: How to mix each batch; None if there is no mixup.
-        erased: What to erase of each image; None for nothing.
+        sizes: Batch sizes, in order.
+        mixed: Mixing parameters of each batch; None without mixup.
+        erased: Erasing parameters; None without erasing.
         mode: See `Erase`.
-        targets: Labels, int64 of shape (B,), number of classes and label smoothing; None if there is no mixup.
+        targets: Labels, int64 of shape (B,), number of classes and label smoothing; None without mixup.
     """
 
     def __init__(
@@ -231,13 +231,13 @@ class Output:
         self._upload, self._mode = upload, ERASING_MODES.index(mode)
         count = len(rows)
         stop = np.cumsum(sizes)
-        # In reverse order within each batch.
+        # Images are mixed with their batch in reverse order.
         partners = np.repeat(2 * stop - sizes - 1, sizes) - np.arange(count)
         self._is_mixed, mixed = mixed is not None, mixed or [MixParams(1.0, None)] * len(sizes)
         lam = np.repeat([(one.lam, 1 - one.lam) for one in mixed], sizes, 0).astype(np.float32)
         is_pasted = np.repeat([one.box is not None for one in mixed], sizes)[:, None]
         paste = np.repeat([one.box or (0, 0, 0, 0) for one in mixed], sizes, 0).astype(np.int32)
-        # Where a box is pasted, only the labels are mixed with lambda.
+        # With cutmix, lam only applies to the labels.
         on_pixels = np.where(is_pasted, np.array([[1, 0]], np.float32), lam)
         self._arrays = [upload.add(values) for values in (rows, rows[partners], on_pixels, paste)]
         box, color, self._seed = (np.zeros((count, 0, 4)), np.zeros((count, 0, 3)), 0) if erased is None else erased
@@ -254,12 +254,12 @@ class Output:
         Args:
             kernels: See `kernels`.
             images: uint8 of shape (rows, C, H, W).
-            table: Normalized levels, of shape (channels, 256).
+            table: Normalized levels, shape (channels, 256).
             begin: Index of the first image of the batch.
             count: Number of images in the batch.
 
         Returns:
-            Shape (count, channels, H, W), of the dtype of the table.
+            Shape (count, channels, H, W), with the dtype of the table.
         """
         arrays = [self._upload[k] for k in self._arrays]
         erased = [self._upload[k] for k in self._erased]

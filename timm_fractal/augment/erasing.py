@@ -15,12 +15,12 @@ ERASING_MODES = ('const', 'rand', 'pixel')
 
 
 class EraseParams(NamedTuple):
-    """What `Erase.make_params` samples.
+    """Parameters of `Erase` for a batch.
 
     Attributes:
-        box: Top, left, height and width of each block, int64 of shape (B, blocks, 4); height 0 for none.
-        color: Color of each block, float64 of shape (B, blocks, 3), standard normal.
-        seed: Seed of the pixels' noise.
+        box: Top, left, height and width of each box, int64 of shape (B, boxes, 4); height 0 for none.
+        color: Color of each box, float64 of shape (B, boxes, 3), standard normal.
+        seed: Seed of the noise.
     """
 
     box: npt.NDArray[np.int64]
@@ -29,15 +29,15 @@ class EraseParams(NamedTuple):
 
 
 class Erase:
-    """timm's random erasing: boxes of normalized images become 0, one random color each, or noise.
+    """timm's random erasing: fills boxes of normalized images with 0, a random color, or noise.
 
     Args:
-        prob: Probability to erase boxes of an image.
-        mode: ``'const'`` for 0, ``'rand'`` for a color, ``'pixel'`` for noise; colors and noise are standard normal.
-        count: Largest number of boxes in an image, at least 1; they share the area.
+        prob: Probability of erasing boxes of an image.
+        mode: ``'const'`` for 0, ``'rand'`` for a color per box, ``'pixel'`` for noise; both are standard normal.
+        count: Maximum number of boxes per image, at least 1; they share the area.
 
     Raises:
-        ValueError: Unknown mode, or a number out of range.
+        ValueError: Unknown mode, or an argument out of range.
 
     Examples:
         >>> erase = Erase(1.0, 'pixel')
@@ -73,13 +73,15 @@ class Erase:
         return EraseParams(box, rng.standard_normal((count, self.count, 3)), int(rng.integers(2**63 - 1)))
 
     def apply(self, images: Tensor, params: EraseParams) -> Tensor:
-        """Erase boxes of normalized images (B, C, H, W), in place, and return the images.
+        """Erase boxes of normalized images (B, C, H, W) in place, and return the images.
 
-        Boxes and colors are the same on every device; noise is sampled on the device, from the seed. Raises ValueError
-        for images of integers.
+        Boxes and colors are the same on every device; noise is sampled on the device from the seed.
+
+        Raises:
+            ValueError: The images are integers.
         """
         if not images.is_floating_point():
-            raise ValueError(f'images must be normalized before something is erased, got {images.dtype}')
+            raise ValueError(f'images must be normalized (floating point), got {images.dtype}')
         noise = torch.Generator(images.device).manual_seed(params.seed)
         channels, height, width = images.shape[1:]
         row = torch.arange(height, device=images.device)[:, None]
@@ -89,7 +91,7 @@ class Erase:
             top, left, high, wide = box.T[..., None, None, None]
             inside = ((row >= top) & (row < top + high) & (column >= left) & (column < left + wide)).expand_as(images)
             if self.mode == 'pixel':
-                # As many numbers as erased pixels; counted on the CPU, so as not to wait for the device.
+                # One number per erased pixel, counted on the CPU to avoid waiting for the device.
                 count = channels * int(params.box[:, block, 2:].prod(1).sum())
                 pixels = torch.empty(count, dtype=images.dtype, device=images.device).normal_(generator=noise)
                 images.masked_scatter_(inside, pixels)

@@ -1,8 +1,8 @@
 # mypy: allow-untyped-defs, no-check-untyped-defs, allow-untyped-decorators
-"""numba kernels for a mega-batch on the CPU: the functions of `kernels_triton`, with the same results.
+"""numba kernels for a mega-batch on the CPU, with the interface and results of `kernels_triton`.
 
-Images are shared among as many threads as torch uses. Sums of pixels are integers; what Pillow computes in single or
-double precision is computed in that precision.
+As many threads as torch uses share the images. Sums of pixels are integers; single and double precision are used as in
+Pillow.
 """
 
 import functools
@@ -31,7 +31,7 @@ _COLOR = NAMES.index('Color')
 _SHARPNESS = NAMES.index('Sharpness')
 _RAND, _PIXEL = ERASING_MODES.index('rand'), ERASING_MODES.index('pixel')
 
-# Rows whose columns are resized together: they should fit into the L1 cache.
+# Rows whose columns are resized together; they should fit into the L1 cache.
 _ROWS = 64
 
 _blend_levels, _interpolate, _keys_near, _keys_far = part(blend), part(cubic), part(keys_near), part(keys_far)
@@ -82,7 +82,7 @@ def _to_level(total):
     return np.uint8(min(max(total >> 22, 0), 255))
 
 
-# Indices are unsigned below: checks for negative ones would keep loops from being vectorized.
+# Unsigned indices: checks for negative ones would prevent vectorization.
 
 
 @part
@@ -219,7 +219,7 @@ def _luma(plane, pixel, area):
 
 @part
 def _fill_lut(kind, given, histogram, area, table):
-    """As `timm_fractal.augment.tables.LUTS`, with the reason for the copy there."""
+    """Compute a LUT of `timm_fractal.augment.tables.LUTS`, which explains the duplication."""
     low, high = 255, 0
     for level in range(256):
         if histogram[level]:
@@ -302,7 +302,7 @@ def _tap(plane, row, column):
 
 @part
 def _slide_row(plane, row, move, fill, out, padded):
-    """Shift a row by ``move`` pixels, bicubic: all of its pixels have the same fraction."""
+    """Shift a row by ``move`` pixels, bicubic; all pixels share a fraction."""
     width = plane.shape[1]
     whole = np.int64(np.floor(move))
     fraction = np.float32(move - np.floor(move))
@@ -422,7 +422,7 @@ def _transform(begin, end, images, rows, put, operation, is_cubic, data, fill):
 
 @part
 def _mix_and_normalize(plane, other, lam, paste, entries, is_mixed, level, out):
-    """Fill ``out`` with entries of the table of a channel; ``level`` is scratch memory for a row."""
+    """Fill ``out`` with entries of a channel's table; ``level`` is scratch memory for a row."""
     height, width = plane.shape
     share, rest = lam
     top, bottom, left, right = paste
@@ -444,7 +444,7 @@ def _mix_and_normalize(plane, other, lam, paste, entries, is_mixed, level, out):
 
 @part
 def _erase(box, color, noise, noise_start, mode, out):
-    """Erase a box in all channels of ``out``; return the index of the first number of ``noise`` that is left."""
+    """Erase a box in all channels of ``out``; return the index of the next number of ``noise``."""
     top, left, high, wide = box
     for channel in range(len(out)):
         for row in range(top, top + high):
@@ -464,7 +464,8 @@ def _mix_normalize_erase(
     begin, end, images, rows, partners, lam, paste, table, is_gray, erased, color, noise, noise_starts, mode, is_mixed,
     start, out,
 ):  # fmt: skip
-    """Numbers of ``table``, ``color``, ``noise`` and ``out`` (count, channels, H, W) are only copied, as bits."""
+    """Mix, normalize and erase images; ``table``, ``color``, ``noise`` and ``out`` (count, channels, H, W) hold
+    bits."""
     last = images.shape[1] - 1
     level = np.empty(images.shape[3], np.uint8)
     for k in range(begin, end):
@@ -489,7 +490,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 def _share(function: Callable[..., None], count: int, *arguments: Any) -> None:
-    """Call a kernel for parts of ``range(count)``, in as many threads as torch uses."""
+    """Call a kernel for parts of ``range(count)`` in as many threads as torch uses."""
     threads = min(torch.get_num_threads(), count)
     arrays = [one.detach().numpy() if isinstance(one, Tensor) else one for one in arguments]
     if threads <= 1:
@@ -500,7 +501,7 @@ def _share(function: Callable[..., None], count: int, *arguments: Any) -> None:
 
 
 def unpack(table: Tensor, numbers: Tensor, levels: Tensor) -> Tensor:
-    """See `kernels_triton.unpack`, as for all that follow."""
+    """See `kernels_triton`, also for the functions below."""
     rows, line = table.shape[1:]
     result = table.new_empty(len(numbers), 1, rows, 8 * line)
     words = result.view(torch.int64).view(len(numbers), -1)
@@ -523,7 +524,7 @@ def resize(
 ) -> None:  # fmt: skip
     channels = source.shape[1] if is_first else target.shape[1]
     strides = np.array(source.stride() if is_first else (0, 0, 0, 0))
-    # All of the memory behind the images, which may be a view.
+    # The images may be a view: take the underlying memory.
     flat = torch.empty(0, dtype=torch.uint8).set_(source.untyped_storage())[source.storage_offset() :]
     arguments = take, index, box, begins, *weights, *size, channels, axis, is_first
     _share(_resize, len(index), flat, strides, target.view(-1), *arguments)

@@ -1,11 +1,11 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
-"""Triton kernels for a mega-batch, which `batch` launches: they replace hundreds of passes of torch's operations.
+"""Triton kernels for a mega-batch, launched by `batch`; they replace hundreds of torch operations.
 
-Pixels are Pillow's: a resize is in fixed point with 22 bits, as in Pillow, and equal to it; positions are in double
-precision; nothing is contracted to multiply-add (``enable_fp_fusion``), which rounds once where Pillow rounds twice.
+Pixels equal Pillow's: resizing uses 22-bit fixed point, positions are in double precision, and multiply-add fusion is
+off (``enable_fp_fusion``), since it rounds once where Pillow rounds twice.
 
-Images lie in the rows of one buffer, uint8 (rows, C, H, W), with twice as many rows as images: operations on levels
-work in place, those that read neighbors read one row and write another.
+Images are rows of one buffer, uint8 (rows, C, H, W), with twice as many rows as images: operations on levels work in
+place; those that read neighbors read one row and write another.
 """
 
 import types
@@ -19,10 +19,10 @@ from torch import Tensor
 from .reference import NAMES
 from .tables import blend, cubic, keys_far, keys_near, luma
 
-# Lines, pixels of a line, and warps of a program of a resize: few lines where each line has its own weights.
+# Lines, pixels per line, and warps of a program of a resize: few lines if each line has different weights.
 _TILE_ACROSS = 16, 64, 4
 _TILE_DOWN = 2, 128, 1
-# Lines or pixels of a program of other kernels; double precision needs registers.
+# Lines or pixels per program of other kernels; double precision needs more registers.
 _LINES_WEIGHED = 32
 _PIXELS_TRANSFORMED = 256
 _PIXELS = 1024
@@ -44,7 +44,7 @@ _RAND, _PIXEL = tl.constexpr(1), tl.constexpr(2)
 
 
 def _jit(function: Any) -> Any:
-    # Triton's interpreter wants to find triton.language among the globals of a function.
+    # Triton's interpreter requires triton.language among the globals of a function.
     return triton.jit(types.FunctionType(function.__code__, globals(), function.__name__))
 
 
@@ -84,7 +84,7 @@ def _weigh(box, flags, axis, resized, size, offset, first, taps, weights, TAPS: 
     center = (shown.to(tl.float64) + 0.5) * scale
     start = tl.maximum((center - support + 0.5).to(tl.int32), 0)
     stop = tl.minimum((center + support + 0.5).to(tl.int32), total)
-    # All taps lie inside the box; those that do not count have the weight 0.
+    # All taps lie within the box; surplus ones have weight 0.
     number = tl.load(taps + image)
     begin = tl.minimum(start, total - number)
     tap = begin[None, :] + tl.arange(0, TAPS)[:, None]
@@ -116,7 +116,7 @@ def _resize(
     """
     n, channel, tile = tl.load(index + tl.program_id(0)), tl.program_id(1), tl.program_id(2)
     height, width = tl.load(box + 4 * n + 2), tl.load(box + 4 * n + 3)
-    # Of the result: the axis across is not resized yet in the first pass.
+    # Size of this pass's result; the first pass does not resize the other axis.
     lines = height if IS_FIRST and AXIS == 1 else high
     places = width if IS_FIRST and AXIS == 0 else wide
     if IS_FIRST:
@@ -138,11 +138,11 @@ def _resize(
         return
     line, place = top + tl.arange(0, LINES), left + tl.arange(0, PLACES)
     wanted = (line < lines)[:, None] & (place < places)[None, :]
-    # Beyond the end the last line and pixel are repeated; they are not stored.
+    # Padding repeats the last line and pixel, and is not stored.
     here, there = tl.minimum(line, lines - 1), tl.minimum(place, places - 1)
     entry, size, step = (there, wide, column) if AXIS == 1 else (here, high, row)
     start = tl.load(first + n * size + entry)
-    # All pixels move by the same distance from tap to tap: it is added once, not for every pixel.
+    # From tap to tap, all pixels move by the same distance, which is added once.
     if AXIS == 1:
         offset = (here[:, None] * row + start[None, :] * column).to(tl.uint32)
     else:
@@ -194,7 +194,7 @@ def _histogram(plane, channel, kind, area, CHANNELS: tl.constexpr, PIXELS: tl.co
                 shown = tl.load(plane + channel * area + pixel, mask=wanted, other=0).to(tl.int32)
         else:
             shown = tl.load(plane + pixel, mask=wanted, other=0).to(tl.int32)
-        # Pixels beyond the image count as black, and are subtracted.
+        # Padding counts as black and is subtracted.
         beyond = tl.maximum(start + PIXELS - area, 0)
         histogram += tl.histogram(tl.where(wanted, shown, 0), 256) - tl.where(level == 0, beyond, 0)
     return histogram
@@ -202,7 +202,7 @@ def _histogram(plane, channel, kind, area, CHANNELS: tl.constexpr, PIXELS: tl.co
 
 @triton.jit(do_not_specialize=['area'])
 def _make_luts(images, rows, operation, argument, luts, area, CHANNELS: tl.constexpr, PIXELS: tl.constexpr):
-    """As `timm_fractal.augment.tables.LUTS`, with the reason for the copy there: uint8 (count, CHANNELS, 256)."""
+    """Compute LUTs, uint8 (count, CHANNELS, 256); `timm_fractal.augment.tables.LUTS` explains the duplication."""
     n, channel = tl.program_id(0), tl.program_id(1)
     kind, given = tl.load(operation + n), tl.load(argument + n)
     plane = images + tl.load(rows + n).to(tl.int64) * CHANNELS * area
@@ -216,7 +216,7 @@ def _make_luts(images, rows, operation, argument, luts, area, CHANNELS: tl.const
     # AutoContrast, in double precision.
     scale = 255.0 / tl.maximum(high - low, 1).to(tl.float64)
     stretched = _truncate(level.to(tl.float64) * scale + -low.to(tl.float64) * scale)
-    # Equalize: the brightest level of the image does not count.
+    # Equalize, without the brightest level of the image.
     below = tl.cumsum(histogram, 0) - histogram
     step = tl.sum(tl.where(level == high, below, 0), 0) // 255
     rank = tl.minimum((step // 2 + below) // tl.maximum(step, 1), 255)
@@ -298,7 +298,7 @@ def _sharpen(source, target, factor, pixel, height, width, CHANNELS: tl.constexp
     area = height * width
     wanted = pixel < area
     column, row = pixel % width, pixel // width
-    # Pixels at the edge are not smoothed.
+    # Edge pixels are not smoothed.
     inner = (column > 0) & (column < width - 1) & (row > 0) & (row < height - 1)
     for channel in tl.static_range(CHANNELS):
         plane = source + channel * area
@@ -338,7 +338,7 @@ def _map(source, target, data, is_cubic, fill, pixel, height, width, CHANNELS: t
             )
             level = _truncate(value)
         else:
-            # In double precision, since many of these levels are integers, see `_transform` in `reference`.
+            # In double precision, see `_transform` in `reference`.
             first = _tap(plane, row, column, height, width, inside).to(tl.float64)
             second = _tap(plane, row, column + 1, height, width, inside).to(tl.float64)
             third = _tap(plane, row + 1, column, height, width, inside).to(tl.float64)
@@ -353,7 +353,7 @@ def _map(source, target, data, is_cubic, fill, pixel, height, width, CHANNELS: t
 def _transform(
     images, rows, put, operation, cubic, data, fill, height, width, CHANNELS: tl.constexpr, PIXELS: tl.constexpr
 ):
-    """Row ``rows[n]`` under the affine map ``data[n]``, or sharpened by ``data[n, 0]``, becomes row ``put[n]``."""
+    """Transform row ``rows[n]`` by the affine map ``data[n]``, or sharpen it by ``data[n, 0]``, into row ``put[n]``."""
     n = tl.program_id(1)
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     source = images + tl.load(rows + n).to(tl.int64) * CHANNELS * height * width
@@ -370,7 +370,7 @@ def _transform(
 
 @triton.jit
 def _two_normal(first, second):
-    """Make two standard normal numbers from two uniform ones (Box-Muller); cosine and sine come from half the angle."""
+    """Convert two uniform numbers to two standard normal ones (Box-Muller, with half-angle formulas)."""
     radius = tl.sqrt(-2 * tl.log(tl.maximum(first, 1.0e-7)))
     z = 3.14159265 * (second - 0.5)
     y = z * z
@@ -396,11 +396,11 @@ def _contains(box, row, column):
 
 @triton.jit
 def _mix(level, other, share, rest, pasted, wanted):
-    """Mixup by ``share`` unless it is 1, else cutmix where ``pasted``."""
+    """Apply mixup with ``share`` if it is not 1, else cutmix where ``pasted``."""
     if share != 1.0:
         paired = tl.load(other, mask=wanted, other=0)
         value = level.to(tl.float32) * share + paired.to(tl.float32) * rest
-        # Round half to even: single precision has no bits after the point there.
+        # Rounds half to even: at this magnitude, single precision has no fractional bits.
         level = ((value + 12582912.0) - 12582912.0).to(tl.int32)
     else:
         paired = tl.load(other, mask=wanted & pasted, other=0)
@@ -441,7 +441,7 @@ def _mix_normalize_erase(
             if channel % 4 == 0:
                 noise = tl.zeros((PIXELS,), tl.float32)
                 second, third, fourth = noise, noise, noise
-                # Noise takes longer than everything else.
+                # Noise is the most expensive part.
                 if is_any_erased:
                     index = (n * ((OUTPUT + 3) // 4) + channel // 4) * area + pixel
                     noise, second, third, fourth = _four_normal(seed, index)
@@ -483,21 +483,21 @@ def unpack(table: Tensor, numbers: Tensor, levels: Tensor) -> Tensor:
 def weigh(
     box: Tensor, flags: Tensor, axis: int, resized: int, size: int, offset: int, taps: Tensor, most: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute the weights of one axis of a resize: what `resize_weights` in `tables` does, and for every image at once.
+    """Compute the weights of one axis of a resize for all images, like `resize_weights` in `tables`.
 
     Args:
         box: Top, left, height, width of each image, int32 of shape (B, 4).
-        flags: Whether it is bicubic, and its flips, int32 of shape (B, 3).
+        flags: Bicubic, flip of rows, flip of columns of each image, int32 of shape (B, 3).
         axis: 0 for rows, 1 for columns.
-        resized: Number of lines to resize every box to.
+        resized: Number of lines to resize each box to.
         size: Number of lines of the result.
-        offset: The first of those.
-        taps: As from `count_taps`, at most the lines of the box, int32 of shape (B,).
+        offset: First of these lines in the resized box.
+        taps: `count_taps`, at most the lines of the box, int32 of shape (B,).
         most: Upper bound of ``taps``.
 
     Returns:
-        The first line of the box that counts, int32 of shape (B, size); ``taps``; and the weights times 2**22, int32 of
-        shape (B, a power of 2, size).
+        The first contributing line of the box, int32 of shape (B, size); ``taps``; and the weights times 2**22, int32
+        of shape (B, a power of 2, size).
     """
     count, room = len(box), triton.next_power_of_2(most)
     first = box.new_empty(count, size)
@@ -511,20 +511,20 @@ def resize(
     source: Tensor, target: Tensor, take: Tensor, index: Tensor, box: Tensor, begins: Tensor,
     weights: tuple[Tensor, Tensor, Tensor], size: tuple[int, int], axis: int, is_first: bool, lines: int,
 ) -> None:  # fmt: skip
-    """One pass of a resize, of images ``index``.
+    """Run one pass of a resize on images ``index``.
 
     Args:
-        source: uint8, in the first pass of shape (images, C, H, W) with any strides, in the second flat.
-        target: uint8, in the first pass flat, in the second of shape (rows, C, *size).
-        take: Index in the source of each image, int64 of shape (B,).
-        index: Which of the B to resize, int32 of shape (b,).
+        source: uint8, of shape (images, C, H, W) with any strides in the first pass, flat in the second.
+        target: uint8, flat in the first pass, of shape (rows, C, *size) in the second.
+        take: Index of each image in the source, int64 of shape (B,).
+        index: Images to resize, of the B, int32 of shape (b,).
         box: See `weigh`.
-        begins: Start of each image between the passes, int64 of shape (B,).
-        weights: What `weigh` returned for the axis.
+        begins: Start of each image in the intermediate buffer, int64 of shape (B,).
+        weights: Result of `weigh` for the axis.
         size: Height and width of the result.
         axis: 0 to resize rows, 1 to resize columns.
         is_first: Whether this is the first of the two passes.
-        lines: Largest number of lines across the axis.
+        lines: Maximum number of lines across the axis.
     """
     first, taps, numbers = weights
     channels = source.shape[1] if is_first else target.shape[1]
@@ -539,7 +539,7 @@ def resize(
 
 
 def look_up(images: Tensor, rows: Tensor, operation: Tensor, argument: Tensor) -> None:
-    """Apply an operation on levels, or Color, to each of some rows, in place.
+    """Apply an operation on levels, or Color, to the given rows in place.
 
     Args:
         images: uint8 of shape (rows, C, H, W).
@@ -557,15 +557,15 @@ def look_up(images: Tensor, rows: Tensor, operation: Tensor, argument: Tensor) -
 def transform(
     images: Tensor, rows: Tensor, put: Tensor, operation: Tensor, cubic: Tensor, data: Tensor, fill: Tensor
 ) -> None:
-    """Apply a geometric transform, or Sharpness, to some rows, and write the results to others.
+    """Apply a geometric transform or Sharpness to the given rows, and write the results to others.
 
     Args:
         images: uint8 of shape (rows, C, H, W).
         rows: int32 of shape (b,).
         put: Rows to write to, int32 of shape (b,).
         operation: Index in `timm_fractal.augment.reference.NAMES`, int32 of shape (b,).
-        cubic: Whether to interpolate bicubic, int32 of shape (b,); bilinear if not.
-        data: What Image.transform calls the data of AFFINE, float64 of shape (b, 6); for Sharpness first its factor.
+        cubic: Whether to interpolate bicubic, else bilinear, int32 of shape (b,).
+        data: Data of Image.transform with AFFINE, float64 of shape (b, 6); for Sharpness, the factor comes first.
         fill: Fill value outside the image, int32 of shape (C,).
     """
     channels, height, width = images.shape[1:]
@@ -579,17 +579,17 @@ def mix_normalize_erase(
     images: Tensor, rows: Tensor, partners: Tensor, lam: Tensor, paste: Tensor, table: Tensor, erased: Tensor,
     color: Tensor, seed: int, mode: int, is_mixed: bool, begin: int, count: int,
 ) -> Tensor:  # fmt: skip
-    """Mix, normalize and erase the images of a batch, in one pass.
+    """Mix, normalize and erase the images of a batch in one pass.
 
     Args:
         images: uint8 of shape (rows, C, H, W).
         rows: Row of each image, int32 of shape (B,).
-        partners: Row of the image that it is mixed with, int32 of shape (B,).
+        partners: Row of the image that each is mixed with, int32 of shape (B,).
         lam: Mixing coefficient and 1 minus it, float32 of shape (B, 2).
         paste: Top, bottom, left and right of the box to paste, int32 of shape (B, 4).
-        table: Normalized levels, of shape (channels, 256), of the dtype of the result.
-        erased: Top, left, height and width of each block, int32 of shape (B, blocks, 4).
-        color: Color of each block, float32 of shape (B, blocks, 3).
+        table: Normalized levels, shape (channels, 256), with the dtype of the result.
+        erased: Top, left, height and width of each box, int32 of shape (B, boxes, 4).
+        color: Color of each box, float32 of shape (B, boxes, 3).
         seed: Seed of the noise.
         mode: Index in `timm_fractal.augment.erasing.ERASING_MODES`.
         is_mixed: Whether to mix.
@@ -610,8 +610,8 @@ def mix_normalize_erase(
 
 
 def check(device: torch.device) -> None:
-    """Try all kernels on a device; raises RuntimeError if one is wrong, and whatever Triton raises."""
-    # A slope, 4 levels a column and 1 a row.
+    """Run all kernels on a device; raise RuntimeError for wrong pixels, or Triton's error."""
+    # A ramp, 4 levels per column and 1 per row.
     row, column = torch.arange(40, device=device)[:, None], 4 * torch.arange(48, device=device)
     image = (row + column).to(torch.uint8).repeat(2, 1, 1, 1)
     checks = (_check_unpack, _check_resize, _check_look_up, _check_transform, _check_mix_normalize_erase)
@@ -621,7 +621,7 @@ def check(device: torch.device) -> None:
 
 
 def _like(image: Tensor, *values: Any, dtype: torch.dtype = torch.int32) -> Tensor:
-    """A tensor on the device of ``image``."""
+    """Make a tensor on the device of ``image``."""
     return torch.tensor(values, dtype=dtype, device=image.device)
 
 
@@ -659,12 +659,12 @@ def _check_transform(image: Tensor) -> bool:
     operation = _like(image, *map(NAMES.index, ('ShearX', 'Sharpness')))
     data = _like(image, (1, 0, 0.5, 0, 1, 0), (0, 0, 0, 0, 0, 0), dtype=torch.float64)
     transform(images, _like(image, 0, 1), _like(image, 2, 3), operation, _like(image, 1, 0), data, _like(image, 7))
-    # Half a pixel is 2 levels; smoothing does not change a slope.
+    # Half a pixel is 2 levels; smoothing does not change a ramp.
     return torch.equal(images[2, :, :, 1:-2], images[0, :, :, 1:-2] + 2) and torch.equal(images[3], images[1])
 
 
 def _check_mix_normalize_erase(image: Tensor) -> bool:
-    """Levels are not normalized; the second image is mixed with the first, the third is erased."""
+    """Mix the second image with the first, and erase the third; the table is the identity."""
     table = torch.arange(256, dtype=torch.float32, device=image.device).repeat(3, 1)
     lam = _like(image, (1, 0), (0.75, 0.25), (1, 0), dtype=torch.float32)
     paste = _like(image, *[(0, 0, 0, 0)] * 3)

@@ -14,11 +14,11 @@ Box = tuple[int, int, int, int]
 
 
 class MixParams(NamedTuple):
-    """What `Mix.make_params` samples for a batch.
+    """Parameters of `Mix` for a batch.
 
     Attributes:
         lam: Mixing coefficient: weight of each image's own label and, without a box, of its own pixels.
-        box: Top, bottom, left and right of the box that is pasted from another image; None for mixup.
+        box: Top, bottom, left and right of the box pasted from another image; None for mixup.
     """
 
     lam: float
@@ -26,10 +26,10 @@ class MixParams(NamedTuple):
 
 
 class Mix:
-    """Mixup and cutmix of a batch with itself in reverse order, and labels to match.
+    """Mixup and cutmix of a batch with itself in reverse order, with mixed labels.
 
     Args:
-        collate: timm's ``FastCollateMixup`` or ``Mixup``; its attributes, such as ``mixup_enabled``, are read for every
+        collate: timm's ``FastCollateMixup`` or ``Mixup``; its attributes, such as ``mixup_enabled``, are read for each
             batch.
 
     Raises:
@@ -52,7 +52,7 @@ class Mix:
         self.collate = collate
 
     def make_params(self, height: int, width: int, generator: torch.Generator) -> MixParams:
-        """Sample how to mix a batch of images of this height and width, with timm's distribution."""
+        """Sample parameters for a batch of images of this height and width, with timm's distribution."""
         mixup, rng = self.collate, numpy_generator(generator)
         if not mixup.mixup_enabled or rng.random() >= mixup.mix_prob:
             return MixParams(1.0, None)
@@ -67,7 +67,7 @@ class Mix:
         return MixParams(lam, box)
 
     def apply(self, images: Tensor, labels: Tensor, params: MixParams) -> tuple[Tensor, Tensor]:
-        """Mix.
+        """Mix a batch.
 
         Args:
             images: uint8 of shape (B, C, H, W), B even.
@@ -76,7 +76,7 @@ class Mix:
 
         Returns:
             Images, uint8 of the same shape, and targets, float32 of shape (B, classes), with label smoothing. The
-            images are a new tensor, or ``images`` itself if nothing is mixed.
+            images are a new tensor, or ``images`` if nothing is mixed.
 
         Raises:
             ValueError: The number of images is odd.
@@ -96,12 +96,12 @@ class Mix:
 
 
 class SoftTargets(NamedTuple):
-    """Targets with at most two labels each.
+    """Targets of images with two labels each.
 
     Attributes:
         labels: Both labels, int64 of shape (B, 2).
-        values: Targets of these, float32 of shape (B, 2).
-        other: Target of every other class, float32 of shape (B, 1), or (1, 1) for all.
+        values: Targets of both labels, float32 of shape (B, 2).
+        other: Target of all other classes, float32 of shape (B, 1), or (1, 1) for all images.
     """
 
     labels: Tensor
@@ -110,26 +110,26 @@ class SoftTargets(NamedTuple):
 
 
 def soft_targets(labels: Tensor, partners: Tensor, lam: Tensor, classes: int, smoothing: float) -> SoftTargets:
-    """Mix labels, rounded as timm's ``mixup_target`` rounds.
+    """Mix labels with the rounding of timm's ``mixup_target``.
 
     Args:
         labels: int64 of shape (B,).
-        partners: The labels that they are mixed with.
-        lam: Mixing coefficient and 1 minus it, float32 of shape (B, 2), or (1, 2) for all.
+        partners: Labels that they are mixed with, int64 of shape (B,).
+        lam: Mixing coefficient and 1 minus it, float32 of shape (B, 2), or (1, 2) for all images.
         classes: Number of classes.
         smoothing: Label smoothing.
     """
     off = smoothing / classes
     on = 1 - smoothing + off
     weights = torch.stack([on * lam, off * lam], 2)
-    # For classes that are both labels, the own one only, the partner's only, and neither.
+    # For a class that is both labels, only the own one, only the partner's, or neither.
     values = (weights[:, 0, :, None] + weights[:, 1, None]).flatten(1)
     chosen = torch.where((labels == partners)[:, None], values[:, :1], values[:, 1:3])
     return SoftTargets(torch.stack([labels, partners], 1), chosen, values[:, 3:])
 
 
 def fill_targets(targets: SoftTargets, classes: int) -> Tensor:
-    """Make the full targets, float32 of shape (B, classes)."""
+    """Expand targets to float32 of shape (B, classes)."""
     result = targets.other.expand(len(targets.labels), classes).clone(memory_format=torch.contiguous_format)
     return result.scatter_(1, targets.labels, targets.values)
 
@@ -137,7 +137,7 @@ def fill_targets(targets: SoftTargets, classes: int) -> Tensor:
 def check_even(count: int) -> None:
     """Raise ValueError if a batch of ``count`` images cannot be mixed with itself in reverse order."""
     if count % 2:
-        raise ValueError(f'the number of images must be even to mix them, got {count}: use an even batch size')
+        raise ValueError(f'mixup needs an even number of images, got {count}: use an even batch size')
 
 
 def _sample_box(height: int, width: int, lam: float, minmax: Any, rng: np.random.Generator) -> Box:
@@ -145,12 +145,12 @@ def _sample_box(height: int, width: int, lam: float, minmax: Any, rng: np.random
     edges: list[int] = []
     for size in (height, width):
         if minmax is not None:
-            # Sides relative to the image, anywhere inside it.
+            # Sides relative to the image; the box lies within it.
             side = int(rng.integers(int(size * minmax[0]), int(size * minmax[1])))
             first = int(rng.integers(size - side))
             edges += first, first + side
         else:
-            # A center anywhere: the box is clipped at the edge.
+            # The center lies within the image; the box is clipped.
             half, center = int(size * (1 - lam) ** 0.5) // 2, int(rng.integers(size))
             edges += max(0, center - half), min(size, center + half)
     return edges[0], edges[1], edges[2], edges[3]

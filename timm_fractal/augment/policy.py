@@ -1,4 +1,4 @@
-"""RandAugment and AutoAugment in batches: timm parses its strings, operations and arguments are sampled here."""
+"""RandAugment and AutoAugment for batches: timm parses its strings; operations and arguments are sampled here."""
 
 import math
 from collections.abc import Sequence
@@ -14,18 +14,18 @@ from .reference import NAMES, SHAPES
 from .sampling import Numbers
 from .tables import MATRICES
 
-#: Prefixes of timm's strings, without AugMix.
+#: Prefixes of timm's configuration strings, except AugMix.
 POLICIES = ('rand', 'v0', 'v0r', 'original', 'originalr', '3a')
 
 
 class Layer(NamedTuple):
-    """One operation per image of a batch; arrays of shape (B,).
+    """One operation for each image of a batch; arrays of shape (B,).
 
     Attributes:
         operation: Index in `timm_fractal.augment.reference.NAMES`, -1 for none.
         argument: Argument of timm's operation: a factor, degrees, a threshold, ...
-        cubic: Whether to interpolate bicubic, for geometric transforms; bilinear if not.
-        seed: Seed of the warps of `timm_fractal.shape`, one number.
+        cubic: Whether geometric transforms are bicubic, else bilinear.
+        seed: Seed of the warps of `timm_fractal.shape`.
     """
 
     operation: npt.NDArray[np.int64]
@@ -35,15 +35,15 @@ class Layer(NamedTuple):
 
 
 def refuse(option: str, value: Any, available: str) -> NoReturn:
-    """Raise ValueError: an option of timm is not available on the device."""
+    """Raise a ValueError for an option of timm that is not available on the device."""
     raise ValueError(
-        f'{option}={value!r} is not available on the device ({available}): use the ordinary loader for it, '
-        f'without loader=device in the name of the data set'
+        f'{option}={value!r} is not available on the device ({available}): use the standard loader, '
+        f'without loader=device in the data set name'
     )
 
 
 class Policy:
-    """RandAugment or AutoAugment from timm's string.
+    """RandAugment or AutoAugment, from timm's configuration string.
 
     Attributes:
         fill: Fill value outside the image: one level, or three for a color.
@@ -69,11 +69,11 @@ class Policy:
         self.fill: tuple[int, ...] = level if warps and len(set(level)) > 1 else level[:1]
 
     def sample(self, count: int, rng: np.random.Generator) -> list[Layer]:
-        """Sample the operations of ``count`` images, layer by layer."""
+        """Sample the operations for ``count`` images, layer by layer."""
         if self._table is not None:
             chosen = self._table[rng.integers(len(self._table), size=count)]
         elif self._weights is not None:
-            # The largest of log(weight) + Gumbel noise are samples without replacement.
+            # Gumbel top-k: the largest log(weight) + Gumbel noise are samples without replacement.
             keys = np.log(self._weights) + rng.gumbel(size=(count, len(self._operations)))
             chosen = keys.argsort(1)[:, ::-1][:, : self._layers]
         else:
@@ -102,13 +102,13 @@ class _Operation:
         self.name = {'Desaturate': 'Color', 'GaussianBlurRand': 'GaussianBlur'}.get(op.name, op.name)
         self.name = self.name.removesuffix('Increasing').removesuffix('Original')
         if self.name not in NAMES:
-            refuse('auto_augment', text, f'its operation {op.name!r} has no batched version; {nearest(op.name, NAMES)}')
+            refuse('auto_augment', text, f'operation {op.name!r} has no batched version; {nearest(op.name, NAMES)}')
         self.prob = op.prob
         self._timm = op
         self.cubic = np.array([one == Image.Resampling.BICUBIC for one in op.filters])
 
     def arguments(self, uniform: Numbers, normal: Numbers, sign: Numbers) -> Numbers:
-        """Make arguments from numbers that are uniform in [0, 1), standard normal, and uniform; arrays of one shape."""
+        """Compute arguments from uniform, standard normal and uniform random numbers of equal shape."""
         op = self._timm
         if op.argument is None:
             return np.zeros_like(uniform)

@@ -1,7 +1,7 @@
-"""timm's augmentation operations on a batch of images with torch's own operations, on any device: Pillow's pixels.
+"""timm's augmentation operations for batches in torch, on any device, with Pillow's pixels.
 
-This is the definition that the kernels are tested against, and what does their work where there are none. Most
-operations map gray levels to gray levels, by a look-up table (LUT) of 256 entries for each image and channel.
+The kernels are tested against this module, and it replaces them on devices without kernels. Most operations map gray
+levels by a look-up table (LUT) of 256 entries for each image and channel.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ def _histogram(images: Tensor) -> Tensor:
 
 
 def _look_up(images: Tensor, luts: Tensor) -> Tensor:
-    """Map the levels of images (b, C, H, W) by LUTs that broadcast to (b, C, 256)."""
+    """Map the levels of images (b, C, H, W) by LUTs broadcastable to (b, C, 256)."""
     count, channels = images.shape[:2]
     start = 256 * torch.arange(count * channels, dtype=torch.int32, device=images.device)
     entry = images.flatten(0, 1).int() + start[:, None, None]
@@ -41,7 +41,7 @@ def _look_up(images: Tensor, luts: Tensor) -> Tensor:
 
 
 def _map_levels(images: Tensor, name: str, argument: Numbers) -> Tensor:
-    """Apply an operation of `LUTS`."""
+    """Apply an operation in `LUTS`."""
     histogram = torch.empty(0, device=images.device)
     if name in ('AutoContrast', 'Equalize', 'Contrast'):
         in_gray = name == 'Contrast' and images.shape[1] == 3
@@ -69,13 +69,13 @@ def _sharpness(images: Tensor, argument: Numbers) -> Tensor:
     smooth = levels.clone()
     columns = levels[..., :-2] + levels[..., 1:-1] + levels[..., 2:]
     around = columns[..., :-2, :] + columns[..., 1:-1, :] + columns[..., 2:, :]
-    # Pixels at the edge are not smoothed. An integer over 13 is never halfway between two integers.
+    # Edge pixels are not smoothed. An integer over 13 is never halfway between two integers.
     smooth[..., 1:-1, 1:-1] = ((around + 4 * levels[..., 1:-1, 1:-1]) / 13).round_()
     return _to_levels(blend(smooth, levels, to_device(argument, images.device).float()[:, None, None, None]))
 
 
 def _gaussian_blur(images: Tensor, argument: Numbers) -> Tensor:
-    """Three box blurs of fractional width along rows, then along columns, in 24 bits of fixed point."""
+    """Apply three box blurs of fractional width along rows, then along columns, in 24-bit fixed point."""
     single = np.float32
     sigma = argument.astype(single)
     third = sigma * sigma / single(3)
@@ -107,10 +107,10 @@ def _gaussian_blur(images: Tensor, argument: Numbers) -> Tensor:
 
 
 def _transform(images: Tensor, data: Numbers, is_cubic: bool, fill: Tensor) -> Tensor:
-    """Image.transform with AFFINE: (b, C, H, W) uint8 -> the same.
+    """Apply Image.transform with AFFINE: (b, C, H, W) uint8 -> the same.
 
-    Positions are in double precision. So are bilinear levels: many are integers where an image moves by half a pixel,
-    and rounding errors must not decide between such a level and the one below.
+    Positions are in double precision. So are bilinear levels: shifts by half a pixel give many integer levels, which
+    rounding errors would truncate to the level below.
     """
     if is_cubic and (data[:, [0, 4]] == 1).all():
         if (data[:, [3, 5]] == 0).all():
@@ -140,7 +140,7 @@ def _transform(images: Tensor, data: Numbers, is_cubic: bool, fill: Tensor) -> T
 
 
 def _slide(images: Tensor, slope: Numbers, shift: Numbers, fill: Tensor) -> Tensor:
-    """Shift each row by ``slope * y + shift``, bicubic: all pixels of a row have the same fraction."""
+    """Shift each row by ``slope * y + shift``, bicubic; all pixels of a row share a fraction."""
     height, width = images.shape[-2:]
     move = to_device(slope[:, None] * (np.arange(height) + 0.5) + shift[:, None], images.device)
     across = _centers(width, images.device) + move[..., None]
@@ -160,12 +160,13 @@ def _centers(count: int, device: torch.device) -> Tensor:
 
 
 def _reach(is_cubic: bool) -> range:
-    """Pixels to interpolate between, relative to the last one whose center is not to the right of the position."""
+    """Return the offsets of the pixels to interpolate, relative to the last with its center at or left of the
+    position."""
     return range(-1, 3) if is_cubic else range(2)
 
 
 def _interpolate(taps: Sequence[Tensor], fraction: Tensor) -> Tensor:
-    """Interpolate between two levels, or between the inner two of four."""
+    """Interpolate linearly between two levels, or bicubic between the middle two of four."""
     if len(taps) == 4:
         before, first, second, after = taps
         result: Tensor = cubic(before, first, second, after, fraction)
@@ -179,14 +180,14 @@ PIXELS: dict[str, Callable[[Tensor, Numbers], Tensor]] = {
     'Sharpness': _sharpness,
     'GaussianBlur': _gaussian_blur,
 }
-#: Operations of this package; their argument is a magnitude.
+#: Operations of this package, whose argument is a magnitude.
 SHAPES: dict[str, Warp] = {name.capitalize(): warp for name, warp in WARPS.items()}
-#: All operations: timm's names without suffixes; Desaturate, for example, is Color with another argument.
+#: All operations, by timm's names without suffixes. Desaturate, for example, is Color with a different argument.
 NAMES = (*LUTS, *PIXELS, *MATRICES, *SHAPES)
 
 
 def warp(images: Tensor, name: str, magnitude: Numbers, seed: int, fill: Sequence[int]) -> Tensor:
-    """Warp a batch by an operation of `SHAPES`: uint8 (b, C, H, W) -> the same, for magnitudes (b,)."""
+    """Warp a batch by an operation in `SHAPES`: uint8 (b, C, H, W) -> the same, for magnitudes (b,)."""
     rng = np.random.Generator(np.random.PCG64([seed, NAMES.index(name)]))
     values = SHAPES[name].sample(rng, magnitude.clip(max=MAX_MAGNITUDE))
     return SHAPES[name].apply(images, [{SHAPES[name].name: row} for row in values.tolist()], fill=fill)
@@ -204,11 +205,11 @@ def apply_layer(
 
     Args:
         images: uint8 of shape (B, C, H, W), C = 1 or 3.
-        fill: Fill value outside the image, one for each channel.
+        fill: Fill value outside the image, one per channel.
         operation: Index of the operation in `NAMES`, shape (B,); -1 for none.
-        argument: Its argument, shape (B,): a factor, degrees, bits, a threshold, ... as timm's operation gets it.
-        cubic: Whether geometric transforms are bicubic, shape (B,) or one for all; bilinear if not.
-        seed: Seed of the warps of `SHAPES`.
+        argument: Argument of timm's operation, shape (B,): a factor, degrees, bits, a threshold, ...
+        cubic: Whether geometric transforms are bicubic, else bilinear, shape (B,) or one for all.
+        seed: Seed of the warps in `SHAPES`.
     """
     color = to_device(np.array(fill, np.uint8), images.device)
     group = 2 * operation + (np.broadcast_to(cubic, operation.shape) & np.isin(operation, _MATRICES))

@@ -1,8 +1,8 @@
-"""Crop, resize and flip a batch of images on a torch device, with Pillow's antialiased bilinear and bicubic weights.
+"""Crops, resizes and flips batches on a torch device, with Pillow's antialiased bilinear and bicubic weights.
 
-A resize is separable: each line of the result is a weighted mean of a few neighboring lines of the image. So a resize
-is two products with banded matrices, and crops and flips only move the bands. As in Pillow, weights are rounded to 22
-bits, and the result of the first product to integers. Single precision adds in another order: a few pixels differ by 1.
+A resize is separable: each line of the result is a weighted mean of a few neighboring lines of the image. So it is two
+products with banded matrices, and crops and flips only move the bands. As in Pillow, weights are rounded to 22 bits,
+and the result of the first product to integers. Because of single precision, a few pixels differ by 1.
 """
 
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ from torch import Tensor
 from .._utils.device import to_device
 from .tables import count_taps, resize_weights, rows_first
 
-# Lines of the result that share one window of the image. In wider blocks the band is mostly zeros; with narrower ones
-# most of the time goes into copying overlapping windows.
+# Lines of the result that share a window of the image. In wider blocks the band is mostly zeros; narrower ones spend
+# most of the time copying overlapping windows.
 _BLOCK = 32
-# Images per step: on the CPU a step should fit into the cache, on a GPU it should be large.
+# Images per step: on the CPU a step should fit into the cache; on a GPU it should be large.
 CHUNK = {'cpu': 8}
 CHUNK_GPU = 512
 
@@ -30,7 +30,7 @@ class Crop(NamedTuple):
         left: First column of the box, int64.
         height: Rows of the box, at least 1, int64.
         width: Columns of the box, at least 1, int64.
-        cubic: Whether to resize bicubic, bool; bilinear if not.
+        cubic: Whether to resize bicubic, else bilinear, bool.
         hflip: Whether to flip left and right, bool.
         vflip: Whether to flip top and bottom, bool.
     """
@@ -45,11 +45,11 @@ class Crop(NamedTuple):
 
 
 class _Bands(NamedTuple):
-    """The matrix of one axis, in blocks of lines that read the same window of the image.
+    """The matrices of one axis, in blocks of lines that read the same window of the image.
 
     Attributes:
         windows: Lines of the box in each window, int64 (B, blocks, window).
-        weights: float32 (B, blocks, window, lines of a block): their sum is the matrix.
+        weights: Summands of the matrix, float32 (B, blocks, window, lines per block).
         lines: Number of lines of the result; the last block is padded.
     """
 
@@ -61,14 +61,14 @@ class _Bands(NamedTuple):
 def resample(
     images: Tensor, crop: Crop, resized: tuple[int, int], size: tuple[int, int], offset: tuple[int, int] = (0, 0)
 ) -> Tensor:
-    """Crop each image to its box, resize that, crop a window from the result, and flip it.
+    """Crop each image to its box, resize the box, crop a window from the result, and flip it.
 
-    Pixels differ by at most 1 level from Pillow's ``crop(...).resize(...)``; few differ at all.
+    A few pixels differ by 1 level from Pillow's ``crop(...).resize(...)``.
 
     Args:
         images: uint8 of shape (B, C, H, W).
-        crop: The boxes, which must lie inside the images, and the flips.
-        resized: Height and width to resize every box to.
+        crop: Boxes, which must lie within the images, and flips.
+        resized: Height and width to resize each box to.
         size: Height and width of the window, at most ``resized`` minus ``offset``.
         offset: First row and column of the window.
 
@@ -90,11 +90,11 @@ def resample(
 
 
 def _parts(crop: Crop, resized: tuple[int, int], most: int) -> Iterator[tuple[Tensor, bool]]:
-    """Indices of images to work on together, ``most`` or fewer, and whether they start with the rows."""
+    """Yield indices of at most ``most`` images to process together, and whether rows come first."""
     is_rows_first = rows_first(crop.height, crop.width, resized)
     for first in (False, True):
         chosen = (is_rows_first == first).nonzero()[:, 0]
-        # All images of a part are padded to the size of the largest.
+        # Sorted, since all images of a part are padded to the size of the largest.
         order = (crop.width if first else crop.height)[chosen].argsort()
         for part in torch.split(chosen[order], most):
             if len(part):
@@ -102,7 +102,7 @@ def _parts(crop: Crop, resized: tuple[int, int], most: int) -> Iterator[tuple[Te
 
 
 def _rows(images: Tensor, index: Tensor | None, top: Tensor, length: Tensor) -> Tensor:
-    """Gather the rows of the boxes, (B, C, longest, W); shorter boxes are padded with any rows."""
+    """Gather the rows of the boxes, (B, C, longest, W); shorter boxes are padded with arbitrary rows."""
     channels, height = images.shape[1:3]
     index = torch.arange(len(images), device=images.device) if index is None else index
     rows = to_device((top[:, None] + torch.arange(int(length.max()))).clamp_(max=height - 1), images.device)
@@ -111,15 +111,15 @@ def _rows(images: Tensor, index: Tensor | None, top: Tensor, length: Tensor) -> 
 
 
 def _select(images: Tensor, rows: Tensor) -> Tensor:
-    """Select rows by their index in the whole batch, (*rows, W): several times as fast as indexing by two tensors."""
+    """Select rows by their index in the batch, (*rows, W); several times as fast as indexing with two tensors."""
     return images.flatten(0, -2).index_select(0, rows.flatten()).view(*rows.shape, images.shape[-1])
 
 
 def _apply(pixels: Tensor, left: Tensor, rows: _Bands, columns: _Bands) -> Tensor:
-    """Multiply with the columns, then the rows: (B, C, rows, W) -> (B, C, lines of rows, lines of columns)."""
+    """Multiply by the column, then the row matrices: (B, C, rows, W) -> (B, C, lines of rows, lines of columns)."""
     count, channels, height, width = pixels.shape
     blocks = columns.windows.shape[1]
-    # All channels have the same weights: they count as more rows here, and as more columns below.
+    # Channels share weights, so they are treated as additional rows here and additional columns below.
     index = (to_device(left, pixels.device)[:, None, None] + columns.windows).clamp_(max=width - 1)[:, :, None]
     windows = pixels.flatten(1, 2)[:, None].expand(-1, blocks, -1, -1)
     windows = windows.gather(3, index.expand(-1, -1, channels * height, -1)).float()
@@ -140,12 +140,12 @@ def _bands(
     """Compute the matrices of one axis, for boxes of ``length`` lines each."""
     blocks = -(-size // _BLOCK)
     lines = -(-size // blocks)
-    # Lines beyond the end of the last block repeat the last line; they are cut off.
+    # The last block is padded with the last line; the padding is cut off later.
     line = torch.arange(blocks * lines).clamp_(max=size - 1)
     line = torch.where(flip[:, None], size - 1 - line, line) + offset
 
     scale = length.double() / resized
-    # On the host, so as not to wait for the device: the largest number of taps, and of lines that a block reads.
+    # Maximum number of taps, and of lines that a block reads; on the host, to avoid waiting for the device.
     taps = int(count_taps(length.numpy(), resized, cubic.numpy()).max())
     window = taps + int((scale.max() * (lines - 1)).ceil()) + 1
     line, length, scale, cubic = (to_device(values, device) for values in (line, length, scale, cubic))
@@ -163,10 +163,10 @@ def _bands(
 
 
 def _split(weights: Tensor) -> list[Tensor]:
-    """Split weights into two parts, for matrix products that keep 11 significant bits of each factor.
+    """Split weights into two summands for TF32 products, which keep 11 significant bits of each factor.
 
-    GPUs do so with TF32, which timm's train.py switches on. Bytes and the first part are exact in 11 bits, and the
-    second part needs no more.
+    timm's train.py enables TF32 on GPUs. Bytes and the first summand are exact in 11 bits; 11 bits suffice for the
+    second.
     """
     coarse = weights.bfloat16().float()
     return [coarse, weights - coarse]

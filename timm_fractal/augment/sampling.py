@@ -1,4 +1,4 @@
-"""Sampling functions that several augmentations use."""
+"""Sampling functions shared by augmentations."""
 
 import math
 from typing import Any
@@ -14,16 +14,19 @@ _ATTEMPTS = 10
 
 
 def numpy_generator(generator: torch.Generator) -> np.random.Generator:
-    """Make a numpy generator from a torch one: it has more distributions and is faster for small arrays."""
+    """Seed a numpy generator, which has more distributions and is faster for small arrays, from a torch one."""
     return np.random.Generator(np.random.PCG64(int(torch.randint(2**63 - 1, (), generator=generator))))
 
 
 def sample_sides(
     total: npt.NDArray[Any], area: Pair, ratio: Pair, largest: tuple[int, int], rng: np.random.Generator
 ) -> tuple[Numbers, Numbers, npt.NDArray[np.bool_]]:
-    """Sample two sides of rectangles, integers; the third array says whether one of ten samples was small enough.
+    """Sample integer sides of rectangles.
 
-    The product of the sides, relative to ``total``, is uniform, and so is the logarithm of their ratio.
+    The product of the sides relative to ``total`` is uniform in ``area``, and the logarithm of their ratio is uniform.
+
+    Returns:
+        Both sides, and whether one of ten samples was at most ``largest``; arrays of the shape of ``total``.
     """
     first, second, found = np.zeros(len(total)), np.zeros(len(total)), np.zeros(len(total), np.bool_)
     pending = np.arange(len(total))

@@ -1,10 +1,9 @@
-"""What Pillow's operations compute, apart from moving pixels: look-up tables, matrices, resize weights.
+"""Look-up tables, matrices and resize weights of Pillow's operations.
 
-The arithmetic is Pillow's: what it truncates is truncated here, and what it computes in single precision is computed in
-single precision.
+The arithmetic is Pillow's, including truncation and single precision.
 
-`luma`, `blend`, `cubic`, `keys_near` and `keys_far` work on any numbers, and numba and Triton compile them, too. Their
-types are comments, since Triton takes annotations for globals. numba's cache does not notice a change to them: delete
+`luma`, `blend`, `cubic`, `keys_near` and `keys_far` work on any numbers; numba and Triton compile them as well. Their
+types are comments, since Triton treats annotations as globals. numba's cache does not notice changes to them: delete
 ``__pycache__`` beside this file.
 """
 
@@ -18,23 +17,23 @@ from torch import Tensor
 
 from .sampling import Numbers
 
-# Arithmetic that the kernels share.
+# Arithmetic shared with the kernels.
 
 
 def luma(red, green, blue):  # type: (Any, Any, Any) -> Any
-    """ITU-R 601 luma in fixed point, of integers of 32 bits or more."""
+    """Compute ITU-R 601 luma in fixed point, from integers of at least 32 bits."""
     return (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
 
 
 def blend(degenerate, level, factor):  # type: (Any, Any, Any) -> Any
-    """Image.blend in single precision, before it truncates."""
+    """Compute Image.blend in single precision, before truncation."""
     return degenerate + factor * (level - degenerate)
 
 
 def cubic(before, first, second, after, fraction):  # type: (Any, Any, Any, Any, Any) -> Any
-    """Interpolate between ``first`` and ``second`` with Keys' kernel, a = -1, as Image.transform does.
+    """Interpolate between ``first`` and ``second`` with Keys' kernel, a = -1, as in Image.transform.
 
-    It is written in differences of levels, as in Pillow: a sum of weights would be rounded to another level.
+    Written in differences of levels, as in Pillow: a weighted sum would round differently.
     """
     straight = second - before
     square = (before - first) + (before - first) + second - after
@@ -43,19 +42,18 @@ def cubic(before, first, second, after, fraction):  # type: (Any, Any, Any, Any,
 
 
 def keys_near(distance):  # type: (Any) -> Any
-    """Keys' kernel with a = -1/2, which Image.resize uses, for distances below 1."""
+    """Evaluate Keys' kernel with a = -1/2, as in Image.resize, for distances below 1."""
     return (1.5 * distance - 2.5) * distance * distance + 1
 
 
 def keys_far(distance):  # type: (Any) -> Any
-    """As `keys_near`, for distances from 1 to 2."""
+    """Like `keys_near`, for distances from 1 to 2."""
     return ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
 
 
 # Look-up tables (LUTs).
-#
-# The kernels have a copy of these formulas: tables made here are 119 calls more in a mega-batch of the paper's recipe
-# (the budget is 100), and 16 us an image on the CPU instead of 2.
+# The kernels duplicate these formulas for speed: computing the tables here takes 119 more calls per mega-batch of the
+# paper's recipe (the budget is 100), and 16 us instead of 2 per image on the CPU.
 
 #: Arguments (b,) and histograms (b, C, 256) -> LUTs that broadcast to (b, C, 256).
 Lut = Callable[[Tensor, Tensor], Tensor]
@@ -74,7 +72,7 @@ def _auto_contrast(argument: Tensor, histogram: Tensor) -> Tensor:
     present = (histogram > 0).int()
     low = present.argmax(-1, keepdim=True)
     high = 255 - present.flip(-1).argmax(-1, keepdim=True)
-    # torch divides a number by a tensor by multiplying with the reciprocal, which rounds twice.
+    # torch divides a scalar by a tensor by multiplying with the reciprocal, which rounds twice.
     scale = torch.full_like(levels[:1], 255) / (high - low)
     return torch.where(high > low, levels * scale + -low * scale, levels)
 
@@ -82,7 +80,7 @@ def _auto_contrast(argument: Tensor, histogram: Tensor) -> Tensor:
 def _equalize(argument: Tensor, histogram: Tensor) -> Tensor:
     histogram = histogram.long()
     below = histogram.cumsum(-1) - histogram
-    # Pillow leaves the brightest level of the image out of the mean.
+    # Pillow excludes the brightest level of the image.
     last = 255 - (histogram > 0).int().flip(-1).argmax(-1, keepdim=True)
     step = below.gather(-1, last) // 255
     ranks = (step // 2 + below) // step.clamp(min=1)
@@ -112,7 +110,7 @@ def _brightness(argument: Tensor, histogram: Tensor) -> Tensor:
 
 
 def _contrast(argument: Tensor, histogram: Tensor) -> Tensor:
-    """The histogram is that of the luma, with one channel."""
+    """Compute LUTs from the histogram of the luma, which has one channel."""
     histogram = histogram.long()
     total = (histogram * _levels(histogram, torch.int64)).sum(-1, keepdim=True)
     mean = (total.double() / histogram.sum(-1, keepdim=True) + 0.5).floor().float()
@@ -133,13 +131,13 @@ LUTS: dict[str, Lut] = {
 
 
 def make_lut(name: str, argument: Tensor, histogram: Tensor) -> Tensor:
-    """Make the LUTs of an operation of `LUTS`: uint8, broadcasts to (b, C, 256)."""
+    """Compute the LUTs of an operation in `LUTS`: uint8, broadcastable to (b, C, 256)."""
     return LUTS[name](argument, histogram).clamp(0, 255).to(torch.uint8)
 
 
 # Geometric transforms.
 
-#: Arguments, height, width -> what Image.transform calls the data of AFFINE, (b, 6).
+#: Arguments, height, width -> the data of Image.transform with AFFINE, (b, 6).
 Matrix = Callable[[Numbers, int, int], Numbers]
 
 
@@ -151,7 +149,7 @@ def _matrix(count: int, **entries: Any) -> Numbers:
 
 
 def _rotate(argument: Numbers, height: int, width: int) -> Numbers:
-    """Counter-clockwise by an angle in degrees, around the center of the image."""
+    """Rotate counter-clockwise by an angle in degrees, around the center of the image."""
     angle = -np.radians(argument % 360)
     cos, sin = np.cos(angle).round(15), np.sin(angle).round(15)
     x, y = width / 2, height / 2
@@ -172,14 +170,14 @@ MATRICES: dict[str, Matrix] = {
 
 # Resize.
 
-# Pillow keeps weights in fixed point, with as many bits as leave room for a sum of bytes in 32 bits.
+# Pillow's fixed-point weights have as many bits as a weighted sum of bytes in 32 bits allows.
 _ONE = 2.0**22
 
 
 def rows_first(height: Any, width: Any, resized: tuple[int, int]) -> Any:
-    """Whether to resize rows before columns, for boxes of these sides, arrays or tensors.
+    """Whether to resize rows before columns, for boxes of these sides (arrays or tensors).
 
-    Pillow 13 starts with the rows where the image loses more than twice as many rows as columns (observed, and tested);
+    Pillow 13 starts with the rows if the image loses more than twice as many rows as columns (observed and tested);
     older versions always start with the columns. The results differ by a few levels at sharp edges.
     """
     rows, columns = height - resized[0], width - resized[1]
@@ -187,26 +185,27 @@ def rows_first(height: Any, width: Any, resized: tuple[int, int]) -> Any:
 
 
 def count_taps(length: npt.ArrayLike, resized: npt.ArrayLike, cubic: npt.ArrayLike = True) -> npt.NDArray[np.int64]:
-    """Largest number of lines of a box of ``length`` lines that one line of the result depends on; arrays broadcast."""
+    """Return the maximum number of a box's ``length`` lines that a line of the result depends on; arrays broadcast."""
     support = np.where(cubic, 2, 1) * np.maximum(np.asarray(length) / np.asarray(resized), 1)
     taps: npt.NDArray[np.int64] = 2 * np.ceil(support).astype(np.int64) + 1
     return taps
 
 
 def resize_weights(line: Tensor, length: Tensor, scale: Tensor, cubic: Tensor, taps: int) -> tuple[Tensor, Tensor]:
-    """Compute the weights of lines of a resize.
+    """Compute the weights of a resize.
 
-    The kernels have a copy, `weigh`: this is 106 calls for a mega-batch, and 648 us an image on the CPU instead of 20.
+    The kernels duplicate this for speed in `weigh`: it takes 106 calls per mega-batch, and 648 us instead of 20 per
+    image on the CPU.
 
     Args:
         line: Lines of the result, int64 of shape (B, lines).
         length: Lines of each box, int64 of shape (B,).
-        scale: ``length`` divided by the lines that the whole box is resized to, float64 of shape (B,).
-        cubic: Whether to resize bicubic, bool of shape (B,); bilinear if not.
-        taps: Number of weights, at least those of `count_taps`.
+        scale: ``length`` divided by the number of lines that the whole box is resized to, float64 of shape (B,).
+        cubic: Whether to resize bicubic, else bilinear, bool of shape (B,).
+        taps: Number of weights per line, at least `count_taps`.
 
     Returns:
-        The first line of the box that counts, int64 of shape (B, lines), and the weights of ``taps`` lines from there,
+        The first contributing line of the box, int64 of shape (B, lines), and the weights of ``taps`` lines from there,
         float32 of shape (B, lines, taps), multiples of 2**-22.
     """
     length, scale, cubic = length[:, None], scale[:, None], cubic[:, None]

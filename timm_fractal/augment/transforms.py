@@ -1,12 +1,12 @@
-"""timm's transforms for batches of images on a torch device: sample parameters, then apply them.
+"""timm's transforms for batches on a torch device: sample parameters, then apply them.
 
-timm transforms one PIL image at a time, in worker processes; here batches of uint8 tensors are transformed on any
+timm transforms one PIL image at a time, in worker processes; this module transforms batches of uint8 tensors on any
 device: random resized crop and flips, RandAugment and AutoAugment from timm's configuration strings, color jitter, and
-the transform for evaluation. Pixels are Pillow's (see `resample` and `reference`); the order of the operations and the
-distributions of their parameters are timm's (see `policy`).
+the evaluation transform. Pixels match Pillow's (see `resample` and `reference`); the order of operations and the
+distributions of their parameters match timm's (see `policy`).
 
-All randomness comes from one seed, sampled from the generator that is passed in: with a CPU generator, parameters are
-the same on every device. Gray images keep one channel until `normalize`.
+All randomness comes from one seed sampled from the generator passed in: with a CPU generator, parameters are the same
+on every device. Gray images keep one channel until `normalize`.
 """
 
 import inspect
@@ -35,7 +35,7 @@ INTERPOLATIONS = ('bilinear', 'bicubic', 'random')
 
 
 class TrainParams(NamedTuple):
-    """What `Train.make_params` samples: crops, then layers of operations."""
+    """Parameters of `Train` for a batch: crops, then layers of operations."""
 
     crop: Crop
     layers: list[Layer]
@@ -56,7 +56,7 @@ def _check_images(images: Tensor) -> None:
 
 
 class _Augment:
-    """What `Train` and `Evaluate` share: crop and resize, then layers of operations."""
+    """Base class of `Train` and `Evaluate`: crop and resize, then layers of operations."""
 
     size: tuple[int, int]
 
@@ -68,7 +68,7 @@ class _Augment:
     def record(
         self, upload: Upload, params: TrainParams, take: npt.NDArray[np.int64], shape: Sequence[int]
     ) -> tuple[Resize, Layers]:
-        """Record what the kernels do to images ``take`` of a source of shape (images, C, H, W)."""
+        """Record the steps for images ``take`` of a source of shape (images, C, H, W)."""
         channels, fill = self._filled(shape[1])
         resized, offset = self._geometry(shape[2], shape[3])
         resize = Resize(upload, params.crop, take, (shape[2], shape[3]), resized, self.size, offset)
@@ -97,28 +97,28 @@ class _Augment:
         return self.size, (0, 0)
 
     def _filled(self, channels: int) -> tuple[int, tuple[int, ...]]:
-        """Return the channels of the result, and the fill value of each."""
+        """Return the number of channels of the result, and the fill value of each."""
         return channels, (0,) * channels
 
 
 class Train(_Augment):
     """Transform for training: random resized crop, flips, automatic augmentation, color jitter, grayscale.
 
-    The arguments are those of ``timm.data.create_transform``, with its defaults. As there, color jitter is off with
-    automatic augmentation, unless that is 3-Augment.
+    The arguments and defaults are those of ``timm.data.create_transform``. As there, automatic augmentation other than
+    3-Augment turns color jitter off.
 
     Args:
         input_size: Height and width of the result, one number for a square; a leading number of channels is ignored.
-        scale: Smallest and largest area of the crop, relative to the image.
-        ratio: Smallest and largest aspect ratio (width / height) of the crop.
-        hflip: Probability to flip left and right.
-        vflip: Probability to flip top and bottom.
-        color_jitter: Strength, one number or three, for brightness, contrast and saturation; None for no color jitter.
+        scale: Minimum and maximum area of the crop, relative to the image.
+        ratio: Minimum and maximum aspect ratio (width / height) of the crop.
+        hflip: Probability of a horizontal flip.
+        vflip: Probability of a vertical flip.
+        color_jitter: Strength for brightness, contrast and saturation, one number or three; None for no color jitter.
         color_jitter_prob: Probability of color jitter; None for always.
-        grayscale_prob: Probability to make an image gray.
-        auto_augment: timm's string such as ``'rand-m9-mstd0.5-inc1'``; None for none.
-        interpolation: ``'bilinear'``, ``'bicubic'`` or, for each image, one of both: ``'random'``.
-        mean: Mean that images will be normalized with, from 0 to 1: the fill value outside the image.
+        grayscale_prob: Probability of converting an image to gray.
+        auto_augment: timm's configuration string, such as ``'rand-m9-mstd0.5-inc1'``; None for none.
+        interpolation: ``'bilinear'``, ``'bicubic'``, or ``'random'`` for a random one per image.
+        mean: Mean for normalization, from 0 to 1; it is the fill value outside the image.
 
     Raises:
         ValueError: An option is not available here; the message names it and the available values.
@@ -158,7 +158,7 @@ class Train(_Augment):
         self.grayscale_prob = grayscale_prob
 
     def make_params(self, count: int, height: int, width: int, generator: torch.Generator) -> TrainParams:
-        """Sample the parameters for ``count`` images of this height and width."""
+        """Sample parameters for ``count`` images of this height and width."""
         rng = numpy_generator(generator)
         box = _sample_boxes(count, height, width, self.scale, self.ratio, rng)
         cubic = np.full(count, self.interpolation == 'bicubic')
@@ -201,11 +201,11 @@ class Train(_Augment):
         """
         _check_images(images)
         if len(params.crop.top) != len(images):
-            raise ValueError(f'params must be those of {len(images)} images, got {len(params.crop.top)}')
+            raise ValueError(f'params must be for {len(images)} images, got {len(params.crop.top)}')
         top, left, high, wide = params.crop[:4]
         height, width = images.shape[2:]
         if int((top + high).max()) > height or int((left + wide).max()) > width:
-            raise ValueError(f'params must be those of images of {height} x {width} pixels, got a box outside of them')
+            raise ValueError(f'params must be for images of {height} x {width} pixels, got a box outside of them')
         return self._apply(images, params)
 
     def _filled(self, channels: int) -> tuple[int, tuple[int, ...]]:
@@ -229,7 +229,7 @@ def _check_interpolation(interpolation: str) -> None:
 
 
 def _jitter(strength: float | Sequence[float] | None) -> dict[str, Pair]:
-    """Return the operations and the ranges of their factors, from torchvision."""
+    """Return the operations of color jitter with the ranges of their factors, from torchvision."""
     if strength is None:
         return {}
     values = (strength,) * 3 if isinstance(strength, (int, float)) else tuple(strength)
@@ -245,7 +245,7 @@ def _sample_boxes(
 ) -> npt.NDArray[np.int64]:
     """Sample top, left, height, width of random resized crops, shape (count, 4).
 
-    An image gets the first of ten samples that fits, or the largest centered box with an aspect ratio in the range.
+    An image uses the first of ten samples that fits, or the largest centered box with an aspect ratio in the range.
     """
     total = np.full(count, height * width)
     wide, high, found = sample_sides(total, scale, ratio, (width, height), rng)
@@ -258,12 +258,12 @@ def _sample_boxes(
 
 
 class Evaluate(_Augment):
-    """Transform for evaluation: resize, then center crop. The arguments are timm's, with its defaults.
+    """Transform for evaluation: resize, then center crop. Arguments and defaults are timm's.
 
     Args:
         input_size: Height and width of the result, one number for a square; a leading number of channels is ignored.
-        crop_pct: Size of the result, relative to that of the resized image; None for 0.875.
-        crop_mode: ``'center'`` keeps the aspect ratio of the image, ``'squash'`` does not; None for ``'center'``.
+        crop_pct: Size of the result relative to the resized image; None for 0.875.
+        crop_mode: ``'center'`` (keeps the aspect ratio) or ``'squash'``; None for ``'center'``.
         interpolation: ``'bilinear'`` or ``'bicubic'``.
 
     Raises:
@@ -296,13 +296,13 @@ class Evaluate(_Augment):
         self.cubic = interpolation == 'bicubic'
 
     def make_params(self, count: int, height: int, width: int, generator: torch.Generator | None = None) -> TrainParams:
-        """Return the whole image as the crop of every image; nothing is sampled."""
+        """Return the whole image as the crop of each image; nothing is sampled."""
         whole = (torch.full((count,), value) for value in (0, 0, height, width))
         flags = (torch.full((count,), flag) for flag in (self.cubic, False, False))
         return TrainParams(Crop(*whole, *flags), [])
 
     def apply(self, images: Tensor, params: TrainParams | None = None) -> Tensor:
-        """Resize and crop, uint8 (B, C, H, W) -> uint8 (B, C, *size); raises ValueError for a wrong dtype or shape."""
+        """Resize and crop uint8 (B, C, H, W) -> uint8 (B, C, *size); raise ValueError for a wrong dtype or shape."""
         _check_images(images)
         return self._apply(images, params or self.make_params(len(images), images.shape[2], images.shape[3]))
 
@@ -333,14 +333,14 @@ def create_augment(
     interpolation: str = 'bilinear',
     **options: Any,
 ) -> Train | Evaluate:
-    """Create the counterpart of ``timm.data.create_transform`` for batches on a device.
+    """Create the equivalent of ``timm.data.create_transform`` for batches on a device.
 
     Args:
         input_size: See `Train`.
-        is_training: Whether to create `Train`; `Evaluate` if not.
-        no_aug: Train without augmentation: as `Evaluate`, with ``crop_pct`` 1.
+        is_training: Whether to create `Train`, else `Evaluate`.
+        no_aug: Train without augmentation: like `Evaluate` with ``crop_pct`` 1.
         train_crop_mode: None or ``'rrc'``.
-        gaussian_blur_prob: 0.
+        gaussian_blur_prob: Must be 0.
         crop_pct: See `Evaluate`.
         crop_mode: See `Evaluate`.
         crop_border_pixels: None or 0.
@@ -355,7 +355,7 @@ def create_augment(
         >>> create_augment(224, is_training=True, gaussian_blur_prob=0.1)  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        ValueError: gaussian_blur_prob=0.1 is not available on the device (only 0 is): use the ordinary loader ...
+        ValueError: gaussian_blur_prob=0.1 is not available on the device (only 0 is): use the standard loader, ...
     """
     known = [name for name in inspect.signature(Train).parameters if name != 'input_size']
     for name in options.keys() - {*known}:
@@ -378,13 +378,13 @@ def create_augment(
 def normalize(
     images: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Normalize uint8 images, as timm's prefetcher does.
+    """Normalize uint8 images like timm's prefetcher.
 
     Args:
-        images: uint8 of shape (B, C, H, W); gray images, C = 1, get as many channels as ``mean`` has.
-        mean: One number for each channel, from 0 to 1.
-        std: One number for each channel, greater than 0.
-        dtype: Floating-point type of the result and of the arithmetic.
+        images: uint8 of shape (B, C, H, W); gray images (C = 1) get as many channels as ``mean``.
+        mean: One number per channel, from 0 to 1.
+        std: One number per channel, greater than 0.
+        dtype: Floating-point type of the arithmetic and the result.
 
     Returns:
         (images / 255 - mean) / std, shape (B, len(mean), H, W).

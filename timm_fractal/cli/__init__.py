@@ -1,4 +1,4 @@
-"""The console script ``timm-fractal``: a person at a terminal."""
+"""The console script ``timm-fractal``."""
 
 from .main import main
 

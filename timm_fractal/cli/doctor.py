@@ -1,4 +1,4 @@
-"""Checks of the set-up for ``timm-fractal doctor``: each reports a fact and, if needed, a remedy."""
+"""Checks of ``timm-fractal doctor``: each reports a fact and, if it is a problem, advice."""
 
 import os
 import re
@@ -25,7 +25,7 @@ class Check(NamedTuple):
 
 
 def run() -> Iterator[Check]:
-    """Make all checks; one that crashes is a failed check, and the others are still made.
+    """Run all checks; one that raises an error counts as failed, and the others still run.
 
     Examples:
         >>> next(run()).status
@@ -43,14 +43,14 @@ def _one_line(error: BaseException) -> str:
 
 
 def examine_dataset(name: str, data_dir: str | Path | None = None) -> Iterator[Check]:
-    """Check whether the classes of a data set can be told apart, and say what to change.
+    """Check whether the classes of a data set are separable, and suggest changes.
 
     Args:
         name: Data set name.
-        data_dir: What ``--data-dir`` is in a training script.
+        data_dir: ``--data-dir`` of a training script.
 
     Raises:
-        ValueError: The data set cannot be made.
+        ValueError: The data set cannot be created.
 
     Examples:
         >>> [check.status for check in examine_dataset('fractal1/delta=0.2,classes=16,size=64,points=5000')]
@@ -63,50 +63,50 @@ def examine_dataset(name: str, data_dir: str | Path | None = None) -> Iterator[C
     dataset = create(separability.first_classes(spec, data_dir), root=data_dir, only=range(separability.CLASSES))
     found = separability.measure(dataset, data_dir)
     k, fill = found.emptiest
-    yield Check('ok', f'{spec}: {found.fill:.1%} of the pixels are not black; class {k}, the emptiest, {fill:.1%}')
+    yield Check('ok', f'{spec}: {found.fill:.1%} of the pixels are not black ({fill:.1%} in class {k}, the emptiest)')
     if ranking.can_measure(spec, data_dir):
         quality = ranking.measure(spec, data_dir)
         yield Check(
             'ok',
-            f'its fractal has a score of {quality.score:+.1f}: {ranking.EVIDENCE}',
-            '' if quality.score > 0 else f'others: timm-fractal doctor --dataset {spec} --seeds 0:100',
+            f'the fractal has a score of {quality.score:+.1f}: {ranking.EVIDENCE}',
+            '' if quality.score > 0 else f'rank others with timm-fractal doctor --dataset {spec} --seeds 0:100',
         )
     count = min(separability.CLASSES, spec.num_classes)
     classes = f'the first {count} of {spec.num_classes:,}' if count < spec.num_classes else f'{count}'
     text = (
-        f'of {classes} classes at {separability.SIZE} x {separability.SIZE} pixels {found.confused:.1%} of the pairs '
-        f'are no farther from each other than two crops of one class (limit {separability.LIMIT:.0%}); '
+        f'{found.confused:.1%} of the pairs of {classes} classes ({separability.SIZE} x {separability.SIZE} pixels) '
+        f'are no farther apart than two crops of one class (limit {separability.LIMIT:.0%}); '
         f'{found.nearest:.0%} of the crops are nearest to their own class'
     )
     if spec.random_position:
-        yield Check('ok', f'{text}: no measure here, since its instances are at different places')
+        yield Check('ok', f'{text}; not meaningful here, as instances are at random positions')
     elif found.confused <= separability.LIMIT:
         yield Check('ok', text)
     else:
         change = separability.suggest_options(spec, data_dir)
-        nothing = f'take another data set: none of what was tried helps ({separability.suggestions(spec, data_dir)})'
-        yield Check('warn', text, f'take {change}' if change else nothing)
+        nothing = f'use another data set: nothing tried helps ({separability.suggestions(spec, data_dir)})'
+        yield Check('warn', text, f'use {change}' if change else nothing)
     if isinstance(spec, Formula):
         for finding in formula.examine(spec):
             yield Check('warn' if finding.advice else 'ok', *finding)
 
 
-#: How many of the best seeds are shown.
+#: Number of best seeds to show.
 BEST = 10
 
 
 def rank_seeds(name: str, seeds: range) -> Iterator[str]:
-    """Rank the base fractals of some seeds by a measure that goes with transfer.
+    """Rank the base fractals of several seeds by a score that correlates with transfer.
 
     Args:
-        name: Name of a data set with one base fractal; its own seed counts too.
-        seeds: Which seeds.
+        name: Name of a data set with one base fractal; its seed is included.
+        seeds: Seeds to compare.
 
     Yields:
-        The lines of a table, best first, and how far to trust it.
+        The lines of a table, best first, and how reliable the score is.
 
     Raises:
-        ValueError: The data set has no single base fractal.
+        ValueError: The data set does not have exactly one base fractal.
 
     Examples:
         >>> list(rank_seeds('fractal1', range(2)))[0].split()
@@ -134,13 +134,13 @@ def rank_seeds(name: str, seeds: range) -> Iterator[str]:
         quality = found[seed]
         yield f'{seed:>10} {quality.score:>+6.1f} {quality.overlap:>8.2f} {quality.contrast:>9.3f}'
     if spec.seed in found:
-        yield f'seed={spec.seed}, that of {spec}, is number {order.index(spec.seed) + 1} of {len(order)}'
+        yield f'seed={spec.seed} of {spec} ranks {order.index(spec.seed) + 1} of {len(order)}'
     if none:
-        yield f'no fractal is found from {len(none)} of the seeds: {", ".join(map(str, none[:10]))}'
+        yield f'no fractal found for {len(none)} of the seeds: {", ".join(map(str, none[:10]))}'
     yield ranking.EVIDENCE
 
 
-#: Modules to import, by the name of their distribution.
+#: Modules to import, by distribution name.
 _MODULES = {
     'torch': 'torch',
     'torchvision': 'torchvision',
@@ -171,7 +171,7 @@ def _versions() -> Iterator[Check]:
 
 
 def _oldest_versions() -> dict[str, str]:
-    """The versions that this package's own metadata ask for."""
+    """Return the minimum versions in this package's metadata."""
     try:
         requirements = metadata.requires('timm-fractal') or []
     except metadata.PackageNotFoundError:
@@ -197,18 +197,18 @@ def _torchvision() -> Iterator[Check]:
         yield Check('ok', 'torchvision matches torch')
 
 
-_OTHER_DOOR = 'import timm_fractal in the script, or train.py --device-modules timm_fractal --dataset torch/fractal1'
+_ALTERNATIVE = 'import timm_fractal in the script, or train.py --device-modules timm_fractal --dataset torch/fractal1'
 
 
 def _autoload_obstacle() -> tuple[str, str]:
-    """Why ``import torch`` does not load this package, and what to do; empty if it does."""
+    """Return why ``import torch`` does not load this package, and advice; both empty if it does."""
     if not any(point.name == 'timm_fractal' for point in metadata.entry_points(group='torch.backends')):
         return 'the entry point is not installed', 'pip install timm-fractal'
     switch = os.environ.get('TORCH_DEVICE_BACKEND_AUTOLOAD', '1')
     if switch != '1':
-        return f'TORCH_DEVICE_BACKEND_AUTOLOAD={switch}', f'unset it, or {_OTHER_DOOR}'
+        return f'TORCH_DEVICE_BACKEND_AUTOLOAD={switch}', f'unset it, or {_ALTERNATIVE}'
     if _numbers(metadata.version('torch')) < (2, 5):
-        return 'torch is older than 2.5', _OTHER_DOOR
+        return 'torch is older than 2.5', _ALTERNATIVE
     return '', ''
 
 
@@ -217,7 +217,7 @@ def _autoload() -> Iterator[Check]:
     if obstacle:
         yield Check('warn', f'autoload is off: {obstacle}', advice)
     else:
-        yield Check('ok', 'autoload is on: unedited scripts know the data sets')
+        yield Check('ok', 'autoload is on: the data sets work in unedited scripts')
 
 
 _FRESH = (
@@ -237,11 +237,11 @@ def _timm_internals() -> Iterator[Check]:
     if missing:
         yield Check(
             'FAIL',
-            f'timm {timm.__version__} lacks {", ".join(missing)}; what needs them is refused',
-            f'install a version that was checked: {", ".join(_timm_private.CHECKED)}',
+            f'timm {timm.__version__} lacks {", ".join(missing)}: features that need them raise an error',
+            f'install a tested version: {", ".join(_timm_private.CHECKED)}',
         )
     else:
-        yield Check('ok', f'timm has all {len(names)} internal names that are used')
+        yield Check('ok', f'timm has all {len(names)} internal names used')
 
 
 def _is_there(name: str) -> bool:
@@ -253,17 +253,17 @@ def _is_there(name: str) -> bool:
 
 
 def _fresh_process() -> Iterator[Check]:
-    # Away from the current folder, in which there may be another timm.
+    # Not in the current folder, which may contain another timm.
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run([sys.executable, '-c', _FRESH], cwd=folder, capture_output=True, text=True, timeout=300)
     if done.returncode == 0 and done.stdout.split()[-1:] == ['2']:
-        yield Check('ok', 'timm knows fractal1 in a script that does not import timm_fractal')
+        yield Check('ok', 'timm finds fractal1 in a script that does not import timm_fractal')
         return
     last = done.stderr.strip().splitlines()[-1:] or ['no message']
     if _autoload_obstacle()[0]:
-        yield Check('warn', 'timm does not know fractal1 on its own, since autoload is off', _OTHER_DOOR)
+        yield Check('warn', 'timm does not find fractal1 by itself, since autoload is off', _ALTERNATIVE)
     else:
-        yield Check('FAIL', f'timm does not know fractal1 in a fresh process ({last[0][:200]})', _OTHER_DOOR)
+        yield Check('FAIL', f'timm does not find fractal1 in a new process ({last[0][:200]})', _ALTERNATIVE)
 
 
 def _posterize() -> Iterator[Check]:
@@ -273,9 +273,9 @@ def _posterize() -> Iterator[Check]:
     image = Image.new('RGB', (2, 2), 'white')
     try:
         ImageOps.posterize(image, 0)
-        reason = 'this Pillow needs no repair'
+        reason = 'no fix needed for this Pillow'
     except ValueError:
-        reason = 'repaired for this Pillow'
+        reason = 'fixed for this Pillow'
     operations: dict[str, Any] = {name: op for name, op in NAME_TO_OP.items() if name.startswith('Posterize')}
     try:
         for operation in operations.values():
@@ -283,21 +283,23 @@ def _posterize() -> Iterator[Check]:
     except ValueError as error:
         yield Check('FAIL', f"RandAugment's posterize fails with 0 bits ({error})", "pip install 'pillow<13'")
     else:
-        yield Check('ok', f"RandAugment's posterize takes 0 bits: {reason}")
+        yield Check('ok', f"RandAugment's posterize accepts 0 bits: {reason}")
 
 
 def _numba_cache() -> Iterator[Check]:
     try:
         from ..fractal.render_numba import render_lanes
     except Exception as error:
-        yield Check('warn', f'numba cannot be used ({error!r}): torch renders, which is slower', 'install numba again')
+        yield Check('warn', f'numba cannot be used ({error!r}): torch renders, which is slower', 'reinstall numba')
         return
     folder = getattr(getattr(render_lanes, 'stats', None), 'cache_path', None)
     if folder is None:
-        advice = 'set NUMBA_CACHE_DIR to a folder that can be written to'
-        yield Check('warn', "numba's cache directory is not writable: every process compiles for some seconds", advice)
+        advice = 'set NUMBA_CACHE_DIR to a writable folder'
+        yield Check(
+            'warn', "numba's cache directory is not writable: every process spends a few seconds compiling", advice
+        )
     else:
-        yield Check('ok', f'compiled code is kept in {folder}')
+        yield Check('ok', f'compiled code is cached in {folder}')
 
 
 def _speed() -> Iterator[Check]:
@@ -307,7 +309,7 @@ def _speed() -> Iterator[Check]:
     from ..fractal import ifs
     from ..fractal.render import LANES, render
 
-    # The first use compiles.
+    # This compiles the kernels.
     dataset: Any = Fractal1(f'fractal1/classes={LANES},cache=none')
     codes, spec = dataset.codes, dataset.spec
     path = ifs.addresses(ifs.probabilities(codes.bases[0]), spec.points)
@@ -320,7 +322,7 @@ def _speed() -> Iterator[Check]:
     each = sorted(times)[len(times) // 2]
     text = f'rendering takes {each:.1f} ms per image and core ({spec.size} x {spec.size}, {spec.points:,} points)'
     if each > 20:
-        yield Check('warn', text, 'is numba installed, and is a core free?')
+        yield Check('warn', text, 'check that numba is installed and the machine is idle')
     else:
         yield Check('ok', text)
 
@@ -331,8 +333,8 @@ def _shared_memory() -> Iterator[Check]:
         yield Check('ok', 'shared memory is not limited by /dev/shm')
         return
     free = shutil.disk_usage(folder).free / 1e6
-    text = f'{free:,.0f} MB of shared memory free; a split of 1,000 classes takes 33 MB, of 21,000 690 MB, per rank'
-    advice = 'docker run --shm-size=8g, or cache=none in the name of the data set'
+    text = f'{free:,.0f} MB of shared memory free; 1,000 classes take 33 MB per split and rank, 21,000 690 MB'
+    advice = 'docker run --shm-size=8g, or add cache=none to the data set name'
     if free < 33:
         yield Check('FAIL', text, advice)
     elif free < 690:
@@ -346,11 +348,9 @@ def types() -> Iterator[Check]:
 
     found, problems = SPECS.load_all()
     for name in found.keys() - SPECS.built_in.keys():
-        yield Check('ok', f'data set {name}, of {found[name].__module__}')
+        yield Check('ok', f'data set {name} from {found[name].__module__}')
     for problem in problems:
-        yield Check(
-            'warn', ' '.join(problem.split())[:300], 'correct or uninstall that package; the other data sets work'
-        )
+        yield Check('warn', ' '.join(problem.split())[:300], 'fix or uninstall that package; the other data sets work')
 
 
 def _weights() -> Iterator[Check]:
@@ -360,12 +360,12 @@ def _weights() -> Iterator[Check]:
     embedded = [entry for entry in entries if entry.file]
     for entry in embedded:
         weights.check_file(weights.MANIFEST.parent / str(entry.file), entry)
-    text = f'pre-trained weights: {len(entries)}, of them {len(embedded)} installed with the package and undamaged'
+    text = f'pre-trained weights: {len(entries)}, of which {len(embedded)} are installed with the package and intact'
     source = os.environ.get(weights.SOURCE)
     if source and not weights.is_address(source) and not Path(source).expanduser().is_dir():
         words = f'{weights.SOURCE}={redacted(source)} is not a folder'
-        yield Check('FAIL', words, f'unset {weights.SOURCE}, or correct it')
-    yield Check('ok', text + (f'; {weights.SOURCE}={redacted(source)} comes first' if source else ''))
+        yield Check('FAIL', words, f'unset {weights.SOURCE}, or set it to a folder or URL')
+    yield Check('ok', text + (f'; {weights.SOURCE}={redacted(source)} is searched first' if source else ''))
 
 
 CHECKS: tuple[Callable[[], Iterator[Check]], ...] = (

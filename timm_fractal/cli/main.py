@@ -1,4 +1,4 @@
-"""The console script ``timm-fractal``: parses arguments and prints. Heavy imports wait until a command needs them."""
+"""The console script ``timm-fractal``: parses arguments and prints. Commands import what they need."""
 
 import argparse
 import json
@@ -40,7 +40,7 @@ _EXPLORE_EXAMPLES = f"""examples:
   timm-fractal explore image1 --data-dir photo.jpg
 
 It needs Gradio: {install_extra('explore')}.
-The page can be reached from this machine alone, unless --host or GRADIO_SERVER_NAME says otherwise.
+Only this machine can reach the page, unless --host or GRADIO_SERVER_NAME is set.
 """
 
 _EXPORT_EXAMPLES = """examples:
@@ -49,7 +49,7 @@ _EXPORT_EXAMPLES = """examples:
   timm-fractal export fractaldb data/fractaldb --split all --shards 64
   timm-fractal export fractaldb data/fractaldb --split all --shard 0/64
 
-An interrupted export is continued by the same command.
+To resume an interrupted export, run the same command again.
 """
 
 _EXPORT_WEIGHTS_EXAMPLES = """examples:
@@ -57,20 +57,20 @@ _EXPORT_WEIGHTS_EXAMPLES = """examples:
   timm-fractal export-weights output/train/fractal/last.pth.tar my_model --no-ema --no-head --result cifar100=84.2
   timm-fractal export-weights last.pth.tar my_model --tag fractal1_1k --manifest my_weights/manifest.json
 
-timm.create_model('local-dir:my_model', pretrained=True) loads it.
+Load it with timm.create_model('local-dir:my_model', pretrained=True).
 """
 
 _CONVERT_EXAMPLES = """example:
   timm-fractal convert vit_tiny_with_1p-frac.pth my_model --tag 1pfrac_1k
 
-The file is read as data; one that holds code is refused.
+The file is read as data; files that contain code are refused.
 """
 
 _PUBLISH_EXAMPLES = """examples:
   timm-fractal publish my_model --repo-id me/my_model --dry-run
   timm-fractal publish my_model --repo-id me/my_model --private
 
-The token is that of `hf auth login`, or HF_TOKEN. An interrupted upload is completed by the same command.
+The token comes from `hf auth login` or HF_TOKEN. To complete an interrupted upload, run the same command again.
 """
 
 _DOCTOR_EXAMPLES = """examples:
@@ -78,7 +78,7 @@ _DOCTOR_EXAMPLES = """examples:
   timm-fractal doctor --dataset fractal1/delta=0.01
   timm-fractal doctor --dataset fractal1/sigma=4 --seeds 0:100
 
-The exit code is 1 if a line says FAIL, else 0.
+The exit code is 1 if a line starts with FAIL, else 0.
 """
 
 
@@ -86,11 +86,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the console script.
 
     Args:
-        argv: Arguments without the program's name, by default those of the process.
+        argv: Arguments without the program name, by default those of the process.
 
     Returns:
-        Exit code: 0, or 1 for what the machine refuses (files, memory), 2 for what the user asked wrongly, 130 if
-        interrupted.
+        Exit code: 0 for success, 1 for errors of the system (files, memory), 2 for invalid input, 130 if interrupted.
 
     Examples:
         >>> main(['preview', 'fractal2'])
@@ -101,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         if hasattr(args, 'name'):
-            # Before torch is imported: a typo is reported immediately.
+            # Before torch is imported, so that a typo is reported immediately.
             parse_name(args.name)
         code: int = args.run(args)
         return code
@@ -109,17 +108,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(f'timm-fractal {args.command}: {_message(error)}', file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
     except KeyboardInterrupt:
-        _say(f'\ntimm-fractal {args.command}: interrupted; run the same command again to go on', file=sys.stderr)
+        _say(f'\ntimm-fractal {args.command}: interrupted; run the same command again to continue', file=sys.stderr)
         return 130
 
 
 def _say(*words: str, file: Any = None, **options: Any) -> None:
-    """Print; a stream that is closed or full does not make a command fail."""
+    """Print; ignore errors of a closed or full stream."""
     stream = file or sys.stdout
     try:
         print(*words, file=stream, **options | {'flush': True})
     except (AttributeError, OSError, ValueError):
-        # Else the interpreter flushes it again at exit, and fails with another exit code.
+        # Otherwise, the interpreter flushes it at exit and fails with a different exit code.
         if stream is sys.stdout:
             sys.stdout = open(os.devnull, 'w')
 
@@ -133,7 +132,7 @@ def _message(error: Exception) -> str:
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         'timm-fractal',
-        description='Synthetic pre-training for timm: look at the data sets, write them as files, publish weights.',
+        description='Synthetic pre-training for timm: view the data sets, export them as files, publish weights.',
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -162,7 +161,7 @@ def _add_dataset(parser: Any, default: str | None = None) -> None:
     parser.add_argument(
         '--data-dir',
         metavar='PATH',
-        help='what the data set is made from: image, folder of images, CSV files of IFS codes, or parameter file',
+        help='files that the data set is made from: image, folder of images, CSV files of IFS codes, or parameter file',
     )
 
 
@@ -176,12 +175,14 @@ def _add_preview(commands: Any) -> None:
     )
     parser.add_argument('-o', '--output', metavar='FILE', default='fractals.png', help='PNG file (%(default)s)')
     parser.add_argument('--count', type=int, metavar='N', help='number of classes (32)')
-    parser.add_argument('--columns', type=int, metavar='N', help='images in a row; in a sweep, of classes (8)')
+    parser.add_argument('--columns', type=int, metavar='N', help='images per row; in a sweep, classes (8)')
     parser.add_argument('--split', default='train', choices=('train', 'validation'), help='split (%(default)s)')
     parser.add_argument('--tile', type=int, metavar='PX', help='size of an image (128; with --weights 64)')
     parser.add_argument('--sweep', metavar='OPTION', help='one row per value of this option, e.g. delta or sigma')
     parser.add_argument(
-        '--values', metavar='V,V,...', help='values of the sweep; delta, sigma and options that are words have defaults'
+        '--values',
+        metavar='V,V,...',
+        help='values of the sweep; delta, sigma and options with words as values have defaults',
     )
 
 
@@ -191,7 +192,7 @@ def _preview(args: Any) -> int:
     if args.values and not args.sweep:
         args.parser.error('--values needs --sweep OPTION')
     if args.weights and (args.sweep or args.count is not None or args.split != 'train'):
-        args.parser.error('--sweep, --count and --split have no meaning with --weights')
+        args.parser.error('--sweep, --count and --split cannot be combined with --weights')
     from . import preview
 
     preview.check_output(args.output)
@@ -203,7 +204,7 @@ def _preview(args: Any) -> int:
     elif args.sweep:
         values = [value.strip() for value in args.values.split(',')] if args.values else None
         if values and not all(values):
-            args.parser.error(f'--values must be separated by one comma each, got {args.values!r}')
+            args.parser.error(f'--values must be separated by single commas, got {args.values!r}')
         sheet = preview.sweep(
             args.name, args.sweep, values, columns=8 if args.columns is None else args.columns, **options
         )
@@ -216,10 +217,10 @@ def _preview(args: Any) -> int:
 
 
 def _add_explore(commands: Any) -> None:
-    summary = 'open a page on which the data sets can be seen and chosen'
+    summary = 'open a web page to explore the data sets'
     parser = _add_command(commands, 'explore', _explore, summary, _EXPLORE_EXAMPLES)
     _add_dataset(parser, default='fractal1')
-    parser.add_argument('--host', metavar='ADDRESS', help='address to listen at (GRADIO_SERVER_NAME, else 127.0.0.1)')
+    parser.add_argument('--host', metavar='ADDRESS', help='address to listen on (GRADIO_SERVER_NAME, else 127.0.0.1)')
     parser.add_argument(
         '--port', type=int, metavar='N', help='port (GRADIO_SERVER_PORT, else the first free one from 7860)'
     )
@@ -237,7 +238,7 @@ def _explore(args: Any) -> int:
 def _add_export(commands: Any) -> None:
     parser = _add_command(commands, 'export', _export, 'write a data set as PNG files', _EXPORT_EXAMPLES)
     _add_dataset(parser)
-    parser.add_argument('dest', metavar='DEST', help='folder, or a name that ends in .tar')
+    parser.add_argument('dest', metavar='DEST', help='folder, or .tar file')
     parser.add_argument(
         '--split',
         default='train',
@@ -247,9 +248,9 @@ def _add_export(commands: Any) -> None:
     shards = parser.add_mutually_exclusive_group()
     shards.add_argument('--shards', type=int, metavar='N', help='write N WebDataset shards into the folder DEST')
     shards.add_argument(
-        '--shard', type=_parse_shard, metavar='I/N', help='write shard I of N alone, from 0/N: one task of a job array'
+        '--shard', type=_parse_shard, metavar='I/N', help='write only shard I of N, from 0/N: one task of a job array'
     )
-    parser.add_argument('--params', metavar='FILE.json', help='save the parameters of the fractals here too')
+    parser.add_argument('--params', metavar='FILE.json', help='also save the IFS codes to this file')
 
 
 def _parse_shard(text: str) -> tuple[int, int]:
@@ -267,13 +268,13 @@ def _export(args: Any) -> int:
     options = dict(data_dir=args.data_dir, params=args.params, shards=shards, shard=shard)
     results = export_images(args.name, args.dest, args.split, **options)
     for done in results:
-        _say(f'{args.dest}: {done.images} {done.split} images of {done.classes} classes, {done.written} of them new')
+        _say(f'{args.dest}: {done.images} {done.split} images of {done.classes} classes, {done.written} new')
     _say(f'dataset: {results[0].dataset}')
     dest = Path(args.dest)
     pattern, kind = ('{}-*.tar', '--dataset wds/ ') if shards else ('{}', '')
     train, validation = (any(dest.glob(pattern.format(split))) for split in ('train', 'validation'))
     if dest.is_file() or (train and shard is None):
-        # Asked for a split that is not there, timm would validate on what is.
+        # Without this, timm would validate on the split that exists.
         alone = " --val-split ''" if not validation else ''
         _say(f'train with: {kind}--data-dir {shlex.quote(args.dest)} --num-classes {results[0].classes}{alone}')
     return 0
@@ -282,15 +283,15 @@ def _export(args: Any) -> int:
 def _add_weights(parser: Any, kind: str) -> None:
     parser.add_argument('path', metavar=kind, help='file with the weights')
     parser.add_argument('dest', metavar='DEST', nargs='?', help='folder (ARCHITECTURE.TAG)')
-    parser.add_argument('--tag', help='name behind ARCHITECTURE. (default: after the data set or the file)')
+    parser.add_argument('--tag', help='name after ARCHITECTURE. (default: from the data set or the file)')
     head = parser.add_mutually_exclusive_group()
-    head.add_argument('--head', action='store_true', default=True, help='keep the head (so by default)')
+    head.add_argument('--head', action='store_true', default=True, help='keep the head (default)')
     head.add_argument('--no-head', dest='head', action='store_false', help='drop the head')
-    parser.add_argument('--license', metavar='SPDX', help='licence of the weights, e.g. apache-2.0 (unknown)')
+    parser.add_argument('--license', metavar='SPDX', help='license of the weights, e.g. apache-2.0 (unknown)')
     parser.add_argument(
-        '--result', metavar='NAME=VALUE', action='append', default=[], help='a measurement, for the card; repeatable'
+        '--result', metavar='NAME=VALUE', action='append', default=[], help='a result for the model card; repeatable'
     )
-    parser.add_argument('--manifest', metavar='FILE.json', help='add the weights to this manifest, and beside it')
+    parser.add_argument('--manifest', metavar='FILE.json', help='add the weights to this manifest and its folder')
 
 
 def _options(args: Any, *names: str) -> dict[str, Any]:
@@ -304,7 +305,7 @@ def _finish_weights(args: Any, folder: Path) -> int:
 
     _say(f"{folder}: load with timm.create_model('local-dir:{folder}', pretrained=True)")
     if not args.license:
-        _say('its licence is unknown: --license apache-2.0, say, names one')
+        _say('license: unknown; set it with --license, for example --license apache-2.0')
     if args.manifest:
         entry = hub.entry_of(folder, file=weights.HUB_FILE)
         entry = weights.add(entry, folder / weights.HUB_FILE, args.manifest)
@@ -322,12 +323,14 @@ def _add_export_weights(commands: Any) -> None:
     )
     _add_weights(parser, 'CHECKPOINT')
     ema = parser.add_mutually_exclusive_group()
-    ema.add_argument('--use-ema', action='store_true', default=None, help='take the EMA weights (if there are any)')
-    ema.add_argument('--no-ema', dest='use_ema', action='store_false', help='take the weights themselves')
-    parser.add_argument('--recipe', metavar='TEXT', help='recipe of the training, for the card')
-    parser.add_argument('--hardware', metavar='TEXT', help='what it ran on, for the card')
-    parser.add_argument('--curves', metavar='PNG', help='picture of accuracy along a fine-tuning, for the card')
-    parser.add_argument('--dtype', help='float16 or bfloat16 for half the size (as trained)')
+    ema.add_argument(
+        '--use-ema', action='store_true', default=None, help='export the EMA weights (default if there are any)'
+    )
+    ema.add_argument('--no-ema', dest='use_ema', action='store_false', help='export the weights without EMA')
+    parser.add_argument('--recipe', metavar='TEXT', help='training recipe, for the model card')
+    parser.add_argument('--hardware', metavar='TEXT', help='training hardware, for the model card')
+    parser.add_argument('--curves', metavar='PNG', help='image of accuracy curves, for the model card')
+    parser.add_argument('--dtype', help='float16 or bfloat16 halve the size (default: as trained)')
 
 
 def _export_weights(args: Any) -> int:
@@ -355,14 +358,14 @@ def _add_publish(commands: Any) -> None:
         commands,
         'publish',
         _publish,
-        'upload a folder that export-weights or convert has written to the Hub',
+        'upload a folder written by export-weights or convert to the Hub',
         _PUBLISH_EXAMPLES,
     )
-    parser.add_argument('folder', metavar='DIR', help='folder that export-weights or convert has written')
-    parser.add_argument('--repo-id', metavar='OWNER/NAME', required=True, help='repository; created if need be')
-    parser.add_argument('--private', action='store_true', help='create it as a private one')
-    parser.add_argument('--create-pr', action='store_true', help='open a pull request in place of a commit')
-    parser.add_argument('--revision', metavar='BRANCH', help='branch to commit to (main); created if need be')
+    parser.add_argument('folder', metavar='DIR', help='folder written by export-weights or convert')
+    parser.add_argument('--repo-id', metavar='OWNER/NAME', required=True, help='repository; created if necessary')
+    parser.add_argument('--private', action='store_true', help='create a private repository')
+    parser.add_argument('--create-pr', action='store_true', help='open a pull request instead of committing')
+    parser.add_argument('--revision', metavar='BRANCH', help='branch to commit to (main); created if necessary')
     parser.add_argument('--dry-run', action='store_true', help='check everything, upload nothing')
 
 
@@ -372,14 +375,14 @@ def _publish(args: Any) -> int:
     options = {name: getattr(args, name) for name in ('private', 'create_pr', 'revision', 'dry_run')}
     done = publish(args.folder, args.repo_id, **options)
     _say(
-        f'{args.folder}: uploaded and checked, {done.url}'
+        f'{args.folder}: uploaded and verified, {done.url}'
         if done.url
         else f'{args.folder}: ready for {args.repo_id}, not uploaded'
     )
     if done.unchecked:
-        _say(f'its model card was not checked by the Hub: {done.unchecked}')
+        _say(f'the Hub did not validate the model card: {done.unchecked}')
     if done.entry:
-        _say('what a manifest of weights, such as that of timm-fractal, would say:')
+        _say('entry for a manifest of weights, such as that of timm-fractal:')
         _say(json.dumps(done.entry, indent=2))
     return 0
 
@@ -387,21 +390,23 @@ def _publish(args: Any) -> int:
 def _add_doctor(commands: Any) -> None:
     parser = _add_command(commands, 'doctor', _doctor, 'check the set-up, or a data set', _DOCTOR_EXAMPLES)
     parser.add_argument(
-        '--dataset', dest='name', default=argparse.SUPPRESS, metavar='NAME', help='can its classes be told apart?'
+        '--dataset',
+        dest='name',
+        default=argparse.SUPPRESS,
+        metavar='NAME',
+        help='check whether its classes are separable',
     )
-    parser.add_argument(
-        '--data-dir', metavar='PATH', help='image, images, CSV files of IFS codes, or parameter file; with --dataset'
-    )
+    parser.add_argument('--data-dir', metavar='PATH', help='files of the data set, as for preview; with --dataset')
     parser.add_argument(
         '--seeds',
         type=seed_range,
         metavar='FIRST:END',
-        help='rank fractals, e.g. 0:100; with --dataset (default fractal1)',
+        help='rank the fractals of these seeds, e.g. 0:100; with --dataset (fractal1)',
     )
 
 
 def seed_range(text: str) -> range:
-    """Seeds given as ``FIRST:END``, the end excluded, for argparse."""
+    """Parse seeds given as ``FIRST:END``, the end excluded, for argparse."""
     first, colon, end = text.partition(':')
     if not (colon and first.isascii() and first.isdecimal() and end.isascii() and end.isdecimal()):
         raise argparse.ArgumentTypeError(f'must be FIRST:END such as 0:100, got {text!r}')
@@ -419,7 +424,7 @@ def _doctor(args: Any) -> int:
         args.parser.error('--data-dir needs --dataset NAME')
     if args.seeds is not None:
         if args.data_dir:
-            args.parser.error('--seeds cannot be combined with --data-dir: a fractal that is read has no seed')
+            args.parser.error('--seeds cannot be combined with --data-dir: a fractal from a file has no seed')
         for line in doctor.rank_seeds(name or 'fractal1', args.seeds):
             _say(line)
         return 0

@@ -1,4 +1,4 @@
-"""Contact sheets as files: classes of a data set, what an option does to them, what a pre-trained model looks for."""
+"""Saves contact sheets: classes of a data set, the effect of an option, filters of a pre-trained model."""
 
 from pathlib import Path
 from typing import Any
@@ -13,33 +13,33 @@ __all__ = ['SWEEPS', 'check_output', 'contact_sheet', 'save', 'sweep', 'weights_
 
 
 def weights_sheet(*args: Any, **options: Any) -> Image.Image:
-    """See `timm_fractal.explore.filters.weights_sheet`, which needs timm's models; sheets of data sets do not."""
+    """See `timm_fractal.explore.filters.weights_sheet`; imported late, since only it needs timm's models."""
     from ..explore.filters import weights_sheet
 
     return weights_sheet(*args, **options)
 
 
 def save(sheet: Image.Image, path: str | Path) -> None:
-    """Write a sheet as a PNG file (atomic write).
+    """Write a sheet as a PNG file, atomically.
 
     Raises:
-        OSError: It cannot be written; nothing is left behind.
+        OSError: It cannot be written.
     """
     with atomic_write(path) as temporary:
         sheet.save(temporary, 'PNG')
 
 
 def check_output(path: str | Path) -> None:
-    """Refuse before anything is rendered what `save` could not write.
+    """Check before rendering that `save` can write a file.
 
     Raises:
-        ValueError: The name is not that of a PNG file.
-        OSError: The folder is not there or cannot be written to.
+        ValueError: The name does not end in .png.
+        OSError: The folder does not exist or is not writable.
     """
     path = Path(path)
     if path.suffix.lower() != '.png':
         raise ValueError(f'output must end in .png, got {str(path)!r}: use {str(path.with_suffix(".png"))!r}')
     if not path.parent.is_dir():
-        raise FileNotFoundError(f'output must lie in an existing folder, got {str(path)!r}')
+        raise FileNotFoundError(f'output must be in an existing folder, got {str(path)!r}')
     check_regular(path)
     check_writable(path.parent)

@@ -1,4 +1,4 @@
-"""Data sets: index -> (PIL image, label). One class per type; a registered type is a function that renders."""
+"""Data sets: index -> (PIL image, label). Each built-in type has a class, each registered type a render function."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +53,7 @@ __all__ = [
     'register',
 ]
 
-#: The class of each data set type of this package, and its module. Registered types have `formula.FormulaDataset`.
+#: Class and module of each built-in type. Registered types use `formula.FormulaDataset`.
 _CLASSES = {
     'fractal1': ('Fractal1', 'fractals'),
     'fractaldb': ('FractalDB', 'fractals'),
@@ -63,7 +63,7 @@ _CLASSES = {
     'visualatom': ('VisualAtom', 'visualatom'),
 }
 
-#: What renders the images of each registered type.
+#: Render function of each registered type.
 RENDERERS: dict[str, 'Render'] = {}
 
 __getattr__, _ = lazy_exports(
@@ -82,7 +82,7 @@ def __dir__() -> list[str]:
 
 
 def create(name: str | Spec, split: str = 'train', **options: Any) -> 'SyntheticDataset':
-    """Make a data set.
+    """Create a data set.
 
     Args:
         name: A data set name, or a specification.
@@ -106,27 +106,28 @@ def create(name: str | Spec, split: str = 'train', **options: Any) -> 'Synthetic
 
 
 def register(spec: type[Formula], render: 'Render') -> None:
-    """Register a data set type: options, and a function that renders an image.
+    """Register a data set type: its options, and a function that renders an image.
 
-    From then on its name is one like ``fractal1``, wherever a data set is named. A package that is installed names its
-    types in the entry point group ``timm_fractal.datasets``, the name of a type and the module that calls this; the
-    module is imported when the type is asked for. The same class of the same module may be registered again.
+    Its name then works like ``fractal1`` everywhere. An installed package declares its types in the entry point group
+    ``timm_fractal.datasets``, with the name of the type and the module that calls this function; the module is imported
+    on first use. Registering a class of the same module and name again replaces it.
 
     Args:
         spec: The options and traits, a frozen dataclass derived from `Formula`.
         render: Called as ``render(spec, k, instance, generator)`` for an image of class ``k``, with the options
-            ``spec``. It returns uint8 of shape (size, size), or (size, size, 3) where ``spec.mode`` is ``'RGB'``, and
-            depends on its arguments alone; what is random comes from ``generator``, a `numpy.random.Generator` that
-            differs from image to image. What all instances of a class have in common comes from `class_generator`.
-            It must stand at the top level of a module, so that worker processes find it.
+            ``spec``. It returns uint8 of shape (size, size), or (size, size, 3) if ``spec.mode`` is ``'RGB'``, and must
+            depend on its arguments only: randomness comes from ``generator``, a `numpy.random.Generator` seeded per
+            image, and what all instances of a class share from `class_generator`. Define it at the top level of a
+            module, so that worker processes can import it.
 
     Raises:
-        TypeError: ``spec`` is not a frozen dataclass derived from `Formula`, or ``render`` does not take its arguments.
-        ValueError: The name is taken, or an option is not declared as it must be.
+        TypeError: ``spec`` is not a frozen dataclass derived from `Formula`, or ``render`` does not take these
+            arguments.
+        ValueError: The name is taken, or an option is declared incorrectly.
 
     Examples:
         >>> from timm_fractal.data import noise
-        >>> register(noise.Noise1Spec, noise.render)  # What makes noise1 known.
+        >>> register(noise.Noise1Spec, noise.render)  # How noise1 is registered.
     """
     import inspect
 
@@ -141,16 +142,16 @@ def register(spec: type[Formula], render: 'Render') -> None:
 
 
 def class_generator(spec: Formula, *key: int) -> 'Generator':
-    """Make the generator of what all instances of a class have in common, in both splits.
+    """Return the generator for what all instances of a class share, in both splits.
 
     Args:
-        spec: The options; of these only ``seed`` counts.
-        key: Whole numbers from 0 on, each sequence a stream of its own: ``k`` for class k; or, where classes are
-            perturbations of few bases, ``k % bases`` for the base and ``k % bases, k`` for the perturbation.
+        spec: The options; only ``seed`` is used.
+        key: Integers from 0; each sequence selects an independent stream: ``k`` for class k; or, if classes are
+            perturbations of a few bases, ``k % bases`` for the base and ``k % bases, k`` for the perturbation.
 
     Returns:
-        A `numpy.random.Generator`. Its ``random()`` gives the same numbers in every version of numpy; of its other
-        methods numpy does not promise that.
+        A `numpy.random.Generator`. Of its methods, numpy guarantees only ``random()`` to give the same numbers in every
+        version.
 
     Examples:
         >>> first, again = (class_generator(parse_name('noise1'), 3).random() for _ in range(2))
@@ -159,5 +160,5 @@ def class_generator(spec: Formula, *key: int) -> 'Generator':
     """
     from .._utils.rng import Stream, stream
 
-    # The length tells (1,) and (1, 0) apart.
+    # The length distinguishes (1,) from (1, 0).
     return stream(spec.seed, Stream.FORMULA, len(key), *key)

@@ -29,28 +29,28 @@ from ..spec import MAX_SAMPLES, Spec, parse_name
 Pixels = npt.NDArray[np.uint8]
 T = TypeVar('T')
 
-#: Called with the fraction that is rendered, before each part of a data set, in the context that sets it: for programs
-#: that show progress themselves. An exception from it ends the rendering.
+#: Callback for programs with their own progress display: called with the fraction rendered so far before each part of a
+#: data set, in the context that sets it. An exception in it aborts rendering.
 watcher: ContextVar[Callable[[float], None] | None] = ContextVar('watcher', default=None)
 
 _logger = logging.getLogger(__name__)
 
-#: timm's names for the two splits; the first of each is the one used here.
+#: timm's names for the two splits; the first of each is the canonical one.
 TRAIN_SPLITS = ('train', 'training')
 VALIDATION_SPLITS = ('validation', 'val', 'valid', 'eval', 'evaluation')
 IMAGE_MODES = ('RGB', 'L')
 
-# With cache=auto, the largest table that is kept in memory. The validation split is read once an epoch, and two tables
-# of 21,000 fractals would be 1.4 GB.
+# Largest table that cache=auto keeps in memory. The validation split is read only once per epoch, and two tables of
+# 21,000 fractals would take 1.4 GB.
 _CACHE_BYTES = {'train': 2**30, 'validation': 256 * 2**20}
 
 
-# Images rendered at once by `SyntheticDataset.images`, in bytes.
+# Bytes of images that `SyntheticDataset.images` renders at once.
 _BATCH_BYTES = 2**25
 
 
 def watched_parts(items: Sequence[T]) -> Iterator[T]:
-    """Iterate over parts that are rendered in sequence; the watcher is told the overall fraction.
+    """Iterate over parts that are rendered in sequence; the watcher gets the overall fraction.
 
     Examples:
         >>> from timm_fractal.data import create
@@ -63,23 +63,23 @@ def watched_parts(items: Sequence[T]) -> Iterator[T]:
     """
     watch = watcher.get()
     for part, item in enumerate(items):
-        token = watcher.set(watch and functools.partial(_tell_part, watch, part, len(items)))
+        token = watcher.set(watch and functools.partial(_report_part, watch, part, len(items)))
         try:
             yield item
         finally:
             watcher.reset(token)
 
 
-def _tell_part(watch: Callable[[float], None], part: int, parts: int, fraction: float) -> None:
+def _report_part(watch: Callable[[float], None], part: int, parts: int, fraction: float) -> None:
     watch((part + fraction) / parts)
 
 
 class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
-    """Base class of the data sets: what timm expects of a data set, rendered instead of read.
+    """Base class of the data sets: timm's data set interface, with rendered images.
 
-    Sample i is image ``i % images``; image n is instance ``n // classes`` of class ``n % classes``. Images are made
-    once, at construction, in memory that workers share, or, with ``cache=none`` or where they would take too much of
-    it, on access. The validation split has the same classes with other noise.
+    Sample i is image ``i % images``; image n is instance ``n // classes`` of class ``n % classes``. Images are rendered
+    once, at construction, into memory that workers share; on access with ``cache=none``, or if they would take too much
+    memory. The validation split has the same classes with different noise.
 
     Args:
         name: A data set name of this type, such as ``'fractal1/delta=0.05'``, or its specification.
@@ -87,22 +87,23 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
         root: ``--data-dir`` of a training script; its meaning depends on the type.
         transform: Applied to each PIL image.
         target_transform: Applied to each label.
-        repeats: How often an epoch goes over the images; less than 1 counts as 1, as everywhere in timm.
-        num_samples: Number of samples before repeats, in place of all images.
+        repeats: Passes over the images per epoch; less than 1 counts as 1, as in timm.
+        num_samples: Number of samples before repeats, by default one per image.
         input_img_mode: ``'RGB'`` or ``'L'``.
-        only: Classes that will be looked at, by default all. Nothing is made or read for others, and images are
+        only: Classes that are needed, by default all. Nothing is rendered or read for the others, and images are
             rendered on access.
 
     Raises:
-        ValueError: An unknown option or split, a value out of range, images that cannot be made, a bad ``root``.
+        ValueError: An unknown option or split, a value out of range, images that cannot be rendered, an invalid
+            ``root``.
         FileNotFoundError: ``root`` does not exist.
-        MemoryError: There is not enough shared memory for what ``cache`` asks for.
+        MemoryError: There is not enough shared memory for the images.
     """
 
-    #: The specification of this type; its defaults are those of the name alone.
+    #: Specification class of this type.
     spec_type: ClassVar[type[Spec]]
     spec: Any
-    #: The files in ``root`` that the images are made from.
+    #: Files in ``root`` that the images are made from.
     files: Sequence[Path] = ()
     #: Images between two updates of the progress bar: enough to keep all threads busy.
     step: ClassVar[int] = 64
@@ -123,7 +124,7 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
         kind = self.spec_type.type
         spec = parse_name(kind if name is None else name) if not isinstance(name, Spec) else name
         if not isinstance(spec, self.spec_type):
-            raise TypeError(f'name must be that of a data set of type {kind}, got {spec}')
+            raise TypeError(f'name must be a data set of type {kind}, got {spec}')
         if split not in TRAIN_SPLITS + VALIDATION_SPLITS:
             raise ValueError(f'unknown split {split!r}; {nearest(split, TRAIN_SPLITS + VALIDATION_SPLITS)}')
         if input_img_mode not in IMAGE_MODES:
@@ -132,7 +133,7 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
             raise ValueError(f'num_samples must be at least 1, got {num_samples}')
         if not (math.isfinite(repeats) and max(1.0, repeats) * (num_samples or 1) <= MAX_SAMPLES):
             raise ValueError(
-                f'repeats (--epoch-repeats) times num_samples must be a number of samples, at most {MAX_SAMPLES}, '
+                f'repeats (--epoch-repeats) times num_samples must be at most {MAX_SAMPLES}, '
                 f'got repeats={repeats} and num_samples={num_samples}'
             )
         self.spec = spec
@@ -140,7 +141,7 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
         self.transform = transform
         self.target_transform = target_transform
         self.input_img_mode = input_img_mode
-        #: Whether it has been said that an option has no effect.
+        #: Whether the warning about an option without effect has been logged.
         self._warned = False
         self._only = only
         self._open(root)
@@ -148,8 +149,8 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
             # A file may have fewer classes than the name says.
             self._only = [k for k in only if 0 <= k < self.num_classes]
             if not self._only:
-                raise ValueError(f'{self.spec}: only must name classes from 0 to {self.num_classes - 1}, got {only}')
-        #: Number of different images; there may be more samples, or fewer.
+                raise ValueError(f'{self.spec}: only must contain classes from 0 to {self.num_classes - 1}, got {only}')
+        #: Number of distinct images; there can be more samples, or fewer.
         self.num_images: int = self.num_classes * self._instances()
         self._length: int = int((num_samples or self.num_images) * max(1.0, repeats))
         if self._length > MAX_SAMPLES:
@@ -158,15 +159,15 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
         self._fill()
         if only is None and is_primary():
             _logger.info(
-                '%s, %s split: %d samples, %d classes; a model for it needs --num-classes %d',
+                '%s, %s split: %d samples, %d classes; train with --num-classes %d',
                 *(self.spec, self.split, len(self), self.num_classes, self.num_classes),
             )
 
     def _open(self, root: str | Path | None) -> None:
-        """Check and read ``root`` before anything is rendered; by default it must be None."""
+        """Check and read ``root`` before anything is rendered; by default, warn that it is ignored."""
         if root is not None:
-            codes = '; a file of IFS codes would be' if self.spec.reads == 'codes' else ''
-            warn_once(_logger, '%s: nothing is read from %s (--data-dir)%s', *(self.spec.type, root, codes))
+            codes = ', which is not a file of IFS codes' if self.spec.reads == 'codes' else ''
+            warn_once(_logger, '%s: ignored --data-dir %s%s', *(self.spec.type, root, codes))
 
     def _instances(self) -> int:
         """Number of images per class."""
@@ -175,18 +176,18 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
 
     @abstractmethod
     def _shape(self) -> tuple[int, ...]:
-        """Shape of an image as it is stored, uint8."""
+        """Return the shape of a stored image, uint8."""
 
     @abstractmethod
     def _render(self, numbers: Sequence[int], out: Pixels | None = None) -> Pixels:
-        """Render images as they are stored, shape (B, ...), into ``out`` if it is given."""
+        """Render images in stored form, shape (B, ...), into ``out`` if given."""
 
     @abstractmethod
     def _to_pil(self, stored: Pixels, mode: str) -> Image.Image:
-        """Make an image of mode ``'RGB'`` or ``'L'``."""
+        """Convert a stored image to mode ``'RGB'`` or ``'L'``."""
 
     def _fill(self) -> None:
-        """Render all images into the table, if there is one."""
+        """Render all images into the table, if any."""
         if self._table is not None:
             table = self._table.numpy()
             for chunk in self._progress(len(table)):
@@ -194,12 +195,12 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
 
     @property
     def num_classes(self) -> int:
-        """Number of classes, what a model needs as its ``num_classes``."""
+        """Number of classes."""
         classes: int = self.spec.num_classes
         return classes
 
     def _allocate(self) -> torch.Tensor | None:
-        """Allocate memory that worker processes share, however they are started; None to render images on access."""
+        """Allocate memory that workers share under any start method; None to render images on access."""
         shape = (self.num_images, *self._shape())
         size = int(np.prod(shape, dtype=np.int64))
         if (
@@ -217,12 +218,12 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
         except RuntimeError as error:
             size = np.prod(shape, dtype=np.int64) / 2**20
             raise MemoryError(
-                f'{self.spec}: no shared memory for {size:.0f} MB of images ({error}). Enlarge /dev/shm '
-                f'(docker run --shm-size), or say cache=none in the name of the data set to make them on access'
+                f'{self.spec}: not enough shared memory for {size:.0f} MB of images ({error}): enlarge /dev/shm '
+                f'(docker run --shm-size), or add cache=none to the data set name to render them on access'
             ) from error
 
     def _progress(self, count: int, step: int | None = None) -> Iterator[range]:
-        """Yield ranges of ``step`` images each, and show a progress bar."""
+        """Yield ranges of ``step`` images with a progress bar."""
         step = step or self.step
         watch = watcher.get()
         with progress_bar(f'rendering {self.spec}', count) as bar:
@@ -235,7 +236,7 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
 
     @property
     def table_bytes(self) -> int:
-        """Bytes of the images in memory; 0 if they are rendered on access."""
+        """Size of the images in memory, in bytes; 0 if they are rendered on access."""
         return 0 if self._table is None else self._table.numel()
 
     def __len__(self) -> int:
@@ -249,8 +250,8 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
         if self.spec.loader == 'device' and not self._warned:
             self._warned = True
             _logger.warning(
-                '%s: samples are read one by one; loader=device (and redraw) have an effect on batches of '
-                'timm.data.create_loader alone',
+                '%s: samples are read one by one; loader=device and redraw only affect batches of '
+                'timm.data.create_loader',
                 self.spec.name(),
             )
         image: Any = self.image(number, self.input_img_mode)
@@ -262,20 +263,20 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
         return image, target
 
     def stored(self, number: int) -> Pixels:
-        """Image ``number`` (``instance * classes + class``) as it is kept in memory.
+        """Return image ``number`` (``instance * classes + class``) in stored form.
 
         Returns:
-            Fractals as bits, shape (size, row bytes), see `render`; others as pixels, shape (size, size) or
-            (size, size, 3).
+            Bits of shape (size, row bytes) for fractals, see `render`; otherwise pixels of shape (size, size) or (size,
+            size, 3).
         """
         return self._render([number])[0] if self._table is None else self._table[number].numpy()
 
     def image(self, number: int, mode: str = 'RGB') -> Image.Image:
-        """Image ``number`` (``instance * classes + class``) of mode ``'RGB'`` or ``'L'``, without transforms."""
+        """Return image ``number`` (``instance * classes + class``) in mode ``'RGB'`` or ``'L'``, without transforms."""
         return self._to_pil(self.stored(number), mode)
 
     def images(self, numbers: Sequence[int], mode: str = 'RGB') -> Iterator[Image.Image]:
-        """Yield images as `image` does, rendered in batches, which is faster."""
+        """Yield images like `image`, but faster: rendered in batches."""
         step = max(1, _BATCH_BYTES // math.prod(self._shape()))
         for start in range(0, len(numbers), step):
             batch = numbers[start : start + step]
@@ -283,22 +284,22 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
                 yield self._to_pil(stored, mode)
 
     def stored_range(self, numbers: range) -> Pixels:
-        """Images one after the other as `stored` gives them, shape (B, ...)."""
+        """Return consecutive images in stored form, shape (B, ...)."""
         if self._table is None:
             return self._render(numbers)
         return self._table[numbers.start : numbers.stop].numpy()
 
     def filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
-        """Where `timm-fractal export` puts a sample, relative to its folder; timm's inference.py lists these names."""
-        del absolute  # There is no file, so there is no folder that it lies in.
+        """Return the path of a sample in the folder of `timm-fractal export`; timm's inference.py lists these names."""
+        del absolute  # There is no file.
         instance, k = divmod(self._number(index), self.num_classes)
-        # As wide as the largest, so that readers that sort the names of classes as text find them in their order.
+        # Zero-padded, so that readers that sort class names as text keep the order.
         label = str(k).zfill(max(5, len(str(self.num_classes - 1))))
         name = f'{label}_{instance}.png'
         return name if basename else f'{self.split}/{label}/{name}'
 
     def filenames(self, basename: bool = False, absolute: bool = False) -> list[str]:
-        """`filename` of all samples."""
+        """Return `filename` of all samples."""
         return [self.filename(index, basename, absolute) for index in range(len(self))]
 
     def __repr__(self) -> str:
@@ -306,15 +307,15 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
 
 
 def check_index(index: Any, samples: int) -> int:
-    """The place of a sample, from 0, that an index means to a data set: a negative one counts from the end.
+    """Convert an index of a data set to a sample number from 0; negative indices count from the end.
 
     Args:
-        index: A whole number of Python, numpy or torch.
+        index: A Python, numpy or torch integer.
         samples: Number of samples.
 
     Raises:
-        TypeError: No whole number. A truth value is none: it is an entry of a mask.
-        IndexError: Less than ``-samples``, or not less than ``samples``.
+        TypeError: Not an integer. Booleans are refused as well: they come from masks.
+        IndexError: Not in ``[-samples, samples)``.
 
     Examples:
         >>> check_index(-1, 12), check_index(np.int64(3), 12)
@@ -327,17 +328,17 @@ def check_index(index: Any, samples: int) -> int:
 
 
 def _whole(index: Any) -> int:
-    # torch takes a truth value for an index.
+    # operator.index accepts booleans.
     if isinstance(index, bool) or 'bool' in str(getattr(index, 'dtype', '')):
-        raise TypeError(f'index must be a whole number, got {index}: of a mask, take np.flatnonzero(mask)')
+        raise TypeError(f'index must be an integer, got {index}: for a mask, take np.flatnonzero(mask)')
     try:
         return operator.index(index)
     except TypeError:
-        raise TypeError(f'index must be a whole number, got {index!r}') from None
+        raise TypeError(f'index must be an integer, got {index!r}') from None
 
 
 def check_indices(indices: Any, samples: int) -> npt.NDArray[np.int64]:
-    """`check_index` of each of many, for instance of those of a `torch.utils.data.Subset`; int64 of shape (B,).
+    """Apply `check_index` to many indices, such as those of a `torch.utils.data.Subset`; returns int64 of shape (B,).
 
     Examples:
         >>> check_indices(range(-2, 2), 12).tolist()
@@ -353,12 +354,12 @@ def check_indices(indices: Any, samples: int) -> npt.NDArray[np.int64]:
 
 
 def is_primary() -> bool:
-    """Whether this process is the one that reports: the first of its job."""
+    """Whether this process logs and shows progress: rank 0 of its job."""
     return (os.environ.get('RANK') or '0') == '0'
 
 
 def warn_once(logger: logging.Logger, message: str, *values: Any, key: Any = None) -> None:
-    """Log a warning for a person, once a process: for ``key``, by default for the same message and values."""
+    """Log a warning, on rank 0 and once per ``key``, by default the message and values."""
     key = (message, *map(str, values)) if key is None else (message, key)
     if is_primary() and key not in _warned:
         _warned.add(key)
@@ -369,7 +370,7 @@ _warned: set[Any] = set()
 
 
 class _Bar(tqdm):  # type: ignore[misc]
-    """A progress bar that never fails: a closed or missing stream must not end the rendering."""
+    """A progress bar that never fails: a closed or missing stream must not abort rendering."""
 
     def update(self, n: float | None = 1) -> bool | None:
         with contextlib.suppress(AttributeError, OSError, ValueError):
@@ -383,7 +384,7 @@ class _Bar(tqdm):  # type: ignore[misc]
 
 
 def progress_bar(what: str, count: int, unit: str = 'img') -> Any:
-    """Make a progress bar that shows itself after a second, in the first process of a job only."""
+    """Make a progress bar that appears after a second, on rank 0 only."""
     options: dict[str, Any] = dict(desc=what, total=count, unit=unit, delay=1)
     try:
         return _Bar(**options, disable=None if is_primary() and sys.stderr is not None else True)
@@ -392,7 +393,7 @@ def progress_bar(what: str, count: int, unit: str = 'img') -> Any:
 
 
 class PixelDataset(SyntheticDataset):
-    """Data sets whose images are stored as pixels, and rendered one by one."""
+    """Base class of data sets whose images are stored as pixels and rendered one by one."""
 
     def _shape(self) -> tuple[int, ...]:
         size = self.spec.size
@@ -414,7 +415,7 @@ class PixelDataset(SyntheticDataset):
         """Render one image, uint8 of shape `_shape`."""
 
     def _jitter(self, number: int, pixels: Pixels) -> Pixels:
-        """Add the noise of the validation split."""
+        """Add the noise of the validation split to an image."""
         if self.split == 'train':
             return pixels
         draws = stream(self.spec.seed, Stream.JITTER, number).random(5)
@@ -429,7 +430,7 @@ def jitter(image: Image.Image, draws: Sequence[float]) -> Image.Image:
 
     Args:
         image: Mode L or RGB.
-        draws: Five numbers in [0, 1): side and place of the crop, contrast, brightness.
+        draws: Five numbers in [0, 1): side length, left and top of the crop, contrast, brightness.
 
     Returns:
         An image of the same size and mode.

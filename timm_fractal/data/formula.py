@@ -1,4 +1,4 @@
-"""Data sets whose images a function renders, one by one: ``noise1``, ``visualatom``, and those that others register."""
+"""Data sets that a function renders, image by image: ``noise1``, ``visualatom``, and registered types."""
 
 import hashlib
 import logging
@@ -19,17 +19,17 @@ from .base import PixelDataset, Pixels, warn_once
 #: ``render(spec, k, instance, generator)``: see `timm_fractal.data.register`.
 Render = Callable[[Any, int, int, np.random.Generator], Any]
 
-#: Largest number of validation images per class: a thousand take as long to render as an epoch of training.
+#: Maximum number of validation images per class: a thousand take as long to render as an epoch of training.
 MAX_VALIDATION = 25
-#: From here on rendering is called slow: a whole table on one core, and an image that is rendered on access, which
-#: timm's augmentation needs some milliseconds for; both in seconds.
+#: Rendering times, in seconds, that cause a warning: of all images on one core, and of one image on access (timm's
+#: augmentation takes a few milliseconds).
 SLOW_TABLE, SLOW_IMAGE = 120.0, 0.03
 
 _logger = logging.getLogger(__name__)
 
 
 class FormulaDataset(PixelDataset):
-    """A data set type that was registered; see `timm_fractal.data.register` and `SyntheticDataset`."""
+    """Data set of a registered type; see `timm_fractal.data.register` and `SyntheticDataset`."""
 
     spec_type = Formula
     spec: Formula
@@ -38,7 +38,7 @@ class FormulaDataset(PixelDataset):
         return super()._instances() if self.split == 'train' else min(super()._instances(), MAX_VALIDATION)
 
     def _fill(self) -> None:
-        # Errors, other shapes and a hidden state are noticed now, not by a worker in the middle of a training run.
+        # Errors, wrong shapes and hidden state are reported now, not by a worker in the middle of training.
         self._formula: Render = RENDERERS[self.spec.type]
         first, second = [*(self._only or range(2)), *(self._only or ())][:2]
         image = self._render_one(first)
@@ -53,21 +53,21 @@ class FormulaDataset(PixelDataset):
     def _compare(self, number: int, image: Pixels, again: Pixels) -> None:
         if not np.array_equal(image, again):
             raise ValueError(
-                f'{self.spec}: render gave another image of class {number % self.num_classes} when called again: it '
-                f'must depend on its arguments alone, take what is random from generator, and leave what it keeps as '
-                f'it is; if it cannot run in several threads, set thread_safe = False in the class of the options'
+                f'{self.spec}: render returned a different image of class {number % self.num_classes} when called '
+                f'again: it must depend on its arguments only, take randomness from generator, and not modify '
+                f'shared state; if it is not thread-safe, set thread_safe = False in the class of the options'
             )
 
     def _warn_if_slow(self, seconds: float) -> None:
         if self._only is not None:
             return
-        each = f'render takes {1000 * seconds:.0f} ms an image'
+        each = f'render takes {1000 * seconds:.0f} ms per image'
         total = seconds * self.num_images
         if self._table is not None and total > SLOW_TABLE:
             words = '%s, %s split: %s, so all %d take up to %.0f min; cache=none renders on access'
             warn_once(_logger, words, *(self.spec.name(), self.split, each, self.num_images, np.ceil(total / 60)))
         elif self._table is None and seconds > SLOW_IMAGE:
-            words = '%s, %s split: %s, on access: a worker gives at most %.0f a second; %s'
+            words = '%s, %s split: %s, on access: a worker delivers at most %.0f per second; %s'
             size = np.prod((self.num_images, *self._shape()), dtype=np.int64) / 2**20
             advice = f'cache=shared keeps them all in memory, {size:,.0f} MB'
             warn_once(_logger, words, *(self.spec.name(), self.split, each, 1 / seconds, advice))
@@ -87,12 +87,12 @@ class FormulaDataset(PixelDataset):
             raise ValueError(f'{where} failed: {type(error).__name__}: {error}') from error
         if not isinstance(pixels, np.ndarray):
             raise ValueError(
-                f'{where} must return a numpy array, got {type(pixels).__name__}; of an image, np.asarray(it)'
+                f'{where} must return a numpy array, got {type(pixels).__name__}; convert an image with np.asarray'
             )
         if pixels.dtype != np.uint8 or pixels.shape != self._shape():
             hint = '' if pixels.dtype == np.uint8 else ': scale it to 0 to 255 and use .astype(np.uint8)'
             if pixels.shape == (*self._shape(), 3):
-                hint += ": for colors, set mode = 'RGB' in the class of the options"
+                hint += ": for color, set mode = 'RGB' in the class of the options"
             raise ValueError(
                 f'{where} must return uint8 of shape {self._shape()}, got {pixels.dtype} of shape {pixels.shape}{hint}'
             )
@@ -103,44 +103,44 @@ class FormulaDataset(PixelDataset):
             pickle.dumps((self._formula, type(self.spec)))
         except Exception as error:
             raise TypeError(
-                f'{self.spec}: worker processes that are not forked need the options and render at the top level of a '
-                f'module: {error}'
+                f'{self.spec}: worker processes that are not forked need the class of the options and render at the '
+                f'top level of a module: {error}'
             ) from None
         return self.__dict__
 
 
 class Finding(NamedTuple):
-    """What `examine` finds: what is so, and what to change if it should not be."""
+    """A fact that `examine` finds, and advice if it is a problem."""
 
     text: str
     advice: str = ''
 
 
 def examine(spec: Formula) -> Iterator[Finding]:
-    """Check what a formula promises beyond what every data set is checked for: ``timm-fractal doctor --dataset``."""
+    """Check what is required of a formula in addition to other data sets, for ``timm-fractal doctor --dataset``."""
     train = _first_images(spec)
     start = time.perf_counter()
     _first_images(spec)
-    # Three images to check the data set, and these two.
+    # Creating a data set renders three images as a check; then come these two.
     each = 1000 * (time.perf_counter() - start) / 5
     yield Finding(f'rendering takes {each:.1f} ms per image and core ({spec.size} x {spec.size})')
     if _digest(_first_images(spec.first(2))) == _digest(train):
-        yield Finding('a class is the same whatever the number of classes')
+        yield Finding('classes do not depend on the number of classes')
     else:
-        advice = 'render must not depend on spec.classes, nor on what first(2) of the options changes'
-        yield Finding('a class depends on the number of classes', advice)
+        advice = 'render must not depend on spec.classes, nor on any option that spec.first(2) changes'
+        yield Finding('classes depend on the number of classes', advice)
     if any(np.array_equal(a, b) for a, b in zip(train, _first_images(spec, 'validation'))):
-        yield Finding('validation images are training images', 'draw from generator what differs between instances')
+        yield Finding('validation images equal training images', 'sample what differs between instances from generator')
     else:
-        yield Finding('validation images are not training images')
+        yield Finding('validation images differ from training images')
     command = [sys.executable, '-c', _DIGEST, str(spec)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ['no message'])[-1]
-        yield Finding(f'another process cannot render it: {last[:200]}', 'install the package that has it')
+        yield Finding(f'another process cannot render it: {last[:200]}', 'install the package that registers it')
     elif done.stdout.split()[-1:] != [_digest(train)]:
         advice = 'render must not depend on hash(), the order of a set, a clock or a process id'
-        yield Finding('another process renders other images', advice)
+        yield Finding('another process renders different images', advice)
     else:
         yield Finding('another process renders the same images')
 
@@ -152,7 +152,7 @@ _DIGEST = (
 
 
 def digest(spec: Formula) -> str:
-    """The SHA-256 of the first training images of the first two classes."""
+    """Return the SHA-256 of the first training image of each of the first two classes."""
     return _digest(_first_images(spec))
 
 

@@ -20,26 +20,26 @@ from .base import Pixels, SyntheticDataset, is_primary, warn_once
 
 _logger = logging.getLogger(__name__)
 
-#: The IFS codes found for a specification, and for the base that was read, if one was: for the validation split after
-#: the training split.
+#: Cached IFS codes by specification and base IFS read from a file, if any: the validation split reuses those of the
+#: training split.
 known_codes: dict[tuple[Spec, bytes], IFSCodes] = {}
 
-# Options that say which base fractals there are: one that is read has its own.
+# Options that describe the base fractals; invalid with a base fractal from a file.
 _OF_BASES = ('fractals', 'maps', 'sigma')
 
 
 class FractalDataset(SyntheticDataset):
-    """Data sets of fractals: bit-packed, two gray levels."""
+    """Base class of the fractal data sets: bit-packed images with two gray levels."""
 
     spec: IFSSpec
     step = 16 * LANES
 
-    #: The IFS codes of the data set; `IFSCodes.save` writes them to a file that ``root`` takes.
+    #: The IFS codes of the data set; ``root`` accepts a file written by `IFSCodes.save`.
     codes: IFSCodes
 
     def _open(self, root: str | Path | None) -> None:
         self._loaded: IFSCodes | None = None
-        #: A base IFS that was read, and its probabilities, shapes (1, N, 2, 3) and (1, N).
+        #: Base IFS from a file and its probabilities, shapes (1, N, 2, 3) and (1, N).
         self._base: tuple[Array, Array] | None = None
         if root is None or (Path(root).is_dir() and not self.spec.reads_folders):
             super()._open(root)
@@ -59,7 +59,8 @@ class FractalDataset(SyntheticDataset):
     def _instances(self) -> int:
         instances = super()._instances()
         if self.spec.scales and self.split == 'validation':
-            # A thousand instances take as long to render as many epochs to train; these have all scaled parameters.
+            # Rendering a thousand instances takes as long as training for many epochs; these cover all scaled
+            # parameters.
             return min(instances, len(WEIGHTS))
         return instances
 
@@ -67,9 +68,9 @@ class FractalDataset(SyntheticDataset):
         return self.spec.size, row_bytes(self.spec.size)
 
     def _fill(self) -> None:
-        """Find the IFS codes, if they are not known, and fill the table."""
+        """Find the IFS codes unless they are cached, and fill the table."""
         table = None if self._table is None else self._table.numpy()
-        # They do not depend on the canvas, nor on what changes no pixel.
+        # IFS codes do not depend on the canvas.
         canonical = self.spec.canonical()
         everywhere: Any = dataclasses.replace(canonical, **REFERENCE_CANVAS)
         key = everywhere, b''.join(array.tobytes() for array in self._base or ())
@@ -84,7 +85,7 @@ class FractalDataset(SyntheticDataset):
             rendered = self.num_classes if by_product and table is not None else 0
         self.codes = codes if self._loaded else dataclasses.replace(codes, name=str(self.spec))
         if table is None:
-            # What no canvas shows is refused now, not by a worker in the middle of a training run.
+            # Degenerate images are reported now, not by a worker in the middle of training.
             self._render(sorted(self._only or range(min(LANES, self.num_classes)))[:LANES])
         elif rendered < len(table):
             for chunk in self._progress(len(table) - rendered):
@@ -103,15 +104,15 @@ class FractalDataset(SyntheticDataset):
         return image if width == height else image.crop((0, 0, height, height))
 
 
-# How far from 1 the sum of probabilities may be that were rounded for a file.
+# Tolerance for the sum of probabilities rounded in a file.
 _PROBABILITIES_OFF = 0.01
 
-# The eight pixels of a byte as Pillow keeps RGB pixels, four bytes each: half the time of a conversion from gray.
+# The eight pixels of a byte in Pillow's RGB layout, four bytes each: twice as fast as converting from gray.
 _RGBX_OF_BYTE = unpack(np.arange(256, dtype=np.uint8)[:, None], 8).astype(np.uint32) * np.uint32(0x01010101)
 
 
 def _known(spec: Spec, base: bytes) -> IFSCodes | None:
-    """The IFS codes of a data set, if they have been found, or those of one with more classes."""
+    """Return the cached IFS codes of a data set, or of the same one with more classes; None if there are none."""
     if found := known_codes.get((spec, base)):
         return found
     count = spec.num_classes
@@ -124,44 +125,44 @@ def _known(spec: Spec, base: bytes) -> IFSCodes | None:
 
 
 def _load(root: str | Path, spec: IFSSpec) -> tuple[IFSCodes, IFSSpec]:
-    """Read a parameter file and the specification it was made from, which must not contradict the one asked for."""
+    """Read a parameter file and its specification, which must not contradict ``spec``."""
     codes = IFSCodes.load(root)
     saved = parse_name(codes.name)
     if spec.canonical() not in (parse_name(spec.type), saved):
-        raise ValueError(f'{root} holds {codes.name!r}, not {str(spec)!r}: name the data set {spec.type!r} alone')
+        raise ValueError(f'{root} holds {codes.name!r}, not {str(spec)!r}: use the name {spec.type!r} without options')
     counts = len(codes.bases), len(codes.systems)
     if not isinstance(saved, type(spec)) or counts != (saved.num_bases, saved.num_classes):
         shapes = f'{codes.bases.shape} and {codes.systems.shape}'
         raise ValueError(
-            f'{root} is damaged or not a {spec.type}: {codes.name!r} has bases and systems of shape {shapes}'
+            f'{root} is damaged or not for {spec.type}: {codes.name!r} has bases and systems of shape {shapes}'
         )
     return codes, dataclasses.replace(saved, **spec.non_pixel_options())
 
 
 def _read_base(path: Path, spec: IFSSpec) -> tuple[Array, Array]:
-    """Read a category as the base fractal of a data set that has one."""
+    """Read the base fractal of a data set from the file of a category."""
     if not path.is_file():
-        raise FileNotFoundError(f'--data-dir: there is no file {str(path)!r}')
+        raise FileNotFoundError(f'--data-dir: no such file: {str(path)!r}')
     given = [name for name in _OF_BASES if getattr(spec, name) != getattr(type(spec), name)]
     if given:
-        raise ValueError(f'{spec}: {path} is the base fractal: leave out {" and ".join(given)}')
+        raise ValueError(f'{spec}: {path} defines the base fractal: leave out {" and ".join(given)}')
     return _read([path])
 
 
 def _list_categories(root: Path, spec: IFSSpec) -> list[Path]:
-    """The files of the categories of a data set: the first of those in a folder and below."""
+    """List the category files of a data set: the first ones in a folder and its subfolders."""
     if root.is_file():
         raise ValueError(
-            f'{spec.type}: {root} is one category, at least 2 are needed: --data-dir must be a folder of such files; '
-            f'fractal1 takes one of them as its base fractal'
+            f'{spec.type}: {root} is a single category, but at least 2 are needed: --data-dir must be a folder of such '
+            f'files; fractal1 takes a single one as its base fractal'
         )
     if not root.exists():
-        raise FileNotFoundError(f'--data-dir: there is no file or folder {str(root)!r}')
+        raise FileNotFoundError(f'--data-dir: no such file or folder: {str(root)!r}')
     found, others = list_files(root, ['.csv'])
     if not found:
         raise ValueError(
-            f'{spec.type}: --data-dir must be a folder of CSV files, one a category, got {str(root)!r}, which has '
-            f'none: leave it out for categories of a random search'
+            f'{spec.type}: --data-dir must be a folder of CSV files, one per category, got {str(root)!r}, which has '
+            f'none: leave it out to find categories by random search'
         )
     if len(found) < spec.num_classes:
         least = f'use classes={len(found)}' if len(found) > 1 else 'at least 2 are needed'
@@ -172,7 +173,7 @@ def _list_categories(root: Path, spec: IFSSpec) -> list[Path]:
     if others:
         warn_once(
             _logger,
-            '%s: skipped what is not a CSV file in %s (%d): %s',
+            '%s: skipped files in %s that are not CSV files (%d): %s',
             *(spec.type, root, len(others), first_names(others)),
         )
     return in_order(found)[: spec.num_classes]
@@ -184,7 +185,7 @@ def _read(paths: Sequence[Path]) -> tuple[Array, Array]:
     if odd:
         warn_once(
             _logger,
-            'the probabilities p of %d of %d files in %s do not sum to 1 and are divided by their sum (%s: %g)',
+            'the probabilities p in %d of %d files in %s do not sum to 1 and are divided by their sum (%s: %g)',
             *(len(odd), len(paths), paths[0].parent, *odd[0]),
         )
     return join(read)
@@ -193,10 +194,9 @@ def _read(paths: Sequence[Path]) -> tuple[Array, Array]:
 class Fractal1(FractalDataset):
     """1p-frac: the classes are perturbations of one fractal ("Scaling Backwards", ECCV 2024, section 4).
 
-    With ``fractals=K`` of K fractals. ``root`` is a parameter file, written by `IFSCodes.save`: the data set it was
-    saved from, in place of one sampled from the seed; or one CSV file of FractalDB's or OFDB's categories, see `OFDB`,
-    which is the base fractal then. Nothing is read from a folder, with a warning. See `SyntheticDataset` for the
-    arguments.
+    With ``fractals=K`` they are perturbations of K fractals. ``root`` is a parameter file written by `IFSCodes.save`,
+    which replaces sampling from the seed; or one CSV file of a FractalDB or OFDB category, see `OFDB`, which becomes
+    the base fractal. A folder is ignored with a warning. See `SyntheticDataset` for the arguments.
 
     Examples:
         >>> dataset = Fractal1('fractal1/classes=3,size=64,points=5000', input_img_mode='L')
@@ -209,13 +209,13 @@ class Fractal1(FractalDataset):
 
 
 class OFDB(FractalDataset):
-    """One image per category, every category an IFS of its own ("Pre-training Vision Transformers with Very Limited
-    Synthesized Images", ICCV 2023).
+    """One image per category, each a different IFS ("Pre-training Vision Transformers with Very Limited Synthesized
+    Images", ICCV 2023).
 
-    ``root`` is a parameter file, as for `Fractal1`, or a folder of CSV files as the authors publish them, one a
-    category, searched with its subfolders: rows ``a, b, c, d, e, f, p`` of the maps ``x' = a x + b y + e,
-    y' = c x + d y + f`` and their probabilities. Class k is the k-th file by its name, numbers by their value. See
-    `SyntheticDataset` for the other arguments.
+    ``root`` is a parameter file, as for `Fractal1`, or a folder of CSV files as published by the authors, one per
+    category, searched with its subfolders: rows ``a, b, c, d, e, f, p`` of the maps ``x' = a x + b y + e, y' = c x + d
+    y + f`` and their probabilities. Class k is the k-th file in natural order (2 before 10). See `SyntheticDataset` for
+    the other arguments.
 
     Examples:
         >>> len(OFDB('ofdb/classes=10,size=64'))
@@ -226,9 +226,10 @@ class OFDB(FractalDataset):
 
 
 class FractalDB(FractalDataset):
-    """Categories as those of `OFDB` with many instances each ("Pre-training without Natural Images", ACCV 2020).
+    """The categories of `OFDB` with many instances each ("Pre-training without Natural Images", ACCV 2020).
 
-    A million images are 33 GB: they are rendered on access. The validation split has at most 25 instances per class.
+    A million images would take 33 GB, so they are rendered on access. The validation split has at most 25 instances per
+    class.
     Arguments as for `OFDB`.
 
     Examples:

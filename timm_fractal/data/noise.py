@@ -1,4 +1,4 @@
-"""``noise1``: one image of noise as a data set, the control."""
+"""``noise1``: one perturbed noise image, the control experiment."""
 
 import functools
 import math
@@ -13,10 +13,10 @@ from .formula import FormulaDataset
 
 
 def noise_image(kind: str, size: int, rng: np.random.Generator) -> Pixels:
-    """Make an image whose pixels are independent.
+    """Make an image of independent pixels.
 
     Args:
-        kind: ``'gaussian'``: mean 127.5 and standard deviation 42.5, cut at 0 and 255. ``'uniform'``: all gray levels
+        kind: ``'gaussian'``: mean 127.5, standard deviation 42.5, clipped to 0 to 255. ``'uniform'``: all gray levels
             from 0 to 255 are equally likely.
         size: Width and height in pixels.
         rng: Source of randomness; only ``random()`` is used.
@@ -32,13 +32,13 @@ def noise_image(kind: str, size: int, rng: np.random.Generator) -> Pixels:
     draws = rng.random((size, size))
     if kind == 'uniform':
         return (256 * draws).astype(np.uint8)
-    # The gray level is the number of boundaries, halfway between levels, that are below the sample.
+    # Inverse of the cumulative distribution: the level is the number of boundaries between levels below the sample.
     below = [(1 + math.erf((level + 0.5 - 127.5) / (42.5 * math.sqrt(2)))) / 2 for level in range(255)]
     return np.searchsorted(below, draws).astype(np.uint8)
 
 
 def perturb_pixels(image: Pixels, delta: float, rng: np.random.Generator) -> Pixels:
-    """Multiply every pixel by its own U(1 - delta, 1 + delta), as `ifs.perturb` does with parameters; at most 255."""
+    """Multiply each pixel by its own U(1 - delta, 1 + delta), like `ifs.perturb`, and clip to 255."""
     factors = (1 - delta) + 2 * delta * rng.random(image.shape)
     return np.minimum(np.rint(image * factors), 255).astype(np.uint8)
 
@@ -57,10 +57,9 @@ register(Noise1Spec, render)
 
 
 class Noise1(FormulaDataset):
-    """Classes are perturbations of one image of noise ("Scaling Backwards", ECCV 2024, the controls).
+    """Classes are perturbations of one noise image ("Scaling Backwards", ECCV 2024, the controls).
 
-    Nothing is read from ``root``, with a warning. The validation split differs from the training split as that of
-    `Image1` does.
+    ``root`` is ignored with a warning. The validation split differs from the training split as in `Image1`.
 
     Examples:
         >>> len(Noise1('noise1/noise=uniform,classes=4,size=64'))

@@ -1,4 +1,4 @@
-"""``image1``: one photograph, or a few, as a data set; reading photographs as they come."""
+"""``image1``: one or a few photographs as a data set; a reader for photographs of all kinds."""
 
 import logging
 import sys
@@ -21,10 +21,10 @@ from .base import PixelDataset, Pixels, is_primary, progress_bar, warn_once
 
 _logger = logging.getLogger(__name__)
 
-# What may be kept of photographs when the images made from them are not, in bytes.
+# Maximum size of the photographs kept in memory, in bytes.
 _PHOTO_BYTES = 256 * 2**20
 
-#: What counts as an image in a folder, by the end of its name. A single file may be anything that Pillow opens.
+#: Extensions of image files in a folder. A single file may be anything that Pillow opens.
 EXTENSIONS = (
     *('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.ppm', '.pgm', '.jp2', '.avif'),
     *('.heic', '.heif'),
@@ -32,90 +32,90 @@ EXTENSIONS = (
 #: Smallest width and height of a photograph, in pixels.
 MIN_SIZE = 16
 
-# Numbers of bits that cameras and scanners have. What fits into one of them and is kept in 16 is scaled.
+# Bit depths of cameras and scanners. Levels stored in 16 bits are scaled from the smallest of these that holds them.
 _DEPTHS = (8, 10, 12, 14, 16)
-# Pillow keeps the upper bytes of colors of 16 bits; read in the other order of bytes, the lower ones are kept.
+# Pillow keeps the upper byte of 16-bit colors; reading with the opposite byte order gives the lower one.
 _LOWER_BYTES = {
     **{f'{mode};16B': f'{mode};16L' for mode in ('RGB', 'RGBX', 'RGBA')},
     **{f'{mode};16L': f'{mode};16B' for mode in ('RGB', 'RGBX', 'RGBA')},
     **{f'{mode};16N': f'{mode};16{"B" if sys.byteorder == "little" else "L"}' for mode in ('RGB', 'RGBX', 'RGBA')},
 }
-# Tags of TIFF: bits per sample, and 2 for separate planes.
+# TIFF tags: bits per sample, and planar configuration (2: separate planes).
 _BITS, _PLANAR = 258, 284
-# What begins a HEIC or AVIF file, from its ninth byte on.
+# Brands of HEIC and AVIF files, bytes 8 to 11.
 _HEIF_BRANDS = (b'heic', b'heix', b'hevc', b'hevx', b'heim', b'heis', b'mif1', b'msf1', b'avif', b'avis')
 
 
 def list_images(path: str | Path) -> list[Path]:
-    """The images that a path stands for: itself, or all images in a folder and below, sorted by their names.
+    """List the images at a path: the file itself, or all images in a folder and its subfolders, sorted by name.
 
-    Hidden files, and files whose names do not end in one of `EXTENSIONS`, are not images; a warning names the latter.
+    Hidden files are skipped, and so are files without one of `EXTENSIONS`, with a warning.
 
     Raises:
         FileNotFoundError: There is nothing at ``path``.
-        ValueError: A folder without images.
+        ValueError: The folder has no images.
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f'--data-dir: there is no file or folder {str(path)!r}')
+        raise FileNotFoundError(f'--data-dir: no such file or folder: {str(path)!r}')
     if not path.is_dir():
         if not path.is_file():
-            raise ValueError(f'--data-dir must be a file or a folder, got {str(path)!r}, which is a device or a pipe')
+            raise ValueError(f'--data-dir must be a file or a folder, got the device or pipe {str(path)!r}')
         return [path]
     paths, others = list_files(path, EXTENSIONS)
     if not paths:
         raise ValueError(f'--data-dir: no image in the folder {str(path)!r}; looked for *{", *".join(EXTENSIONS)}')
     if others:
-        words = 'skipped what is not an image by its name in %s (%d): %s'
+        words = 'skipped files in %s without the extension of an image (%d): %s'
         warn_once(_logger, words, path, len(others), first_names(others))
     return paths
 
 
 def read_image(path: str | Path, size: int, mode: str = 'RGB') -> Image.Image:
-    """Read a photograph of any size and mode, as `open_image` does, scaled to a square.
+    """Read a photograph of any size and mode, see `open_image`, and resize it to a square.
 
-    Width and height are scaled independently, as those of the bounding box of a fractal are.
+    Width and height are scaled independently, like the bounding box of a fractal.
 
     Args:
         path: A file that Pillow can open.
         size: Width and height of the result in pixels.
-        mode: ``'L'`` or ``'RGB'``, that of the result.
+        mode: Mode of the result, ``'L'`` or ``'RGB'``.
 
     Raises:
         ValueError: See `open_image`.
         OSError: It cannot be read.
     """
-    # A JPEG is decoded at an eighth, a quarter or half of its size where that is enough.
+    # JPEGs are decoded at 1/8, 1/4 or 1/2 of their size if that is enough.
     image = open_image(path, enough=2 * size)
     return image.convert(mode).resize((size, size), Image.Resampling.BICUBIC)
 
 
 def open_image(path: str | Path, enough: int | None = None, formats: tuple[str, ...] | None = None) -> Image.Image:
-    """Read a photograph of any size and mode as it is meant to be seen: upright, in 8 bits, on white.
+    """Read a photograph of any size and mode as it is meant to be seen: upright, 8 bits, on white.
 
-    EXIF orientation is applied, CMYK and palettes are converted, and transparent pixels become white. More than 8
-    bits are reduced; where a file has fewer bits than it has room for, say 12 of 16, these are scaled to the full
-    range of brightness, with a warning. Floating point numbers are brightness from 0 to 1, or from 0 to 65535 as the
-    levels of 16 bits; others are scaled so that the smallest is black and the largest white.
+    EXIF orientation is applied, CMYK and palettes are converted, and transparent pixels become white. Higher bit depths
+    are reduced to 8 bits; if a file uses fewer bits than it stores, say 12 of 16, these are scaled to the full range of
+    brightness, with a warning. Floating point values are brightness from 0 to 1, or 16-bit levels from 0 to 65535; any
+    others are scaled so that the smallest is black and the largest white.
 
     Args:
-        path: A file that Pillow can open, or a HEIC file where the package pillow-heif is installed.
-        enough: A width and height in pixels from which on the decoder may leave out detail.
-        formats: Names of the only formats that may be opened.
+        path: A file that Pillow can open, or a HEIC file if the package pillow-heif is installed.
+        enough: Width and height in pixels above which the decoder may drop detail.
+        formats: Pillow names of the allowed formats, by default all.
 
     Returns:
         An image of mode RGB.
 
     Raises:
-        ValueError: No image, a damaged one, an animation, a decompression bomb, less than `MIN_SIZE` pixels wide or
-            high, or levels that cannot be read in full. The message says which file.
+        ValueError: Not an image, damaged, an animation, a decompression bomb, less than `MIN_SIZE` pixels wide or high,
+            or a bit depth that cannot be read in full. The message names the file.
         OSError: It cannot be read.
     """
-    # Opened here: what the system refuses (no such file, no permission) is told apart from what Pillow refuses.
+    # Opened here to distinguish errors of the system (no such file, no permission) from errors of Pillow.
     with open(path, 'rb') as file:
         try:
             with warnings.catch_warnings():
-                # Pillow only warns about images of up to twice its limit of pixels.
+                # Pillow only warns about images up to twice its pixel limit.
                 warnings.simplefilter('error', Image.DecompressionBombWarning)
                 warnings.filterwarnings('ignore', 'Palette images with Transparency', UserWarning)
                 with _open(file, formats) as image:
@@ -133,7 +133,7 @@ def open_image(path: str | Path, enough: int | None = None, formats: tuple[str, 
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise ValueError(
                 f"{path} has more pixels than PIL.Image.MAX_IMAGE_PIXELS = {Image.MAX_IMAGE_PIXELS}, Pillow's limit "
-                f'against decompression bombs: save it smaller ({error})'
+                f'against decompression bombs: save a smaller version ({error})'
             ) from None
         except UnidentifiedImageError:
             raise ValueError(f'{path} is not an image Pillow can read{_advice(file)}') from None
@@ -165,24 +165,27 @@ def _is_heif(file: IO[bytes]) -> bool:
 def _advice(file: IO[bytes]) -> str:
     if not _is_heif(file):
         return ''
-    return ': for HEIC, pip install pillow-heif; AVIF is read by Pillow from version 11.3 on; or save it as JPEG or PNG'
+    return ': for HEIC, pip install pillow-heif; AVIF needs Pillow 11.3 or later; or save it as JPEG or PNG'
 
 
 def _check(image: Image.Image) -> None:
     frames = getattr(image, 'n_frames', 1)
-    # A phone's MPO file is a photograph with a second view or a depth map behind it.
+    # A phone's MPO file is a photograph followed by a second view or a depth map.
     if frames > 1 and image.format != 'MPO':
-        raise ValueError(f'it has {frames} frames or pages: save the one that is meant as a still image')
+        raise ValueError(f'it has {frames} frames or pages: save one of them as a still image')
     tags = getattr(image, 'tag_v2', {})
     if tags.get(_PLANAR) == 2 and max(tags.get(_BITS, (8,))) > 8 and len(getattr(image, 'tile', ())) > 1:
-        # One tile for each plane. What is compressed goes through libtiff, in one.
-        raise ValueError('its colors of more than 8 bits are in separate planes, which Pillow misreads: save it anew')
+        # Uncompressed planes are separate tiles; compressed ones go through libtiff as a single tile.
+        raise ValueError(
+            'its colors of more than 8 bits are in separate planes, which Pillow misreads: save it '
+            'with interleaved colors'
+        )
     if min(image.size) < MIN_SIZE:
         raise ValueError(f'it must be at least {MIN_SIZE} x {MIN_SIZE} pixels, got {image.width} x {image.height}')
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """How the file keeps the pixels of an image that is not loaded, in Pillow's words; empty if that is not known."""
+    """Return Pillow's raw mode of an image that is not loaded, the pixel format in the file; '' if unknown."""
     tiles = getattr(image, 'tile', None)
     mode = tiles[0][3] if tiles else ''
     mode = mode[0] if isinstance(mode, tuple) and mode else mode
@@ -190,10 +193,10 @@ def _raw_mode(image: Image.Image) -> str:
 
 
 def _shallow_color(upright: Image.Image, raw: str, file: IO[bytes], path: str | Path) -> Image.Image:
-    """Scale colors of 16 bits, of which Pillow has kept the upper 8, if all that is in them is below these."""
+    """Scale 16-bit colors that use 14 bits or fewer; Pillow has kept only the upper 8 of 16."""
     upper = np.asarray(upright)
     colors = slice(0, 3)
-    # From here on there are more than 14 bits.
+    # Levels from 64 * 256 on use more than 14 bits.
     if upper.ndim < 3 or upper[..., colors].max() >= 64:
         return upright
     file.seek(0)
@@ -204,15 +207,15 @@ def _shallow_color(upright: Image.Image, raw: str, file: IO[bytes], path: str | 
     shallow[..., colors] = _scale(deep[..., colors], path)
     if isinstance(key := upright.info.get('transparency'), tuple):
         shallow[(deep == key).all(-1)] = 255
-    # Opacity is as deep as colors are, or has all 16 bits.
+    # Alpha has the depth of the colors, or all 16 bits.
     if shallow.shape[2] == 4 and upper[..., 3].max() < 64:
         shallow[..., 3] = _scale(deep[..., 3], path)
     return Image.fromarray(shallow, upright.mode)
 
 
 def _lower_bytes(image: Image.Image, raw: str) -> Pixels:
-    """The lower bytes of colors of 16 bits, upright, in the shape of the upper ones."""
-    # Gray and opacity: four bytes a pixel, which are read as such.
+    """Read the lower bytes of 16-bit colors, upright, in the shape of the upper ones."""
+    # Gray and alpha, 16 bits each, are read as four bytes per pixel.
     other = 'RGBA' if raw == 'LA;16B' else _LOWER_BYTES.get(raw)
     if other is None or getattr(image, 'tag_v2', {}).get(_PLANAR) == 2:
         raise ValueError(f'its 16 bits ({raw}) cannot be read in full, and it is nearly black: save it with 8 bits')
@@ -220,7 +223,7 @@ def _lower_bytes(image: Image.Image, raw: str) -> Pixels:
     for i, tile in enumerate(again.tile):
         *place, mode = tile
         place.append((other, *mode[1:]) if isinstance(mode, tuple) else other)
-        # A plain tuple before Pillow 11.
+        # Before Pillow 11, tiles are plain tuples.
         again.tile[i] = type(tile)(*place) if hasattr(tile, 'extents') else tuple(place)
     image.load()
     lower = np.asarray(ImageOps.exif_transpose(image))
@@ -246,11 +249,11 @@ def _shallow_gray(image: Image.Image, path: str | Path) -> Image.Image:
 
 
 def _scale(deep: npt.NDArray[Any], path: str | Path) -> Pixels:
-    """Reduce levels to 8 bits, from the depth that holds the largest of them."""
+    """Reduce levels to 8 bits, from the smallest bit depth that holds them."""
     largest = int(deep.max())
     bits = next(bits for bits in _DEPTHS if largest < 2**bits)
     if bits < 16:
-        # Of a folder of such images the first is named.
+        # One warning per folder, for the first such image.
         warn_once(_logger, _SHALLOW, path, largest, bits, key=(Path(path).parent, bits))
     top = 2**bits - 1
     levels: Pixels = ((np.arange(2**bits) * 255 + top // 2) // top).astype(np.uint8)
@@ -258,7 +261,7 @@ def _scale(deep: npt.NDArray[Any], path: str | Path) -> Pixels:
     return shallow
 
 
-_SHALLOW = '%s has levels up to %d in 16 bits: taken for an image of %d bits and scaled to the full range of brightness'
+_SHALLOW = '%s has levels up to %d in 16 bits: read as a %d-bit image and scaled to the full range of brightness'
 _SCALED = '%s has pixels from %g to %g: scaled to the full range of brightness'
 
 
@@ -272,10 +275,10 @@ def _opaque(image: Image.Image) -> Image.Image:
 class Image1(PixelDataset):
     """Classes are warps of one real image ("Scaling Backwards", ECCV 2024, the section on real images).
 
-    ``root`` is an image, or a folder of at most as many as there are classes; class k is made from image ``k % images``
-    of those sorted by name. The validation split has the same warps, cropped to 95 to 100 % of each side and with other
-    contrast and brightness. See `SyntheticDataset` for the other arguments, `open_image` for what is read, and
-    `shape` for the warps.
+    ``root`` is an image, or a folder of at most as many images as classes; class k is made from image ``k % images``,
+    sorted by name. The validation split has the same warps, cropped to 95 to 100 % of each side, with different
+    contrast and brightness. See `SyntheticDataset` for the other arguments, `open_image` for image formats, and `shape`
+    for the warps.
 
     Examples:
         >>> import tempfile
@@ -306,7 +309,7 @@ class Image1(PixelDataset):
         count = len(self.files)
         which = range(count) if self._only is None else sorted({k % count for k in self._only})
         with ThreadPoolExecutor(cpu_count()) as pool, progress_bar(f'reading {root}', len(which)) as bar:
-            # All of them, kept or not: a damaged one is better found now than in the middle of a training run.
+            # All are read, even if not kept: damaged files are reported now, not in the middle of training.
             for number, view in zip(which, pool.map(self._read, (self.files[number] for number in which))):
                 if self._photos is not None:
                     self._photos[number] = torch.from_numpy(view)

@@ -1,4 +1,4 @@
-"""Which fractal to pre-train on: two measures of a base fractal that go with transfer, found without training."""
+"""Which fractal to pre-train on: two measures of a base fractal that correlate with transfer, without training."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -14,22 +14,22 @@ from ..fractal.canvas import GRAY, unpack
 from ..spec import Spec
 from . import create
 
-#: The data set on which fractals were compared (docs/results.md, "Which fractal"), but for the base fractal.
+#: Options of the data set on which base fractals were compared (docs/results.md, "Which fractal").
 STUDY: dict[str, Any] = {'classes': 100, 'delta': 0.2, 'points': 20_000, 'size': 96, 'patch': 'fill', 'cache': 'none'}
-#: Resolution and patch size of the model there, in pixels.
+#: Input resolution and patch size of the model in that study, in pixels.
 INPUT, PATCH = 32, 8
 #: Random crops of each class, as in training.
 CROPS = 8
 
 
 class Quality(NamedTuple):
-    """What `measure` finds.
+    """Result of `measure`.
 
     Attributes:
-        overlap: Pixels that two classes share, relative to those that either has (intersection over union), mean over
-            all pairs of classes; from 0 to 1. Low if perturbations move the shape far.
-        contrast: Standard deviation within a patch of the model, mean over the patches of random crops of all classes;
-            from 0 to 0.5, black being 0 and gray 1. High if patches show edges, and are neither empty nor filled.
+        overlap: Intersection over union of the pixels of two classes, mean over all pairs of classes, from 0 to 1. Low
+            if perturbations move the shape far.
+        contrast: Standard deviation within a patch of the model, mean over the patches of random crops of all classes,
+            from 0 to 0.5 (black is 0 and gray 1). High if patches show edges and are neither empty nor filled.
     """
 
     overlap: float
@@ -37,7 +37,7 @@ class Quality(NamedTuple):
 
     @property
     def score(self) -> float:
-        """Both together, in standard deviations of the fractals with seeds 0 to 23: the higher the better."""
+        """Sum of both, in standard deviations over the fractals with seeds 0 to 23; higher is better."""
         return (self.contrast - _CONTRAST[0]) / _CONTRAST[1] - (self.overlap - _OVERLAP[0]) / _OVERLAP[1]
 
 
@@ -45,30 +45,30 @@ class Quality(NamedTuple):
 _OVERLAP = (0.4589, 0.0734)
 _CONTRAST = (0.2758, 0.0265)
 
-#: What a score is worth.
+#: How well the score predicts transfer.
 EVIDENCE = (
-    '0 is the mean of random fractals and 1.5 their standard deviation; of 40 fractals those with a higher score '
-    'transferred better (Spearman 0.60, 95 % interval 0.32 to 0.79, docs/results.md): it finds the bad ones rather '
-    'than the best'
+    'random fractals have mean 0 and standard deviation 1.5; in a study of 40 fractals, those with a higher score '
+    'transferred better (Spearman 0.60, 95 % interval 0.32 to 0.79, docs/results.md): it rules out bad fractals '
+    'rather than finding the best'
 )
 
 
 def can_measure(spec: Spec, root: str | Path | None = None) -> bool:
-    """Whether a data set has one base fractal, which is sampled or read from a file of IFS codes."""
+    """Whether a data set has one base fractal, sampled or read from a CSV file."""
     codes: Any = spec
     is_one = codes.has_codes and codes.perturbs and codes.num_bases == 1
     return is_one and (root is None or Path(root).suffix.lower() == '.csv')
 
 
 def measure(spec: Spec, root: str | Path | None = None) -> Quality:
-    """Measure the base fractal of a data set, on the data set of the study, whatever the options of this one.
+    """Measure the base fractal of a data set, with the other options of `STUDY`.
 
     Args:
         spec: A data set with one base fractal.
-        root: The file of IFS codes that the base fractal is read from.
+        root: CSV file that the base fractal is read from.
 
     Raises:
-        ValueError: The data set has more than one base fractal, or there is none with its options.
+        ValueError: The data set does not have exactly one base fractal, or none is found for its options.
 
     Examples:
         >>> from timm_fractal.spec import parse_name
@@ -77,17 +77,17 @@ def measure(spec: Spec, root: str | Path | None = None) -> Quality:
         (True, True)
     """
     if not can_measure(spec, root):
-        raise ValueError(f'only a data set with one base fractal can be measured, such as fractal1, got {spec}')
+        raise ValueError(f'spec must be a data set with one base fractal, such as fractal1, got {spec}')
     dataset: Any = create(dataclasses.replace(spec.canonical(), **STUDY), root=root)
     images = unpack(dataset.stored_range(range(dataset.num_classes)), dataset.spec.size)
     return Quality(_overlap(images > 0), float(np.mean([_contrast(image, k) for k, image in enumerate(images)])))
 
 
 def rank(spec: Spec, seeds: Iterable[int]) -> Iterator[tuple[int, Quality | None]]:
-    """Measure the fractals of some seeds, with the other options of a data set.
+    """Measure the fractals of several seeds, with the other options of a data set.
 
     Yields:
-        A seed and what `measure` finds; None where no fractal is found from this seed.
+        A seed and its measurement; None if no fractal is found for the seed.
 
     Examples:
         >>> from timm_fractal.spec import parse_name
@@ -115,7 +115,7 @@ def _contrast(image: npt.NDArray[np.uint8], k: int) -> float:
     rng = stream(0, Stream.JITTER, k)
     found = []
     for area, aspect, x, y in rng.random((CROPS, 4)):
-        # Area 0.2 to 1, aspect ratio 3/4 to 4/3, as trainings have it.
+        # Area 0.2 to 1, aspect ratio 3/4 to 4/3, as in training.
         area, aspect = 0.2 + 0.8 * area, (4 / 3) ** (2 * aspect - 1)
         width, height = (min(side, side * (area * ratio) ** 0.5) for ratio in (aspect, 1 / aspect))
         left, top = x * (side - width), y * (side - height)

@@ -1,4 +1,4 @@
-"""Can the classes of a data set be told apart? A measure of a fraction of a second, before hours of training."""
+"""Measures how separable the classes of a data set are: a fraction of a second before hours of training."""
 
 import dataclasses
 import logging
@@ -18,27 +18,26 @@ _logger = logging.getLogger(__name__)
 
 #: Classes that are compared with each other.
 CLASSES = 64
-#: Width and height that images are reduced to, in pixels: what a model of small resolution sees of shapes.
+#: Width and height that images are reduced to, in pixels: the shapes that a low-resolution model sees.
 SIZE = 32
 #: Smallest side of a crop, relative to the image.
 MIN_SIDE = 0.8
-#: Beyond this part of confused pairs a data set is suspicious. In the sweep over delta (docs/results.md, 400,000
-#: samples at 32 pixels) 0.115 of the pairs are confused with delta 0.1, of which 41 % of 100 classes were learned, and
-#: 0.225 with delta 0.05, of which 21 % were; noise, of which 2 % were, has 0.27.
+#: Fraction of confused pairs above which a warning is logged. In the sweep over delta (docs/results.md, 400,000 samples
+#: of 100 classes at 32 pixels), delta 0.1 has 0.115 confused pairs and reached 41 % accuracy, delta 0.05 has 0.225 and
+#: reached 21 %; noise has 0.27 and reached 2 %.
 LIMIT = 0.2
 
 _Vectors = npt.NDArray[np.float64]
 
 
 class Separability(NamedTuple):
-    """What `measure` finds.
+    """Result of `measure`.
 
     Attributes:
-        confused: Part of the pairs of classes, from 0 to 1, in which another class is no farther than a crop of the
-            same class.
-        nearest: Part of the classes whose crop is nearest to its own class.
-        fill: Mean part of the pixels that are not black.
-        emptiest: The class with the fewest of them, and its part.
+        confused: Fraction of class pairs in which the other class is no farther away than a crop of the same class.
+        nearest: Fraction of classes whose crop is nearest to its own class.
+        fill: Mean fraction of pixels that are not black.
+        emptiest: The class with the lowest fill, and its fill.
     """
 
     confused: float
@@ -67,7 +66,7 @@ def measure(dataset: SyntheticDataset, root: str | Path | None = None) -> Separa
     own = np.stack([vector for vector, _ in pairs])
     other = np.stack([_vector(image, crop=k) for k, image in enumerate(held_out.images(range(count), 'L'))])
     distance = (own**2).sum(1)[:, None] + (other**2).sum(1) - 2 * own @ other.T
-    # Rounded, so that equal images are equally far.
+    # Rounded, so that equal images have equal distances.
     distance = distance.round(3)
     confused = (distance <= np.diag(distance)).sum() - count
     fills = [pixels / dataset.spec.size**2 for _, pixels in pairs]
@@ -81,7 +80,7 @@ def measure(dataset: SyntheticDataset, root: str | Path | None = None) -> Separa
 
 
 def first_classes(spec: Spec, root: str | Path | None = None) -> Spec:
-    """The same data set cut to the classes that are compared; files are read for all classes."""
+    """Return the data set limited to the classes compared; with ``root``, all classes, as files are read for all."""
     first = spec.canonical() if root is not None else spec.canonical().first(min(CLASSES, spec.num_classes))
     changed: dict[str, Any] = {'cache': 'none'}
     return dataclasses.replace(first, **changed)
@@ -98,18 +97,18 @@ def _vector(image: Image.Image, crop: int | None = None) -> _Vectors:
 
 
 def suggest_options(spec: Spec, root: str | Path | None = None) -> str:
-    """Find options with which classes can be told apart.
+    """Find options with which the classes are separable.
 
-    Tried are larger deltas, these with full patches, and these with images of two and four times the size.
+    Tries larger deltas, then also full patches, then images of two and four times the size.
 
     Returns:
-        What to change in the name, such as ``'delta=0.1,patch=fill'``; empty if nothing of this helps.
+        Options to change, such as ``'delta=0.1,patch=fill'``; empty if none of them helps.
     """
     options: dict[str, Any] = vars(spec)
     others: list[dict[str, Any]] = [{}]
     if options.get('patch', 'fill') != 'fill':
         others.append({'patch': 'fill'})
-    # Beyond that an image has more details than are looked at.
+    # Larger images have detail below the resolution compared.
     others += [{'size': factor * options['size']} for factor in (2, 4) if factor * options['size'] <= 8 * SIZE]
     deltas: list[dict[str, Any]] = [{}]
     if 'delta' in options:
@@ -126,7 +125,7 @@ def suggest_options(spec: Spec, root: str | Path | None = None) -> str:
                 try:
                     found = measure(create(dataclasses.replace(first, **changed), root=root, only=range(CLASSES)), root)
                 except ValueError:
-                    break  # Out of range, or nothing but empty images.
+                    break  # Out of range, or only empty images.
                 bar.update()
                 if found.confused <= LIMIT / 2:
                     return ','.join(f'{key}={value}' for key, value in changed.items())
@@ -135,7 +134,7 @@ def suggest_options(spec: Spec, root: str | Path | None = None) -> str:
 
 
 def suggestions(spec: Spec, root: str | Path | None = None) -> str:
-    """What may help of the options that a data set has, in words.
+    """Describe which options of a data set may help.
 
     Examples:
         >>> from timm_fractal.spec import parse_name
@@ -146,7 +145,7 @@ def suggestions(spec: Spec, root: str | Path | None = None) -> str:
     words = ['a larger delta'] * ('delta' in options)
     words += ['patch=fill'] * (options.get('patch', 'fill') != 'fill')
     words += ['larger images'] * ('size' in options)
-    # A base that was read is the only one.
+    # A base from a file is the only one.
     words += ['more base fractals'] * (root is None and options.get('fractals', spec.num_classes) < spec.num_classes)
     return ' or '.join([', '.join(words[:-1])] * (len(words) > 1) + words[-1:])
 
@@ -156,8 +155,8 @@ def advice(spec: Spec, found: Separability, root: str | Path | None = None) -> s
     if found.confused <= LIMIT or spec.random_position:
         return ''
     return (
-        f'{found.confused:.0%} of its pairs of classes are no farther from each other than two crops of one class: a '
-        f'model may not learn them. Take {suggestions(spec, root)}, or see timm-fractal doctor --dataset'
+        f'{found.confused:.0%} of the class pairs are no farther apart than two crops of one class, so a model may not '
+        f'learn to separate them: try {suggestions(spec, root)}, or see timm-fractal doctor --dataset'
     )
 
 
@@ -165,10 +164,7 @@ _measured: set[tuple[Any, ...]] = set()
 
 
 def warn(dataset: SyntheticDataset, root: str | Path | None = None) -> None:
-    """Log a warning if the classes of a training split can hardly be told apart, once per data set.
-
-    Another file that it is made from, or one that has changed, makes another data set.
-    """
+    """Log a warning if the classes of a training split are barely separable, once per data set and its files."""
     name = str(dataset.spec)
     if dataset.split != 'train' or dataset.spec.random_position or not is_primary():
         return

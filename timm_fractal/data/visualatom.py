@@ -11,7 +11,7 @@ from .base import Pixels
 from .formula import FormulaDataset
 from .visualatom_numba import render_contours
 
-#: Width and height of the canvas that the parameters are meant for.
+#: Width and height of the canvas that the parameters refer to, in pixels.
 CANVAS = 512
 
 
@@ -23,7 +23,7 @@ class Atom:
         vertices: Vertices of each contour.
         orbits: Number of contours.
         eta: Amplitude of the noise.
-        spacing: Distance of the contours without noise.
+        spacing: Distance between contours without noise.
         radius: Radius of the circle that the contours start from.
         waves: Two wave numbers.
         oval: Horizontal and vertical stretch of that circle.
@@ -56,17 +56,14 @@ def sample_atom(rng: np.random.Generator) -> Atom:
     vertices, orbits = whole(200, 1000), whole(1, 200)
     eta, spacing = 2 + 4 * rng.random(), 0.01 * rng.random()
     radius, first = whole(0, 50), whole(0, 20)
-    # Of 21 numbers, or of the 20 that are not the first wave's; two waves of number 0 are none, and allowed.
+    # The wave numbers differ, unless both are 0 (no waves).
     second = whole(0, 20) if first == 0 else whole(0, 19)
     second += first > 0 and second >= first
     return Atom(vertices, orbits, eta, spacing, radius, (first, second), (1 + rng.random(), 1 + rng.random()))
 
 
 def perturb_atom(atom: Atom, delta: float, rng: np.random.Generator) -> Atom:
-    """Multiply every parameter by its own U(1 - delta, 1 + delta), as `timm_fractal.fractal.ifs.perturb` does.
-
-    What counts (vertices, orbits) stays a whole number.
-    """
+    """Multiply each parameter by its own U(1 - delta, 1 + delta), like `ifs.perturb`; counts are rounded."""
     f = (1 - delta) + 2 * delta * rng.random(9)
     return Atom(
         max(3, round(atom.vertices * f[0])),
@@ -84,8 +81,8 @@ def render_atom(atom: Atom, center: tuple[float, float], key: tuple[int, int], s
 
     Args:
         atom: The category.
-        center: Horizontally and vertically, from 0 to 512.
-        key: Two numbers of 32 bits: where noise and gray levels come from.
+        center: Horizontal and vertical position, from 0 to 512.
+        key: Two 32-bit numbers that seed the noise and the gray levels.
         size: Width and height in pixels.
 
     Returns:
@@ -97,7 +94,7 @@ def render_atom(atom: Atom, center: tuple[float, float], key: tuple[int, int], s
         (64, 64)
     """
     angles = 2 * np.pi * np.arange(atom.vertices) / atom.vertices
-    # Sines differ in the last bit between machines; nine decimals are the same everywhere.
+    # Sines differ in the last bit between machines; rounded to nine decimals they agree.
     cos, sin = np.cos(angles).round(9), np.sin(angles).round(9)
     waves = (0.5 * np.sin(atom.waves[0] * angles) + 0.5 * np.sin(atom.waves[1] * angles)).round(9)
     x = center[0] + cos * atom.radius * atom.oval[0]
@@ -128,11 +125,10 @@ register(VisualAtomSpec, render)
 
 
 class VisualAtom(FormulaDataset):
-    """Every class is a formula, every instance its contours at another place with other noise (CVPR 2023).
+    """Each class is a formula; instances are its contours at different positions with different noise (CVPR 2023).
 
-    With ``atoms=K`` class k is a perturbation of atom ``k % K``, as with `Fractal1`. Nothing is read from ``root``,
-    with a warning. The validation split has at most 25 other instances per class. See `SyntheticDataset` for the other
-    arguments.
+    With ``atoms=K``, class k is a perturbation of atom ``k % K``, as in `Fractal1`. ``root`` is ignored with a warning.
+    The validation split has at most 25 instances per class. See `SyntheticDataset` for the other arguments.
 
     Examples:
         >>> dataset = VisualAtom('visualatom/classes=4,instances=3,size=64')

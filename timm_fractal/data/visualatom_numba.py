@@ -16,7 +16,7 @@ def _hash(index, key0, key1):  # type: ignore[no-untyped-def]
 
 @part
 def _perlin(bits):  # type: ignore[no-untyped-def]
-    """Compute one-dimensional Perlin noise between two gradients, of 4 bits each, at a place of 24 bits."""
+    """Compute one-dimensional Perlin noise from 32 random bits: two 4-bit gradients and a 24-bit position."""
     t = (bits >> np.uint32(8)) / 2.0**24
     fade = t * t * t * (t * (t * 6 - 15) + 10)
     left = -1.0 if bits & np.uint32(8) else (bits & np.uint32(7)) + 1.0
@@ -59,18 +59,18 @@ def _line(out, x, y, x1, y1, gray):  # type: ignore[no-untyped-def]
 
 @kernel
 def render_contours(x, y, cos, sin, waves, eta, spacing, orbits, key0, key1, scale, out):  # type: ignore[no-untyped-def]
-    """Render closed contours, one over the other; every one moves outwards from the one before.
+    """Render closed contours on top of each other, each farther out than the one before.
 
     Args:
         x: (V,) float64, the first vertices; overwritten.
         y: As ``x``.
-        cos: (V,) float64, directions outwards.
+        cos: (V,) float64, outward directions.
         sin: As ``cos``.
-        waves: (V,) float64, how far a vertex moves beyond ``eta`` and ``spacing``.
+        waves: (V,) float64, movement of each vertex in addition to ``eta`` and ``spacing``.
         eta: Amplitude of the noise.
         spacing: Movement without noise.
         orbits: Number of contours.
-        key0: uint32, with ``key1`` where noise and gray levels come from.
+        key0: uint32; with ``key1``, seed of the noise and gray levels.
         key1: uint32.
         scale: Pixels per unit of the coordinates.
         out: (size, size) uint8 of zeros, painted on.
@@ -82,7 +82,7 @@ def render_contours(x, y, cos, sin, waves, eta, spacing, orbits, key0, key1, sca
             index = 2 * (orbit * count + v)
             x[v] += cos[v] * (spacing + eta + waves[v] - eta * _perlin(_hash(index, key0, key1)))
             y[v] += sin[v] * (spacing + eta + waves[v] - eta * _perlin(_hash(index + 1, key0, key1)))
-        # Towards zero, as Pillow takes coordinates.
+        # Truncated, as Pillow does.
         first_x, first_y = int(scale * x[0]), int(scale * y[0])
         here_x, here_y = first_x, first_y
         for v in range(1, count):

@@ -1,7 +1,8 @@
-"""What all engines share: the canvas that points fall on, and images as bits.
+"""Shared by all engines: the canvas that points fall on, and bit-packed images.
 
-Images are two-valued, black and `GRAY`, and stored as bits: uint8 of shape (images, size, 8 * ceil(size / 64)), bit
-``c & 7`` of byte ``c >> 3`` of a row is column c. `unpack` makes gray images of them.
+Images have two levels, black and `GRAY`, and are stored as bits: uint8 of shape (images, size, 8 * ceil(size / 64)),
+bit
+``c & 7`` of byte ``c >> 3`` of a row is column c. `unpack` converts them to gray images.
 """
 
 import numpy as np
@@ -13,17 +14,17 @@ Bits = npt.NDArray[np.uint8]
 
 #: Gray level of set pixels.
 GRAY = 127
-#: Pixels kept free on every side of an image.
+#: Margin on every side of an image, in pixels.
 PADDING = 6
 #: An image wider than this, in the units of the IFS, has diverged.
 LIMIT = 1e9
-#: Keeps points at the edge of the fractal on the outermost pixel, whichever way the last bits of their coordinates are
-#: rounded: chaos games come back to the outermost point again and again, ever closer.
+#: Keeps extreme points on the outermost pixel regardless of rounding in the last bits: chaos games return to them again
+#: and again, ever closer.
 ROUND_UP = 1 + 2.0**-40
 
 
 def row_bytes(size: int) -> int:
-    """Bytes in a row of a bit-packed image: whole 64-bit words."""
+    """Return the bytes per row of a bit-packed image, a multiple of 8."""
     return 8 * ((size + 63) // 64)
 
 
@@ -45,5 +46,5 @@ _GRAY_OF_BYTE = GRAY * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], ax
 
 
 def images_innermost(systems: Array) -> Array:
-    """Rearrange IFS codes (B, N, 2, 3) -> (N, 6, B), as the kernels want them."""
+    """Rearrange IFS codes (B, N, 2, 3) -> (N, 6, B), the layout of the kernels."""
     return np.ascontiguousarray(systems.reshape(*systems.shape[:2], 6).transpose(1, 2, 0))

@@ -1,14 +1,15 @@
-"""The fractals of a data set: IFS codes of its classes, and rendering of its images.
+"""Finds the IFS codes of a data set's classes, and renders its images.
 
-All data sets of fractals come from one generator with three numbers: how many base fractals there are, how many
-perturbations of each become classes, and how many instances each class has.
+All fractal data sets come from one generator with three parameters: the number of base fractals, of perturbations
+(classes) per base, and of instances per class.
 
 * ``fractal1``: 1 base fractal, ``classes`` perturbations, 1 instance.
 * ``fractal1/fractals=K``: K base fractals, ``classes / K`` perturbations each.
-* ``ofdb``: ``classes`` base fractals, none of them perturbed, 1 instance.
+* ``ofdb``: ``classes`` base fractals, not perturbed, 1 instance.
 * ``fractaldb``: the same base fractals, ``instances`` instances.
 
-Class k is made from base fractal ``k % fractals``, so that few classes are the first of many. Image number ``n`` is
+Class k is made from base fractal ``k % fractals``, so that a smaller data set has the first classes of a larger one.
+Image number ``n`` is
 instance ``n // classes`` of class ``n % classes``.
 """
 
@@ -34,44 +35,45 @@ from .render import LANES, Patch, Rendered, render
 
 T = TypeVar('T')
 
-#: Shows progress: given a number of images, and how many at a time, gives ranges that cover them in their order.
+#: Progress display: takes a number of images and a step, and yields consecutive ranges that cover the images.
 Progress = Callable[[int, int | None], Iterable[range]]
 
 #: A base or class whose image on `REFERENCE_CANVAS` has at most this fraction of gray pixels is sampled again
 #: (the reference generator's threshold).
 MIN_FILL = 0.05
-#: Where emptiness is judged, whatever canvas is asked for: a seed stands for the same IFS codes on all of them.
+#: Canvas on which emptiness is judged, so that the IFS codes of a seed do not depend on the canvas of the data set.
 REFERENCE_CANVAS = {name: getattr(Fractal1Spec(), name) for name in ('points', 'size', 'patch')}
-#: An image with at most this many gray pixels, or `MIN_FILL` of a small canvas, shows no shape and is refused.
+#: An image with at most this many gray pixels, or `MIN_FILL` of a small canvas, is degenerate.
 MIN_PIXELS = 64
-#: How often a base IFS is sampled again before giving up.
+#: Attempts to sample a base IFS.
 MAX_BASES = 1000
-#: How often the perturbation of a class is sampled again before giving up.
+#: Attempts to perturb a base IFS into a class.
 MAX_PERTURBATIONS = 1000
-#: A base is taken if so many of so many perturbations with the paper's delta are not too empty either: what hardly
-#: survives one cannot make classes.
+#: A base is accepted if at least `MIN_SURVIVORS` of `TRIALS` perturbations with the paper's delta are not too empty: a
+#: base that rarely survives perturbation cannot make classes.
 MIN_SURVIVORS, TRIALS = 4, 16
-#: The random search takes an IFS whose points alone, 100,000 on 512 x 512 pixels, cover this part of the image.
+#: The random search accepts an IFS whose points (100,000, without patches) cover this fraction of 512 x 512 pixels.
 MIN_SEARCH_FILL = 0.2
 
-#: What instances scale: one parameter (a, b, c, d, e, f of ``x' = a x + b y + e, y' = c x + d y + f``) of all maps.
+#: Factors of FractalDB's instances: each scales one parameter (a, b, c, d, e, f of ``x' = a x + b y + e, y' = c x + d y
+#: + f``) of all maps.
 WEIGHTS = np.ones((25, 2, 3))
 for _i, (_place, _weight) in enumerate(
     itertools.product([(0, 0), (0, 1), (1, 0), (1, 1), (0, 2), (1, 2)], [0.8, 0.9, 1.1, 1.2]), start=1
 ):
     WEIGHTS[_i][_place] = _weight
 
-# Seed of the address sequence of instance 0: the reference generator's for training, far from it for validation.
+# Seed of the address sequence of instance 0: as in the reference generator for training, far from it for validation.
 _ADDRESS_SEED = {'train': 100, 'validation': 100 + 2**31}
 
-#: Searches that wait for their images at the same time: enough to fill SIMD lanes, and a few megabytes of images.
+#: Concurrent searches per thread: enough to fill the SIMD lanes, with a few megabytes of images.
 _SEARCHES = 4 * LANES
-#: Attempts of the random search that are rendered together; those after the first success are wasted.
+#: Attempts of the random search rendered together; those after the first success are wasted.
 _ATTEMPTS = 8
 
-# The attempt that the search with seed 0 ends with, for each of 21,000 categories; the search takes minutes.
+# Successful attempt of the random search with seed 0, for each of 21,000 categories; the search takes minutes.
 _FOUND = 'search.npy'
-# The same for the first 1,000 bases of the default seed, sigma and number of maps.
+# The same for the first 1,000 bases with default seed, sigma and number of maps.
 _FOUND_BASES = 'bases.npy'
 
 
@@ -82,16 +84,16 @@ def render_images(
 
     Args:
         spec: The data set.
-        split: ``'train'`` or ``'validation'``: same systems, other noise.
-        codes: Its systems.
-        numbers: Which images.
-        out: Render into this array, see `render`.
+        split: ``'train'`` or ``'validation'``: same systems, different noise.
+        codes: Its IFS codes.
+        numbers: Image numbers.
+        out: Output array, see `render`.
 
     Returns:
-        The images, as `render` gives them.
+        The images, as returned by `render`.
 
     Raises:
-        ValueError: An image shows no shape on this canvas.
+        ValueError: An image is degenerate on this canvas.
     """
     instances, classes = np.divmod(np.asarray(numbers), spec.num_classes)
     systems = codes.systems[classes]
@@ -103,8 +105,8 @@ def render_images(
     if len(degenerate):
         first = degenerate[0]
         raise ValueError(
-            f'{spec}: class {classes[first]} shows no shape on this canvas, {pixels[first]:.0f} pixels of it are gray '
-            f'(points={spec.points}, size={spec.size}, patch={spec.patch}): take more points or another patch'
+            f'{spec}: class {classes[first]} shows no shape on this canvas, only {pixels[first]:.0f} of its pixels are '
+            f'gray (points={spec.points}, size={spec.size}, patch={spec.patch}): use more points or another patch'
         )
     if spec.scales:
         for i, flip in enumerate(instances // len(WEIGHTS) % 4):
@@ -115,7 +117,7 @@ def render_images(
 def _valid_weights(
     spec: IFSSpec, codes: IFSCodes, classes: npt.NDArray[np.int64], weights: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
-    """The weights of instances; none where a scaled parameter makes an IFS diverge or shrink to a dot."""
+    """Return indices into `WEIGHTS` with 0 (unscaled) where scaling makes an IFS diverge or shrink to a dot."""
     probs = codes.probs if codes.probs is not None else np.zeros((len(codes.bases), 0))
     keys = [
         (spec.seed, k, w, codes.systems[k].tobytes() + probs[k % len(probs)].tobytes())
@@ -132,7 +134,7 @@ def _valid_weights(
     return np.array([0 if _is_lost.get(key) else key[2] for key in keys])
 
 
-# Of the seed, a class, its weights, its IFS codes and probabilities that were read: whether the instance is too empty.
+# Whether an instance is too empty, by seed, class, index into `WEIGHTS`, and IFS codes with probabilities, if any.
 _is_lost: dict[tuple[int, int, int, bytes], bool] = {}
 
 
@@ -146,14 +148,14 @@ def _render(
     out: Bits | None = None,
     enough: float = 1.0,
 ) -> Rendered:
-    """Render one image per IFS; it shares its sequence of maps with the other images of its base fractal."""
+    """Render one image per IFS; images of a base fractal share their address sequence."""
     noise = (spec.seed, Stream.PATCHES, int(split == 'validation'))
     pairs = list(zip(classes.tolist(), instances.tolist()))
     keys: Any = np.stack([np.random.SeedSequence((*noise, *pair)).generate_state(2) for pair in pairs])
-    # FractalDB's instances differ enough with shared random numbers; new ones take as long as the image.
+    # FractalDB's instances differ enough with shared random numbers; sampling new ones takes as long as rendering.
     numbers = np.zeros_like(instances) if spec.scales else instances
     bases = classes % spec.num_bases
-    # Images of one base fractal share its address sequence.
+    # Sorted, so that images with the same address sequence are adjacent.
     order = np.lexsort((bases, numbers))
     groups = np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)
 
@@ -205,21 +207,21 @@ def find_codes(
     only: Collection[int] | None = None,
     base: tuple[Array, Array] | None = None,
 ) -> IFSCodes:
-    """Find the IFS codes of a data set: its bases, and a perturbation for every class that is not too empty.
+    """Find the IFS codes of a data set: its bases, and for each class a perturbation that is not too empty.
 
     They do not depend on the canvas (points, size, patch).
 
     Args:
         spec: The data set.
-        progress: Called once, with the number of classes that are found.
-        table: Takes the training images of instance 0 of a `Fractal1Spec` on `REFERENCE_CANVAS`, which are rendered
-            anyway; uint8 of shape (classes, size, row bytes).
-        only: Classes that are wanted, by default all. The IFS codes of others, and of their bases, are NaN.
-        base: The one base and the probabilities of its maps, in place of one that is sampled; shapes (1, N, 2, 3) and
-            (1, N).
+        progress: Called once, with the number of classes.
+        table: Output for the training images of instance 0 of a `Fractal1Spec` on `REFERENCE_CANVAS`, which the search
+            renders anyway; uint8 of shape (classes, size, row bytes).
+        only: Classes to find, by default all. The IFS codes of the others and of their bases are NaN.
+        base: The only base and the probabilities of its maps, shapes (1, N, 2, 3) and (1, N); by default bases are
+            sampled.
 
     Raises:
-        ValueError: No base, or no perturbation for a class, is found; or the base that was given is too empty.
+        ValueError: No base or no perturbation for a class is found, or the given base is too empty.
     """
     classes = np.array(range(spec.num_classes) if only is None else sorted(only))
     reference: Any = dataclasses.replace(spec, **REFERENCE_CANVAS)
@@ -231,12 +233,12 @@ def find_codes(
         (fill,) = _render(reference, 'train', IFSCodes('', bases, bases, probs), bases, number, number).fill
         if fill <= MIN_FILL:
             raise ValueError(
-                f'{spec}: the base fractal that was read covers {fill:.1%} of the image, and must cover more than '
-                f'{MIN_FILL:.0%}: take another'
+                f'{spec}: the base fractal in the file must cover more than {MIN_FILL:.0%} of the image, got '
+                f'{fill:.1%}: use another one'
             )
     codes = IFSCodes(str(spec), bases, np.full((spec.num_classes, *bases.shape[1:]), np.nan), probs)
-    # Bases are searched for together: the more there are, the less often do threads wait for the last of them. The
-    # random search takes about as long as 20 images, and says more often how far it is.
+    # Bases are searched in large batches, so that threads rarely wait for the last ones. A random search takes as long
+    # as about 20 images, so progress is reported more often.
     step = 8 * cpu_count() if not spec.perturbs else 16 * _SEARCHES if spec.num_bases > 1 else None
     for chunk in progress(len(classes), step):
         part = classes[chunk.start : chunk.stop]
@@ -256,7 +258,7 @@ def _shape(spec: IFSSpec) -> tuple[int, int, int]:
 
 
 class _Look(NamedTuple):
-    """Settings of a search's test images: canvas, key of the patches, and the fill they must reach."""
+    """Settings of a search's test images: canvas, key of the patches, and required fill."""
 
     points: int
     size: int
@@ -265,19 +267,20 @@ class _Look(NamedTuple):
     fill: float
 
 
-# How full an image is, roughly, in a fiftieth of the time.
+# Estimates the fill in a fiftieth of the time.
 _GLANCE = _Look(1_000, 64, 'point', (0, 0), 1.0)
-# Where the random search looks. Of what passes the second look less than 1 % fails the first, which takes a fraction of
-# the time and is enough for 19 of 20 systems.
+# Test images of the random search. The first takes a fraction of the time and rejects 19 of 20 systems, including less
+# than 1 % of those that would pass the second.
 _LOOKS = (_Look(4_000, 64, 'point', (0, 0), 0.24), _Look(100_000, 512, 'point', (0, 0), MIN_SEARCH_FILL))
 
-# A search for IFS codes. It waits while its images are rendered together with those of others: it yields a look, the
-# base of each image, whose address sequence it has, and its system; it is sent the fill, and returns what it has found.
+# A search for IFS codes as a coroutine, so that its images are rendered together with those of others: it yields a
+# look, the base of each image (which determines its address sequence), and its system; it receives the fills, and
+# returns its result.
 _Search = Generator[tuple[_Look, Array, Array], npt.NDArray[np.float64], T]
 
 
 def _search_together(search: Callable[[int], _Search[T]], numbers: Iterator[int], most: int) -> dict[int, T]:
-    """Run the searches with these numbers to their ends, so many at a time."""
+    """Run the searches with these numbers to completion, ``most`` at a time."""
     found: dict[int, T] = {}
     waiting: dict[int, tuple[_Search[T], tuple[_Look, Array, Array]]] = {}
 
@@ -304,7 +307,7 @@ def _search_together(search: Callable[[int], _Search[T]], numbers: Iterator[int]
 
 
 def _fill(look: _Look, bases: Array, systems: Array) -> npt.NDArray[np.float64]:
-    """Return the fill of each image; for images beyond the required fill, a lower bound."""
+    """Return the fill of each image, a lower bound above the required fill."""
     thresholds = np.stack([_thresholds(base.tobytes()) for base in bases])
     addresses = AddressSequences(ifs.draws(look.points, _ADDRESS_SEED['train']), thresholds)
     keys = np.tile(np.array(look.key, np.uint32), (len(systems), 1))
@@ -317,9 +320,9 @@ def _find_bases(reference: IFSSpec, numbers: list[int]) -> Array:
     search = functools.partial(kind, reference)
     threads = cpu_count()
     most = min(_SEARCHES, -(-len(numbers) // threads))
-    # All threads take from one list, so that they end at about the same time.
+    # All threads take from one list, so that they finish at about the same time.
     waiting = iter(numbers)
-    # Where one is not found, none is: that is said before all are searched for.
+    # Search for the first one alone: if it is not found, fail before searching for the others.
     found = _search_together(search, itertools.islice(waiting, 1), 1)
     with ThreadPoolExecutor(threads) as pool:
         for some in pool.map(lambda _: _search_together(search, waiting, most), range(threads)):
@@ -328,7 +331,7 @@ def _find_bases(reference: IFSSpec, numbers: list[int]) -> Array:
 
 
 def _search_base(reference: Fractal1Spec, number: int) -> _Search[Array]:
-    """The first IFS sampled from the seed that is not too empty, and survives perturbation; delta has no part in it."""
+    """Find the first IFS sampled from the seed that is not too empty and survives perturbation (the paper's delta)."""
     if all(getattr(reference, name) == getattr(Fractal1Spec, name) for name in ('seed', 'sigma', 'maps')):
         found = _found(_FOUND_BASES)
         if number < len(found):
@@ -337,7 +340,7 @@ def _search_base(reference: Fractal1Spec, number: int) -> _Search[Array]:
 
 
 def _base(reference: Fractal1Spec, number: int, attempt: int) -> Array:
-    # Sines and matrix products differ in the last bit between machines; nine decimals are the same everywhere.
+    # Sines and matrix products differ in the last bit between machines; rounded to nine decimals they agree.
     rng = stream(reference.seed, Stream.BASE, attempt, number)
     base: Array = ifs.sample(reference.maps, reference.sigma, rng).round(9)
     return base
@@ -349,7 +352,7 @@ def _search_attempts(reference: Fractal1Spec, number: int) -> _Search[Array]:
     look = _Look(reference.points, reference.size, reference.patch, tuple(key), MIN_FILL)  # type: ignore[arg-type]
     attempt = 0
     while attempt < MAX_BASES:
-        # One by one at first, since the second is often accepted, then in growing batches.
+        # One at a time at first, since the second is often accepted, then in growing batches.
         attempts = range(attempt, min(MAX_BASES, attempt + max(1, min(attempt // 2, LANES))))
         bases = np.stack([_base(reference, number, n) for n in attempts])
         fill = yield look, bases, bases
@@ -358,7 +361,7 @@ def _search_attempts(reference: Fractal1Spec, number: int) -> _Search[Array]:
             rng = stream(reference.seed, Stream.TRIAL, attempts[filled], number)
             trials = np.stack([ifs.perturb(base, Fractal1Spec.delta, rng) for _ in range(TRIALS)])
             same = np.broadcast_to(base, trials.shape)
-            # The order does not matter: what looks full comes first, and no more are tried than are needed.
+            # The result does not depend on the order: try the fullest first, and no more than needed.
             trials = trials[np.argsort(-(yield _GLANCE, same, trials), kind='stable')]
             tried = survivors = 0
             while survivors < MIN_SURVIVORS <= survivors + TRIALS - tried:
@@ -370,13 +373,13 @@ def _search_attempts(reference: Fractal1Spec, number: int) -> _Search[Array]:
         attempt = attempts.stop
     raise ValueError(
         f'{reference}: none of {MAX_BASES} base fractals sampled from seed={reference.seed} covers more than '
-        f'{MIN_FILL:.0%} of the image and survives perturbation (sigma={reference.sigma}, maps={reference.maps}): take '
+        f'{MIN_FILL:.0%} of the image and survives perturbation (sigma={reference.sigma}, maps={reference.maps}): use '
         f'another seed or a larger sigma'
     )
 
 
 def _find_classes(reference: Fractal1Spec, codes: IFSCodes, classes: npt.NDArray[np.int64], table: Bits | None) -> None:
-    """Perturb until every one of these classes has an image that is not too empty; keep the images in ``table``."""
+    """Perturb until each of these classes has an image that is not too empty; store the images in ``table``."""
     pending = classes
     enough = MIN_FILL if table is None else 1.0
     for attempt in range(MAX_PERTURBATIONS):
@@ -384,7 +387,7 @@ def _find_classes(reference: Fractal1Spec, codes: IFSCodes, classes: npt.NDArray
             rng = stream(reference.seed, Stream.PERTURBATION, int(k), attempt)
             base = codes.bases[k % reference.num_bases]
             codes.systems[k] = ifs.perturb(base, reference.delta, rng, reference.perturb)  # type: ignore[arg-type]
-        # At first all of them, straight into the table; then the few that came out empty.
+        # The first attempt renders straight into the table; later ones only repeat empty images.
         out = table if attempt == 0 else None
         zeros = np.zeros_like(pending)
         images = _render(reference, 'train', codes, codes.systems[pending], pending, zeros, out, enough)
@@ -395,19 +398,19 @@ def _find_classes(reference: Fractal1Spec, codes: IFSCodes, classes: npt.NDArray
             return
     raise ValueError(
         f'{reference}: class {pending[0]} is empty or diverges in each of {MAX_PERTURBATIONS} perturbations '
-        f'(seed={reference.seed}, delta={reference.delta}): take another seed or a smaller delta'
+        f'(seed={reference.seed}, delta={reference.delta}): use another seed or a smaller delta'
     )
 
 
 def _search_category(reference: IFSSpec, category: int) -> _Search[Array]:
-    """The first system of a category that fills enough of the image (FractalDB's random search)."""
+    """Find the first system of a category that fills enough of the image (FractalDB's random search)."""
     found = _found(_FOUND) if reference.seed == 0 else ()
     attempt = int(found[category]) if category < len(found) else (yield from _search_attempt(reference.seed, category))
     return ifs.sample_uniform(stream(reference.seed, Stream.SEARCH, category, attempt))
 
 
 def search(seed: int, category: int) -> int:
-    """Find the first attempt that fills enough of the image. Some 40 are tried on average.
+    """Find the first attempt that fills enough of the image, on average the 40th.
 
     Examples:
         >>> search(0, 1)

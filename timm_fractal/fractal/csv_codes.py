@@ -1,4 +1,4 @@
-"""IFS codes as the authors of FractalDB and of OFDB publish them: one CSV file a category, one row a map.
+"""IFS codes as published by the authors of FractalDB and OFDB: one CSV file per category, one row per map.
 
 A row is ``a, b, c, d, e, f, p`` of the map ``x' = a x + b y + e, y' = c x + d y + f``, which is chosen with
 probability p.
@@ -15,14 +15,14 @@ import numpy as np
 from .ifs import Array
 
 COLUMNS = ('a', 'b', 'c', 'd', 'e', 'f', 'p')
-#: The largest number of maps, that of the option ``maps`` of ``fractal1``.
+#: Maximum number of maps, as of the option ``maps`` of ``fractal1``.
 MAX_MAPS = 64
-#: The largest file, in bytes; those that are published have some 500.
+#: Maximum size of a file in bytes; published ones have about 500.
 MAX_BYTES = 100_000
 
 
 def in_order(paths: Sequence[Path]) -> list[Path]:
-    """Sort files as the authors number their categories, ``2.csv`` before ``10.csv``.
+    """Sort files in natural order, as the authors number categories: ``2.csv`` before ``10.csv``.
 
     Examples:
         >>> [path.name for path in in_order([Path('10.csv'), Path('2.csv'), Path('csv0/11.csv')])]
@@ -42,10 +42,10 @@ def read_category(path: Path) -> tuple[Array, Array]:
     Blank lines and a first line with the names of `COLUMNS` are skipped.
 
     Returns:
-        The IFS, shape (N, 2, 3), and the p of its maps as they stand there, shape (N,).
+        The IFS, shape (N, 2, 3), and the p of its maps as in the file, shape (N,).
 
     Raises:
-        ValueError: Anything else than rows of seven numbers, or nothing. The message says which line of which file.
+        ValueError: The file is empty, or a row is not seven valid numbers. The message names the file and line.
         OSError: It cannot be read.
     """
     with open(path, 'rb') as file:
@@ -90,7 +90,7 @@ def _row(words: list[str], place: str) -> list[float]:
 
 
 def join(categories: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
-    """Put categories together, with probabilities that sum to 1; missing maps are zero, and never chosen.
+    """Stack categories, with probabilities that sum to 1; missing maps are zero and never chosen.
 
     Returns:
         IFS of shape (K, N, 2, 3), where N is the largest number of maps, and probabilities of shape (K, N).
@@ -99,6 +99,6 @@ def join(categories: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
     systems, probs = np.zeros((len(categories), maps, 2, 3)), np.zeros((len(categories), maps))
     for k, (system, p) in enumerate(categories):
         systems[k, : len(system)] = system
-        # Sums within rounding of 1 are left bit for bit as they are.
+        # Sums that equal 1 up to rounding are left unchanged.
         probs[k, : len(p)] = p if abs(math.fsum(p) - 1) < 1e-9 else p / math.fsum(p)
     return systems, probs

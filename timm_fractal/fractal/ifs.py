@@ -3,8 +3,8 @@
 An IFS is a float64 array of shape (N, 2, 3): map j takes the point (x, y) to ``A_j (x, y) + b_j`` with
 ``A_j = system[j, :, :2]`` and ``b_j = system[j, :, 2]``.
 
-Only ``random()`` of the generators is used, never another distribution: its 53-bit doubles are the plain bit stream, so
-that a numpy release which improves some sampling algorithm cannot change a fractal.
+Of generators only ``random()`` is used: its 53-bit doubles are the plain bit stream, so a numpy release that changes
+another sampling algorithm cannot change a fractal.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from .._utils.atomic import atomic_write
 
 Array = npt.NDArray[np.float64]
 
-#: Largest distance of the sigma-factor of a base IFS from the one asked for (the reference generator's margin).
+#: Maximum deviation of the sigma-factor of a base IFS from the target (the reference generator's margin).
 SIGMA_MARGIN = 0.1
 #: Numbers of maps that `sample_uniform` chooses from.
 UNIFORM_MAPS = range(2, 8)
@@ -49,7 +49,7 @@ def sample_singular_values(maps: int, sigma: float, rng: np.random.Generator) ->
         raise ValueError(f'sigma must be greater than 0 and less than 3 * maps = {3 * maps}, got {sigma}')
     values = np.empty((maps, 2))
     budget = sigma
-    # The least share of this map, so that the maps after it, at most 3 each, can take the rest.
+    # Minimum for this map, so that the following maps, at most 3 each, can make up the rest.
     needed = sigma - 3 * (maps - 1)
     for j in range(maps - 1):
         large = _uniform(rng, max(0.0, needed / 3), min(1.0, budget))
@@ -67,11 +67,11 @@ def sample(maps: int, sigma: float, rng: np.random.Generator) -> Array:
 
     The linear part of map j is U diag(s1, s2) V with random rotations U, V (angles uniform in [-pi, pi]) of a basis
     with random signs; the translation is uniform in [-1, 1]^2; the sigma-factor itself is uniform within `SIGMA_MARGIN`
-    of ``sigma``. The order of sampling is the reference's: the same numpy generator gives the same IFS.
+    of ``sigma``. Samples in the order of the reference: the same numpy generator gives the same IFS.
 
     Args:
         maps: Number N of affine maps, at least 2.
-        sigma: The sigma-factor aimed at, 0 < sigma < 3 N.
+        sigma: Target sigma-factor, 0 < sigma < 3 N.
         rng: Source of randomness.
 
     Returns:
@@ -95,7 +95,7 @@ def sample(maps: int, sigma: float, rng: np.random.Generator) -> Array:
     rotations[:, 1, 0] = np.sin(angles)
     rotations[:, 0, 1] = -rotations[:, 1, 0]
     rotations = rotations @ signs
-    # A margin that would leave the valid range is cut at its ends.
+    # The margin is clipped to the valid range.
     edge = 1e-6
     low, high = max(edge, sigma - SIGMA_MARGIN), min(3 * maps - edge, sigma + SIGMA_MARGIN)
     values = sample_singular_values(maps, _uniform(rng, low, high), rng)
@@ -106,13 +106,13 @@ def sample(maps: int, sigma: float, rng: np.random.Generator) -> Array:
 
 
 def probabilities(system: Array) -> Array:
-    """Probability of each map in the chaos game, p_j = |det A_j| / sum |det A|.
+    """Return the probability of each map in the chaos game, p_j = |det A_j| / sum |det A|.
 
     Args:
         system: Shape (N, 2, 3).
 
     Returns:
-        Shape (N,), summing to 1. Where every determinant is 0, all maps are equally likely.
+        Shape (N,), summing to 1. If every determinant is 0, all maps are equally likely.
     """
     areas = np.abs(system[:, 0, 0] * system[:, 1, 1] - system[:, 0, 1] * system[:, 1, 0])
     total = areas.sum()
@@ -122,17 +122,17 @@ def probabilities(system: Array) -> Array:
 def perturb(
     system: Array, delta: float, rng: np.random.Generator, mode: Literal['multiply', 'add'] = 'multiply'
 ) -> Array:
-    """Perturb every parameter of an IFS by its own small random amount ("Scaling Backwards", section 4).
+    """Perturb each parameter of an IFS independently ("Scaling Backwards", section 4).
 
     Args:
         system: The base IFS, shape (N, 2, 3).
         delta: Strength, 0 <= delta < 1.
         rng: Source of randomness.
-        mode: ``'multiply'``: every parameter times its own U(1 - delta, 1 + delta), as the released generator does.
-            ``'add'``: every parameter plus its own U(-delta/2, delta/2), as the paper writes it.
+        mode: ``'multiply'``: multiply each parameter by a sample of U(1 - delta, 1 + delta), as in the released
+            generator. ``'add'``: add a sample of U(-delta/2, delta/2), as in the paper.
 
     Returns:
-        Shape (N, 2, 3). It need not be a contraction: see `timm_fractal.fractal.render.render`.
+        Shape (N, 2, 3). Maps may not be contractive: see `timm_fractal.fractal.render.render`.
 
     Raises:
         ValueError: ``delta`` is out of range or ``mode`` unknown.
@@ -150,11 +150,11 @@ def perturb(
 
 
 class AddressSequences(NamedTuple):
-    """The address sequences of images that differ in the probabilities of their maps, from the same random numbers.
+    """Address sequences of images with different map probabilities, from the same random numbers.
 
     Attributes:
         draws: The random numbers, one per step, shape (points - 1,).
-        thresholds: Shape (B, N - 1), an ascending row per image: a step takes map j if its random number exceeds j of
+        thresholds: Shape (B, N - 1), an ascending row per image: a step uses map j if its random number exceeds j of
             them.
     """
 
@@ -162,7 +162,7 @@ class AddressSequences(NamedTuple):
     thresholds: Array
 
     def addresses(self, image: int) -> npt.NDArray[np.uint8]:
-        """The address sequence of an image, shape (points - 1,)."""
+        """Return the address sequence of an image, shape (points - 1,)."""
         path = np.zeros(len(self.draws), np.uint8)
         for threshold in self.thresholds[image]:
             path += self.draws > threshold
@@ -175,16 +175,16 @@ def addresses(probs: Array, points: int, seed: int = 100) -> npt.NDArray[np.uint
     Args:
         probs: Probability of each map, shape (N,).
         points: Number of points of the chaos game, the start included.
-        seed: Seed of the sequence. 100 gives the reference generator's.
+        seed: Seed of the sequence; 100 as in the reference generator.
 
     Returns:
-        Shape (points - 1,): the map that leads from each point to the next.
+        Shape (points - 1,): the map from each point to the next.
     """
     return AddressSequences(draws(points, seed), thresholds(probs)[None]).addresses(0)
 
 
 def thresholds(probs: Array) -> Array:
-    """What random numbers are compared with to choose a map, see `AddressSequences`.
+    """Return the thresholds that choose a map from a random number, see `AddressSequences`.
 
     Args:
         probs: Probability of each map, shape (N,).
@@ -192,8 +192,8 @@ def thresholds(probs: Array) -> Array:
     Returns:
         Shape (N - 1,).
     """
-    # Map j is the first whose cumulative probability reaches the sample; rounding may leave the last one below 1. Maps
-    # that are never chosen do not count: what has fewer maps than others is filled up with them.
+    # Map j is the first whose cumulative probability reaches the sample; rounding may leave the last one below 1.
+    # Trailing maps with probability 0 are padding.
     reached = np.cumsum(probs)
     reached[np.flatnonzero(probs)[-1] :] = np.inf
     return reached[:-1]
@@ -201,21 +201,21 @@ def thresholds(probs: Array) -> Array:
 
 @functools.lru_cache(maxsize=2)
 def draws(points: int, seed: int) -> Array:
-    """The random numbers of a chaos game, in [0, 1), shape (points - 1,)."""
-    # RandomState is the one generator whose every number numpy promises to keep.
+    """Return the random numbers of a chaos game, in [0, 1), shape (points - 1,)."""
+    # numpy guarantees the numbers of RandomState forever.
     return np.random.RandomState(seed).random_sample(points)[: points - 1]
 
 
 def sample_uniform(rng: np.random.Generator) -> Array:
-    """Sample an IFS as FractalDB's random search does ("Pre-training without Natural Images", section 3).
+    """Sample an IFS like FractalDB's random search ("Pre-training without Natural Images", section 3).
 
-    The number of maps is one of `UNIFORM_MAPS`, all equally likely; every parameter is uniform in [-1, 1].
+    The number of maps is uniform in `UNIFORM_MAPS`; every parameter is uniform in [-1, 1].
 
     Args:
-        rng: Source of randomness; as many numbers are used for few maps as for many.
+        rng: Source of randomness; the same number of samples is used for any number of maps.
 
     Returns:
-        Shape (7, 2, 3). Maps beyond the number sampled are zero, and never chosen: their probability is 0.
+        Shape (7, 2, 3). Maps beyond the sampled number are zero and have probability 0.
 
     Examples:
         >>> system = sample_uniform(np.random.default_rng(0))
@@ -234,13 +234,13 @@ def _uniform(rng: np.random.Generator, low: float, high: float, shape: tuple[int
 
 @dataclasses.dataclass(frozen=True)
 class IFSCodes:
-    """IFS codes of a data set: of its bases, and of each class.
+    """IFS codes of a data set: of its bases and classes.
 
     Attributes:
         name: Canonical name of the data set.
-        bases: The base IFS, shape (K, N, 2, 3). Where they differ in the number of maps, the missing ones are zero.
+        bases: The base IFSs, shape (K, N, 2, 3). If they differ in the number of maps, missing ones are zero.
         systems: One IFS per class, shape (classes, N, 2, 3); that of class k is a perturbation of ``bases[k % K]``.
-        probs: The probability of each map of each base, shape (K, N); None for those of `probabilities`.
+        probs: Probability of each map of each base, shape (K, N); None to use `probabilities`.
 
     Examples:
         >>> from timm_fractal import Fractal1
@@ -255,11 +255,11 @@ class IFSCodes:
     probs: Array | None = None
 
     def probabilities(self, base: int) -> Array:
-        """Probability of each map of a base and of its perturbations, shape (N,), summing to 1."""
+        """Return the probability of each map of a base and its perturbations, shape (N,), summing to 1."""
         return probabilities(self.bases[base]) if self.probs is None else self.probs[base]
 
     def save(self, path: str | Path) -> None:
-        """Write a JSON file that `load` reads back bit for bit."""
+        """Write a JSON file that `load` restores bit for bit."""
         content = {'dataset': self.name, 'bases': self.bases.tolist(), 'systems': self.systems.tolist()}
         if self.probs is not None:
             content['probabilities'] = self.probs.tolist()
@@ -272,10 +272,10 @@ class IFSCodes:
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: The file is damaged or something else; the message says where.
+            ValueError: The file is damaged or not a parameter file; the message says where.
         """
         if not Path(path).is_file():
-            raise FileNotFoundError(f'{path}: no file of parameters')
+            raise FileNotFoundError(f'no such parameter file: {str(path)!r}')
         text = Path(path).read_bytes()
         try:
             content = json.loads(text)
@@ -286,9 +286,10 @@ class IFSCodes:
                 probs=np.asarray(content['probabilities'], dtype=np.float64) if 'probabilities' in content else None,
             )
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            reason = 'no text' if isinstance(error, UnicodeDecodeError) else f'{type(error).__name__}: {error}'
+            reason = 'not text' if isinstance(error, UnicodeDecodeError) else f'{type(error).__name__}: {error}'
             raise ValueError(
-                f'{path} is not a parameter file of timm-fractal, or damaged ({reason}); a photograph is for image1'
+                f'{path} is not a parameter file of timm-fractal, or is damaged ({reason}); '
+                f'for a photograph, use image1'
             ) from error
         maps = codes.bases.shape[1:2]
         for key in ('bases', 'systems'):
@@ -301,7 +302,7 @@ class IFSCodes:
             probs.shape == codes.bases.shape[:2] and (probs >= 0).all() and np.allclose(probs.sum(1), 1)
         ):
             raise ValueError(
-                f"{path}: 'probabilities' must be numbers of shape {codes.bases.shape[:2]}, none of them negative, "
-                f'which sum to 1 for each base, got shape {probs.shape}'
+                f"{path}: 'probabilities' must be nonnegative numbers of shape {codes.bases.shape[:2]} "
+                f'that sum to 1 for each base, got shape {probs.shape}'
             )
         return codes

@@ -1,4 +1,4 @@
-"""IFS codes -> images: checks the input, allocates the output, chooses the engine."""
+"""Renders IFS codes to images: checks the input, allocates the output, chooses the engine."""
 
 import functools
 import itertools
@@ -23,7 +23,7 @@ Backend = Literal['auto', 'numba', 'torch']
 
 #: Images rendered side by side by one thread: enough SIMD lanes to hide the latency of the recurrence.
 LANES = 32
-#: Images rendered at once by torch on another device.
+#: Images rendered at once by torch on other devices.
 LANES_GPU = 256
 
 
@@ -33,7 +33,7 @@ class Rendered(NamedTuple):
     Attributes:
         bits: The images, bit-packed, see `timm_fractal.fractal.canvas`.
         fill: Fraction of the pixels that are not black, shape (images,).
-        diverged: Whether the chaos game ran off to infinity, shape (images,); such an image is black.
+        diverged: Whether the chaos game diverged, shape (images,); such an image is black.
     """
 
     bits: Bits
@@ -54,26 +54,26 @@ def render(
     out: Bits | None = None,
     enough: float = 1.0,
 ) -> Rendered:
-    """Render one image per IFS with the chaos game, as the 1p-frac reference does.
+    """Render one image per IFS with the chaos game, like the 1p-frac reference.
 
-    Every image starts at (0, 0). The bounding box of its points, the starting transient included, is scaled to the
+    Every image starts at (0, 0). The bounding box of its points, including the starting transient, is scaled to the
     canvas, x and y independently; the image is flipped top to bottom. Every point pastes a patch; later patches
-    overwrite earlier ones, their black pixels included.
+    overwrite earlier ones, including with black pixels.
 
     Args:
         systems: Shape (B, N, 2, 3), N <= 256.
-        addresses: The sequence of maps of all images, shape (points - 1,), see `timm_fractal.fractal.ifs.addresses`, or
-            a sequence for each of them. Images one after the other that share theirs are rendered faster.
-        keys: Shape (B, 2): where the random patches of each image come from.
+        addresses: Address sequence of all images, shape (points - 1,), see `timm_fractal.fractal.ifs.addresses`, or one
+            sequence per image. Adjacent images with equal sequences are rendered faster.
+        keys: Shape (B, 2), seeds of the random patches of each image.
         size: Width and height in pixels, 16 to 4096.
         patch: ``'random'``: 3 x 3 pixels, each gray or black by a random bit, not all black. ``'fill'``: 3 x 3 gray
             pixels. ``'point'``: one gray pixel.
-        backend: ``'numba'`` renders on the CPU, ``'torch'`` on ``device``; ``'auto'`` takes torch if a device is given
-            or numba cannot be imported. Both give the same images.
+        backend: ``'numba'`` renders on the CPU, ``'torch'`` on ``device``; ``'auto'`` uses torch if a device is given
+            or numba cannot be imported. Both render identical images.
         device: torch device for the torch back end, by default the CPU.
-        threads: CPU threads of the numba back end, by default all that this process may use.
-        out: Render into this array of shape (B, size, row bytes), C-contiguous.
-        enough: Images that fill more than this part need not be finished: for those who only ask whether they do.
+        threads: CPU threads of the numba back end, by default all available to this process.
+        out: Output array of shape (B, size, row bytes), uint8, C-contiguous.
+        enough: Rendering of an image may stop once its fill exceeds this fraction.
 
     Returns:
         The images, their fill and whether they diverged.
@@ -105,7 +105,7 @@ def render(
     keys = np.asarray(keys, np.uint32)
     if backend == 'torch':
         for places, path in _shared(addresses, count):
-            # Few at a time: on the device an image takes eight times as much.
+            # In parts, since an unpacked image takes eight times the memory.
             for start in range(0, len(places), 16 * LANES):
                 part = places[start : start + 16 * LANES]
                 pixels, lost = render_on(device, systems[part], path, keys[part], size, patch)
@@ -114,7 +114,7 @@ def render(
                 diverged[part] = lost.cpu().numpy()
     else:
         if not isinstance(addresses, AddressSequences):
-            # The map numbers in place of random numbers.
+            # Map numbers take the place of random numbers.
             halves = np.arange(maps - 1) + 0.5
             addresses = AddressSequences(addresses.astype(np.float64), np.broadcast_to(halves, (count, maps - 1)))
         pixels = math.ceil(enough * size**2)
@@ -132,7 +132,6 @@ def _check(
     patch: Patch,
     backend: Backend,
 ) -> None:
-    """Raise a ValueError for the first argument of `render` that has the wrong shape or is out of range."""
     if systems.ndim != 4 or systems.shape[2:] != (2, 3):
         raise ValueError(f'systems must have the shape (B, N, 2, 3), got {systems.shape}')
     if not 1 <= systems.shape[1] <= 256:
@@ -161,7 +160,7 @@ def _check(
 def _shared(
     addresses: npt.NDArray[np.uint8] | AddressSequences, count: int
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]]:
-    """Yield which images share an address sequence, and the sequence."""
+    """Yield the indices of images that share an address sequence, and the sequence."""
     if not isinstance(addresses, AddressSequences):
         yield np.arange(count), np.ascontiguousarray(addresses, np.uint8)
         return
@@ -183,7 +182,7 @@ def _render_numba(
 ) -> None:
     from .render_numba import render_lanes
 
-    # A canvas of the machine's words; their bytes are in the order of `bits` on every little-endian machine.
+    # The bits as 64-bit words, in the same order on little-endian machines.
     canvas = out.reshape(len(out), -1).view('<u8')
     draws = np.ascontiguousarray(addresses.draws)
 
@@ -204,7 +203,7 @@ def _render_numba(
 
 
 def _blocks(thresholds: Array) -> list[slice]:
-    """Blocks of at most `LANES` images; many that share an address sequence are by themselves."""
+    """Split images into blocks of at most `LANES`; larger groups that share an address sequence get separate blocks."""
     starts = [0, *(np.flatnonzero((thresholds[1:] != thresholds[:-1]).any(1)) + 1).tolist(), len(thresholds)]
     cuts = {0, len(thresholds)}
     for start, stop in itertools.pairwise(starts):
@@ -229,9 +228,9 @@ def render_on(
 
     Args:
         device: The torch device.
-        systems: As for `render`, and so are the others, but none of them is checked.
-        addresses: The sequence of maps.
-        keys: Where the random patches come from.
+        systems: As for `render`; arguments are not checked.
+        addresses: Address sequence of all images, shape (points - 1,).
+        keys: As for `render`.
         size: Width and height in pixels.
         patch: As for `render`.
 
@@ -246,7 +245,7 @@ def render_on(
 
     device = torch.device(device or 'cpu')
     kernel: Any = _device.triton_kernels(device, f'{__package__}.render_triton')
-    # Without it an image takes some 8 MB on the way.
+    # The torch kernel needs about 8 MB per image.
     lanes = len(systems) if kernel else LANES if device.type == 'cpu' else LANES_GPU
     path = to_device(addresses, device).long()
     pixels = torch.empty((len(systems), size, size), dtype=torch.uint8, device=device)
@@ -266,7 +265,7 @@ def _has_numba() -> bool:
     try:
         from . import render_numba  # noqa: F401
     except Exception as error:
-        # Not there, of another numpy, without a compiler, half installed, ...
-        _logger.warning('numba cannot be used (%r): fractals are rendered with torch, which is slower', error)
+        # Not installed, built for another numpy, half installed, ...
+        _logger.warning('numba cannot be used (%r): rendering fractals with torch, which is slower', error)
         return False
     return True

@@ -1,13 +1,13 @@
 """CPU kernel: chaos game and splat, many images side by side.
 
-The innermost loops run over images and become SIMD lanes. Images that share an address sequence are all moved by the
-same map of their own system, which is fastest; each of the others takes the map that its own probabilities choose with
-the same random number. Everything is float64 without reordering (no fastmath, no fused multiply-add), so the pixels do
-not depend on the machine nor on the number of images.
+The innermost loops run over images and become SIMD lanes. If images share an address sequence, each step applies the
+same map number to all of them, which is fastest; otherwise each image chooses a map by its probabilities from the same
+random number. Everything is float64 without reordering (no fastmath, no fused multiply-add), so the pixels depend
+neither on the machine nor on the number of images.
 
-Only the last patch at a position can be seen. The trajectory is therefore walked block by block from its end (the first
-walk, which finds the bounding box, leaves the state at the start of each block); the first visit to a position on that
-way back is queued, and the queue, shorter than the trajectory, is painted in order.
+Only the last patch at a position is visible. The trajectory is therefore walked backwards in blocks (the first walk,
+which finds the bounding box, records the state at the start of each block); the first visit to a position on the way
+back is queued, and the queue, which is shorter than the trajectory, is painted in order.
 """
 
 import numpy as np
@@ -16,21 +16,21 @@ from .._utils.jit import kernel, part
 from ..spec import POINT, RANDOM
 from .canvas import LIMIT, PADDING, ROUND_UP
 
-#: Steps walked at a time: 8 bits, so that a step and a position (4096 x 4096: 24 bits) fit into 32.
+#: Steps per block: 8 bits, so that a step and a position (4096 x 4096: 24 bits) fit into 32.
 _BLOCK = 256
-#: After this part of the blocks, and every time it has doubled, finished images are looked for.
+#: Finished images are removed after an eighth of the blocks, and each time that number has doubled.
 _EARLY = 8
 
 
 @part
 def _addresses(draws, thresholds, start, count, lanes, which):  # type: ignore[no-untyped-def]
-    """The map of each step; which is (address sequence, step)."""
+    """Write the map of each step; which is (address sequence, step)."""
     part = draws[start : start + count]
     for v in range(lanes):
         row = which[v]
         for t in range(count):
             row[t] = 0
-        # They ascend: the last one that is exceeded counts.
+        # Thresholds ascend: the last one exceeded counts.
         for m in range(thresholds.shape[0]):
             threshold = thresholds[m, v]
             for t in range(count):
@@ -51,7 +51,7 @@ def _advance_shared(maps, which, start, count, lanes, track):  # type: ignore[no
 
 @part
 def _advance_pair(maps, draws, thresholds, start, count, lanes, track):  # type: ignore[no-untyped-def]
-    """Two maps: both are computed, one is taken, in SIMD lanes."""
+    """Advance images with two maps: compute both and select one, in SIMD lanes."""
     for t in range(count):
         draw = draws[np.uint64(start + t)]
         for v in range(lanes):
@@ -68,7 +68,7 @@ def _advance_pair(maps, draws, thresholds, start, count, lanes, track):  # type:
 
 @part
 def _advance_own(by_image, which, count, lanes, track):  # type: ignore[no-untyped-def]
-    """More maps: looked up image by image, which still hides the latency of the recurrence."""
+    """Advance images with more maps: look up each image's map, which still hides the latency of the recurrence."""
     for t in range(count):
         for v in range(lanes):
             j = which[v, t]
@@ -92,7 +92,7 @@ def _advance(maps, by_image, draws, thresholds, start, count, lanes, which, trac
 
 @part
 def _widen(track, count, lanes, box):  # type: ignore[no-untyped-def]
-    # Four steps at a time, so that they wait less for each other; the last ones are repeated.
+    # Four steps at a time shorten the chain of dependencies; at the end, the last step is repeated.
     for quarter in range((count + 3) // 4):
         t0 = 4 * quarter + 1
         t1, t2, t3 = min(t0 + 1, count), min(t0 + 2, count), min(t0 + 3, count)
@@ -124,11 +124,11 @@ def _first_walk(maps, by_image, draws, thresholds, lanes, which, track, starts, 
 
 @part
 def _fit(frame, track, lanes, size, diverged):  # type: ignore[no-untyped-def]
-    """Turn bounding boxes into origin and scale of x and of y, in pixels per unit; find images that have diverged."""
+    """Convert bounding boxes to origin and scale (pixels per unit) of x and y; mark diverged images."""
     for v in range(lanes):
         wide = frame[1, v] - frame[0, v]
         high = frame[3, v] - frame[2, v]
-        # Comparisons with a NaN, or of the last state if it is one, are false.
+        # Comparisons with NaN are false.
         diverged[v] = not (wide < LIMIT and high < LIMIT and np.isfinite(track[0, 0, v] + track[0, 1, v]))
         frame[1, v] = (size - 2 * PADDING) * ROUND_UP / wide if wide > 0 else 0.0
         frame[3, v] = (size - 2 * PADDING) * ROUND_UP / high if high > 0 else 0.0
@@ -136,7 +136,7 @@ def _fit(frame, track, lanes, size, diverged):  # type: ignore[no-untyped-def]
 
 @part
 def _to_bits(track, count, lanes, frame, top, left, stride, bits):  # type: ignore[no-untyped-def]
-    """Position of each point as the index of a bit of the (flipped) canvas."""
+    """Convert points to indices of bits of the (flipped) canvas."""
     for t in range(count):
         for v in range(lanes):
             column = np.int32((track[t, 0, v] - frame[0, v]) * frame[1, v] + PADDING)
@@ -146,7 +146,7 @@ def _to_bits(track, count, lanes, frame, top, left, stride, bits):  # type: igno
 
 @part
 def _select(bits, lane, v, count, seen, queue, length):  # type: ignore[no-untyped-def]
-    """Walk a block of a lane backwards; queue (step in the block, position) of positions not seen yet in image v."""
+    """Walk a block of a lane backwards; queue (step in the block, position) at unseen positions of image v."""
     for k in range(count):
         i = count - 1 - k
         p = bits[i, lane]
@@ -154,7 +154,7 @@ def _select(bits, lane, v, count, seen, queue, length):  # type: ignore[no-untyp
         shift = np.uint64(p & np.uint32(63))
         old = seen[v, word]
         queue[v, np.uint64(length)] = (np.uint32(i) << np.uint32(24)) | p
-        # No branch: on a fractal it would be mispredicted all the time.
+        # Branch-free: on a fractal, a branch would be mispredicted constantly.
         length += np.int64((old >> shift) & np.uint64(1) == np.uint64(0))
         seen[v, word] = old | (np.uint64(1) << shift)
     return length
@@ -162,7 +162,7 @@ def _select(bits, lane, v, count, seen, queue, length):  # type: ignore[no-untyp
 
 @part
 def _patches(queue, v, first, count, start, key0, key1, patches):  # type: ignore[no-untyped-def]
-    """The random patch of each queued point: 9 bits, not all zero; bit 3 i + j is the pixel in row i, column j."""
+    """Compute the patch of each queued point: 9 random bits, not all zero; bit 3 i + j is row i, column j."""
     for k in range(count):
         h = np.uint32(np.uint32(start) + (queue[v, np.uint64(first + k)] >> np.uint32(24)))
         h = np.uint32(h + key0)
@@ -204,7 +204,7 @@ def _paint(queue, v, first, count, patches, words, canvas):  # type: ignore[no-u
 
 @part
 def _paint_from(block, v, ends, seen, queue, key0, key1, patch, words, patches, canvas):  # type: ignore[no-untyped-def]
-    """Paint the patches of a block and of all behind it."""
+    """Paint the patches of a block and of all later ones."""
     if patch == POINT:
         for k in range(canvas.shape[1]):
             canvas[v, k] = seen[v, k]
@@ -231,7 +231,7 @@ def _count(canvas, v):  # type: ignore[no-untyped-def]
 
 @part
 def _close_up(lanes, done, images, maps, by_image, thresholds, starts, frame):  # type: ignore[no-untyped-def]
-    """Move the lanes that are not done to the front; returns how many there are."""
+    """Move unfinished lanes to the front; return their number."""
     kept = 0
     for v in range(lanes):
         if done[v]:
@@ -261,10 +261,10 @@ def render_lanes(maps, draws, thresholds, keys, size, patch, enough, canvas, div
         maps: (N, 6, B) float64, parameters a, b, e, c, d, f of x' = a x + b y + e, y' = c x + d y + f. Overwritten.
         draws: (points - 1,) float64, see `timm_fractal.fractal.ifs.AddressSequences`.
         thresholds: (N - 1, B) float64, or (N - 1, 1) if the images share an address sequence. Overwritten.
-        keys: (B, 2) uint32, key of the patches of each image.
+        keys: (B, 2) uint32, seeds of the patches of each image.
         size: Width and height in pixels.
         patch: `RANDOM`, `FILL` or `POINT`.
-        enough: An image may be left unfinished with more pixels than these.
+        enough: Rendering of an image may stop once it has more gray pixels than this.
         canvas: (B, size * words) uint64 of zeros, painted on; bit c of the words of a row is column c.
         diverged: (B,) bool, written.
     """
@@ -287,16 +287,16 @@ def render_lanes(maps, draws, thresholds, keys, size, patch, enough, canvas, div
     frame = np.zeros((4, lanes))
     _first_walk(maps, by_image, draws, thresholds, lanes, which, track, starts, frame)
     _fit(frame, track, lanes, size, diverged)
-    # The image of each lane; those that are done leave their lanes to others.
+    # The image of each lane; unfinished images take over the lanes of finished ones.
     images = np.arange(lanes)
     done = diverged.copy()
     lanes = _close_up(lanes, done, images, maps, by_image, thresholds, starts, frame)
 
-    # A patch lies one pixel right and down of its point, a single point lies where it is.
+    # A patch is offset one pixel right and down from its point, a single pixel is not.
     shift = 0 if patch == POINT else 1
     bits = np.empty((_BLOCK, lanes), np.uint32)
     seen = np.zeros(canvas.shape, np.uint64)
-    # No more positions than points or pixels, and a place for the one that `_select` writes in vain.
+    # At most one position per point and per pixel, plus one that `_select` may write without counting it.
     queue = np.empty((len(canvas), min(steps + 1, size * size) + 1), np.uint32)
     ends = np.zeros((blocks + 1, len(canvas)), np.int64)
     patches = np.empty(_BLOCK, np.uint32)
@@ -328,7 +328,7 @@ def render_lanes(maps, draws, thresholds, keys, size, patch, enough, canvas, div
                 key0, key1 = keys[image, 0], keys[image, 1]
                 _paint_from(g, image, ends, seen, queue, key0, key1, patch, words, patches, canvas)
                 if g > 0:
-                    # What the last points paint is not painted over: these pixels stay. Further positions add fewer.
+                    # Later points win, so these pixels are final. Further positions add fewer pixels each.
                     pixels = _count(canvas, image)
                     done[v] = pixels > enough
                     wanted[image] = positions * enough // max(pixels, 1)

@@ -1,10 +1,10 @@
-"""Kernel in torch operations, for any device: the images of `render_numba`, from the same arguments.
+"""Kernel in torch operations, for any device; renders the same images as `render_numba`.
 
 The recurrence looks sequential, but affine maps compose: the address sequence is cut into chunks, the maps of all
 chunks are composed in parallel, a short scan over the chunks gives the state at the start of each, and all chunks are
-walked in parallel. A start found that way can be off by the last bit, so every walk begins `_WARM_UP` steps early: the
-maps contract, and by the time the chunk begins the walk has fallen onto the sequential one. Of several patches on a
-pixel the last wins: a scatter of (point index, bit) with the maximum.
+walked in parallel. These states may be off in the last bit, so every walk begins `_WARM_UP` steps early: the maps are
+contractive, and by the start of the chunk the walk has converged to the sequential one. The last of several patches on
+a pixel wins: a scatter of (point index, bit) with maximum.
 """
 
 import math
@@ -20,9 +20,9 @@ _MASK32 = 0xFFFFFFFF
 
 
 def patch_bits(keys: Tensor, index: Tensor) -> Tensor:
-    """The random patch of each point: 9 bits, not all zero; bit 3 i + j is the pixel in row i, column j.
+    """Return the patch of each point: 9 random bits, not all zero; bit 3 i + j is row i, column j.
 
-    32-bit arithmetic in int64: torch has few operations on unsigned numbers.
+    32-bit arithmetic in int64, since torch has few operations on unsigned integers.
     """
     h = (index + keys[..., 0]) & _MASK32
     h = h ^ (h >> 16)
@@ -35,11 +35,11 @@ def patch_bits(keys: Tensor, index: Tensor) -> Tensor:
 
 
 def _trajectory(maps: Tensor, addresses: Tensor) -> Tensor:
-    """All points, the start (0, 0) first: (points, 2, B)."""
+    """Return all points, starting with (0, 0): (points, 2, B)."""
     steps, images = max(1, len(addresses)), maps.shape[2]
     chunk = max(1, math.isqrt(steps))
     chunks = -(-steps // chunk)
-    # Map N is the identity: it fills the first warm-up and the end of the last chunk.
+    # Map N is the identity, padding for the first warm-up and the end of the last chunk.
     identity = torch.eye(2, 3, dtype=maps.dtype, device=maps.device).flatten()
     maps = torch.cat([maps, identity[None, :, None].expand(1, 6, images)])
     padded = addresses.new_full((_WARM_UP + chunks * chunk,), len(maps) - 1)
@@ -73,10 +73,10 @@ def _trajectory(maps: Tensor, addresses: Tensor) -> Tensor:
 
 
 def frame(low: Tensor, high: Tensor, size: int, diverged: Tensor) -> tuple[Tensor, Tensor]:
-    """Return origin and scale (pixels per unit) of the canvas, float64 (2, B); write what diverged, bool (B,)."""
+    """Return origin and scale (pixels per unit) of the canvas, float64 (2, B); write ``diverged``, bool (B,)."""
     span = high - low
     diverged.copy_(~((span < LIMIT).all(0)))
-    # Images without extent, and diverged ones, stay in a corner.
+    # Points of diverged images and images without extent stay in a corner.
     scale = (size - 2 * PADDING) * ROUND_UP / torch.where(diverged | (span == 0), torch.inf, span)
     return torch.where(diverged, 0.0, low), scale
 
@@ -95,7 +95,7 @@ def render_lanes(
     Args:
         maps: (N, 6, B) float64, parameters a, b, e, c, d, f of x' = a x + b y + e, y' = c x + d y + f.
         addresses: (points - 1,) int64.
-        keys: (B, 2) int64 in [0, 2^32), key of the patches of each image.
+        keys: (B, 2) int64 in [0, 2^32), seeds of the patches of each image.
         size: Width and height in pixels.
         patch: `RANDOM`, `FILL` or `POINT`.
         canvas: (B, size, size) uint8, written.

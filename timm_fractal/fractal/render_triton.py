@@ -1,10 +1,10 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
-"""Triton kernels: the images of `render_numba`, from the same arguments.
+"""Triton kernels; render the same images as `render_numba`.
 
-One lane renders one image, point after point, as the chaos game is defined: a GPU has lanes for thousands of images. It
-plays twice, for the bounding box and for the patches, which is less than to keep the points. Later patches overwrite
-earlier ones because a lane's writes arrive in their order. Nothing is contracted to multiply-add
-(``enable_fp_fusion``), so every point is the same to the last bit.
+One lane renders one image, point by point: a GPU has lanes for thousands of images. It plays the chaos game twice, for
+the bounding box and for the patches, which is cheaper than storing the points. Later patches overwrite earlier ones
+because the writes of a lane are ordered. Multiply-add fusion is off (``enable_fp_fusion``), so all points are equal bit
+for bit.
 """
 
 import torch
@@ -35,7 +35,7 @@ def _step(maps, path, t, count, image, wanted, x, y):
 
 @triton.jit
 def _bounds(maps, path, steps, count, low, high, LANES: tl.constexpr):
-    """Least and greatest coordinates, float64 (2, images)."""
+    """Write the minimum and maximum coordinates, float64 (2, images)."""
     image = tl.program_id(0) * LANES + tl.arange(0, LANES)
     wanted = image < count
     x = tl.zeros((LANES,), tl.float64)
@@ -96,7 +96,7 @@ def _paste(
                     level = ((bits >> (3 * i + j)) & 1) * _GRAY
                     tl.store(corner + (j + 1 - (i + 1) * size), level.to(tl.uint8), mask=wanted)
         first += 1
-        # Behind the last step there is one more address.
+        # ``path`` has an extra address for the last iteration.
         x, y = _step(maps, path, t, count, image, wanted, x, y)
 
 
@@ -125,7 +125,7 @@ def render_lanes(
 
 
 def check(device: torch.device) -> None:
-    """Try the kernels on a device; raises RuntimeError if they are wrong, and whatever Triton raises."""
+    """Compare the kernels with torch on a device; raise RuntimeError for wrong pixels, or Triton's error."""
     maps = torch.tensor([[0.5, 0.25, 0, -0.25, 0.5, 0.5], [0.25, -0.5, 0.5, 0.5, 0.375, 0]], dtype=torch.float64)
     maps = (maps[..., None] * torch.tensor([1, 0.9, 8], dtype=torch.float64)).to(device)
     path = (torch.arange(100, device=device) * 37 % 11 % 2).long()

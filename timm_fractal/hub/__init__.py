@@ -1,4 +1,4 @@
-"""Weights: from a checkpoint to a folder that timm loads, and from there to the Hub."""
+"""Weights: exports checkpoints to folders that timm loads, and publishes them on the Hub."""
 
 from typing import TYPE_CHECKING
 

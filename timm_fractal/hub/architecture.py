@@ -1,4 +1,4 @@
-"""The models that weights fit: built from what a training says, without memory first, and compared by shapes."""
+"""Finds the model that weights fit: built from a training's arguments, on the meta device, and compared by shapes."""
 
 import dataclasses
 import functools
@@ -16,7 +16,7 @@ from .checkpoint import Shapes, Tensors
 from .origin import Origin, find
 from .values import MAX_DEPTH, MAX_OPTION
 
-#: Architectures that `recognise` knows: those that the authors of 1p-frac, OFDB and FractalDB have trained.
+#: Architectures that `recognize` tries: those trained by the authors of 1p-frac, OFDB and FractalDB.
 KNOWN = tuple(
     f'{name}_224'
     for name in (
@@ -31,16 +31,16 @@ _Module = torch.nn.Module
 
 
 def build(args: dict[str, Any], start: Origin | None = None, num_classes: int | None = None, **options: Any) -> Any:
-    """Build the untrained model that train.py makes from its arguments.
+    """Build the untrained model that train.py builds from its arguments.
 
     Args:
         args: At least ``model``.
-        start: What ``model`` stands for, if it has been found already.
-        num_classes: In place of that of the arguments.
-        options: More for the architecture.
+        start: Result of `find` for ``model``, if already known.
+        num_classes: Overrides the one in the arguments.
+        options: Additional options of the architecture.
 
     Raises:
-        ValueError: There is no such architecture, or it does not take these arguments.
+        ValueError: Unknown architecture, or it does not accept these arguments.
 
     Examples:
         >>> build({'model': 'test_vit', 'num_classes': 7, 'model_kwargs': {'img_size': 64}}).num_classes
@@ -50,7 +50,7 @@ def build(args: dict[str, Any], start: Origin | None = None, num_classes: int | 
     name = start.architecture
     described = architecture_options(name, start.model_args, f'{start.name}: model_args')
     described |= architecture_options(name, args.get('model_kwargs') or {}, 'model_kwargs')
-    # As in train.py: its own number of classes replaces that of the weights it started from.
+    # As in train.py, the number of classes overrides that of the initial weights.
     described['num_classes'] = args.get('num_classes') if num_classes is None else num_classes
     described |= _channels_and_pool(args) | options
     try:
@@ -61,18 +61,18 @@ def build(args: dict[str, Any], start: Origin | None = None, num_classes: int | 
 
 
 def _channels_and_pool(args: dict[str, Any]) -> dict[str, Any]:
-    """Options of the architecture that have their own arguments in train.py."""
+    """Return the options of the architecture that are separate arguments of train.py."""
     channels = (args.get('input_size') or (args.get('in_chans') or 3,))[0]
     return {'in_chans': channels} | ({'global_pool': args['gp']} if args.get('gp') else {})
 
 
 class Fitted(NamedTuple):
-    """The model that fits a checkpoint.
+    """A model that fits a checkpoint.
 
     Attributes:
-        model: Untrained, without memory where timm can build it so.
-        model_args: What timm has to be given, beside the number of classes, to build the same model again.
-        options: Those of them that were not among train.py's arguments.
+        model: Untrained, on the meta device if timm supports that.
+        model_args: Arguments, in addition to the number of classes, with which timm builds the same model.
+        options: Those of them that were not arguments of train.py.
     """
 
     model: Any
@@ -81,13 +81,13 @@ class Fitted(NamedTuple):
 
 
 def fit(path: Path, args: dict[str, Any], start: Origin, tensors: Tensors) -> Fitted:
-    """Find the model that a training made of its arguments, and check that the weights are of it.
+    """Find the model that train.py built from its arguments, and check that it fits the weights.
 
-    It depends on the version of train.py whether ``--img-size`` changes the model, and whether a model whose weights
-    have one channel is one of one or of three: the weights say which.
+    Whether ``--img-size`` changes the model, and whether a model initialized from one-channel weights has one channel
+    or three, depends on the version of train.py; the weights tell.
 
     Raises:
-        ValueError: They do not fit; the message says where.
+        ValueError: The weights do not fit; the message says where.
     """
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     shapes: Shapes = {}
@@ -104,13 +104,13 @@ def fit(path: Path, args: dict[str, Any], start: Origin, tensors: Tensors) -> Fi
         shapes = shapes or expected
     hint = ''
     if '.' in start.name and ':' not in start.name and not start.cfg:
-        hint = f'. {start.name} is not known here: install the timm and timm-fractal that it was trained with'
+        hint = f'. {start.name} is unknown here: install the versions of timm and timm-fractal it was trained with'
     refuse_differences(path, start.name, shapes, found, hint)
     raise AssertionError('unreachable: the shapes differ')
 
 
 def _candidates(args: dict[str, Any], start: Origin) -> Iterator[dict[str, Any]]:
-    """Options of the model beside its arguments, the likeliest first."""
+    """Yield candidate options in addition to the arguments, most likely first."""
     given = args.get('model_kwargs') or {}
     sizes: list[dict[str, Any]] = [{}]
     asked = tuple(args['input_size'][1:]) if args.get('input_size') else args.get('img_size')
@@ -130,27 +130,27 @@ def _model_args(model: Any, args: dict[str, Any], start: Origin, options: dict[s
     described.pop('num_classes', None)
     cfg = model.pretrained_cfg
     if cfg.get('fixed_input_size') and 'img_size' in _parameters(start.architecture):
-        # Without the tag timm would take the size of the architecture's default weights.
+        # Without the tag, timm would use the size of the architecture's default weights.
         described.setdefault('img_size', tuple(cfg['input_size'][1:]))
     return {key: list(value) if isinstance(value, tuple) else value for key, value in described.items()}
 
 
 def architecture_options(name: str, options: Any, source: str) -> dict[str, Any]:
-    """Check options of a model that were read from a file: only those that describe its architecture pass.
+    """Validate model options read from a file: only those that describe the architecture are allowed.
 
-    timm takes much more in their place: other files to load, addresses, functions. What may pass are the parameters of
-    the class that the architecture is made of, with plain values.
+    timm also accepts files to load, URLs and functions here. Allowed are parameters of the architecture's class, with
+    plain values.
 
     Args:
         name: An architecture of timm, without a tag.
-        options: What the file says.
-        source: What the file calls them, for messages.
+        options: The options in the file.
+        source: Their name in the file, for messages.
 
     Returns:
         The options, lists as tuples.
 
     Raises:
-        ValueError: There is no such architecture, or it has no such option.
+        ValueError: Unknown architecture, unknown option, or an invalid value.
 
     Examples:
         >>> architecture_options('test_vit', {'img_size': [64, 64]}, 'model_kwargs')
@@ -171,7 +171,7 @@ def architecture_options(name: str, options: Any, source: str) -> dict[str, Any]
 
 @functools.cache
 def _parameters(name: str, use_naflex: bool = False) -> frozenset[str]:
-    """Parameters of the class of an architecture that describe it."""
+    """Return the parameters of an architecture's class."""
     try:
         model = on_meta(timm.create_model, name, pretrained=False, **{'use_naflex': True} if use_naflex else {})
     except TypeError as error:
@@ -179,7 +179,7 @@ def _parameters(name: str, use_naflex: bool = False) -> frozenset[str]:
     kinds = [kind for kind in type(model).__mro__ if issubclass(kind, _Module)]
     found = {name for kind in kinds for name in inspect.signature(kind.__init__).parameters}
     if type(model).__name__ == 'NaFlexVit':
-        # Its options are the fields of a dataclass.
+        # Its options are fields of a dataclass.
         found |= {field.name for field in dataclasses.fields(timm.models.naflexvit.NaFlexVitCfg)} | {'use_naflex'}
     return frozenset(found) - {'self', 'args', 'kwargs', 'device', 'dtype', 'cfg'}
 
@@ -190,19 +190,16 @@ def _check_option(what: str, value: Any, most: int, nested: int = 2) -> None:
             _check_option(what, item, most, nested - 1)
     elif isinstance(value, str):
         if not re.fullmatch(r'[A-Za-z0-9_-]{0,64}', value):
-            raise ValueError(f'{what} must be a word, got {value[:100]!r}')
+            raise ValueError(f'{what} must be letters, digits, "_" and "-", at most 64, got {value[:100]!r}')
     elif isinstance(value, (int, float)):
         if not -most <= value <= most:
             raise ValueError(f'{what} must be at most {most}, got {value}')
     elif value is not None:
-        raise ValueError(f'{what} must be a number, a word or a list of them, got {type(value).__name__}')
+        raise ValueError(f'{what} must be a number, a string or a list of them, got {type(value).__name__}')
 
 
 def on_meta(make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Make a model that has shapes and no memory.
-
-    timm 1.0.20 and older ask tensors for their values while they build: there it is a model with memory.
-    """
+    """Build a model on the meta device, or on the CPU if timm cannot (1.0.20 and older read tensor values)."""
     try:
         with torch.device('meta'):
             return make(*args, **kwargs)
@@ -211,19 +208,19 @@ def on_meta(make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 def model_shapes(model: Any) -> Shapes:
-    """Names and shapes of what a model's ``state_dict`` holds."""
+    """Return the names and shapes in a model's ``state_dict``."""
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def differences(expected: Shapes, found: Shapes) -> list[str]:
-    """In words, where two sets of tensors differ.
+    """Describe the differences between two sets of tensors.
 
     Examples:
         >>> differences({'a': (2,), 'b': (1,)}, {'a': (3,)})
-        ['a has shape (3,) and must have (2,)', 'b is missing']
+        ['a has shape (3,), expected (2,)', 'b is missing']
     """
     words = [
-        f'{name} has shape {found[name]} and must have {shape}'
+        f'{name} has shape {found[name]}, expected {shape}'
         for name, shape in expected.items()
         if name in found and found[name] != shape
     ]
@@ -232,21 +229,21 @@ def differences(expected: Shapes, found: Shapes) -> list[str]:
 
 
 def refuse_differences(path: Path, name: str, expected: Shapes, found: Shapes, hint: str = '') -> None:
-    """Raise a ValueError if tensors do not fit the model of a name."""
+    """Raise a ValueError if tensors do not fit the model ``name``."""
     words = differences(expected, found)
     if words:
         more = f' and {len(words) - 3} more' if len(words) > 3 else ''
         raise ValueError(f'{path} does not fit {name}: {"; ".join(words[:3])}{more}{hint}')
 
 
-def recognise(path: Path, tensors: Tensors, known: Iterable[str] = KNOWN) -> tuple[str, int]:
+def recognize(path: Path, tensors: Tensors, known: Iterable[str] = KNOWN) -> tuple[str, int]:
     """Find the architecture of weights from their names and shapes.
 
     Returns:
-        timm's name of it, and the number of classes of the head, 0 if there is none.
+        Its name in timm, and the number of classes of the head, 0 without a head.
 
     Raises:
-        ValueError: It is none of those that are known; the message names the nearest.
+        ValueError: No known architecture fits; the message names the nearest.
     """
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     classes = next((found[name][0] for name in ('head.weight', 'head.fc.weight') if name in found), 0)
@@ -258,7 +255,7 @@ def recognise(path: Path, tensors: Tensors, known: Iterable[str] = KNOWN) -> tup
                 return name, classes
     best = min(nearest, key=lambda name: len(nearest[name]))
     raise ValueError(
-        f'{path}: for weights of your own training use export-weights, with its args.yaml beside them. convert knows '
-        f'the architectures that the authors have trained, of which {best} is the nearest, but '
-        f'{"; ".join(nearest[best][:3])}. All of them: {", ".join(nearest)}'
+        f'{path} fits none of the architectures that the authors trained; the nearest is {best}, but '
+        f'{"; ".join(nearest[best][:3])}. For weights you trained, use export-weights, with args.yaml beside them. '
+        f'Known: {", ".join(nearest)}'
     )

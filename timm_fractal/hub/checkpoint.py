@@ -1,4 +1,4 @@
-"""Checkpoints of training scripts, read without running what may be in them."""
+"""Reads checkpoints of training scripts without running code in them."""
 
 import argparse
 import csv
@@ -19,7 +19,7 @@ from timm.models import clean_state_dict
 
 from .._utils.atomic import check_regular
 from ..spec import MAX_SAMPLES, parse_name
-from .values import is_whole, text, typed
+from .values import is_integer, text, typed
 
 Tensors = dict[str, torch.Tensor]
 Shapes = dict[str, tuple[int, ...]]
@@ -32,11 +32,11 @@ class Checkpoint:
     Attributes:
         path: The file.
         tensors: The weights, under timm's names.
-        args: train.py's arguments, or nothing if the file does not say.
-        epochs: Number of epochs that were trained, if the file says it.
+        args: train.py's arguments; empty if unknown.
+        epochs: Number of epochs trained, if known.
         ema: Whether they are the EMA weights.
-        loss: Mean training loss of the last of these epochs, if ``summary.csv`` lies beside the file.
-        metric: What train.py has measured of these weights on its validation split, such as ``'top1 35'``, if known.
+        loss: Mean training loss of the last of these epochs, if ``summary.csv`` is in the same folder.
+        metric: train.py's validation metric of these weights, such as ``'top1 35'``, if known.
     """
 
     path: Path
@@ -49,7 +49,7 @@ class Checkpoint:
 
     @property
     def samples(self) -> int | None:
-        """Number of samples that were seen, as the arguments say: the last, incomplete batch of an epoch is dropped."""
+        """Number of samples seen, computed from the arguments; the last, incomplete batch of an epoch is dropped."""
         try:
             spec: Any = parse_name(self.args['dataset'])
             rounds, length = self.args.get('epoch_repeats') or 0, self.args.get('train_num_samples')
@@ -64,41 +64,41 @@ def read(path: Path, use_ema: bool | None = None) -> Checkpoint:
     """Read a checkpoint of train.py, or a safetensors file.
 
     Args:
-        path: ``*.pth.tar`` and the like, or ``*.safetensors``. The arguments of the training are taken from the
-            checkpoint, from the metadata ``train_args`` of the safetensors file, or from ``args.yaml`` beside it.
-        use_ema: Take the moving average of the weights; by default, if there is one.
+        path: ``*.pth.tar`` and the like, or ``*.safetensors``. The training arguments come from the checkpoint, the
+            metadata ``train_args`` of the safetensors file, or ``args.yaml`` in the same folder.
+        use_ema: Read the EMA weights; by default if there are any.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is damaged, holds code, or has no weights of the kind asked for.
+        ValueError: It is damaged, contains code, or lacks the requested weights.
     """
     if not path.is_file():
         if not path.is_dir():
             check_regular(path)
-        words = 'is a folder: name a file in it, such as last.pth.tar' if path.is_dir() else 'no such file'
+        words = 'is a folder: give a file in it, such as last.pth.tar' if path.is_dir() else 'no such file'
         raise FileNotFoundError(f'{path}: {words}')
     if path.suffix == '.safetensors':
         if use_ema:
-            raise ValueError(f'{path}: --use-ema cannot be used with a safetensors file, it holds one set of weights')
+            raise ValueError(f'{path}: --use-ema cannot be used with a safetensors file, which has one set of weights')
         tensors, metadata = _read_safetensors(path)
         return Checkpoint(path, check_tensors(path, tensors), _args_within(path, metadata) or _args_beside(path))
     content = unpickle(path)
     if is_bare(content):
-        # What timm's avg_checkpoints.py and clean_checkpoint.py write.
+        # Written by timm's avg_checkpoints.py and clean_checkpoint.py.
         if use_ema:
             raise ValueError(f'{path}: --use-ema cannot be used with a bare state dict, which is one set of weights')
         return Checkpoint(path, check_tensors(path, content), _args_beside(path))
     key = 'state_dict_ema' if use_ema or (use_ema is None and content.get('state_dict_ema')) else 'state_dict'
     tensors = content.get(key) or {}
     if not tensors:
-        hint = ': a file of the authors of a method, use convert' if 'model' in content else ''
+        hint = ': for a file released by the authors of a method, use convert' if 'model' in content else ''
         raise ValueError(f'{path}: no {key!r} in this checkpoint, it has: {listed(content)}{hint}')
     args = content.get('args')
     args = typed(path, vars(args)) if isinstance(args, argparse.Namespace) else _args_beside(path)
     epochs = None
     for name in ('epoch', 'version'):
-        if not (content.get(name) is None or is_whole(0, MAX_SAMPLES)(content[name])):
-            raise ValueError(f'{path}: {name} must be a whole number, got {str(content[name])[:100]!r}')
+        if not (content.get(name) is None or is_integer(0, MAX_SAMPLES)(content[name])):
+            raise ValueError(f'{path}: {name} must be an integer, got {str(content[name])[:100]!r}')
     if content.get('epoch') is not None:
         epochs = content['epoch'] + ((content.get('version') or 1) > 1)
     loss = _loss_beside(path, epochs)
@@ -112,17 +112,17 @@ def _metric(content: dict[str, Any], args: dict[str, Any]) -> str | None:
     value, name = content.get('metric'), args.get('eval_metric')
     if not isinstance(value, (int, float)) or not isinstance(name, str) or not math.isfinite(value):
         return None
-    # With EMA weights elsewhere they are not what was measured last.
+    # With --model-ema-force-cpu, train.py does not evaluate the EMA weights.
     return f'{name} {value:.4g}' if args.get('val_split') and not args.get('model_ema_force_cpu') else None
 
 
 def is_bare(content: dict[Any, Any]) -> bool:
-    """Whether a checkpoint's contents are a bare state dict."""
+    """Whether the contents of a checkpoint are a bare state dict."""
     return bool(content) and all(isinstance(value, torch.Tensor) for value in content.values())
 
 
 def listed(names: Iterable[Any]) -> str:
-    """The first names, for a message.
+    """Join the first five names, for a message.
 
     Examples:
         >>> listed('abcdefg')
@@ -133,21 +133,21 @@ def listed(names: Iterable[Any]) -> str:
 
 
 def unpickle(path: Path) -> dict[str, Any]:
-    """Load what torch has saved, as data only: a file with code in it is refused, and nothing of it is run."""
+    """Load a file saved by torch as data only: files with code are refused without running any."""
     _check_archive(path)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            # About sparse tensors, which are refused below.
+            # Sparse tensors are refused below.
             warnings.filterwarnings('ignore', 'Validating sparse', UserWarning)
             content = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
         names = _foreign(path)
-        words = f'it wants to call {listed(names)}' if names else 'it was not written by torch, or is damaged'
-        raise ValueError(f'{path} is refused: {words}. Only tensors and plain values are read') from error
+        words = f'it calls {listed(names)}' if names else 'it was not written by torch, or is damaged'
+        raise ValueError(f'{path} is refused: {words}. Only tensors and plain values are allowed') from error
     except (OSError, MemoryError):
         raise
     except Exception as error:
-        # Whatever else the reader stumbles over.
+        # Other errors of torch's reader.
         words = f'{type(error).__name__}: {_first_line(error)}'
         raise ValueError(f'{path} is damaged, or not a checkpoint of torch ({words})') from error
     if not isinstance(content, dict):
@@ -156,18 +156,18 @@ def unpickle(path: Path) -> dict[str, Any]:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse an archive whose members are not what was written; torch does not compare their CRC-32."""
+    """Verify the CRC-32 of an archive's members, which torch does not."""
     if not zipfile.is_zipfile(path):
         return
     try:
         with zipfile.ZipFile(path) as archive:
-            # torch stores, and compresses nothing: there is no more to read than the file is long.
+            # torch does not compress, so reading is bounded by the size of the file.
             packed = [member.filename for member in archive.infolist() if member.compress_type != zipfile.ZIP_STORED]
             damaged = packed[0] if packed else archive.testzip()
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         raise ValueError(f'{path} is damaged ({_first_line(error)}): copy it again') from error
     if damaged is not None:
-        rule = 'is compressed, which torch never does' if packed else 'does not have the CRC-32 it was written with'
+        rule = 'is compressed, which torch never does' if packed else 'has a wrong CRC-32'
         raise ValueError(f'{path} is damaged: {damaged[:100]!r} in it {rule}; copy it again')
 
 
@@ -179,21 +179,21 @@ def _foreign(path: Path) -> list[str]:
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except Exception:
-        # Not torch's format: the functions it would call cannot be listed.
+        # Not in torch's format.
         return []
 
 
 def check_tensors(path: Path, tensors: Any) -> Tensors:
-    """Take off the prefixes of wrappers; all values must be tensors."""
+    """Check that all values are plain tensors, and strip the prefixes of wrappers."""
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
         raise ValueError(f'{path}: the weights must be a dict of tensors, got {type(tensors).__name__}')
     for name, tensor in tensors.items():
         if not isinstance(name, str):
-            raise ValueError(f'{path}: names of tensors must be text, got {str(name)[:100]!r}')
+            raise ValueError(f'{path}: tensor names must be strings, got {str(name)[:100]!r}')
         if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
-            raise ValueError(f'{path}: {name[:100]!r} must be a plain tensor, not sparse, without data or quantised')
+            raise ValueError(f'{path}: {name[:100]!r} must be a plain tensor, not sparse, quantized or without data')
     cleaned: Tensors = clean_state_dict(tensors)
-    # The second statistics of --split-bn count in training only.
+    # The auxiliary statistics of --split-bn are used in training only.
     return {name: tensor for name, tensor in cleaned.items() if '.aux_bn.' not in name}
 
 
@@ -206,7 +206,7 @@ def _read_safetensors(path: Path) -> tuple[Tensors, dict[str, str]]:
 
 
 def shapes(path: Path) -> Shapes:
-    """Names and shapes of the tensors of a safetensors file, which must be complete."""
+    """Return the names and shapes of the tensors in a safetensors file."""
     try:
         with safe_open(path, framework='pt') as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
@@ -245,5 +245,5 @@ def _loss_beside(path: Path, epochs: int | None) -> float | None:
         loss = float(losses[-1]) if losses else math.nan
         return loss if math.isfinite(loss) else None
     except (csv.Error, ValueError, TypeError) as error:
-        words = f'{file} is not a summary of train.py ({_first_line(error)}): mend it or move it away'
+        words = f'{file} is not a summary of train.py ({_first_line(error)}): correct or remove it'
         raise ValueError(words) from error

@@ -1,4 +1,4 @@
-"""Export of trained weights: from a checkpoint to a folder that timm loads."""
+"""Exports a checkpoint of trained weights to a folder that timm loads."""
 
 import contextlib
 import dataclasses
@@ -35,25 +35,24 @@ from .manifest import HUB_FILE, Weights
 from .model_card import CURVES, FIELDS, card
 from .origin import CONFIG, Origin
 
-#: The files of an exported folder. The last three are there if the training and its curves are known.
+#: The files of an exported folder. The last three are optional.
 FILES = (HUB_FILE, CONFIG, 'README.md', 'train_args.yaml', 'ifs.json', CURVES)
 
-#: The licence of weights that nobody has named one for.
+#: License if none is given.
 LICENSE = 'unknown'
 
-#: How weights can be stored; timm loads them into a model of any dtype.
+#: Storage formats of weights; timm loads them into a model of any dtype.
 DTYPES = {'float32': torch.float32, 'float16': torch.float16, 'bfloat16': torch.bfloat16}
 
-# Arguments of an architecture that every timm model has or can be given: a tag can stand for all others only if there
-# are none.
+# Arguments common to timm models. Weights whose model needs any others cannot be named by architecture and tag.
 _ORDINARY = {'num_classes', 'in_chans', 'img_size', 'global_pool'}
 
 _TAG = r'[A-Za-z0-9_-]{1,96}'
 
-# Files that hold tensors in a form that can hold code too.
+# Tensor file formats that can contain code.
 _UNSAFE = ('.bin', '.ckpt', '.pickle', '.pkl', '.pt', '.pth', '.tar')
 
-# A folder within the destination that a killed process leaves behind.
+# Temporary folder within the destination; a killed process leaves it behind.
 _UNFINISHED = '.export-'
 
 
@@ -74,17 +73,18 @@ def export_weights(
     """Export a checkpoint of train.py as a folder that timm loads with ``local-dir:``, and from the Hub.
 
     Args:
-        path: ``last.pth.tar`` and the like, or a safetensors file or a bare state dict with ``args.yaml`` beside it.
-        dest: The folder, by default ``<architecture>.<tag>`` here.
-        use_ema: Take the moving average of the weights; by default, if there is one.
+        path: ``last.pth.tar`` and the like; or a safetensors file or bare state dict with ``args.yaml`` in the same
+            folder.
+        dest: The folder, by default ``<architecture>.<tag>`` in the current folder.
+        use_ema: Export the EMA weights; by default if there are any.
         head: Keep the head for the classes of the training.
-        tag: What the weights are called, by default after the data set: ``fractal1_1k``, ``fractals10_1k``.
-        license: SPDX identifier of the licence that you give the weights.
-        recipe: The recipe of the training, for the model card.
-        hardware: The hardware it ran on, for the model card.
-        dtype: ``float16`` or ``bfloat16`` store the weights in half the bytes of ``float32``; by default as they are.
-        results: What was measured, each as ``'name=value'``, for the model card.
-        curves: A PNG file that shows it, accuracy along a fine-tuning say, for the model card.
+        tag: Name of the weights, by default after the data set: ``fractal1_1k``, ``fractals10_1k``.
+        license: SPDX identifier of the license of the weights.
+        recipe: Training recipe, for the model card.
+        hardware: Training hardware, for the model card.
+        dtype: ``float16`` or ``bfloat16`` halve the size of ``float32``; by default unchanged.
+        results: Measurements, each ``'name=value'``, for the model card.
+        curves: A PNG file, for instance of accuracy during fine-tuning, for the model card.
 
     Returns:
         The folder.
@@ -92,7 +92,7 @@ def export_weights(
     Raises:
         ValueError: The checkpoint is damaged, refused, or does not fit its architecture; a weight is too large for
             ``dtype``; ``curves`` is not a PNG file.
-        FileExistsError: The folder holds something else.
+        FileExistsError: The folder contains other files.
         OSError: It cannot be read or written.
     """
     if dtype is not None and dtype not in DTYPES:
@@ -100,7 +100,7 @@ def export_weights(
     picture = None if curves is None else _read_png(Path(curves))
     found = checkpoint.read(Path(path), use_ema)
     if 'model' not in found.args:
-        raise ValueError(f'{path} does not say how it was trained: put the args.yaml of the training beside it')
+        raise ValueError(f'{path} has no training arguments: put the args.yaml of the training in the same folder')
     said = {'recipe': recipe, 'hardware': hardware, 'stored_as': dtype, 'results': _results(results)}
     return _write(found, dest, tag or _default_tag(found), license, said, head, dtype=dtype, picture=picture)
 
@@ -114,24 +114,25 @@ def convert(
     license: str = LICENSE,
     results: Iterable[str] = (),
 ) -> Path:
-    """Turn a ``.pth`` file as the authors of 1p-frac, OFDB and FractalDB release them into the same kind of folder.
+    """Convert a ``.pth`` file released by the authors of 1p-frac, OFDB or FractalDB into a folder that timm loads.
 
-    The file holds the tensors under the key ``model``, or is a bare state dict, under timm's names. The architecture is
-    found from their shapes; mean and standard deviation of the input are 0.5, as in all pre-training of these authors.
+    The file has tensors with timm's names under the key ``model``, or is a bare state dict. The architecture is
+    inferred from their shapes; mean and standard deviation of the input are 0.5, as in all pre-training by these
+    authors.
 
     Args:
         path: The file.
-        dest: The folder, by default ``<architecture>.<tag>`` here.
+        dest: The folder, by default ``<architecture>.<tag>`` in the current folder.
         head: Keep the head for the classes of the training.
-        tag: What the weights are called, by default as the file is.
-        license: SPDX identifier of the file's licence, in lower case.
-        results: What was measured, each as ``'name=value'``, for the model card.
+        tag: Name of the weights, by default that of the file.
+        license: SPDX identifier of the file's license, in lower case.
+        results: Measurements, each ``'name=value'``, for the model card.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: The file is damaged, refused, or of an architecture that is not known.
+        ValueError: The file is damaged, refused, or of an unknown architecture.
         OSError: It cannot be read or written.
     """
     path = Path(path)
@@ -140,10 +141,10 @@ def convert(
     content = checkpoint.unpickle(path)
     weights = content if checkpoint.is_bare(content) else content.get('model')
     if weights is None:
-        hint = ': a checkpoint of train.py, use export-weights' if 'state_dict' in content else ''
+        hint = ': for a checkpoint of train.py, use export-weights' if 'state_dict' in content else ''
         raise ValueError(f"{path}: no 'model' in this file, it has: {checkpoint.listed(content)}{hint}")
     tensors = checkpoint.check_tensors(path, weights)
-    name, classes = architecture.recognise(path, tensors)
+    name, classes = architecture.recognize(path, tensors)
     args = {'model': name, 'num_classes': classes, 'mean': [0.5] * 3, 'std': [0.5] * 3}
     provenance = {'converted_from': path.name, 'sha256_of_original': sha256(path), 'results': _results(results)}
     tag = tag or re.sub(r'[^a-z0-9]+', '_', path.name.partition('.')[0].lower()).strip('_')
@@ -159,7 +160,7 @@ def _results(texts: Iterable[str]) -> dict[str, str]:
 
 
 def _dataset(args: dict[str, Any]) -> Any:
-    """The specification of the data set of a training; None if it is not one of ours."""
+    """Return the specification of a training's data set; None if it is not one of ours."""
     try:
         return parse_name(str(args.get('dataset')))
     except ValueError:
@@ -167,7 +168,7 @@ def _dataset(args: dict[str, Any]) -> Any:
 
 
 def _dataset_name(args: dict[str, Any]) -> str:
-    """The data set of a training that is not ours, without where it lies."""
+    """Return the name of a training's data set that is not ours, without its location."""
     return str(values.shareable({'dataset': args.get('dataset') or 'images in a folder'})['dataset'])
 
 
@@ -175,12 +176,12 @@ def _default_tag(found: Checkpoint) -> str:
     spec = _dataset(found.args)
     if spec is None:
         raise ValueError(
-            f'--tag must be given: it is named after data sets of timm-fractal, and the training was on '
+            f'--tag must be given: it has a default for data sets of timm-fractal only, not for '
             f'{_dataset_name(found.args)}'
         )
     classes = f'{spec.classes // 1000}k' if spec.classes % 1000 == 0 else str(spec.classes)
     name: str = spec.type
-    # One fractal and a thousand are not the same weights.
+    # Several base fractals give different weights from one.
     if (fractals := getattr(spec, 'fractals', 1)) > 1:
         name = f'fractals{fractals}'
     elif atoms := getattr(spec, 'atoms', 0):
@@ -189,7 +190,7 @@ def _default_tag(found: Checkpoint) -> str:
 
 
 def _provenance(found: Checkpoint, start: Origin) -> dict[str, Any]:
-    """What a checkpoint says about its training."""
+    """Collect what a checkpoint tells about its training."""
     spec = _dataset(found.args)
     packages = ('timm', 'torch', 'timm-fractal')
     return {
@@ -205,7 +206,7 @@ def _provenance(found: Checkpoint, start: Origin) -> dict[str, Any]:
 
 
 def _started_from(args: dict[str, Any], start: Origin) -> dict[str, Any] | None:
-    """The weights that a training began with, and what they were trained on if they say it."""
+    """Describe the initial weights of a training, with their data set if known."""
     told = values.shareable(args)
     file = told.get('pretrained_path') if args.get('pretrained') else None
     if file := told.get('initial_checkpoint') or file:
@@ -213,35 +214,35 @@ def _started_from(args: dict[str, Any], start: Origin) -> dict[str, Any] | None:
     if not args.get('pretrained'):
         return None
     name, hub_id, dataset = start.name, start.hub_id, start.provenance.get('dataset')
-    # An architecture alone stands for its default tag.
+    # Without a tag, timm uses the default one.
     if name == start.architecture and (cfg := timm.get_pretrained_cfg(name)) is not None:
         name, hub_id = f'{name}.{cfg.tag}', cfg.hf_hub_id
-    # Without the revision, which is not part of a name on the Hub.
+    # A revision is not part of a name on the Hub.
     said = {'weights': name, 'hub_id': hub_id and hub_id.partition('@')[0], 'dataset': dataset}
     return {key: value for key, value in said.items() if isinstance(value, str)}
 
 
 def _ifs_codes(found: Checkpoint, num_classes: int) -> Any:
-    """The IFS codes of a training on fractals; None for another data set, or one made of a file, which is not here.
+    """Compute the IFS codes of a training; None for other data sets, or those made from files, which are not available.
 
     Args:
         found: The checkpoint.
         num_classes: Number of outputs of its head.
 
     Raises:
-        ValueError: It has fewer outputs than the data set has classes.
+        ValueError: The head has fewer outputs than the data set has classes.
     """
     spec = _dataset(found.args)
     source = str(found.args.get('data_dir') or found.args.get('data') or '')
-    # Made from files, which are not here, the data set is not what its name alone says.
+    # With files, which are not available here, the name does not determine the data set.
     if spec is None or not spec.has_codes or (source and (spec.reads_folders or Path(source).suffix)):
         return None
     if spec.classes > num_classes:
         raise ValueError(
-            f'{found.path}: {spec} has {spec.classes} classes and num_classes is {num_classes}: the training cannot '
-            f'have been on it'
+            f'{found.path}: {spec} has {spec.classes} classes, but num_classes is {num_classes}: these weights cannot '
+            f'have been trained on it'
         )
-    # IFS codes do not depend on the canvas: nothing is rendered on a large one.
+    # IFS codes do not depend on the canvas, so a small one is faster.
     small: Any = dataclasses.replace(spec, cache='none', **REFERENCE_CANVAS)
     dataset: Any = create(small.name())
     return dataclasses.replace(dataset.codes, name=str(spec))
@@ -290,12 +291,12 @@ def _write(
         with exclusive_lock(dest):
             for killed in dest.glob(f'{_UNFINISHED}*'):
                 shutil.rmtree(killed, ignore_errors=True)
-            # On the same disk, so that every file appears complete.
+            # On the same disk, so that files appear atomically.
             with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=dest) as folder:
                 temporary = Path(folder)
                 save_config(model, temporary / CONFIG, fitted.model_args, provenance=provenance)
                 _save_tensors(stored, temporary / HUB_FILE)
-                # safetensors makes files that only their owner can read.
+                # safetensors makes its files readable by the owner only.
                 shutil.copymode(temporary / CONFIG, temporary / HUB_FILE)
                 text = card(name, cfg, provenance, picture is not None, folder=dest.name)
                 (temporary / 'README.md').write_text(text, encoding='utf-8')
@@ -323,32 +324,32 @@ def _read_png(path: Path) -> bytes:
     values.refuse_large(path)
     content = path.read_bytes()
     try:
-        # That it is one, and whole; nothing is decoded.
+        # Checks format and completeness without decoding.
         with Image.open(io.BytesIO(content), formats=['PNG']) as image:
             image.verify()
     except Exception as error:
-        # Pillow raises almost anything for a damaged file.
-        raise ValueError(f'{path} is not a PNG file, or damaged ({error})'[:300]) from error
+        # Pillow raises many types of errors for damaged files.
+        raise ValueError(f'{path} is not a PNG file, or is damaged ({error})'[:300]) from error
     return content
 
 
 def _stored_as(path: Path, tensors: Tensors, dtype: str | None) -> Tensors:
-    """The weights as they are stored: in the dtype that was asked for, or as trained.
+    """Convert weights to ``dtype``, if given, and make them contiguous and independent.
 
     Raises:
-        ValueError: A weight is not a number, or too large for the dtype.
+        ValueError: A weight is NaN, or too large for the dtype.
     """
     stored: Tensors = {}
     places: set[int] = set()
     for name, tensor in tensors.items():
         if tensor.is_floating_point():
             if tensor.isnan().any():
-                raise ValueError(f'{path}: {name} has values that are not numbers (NaN): take an earlier checkpoint')
+                raise ValueError(f'{path}: {name} has NaN values: use an earlier checkpoint')
             cast = tensor if dtype is None else tensor.to(DTYPES[dtype])
             if not torch.equal(cast.isfinite(), tensor.isfinite()):
                 raise ValueError(f'{path}: {name} has values too large for {dtype}: store the weights as bfloat16')
             tensor = cast
-        # Weights that blocks share are stored under each name: timm loads nothing that lacks one.
+        # Shared weights are stored under each of their names: timm requires all of them.
         place = tensor.untyped_storage().data_ptr()
         stored[name] = (tensor.clone() if place in places else tensor).contiguous()
         places.add(place)
@@ -359,28 +360,30 @@ def _save_tensors(tensors: Tensors, path: Path) -> None:
     try:
         save_file(tensors, path, {'format': 'pt'})
     except SafetensorError as error:
-        # How safetensors says that the disk is full, among other things.
+        # safetensors reports a full disk this way, among other errors.
         number = re.search(r'(?:os error|code:) (\d+)', str(error))
         code = int(number.group(1)) if number else errno.EIO
         raise OSError(code, f'the weights cannot be written ({os.strerror(code)})', str(path.parent.parent)) from error
 
 
 def _refuse_other(dest: Path) -> None:
-    """Raise if there is anything at the destination that is not an export."""
+    """Raise an error if the destination contains anything that is not an export."""
     if dest.exists() and not dest.is_dir():
         raise FileExistsError(f'{dest} is a file: the destination must be a folder')
     names = {path.name for path in dest.glob('*') if not path.name.startswith(_UNFINISHED)}
     others = sorted(names - set(FILES))
     if others:
-        raise FileExistsError(f'{dest} holds {others[0]!r}, which no export writes: choose another destination')
+        raise FileExistsError(
+            f'{dest} contains {others[0]!r}, which is not part of an export: choose another destination'
+        )
 
 
 def entry_of(folder: str | Path, **place: Any) -> Weights:
-    """What a manifest says about an exported folder.
+    """Make a manifest entry for an exported folder.
 
     Args:
         folder: Written by `export_weights` or `convert`.
-        place: Where the weights are: ``file``, or ``hf_hub_id`` and ``revision``.
+        place: Location of the weights: ``file``, or ``hf_hub_id`` and ``revision``.
 
     Raises:
         ValueError: The folder is damaged, or its model cannot be named by architecture and tag alone.
@@ -392,7 +395,7 @@ def entry_of(folder: str | Path, **place: Any) -> Weights:
     tag, license = cfg.pop('tag'), cfg.pop('license', 'unknown')
     model_args = config.get('model_args') or {}
     extra = sorted(model_args.keys() - _ORDINARY)
-    # What the file says of this model may be that it takes other sizes too; what counts is how timm builds a tag.
+    # This model may accept other sizes, but timm builds a tag with the configuration of its architecture.
     cfg['fixed_input_size'] = getattr(timm.get_pretrained_cfg(name), 'fixed_input_size', False)
     size = {'img_size': tuple(cfg['input_size'][-2:])} if cfg['fixed_input_size'] else {}
     plain = dict(num_classes=cfg['num_classes'], in_chans=cfg['input_size'][0], **size)
@@ -402,8 +405,8 @@ def entry_of(folder: str | Path, **place: Any) -> Weights:
         extra.append('global_pool')
     if extra:
         raise ValueError(
-            f'{folder}: a tag stands for an architecture as timm has it, and this one has other {", ".join(extra)}: '
-            f'load it as hf-hub: or local-dir:'
+            f'{folder}: a tag needs the default architecture, but this model differs in {", ".join(extra)}: '
+            f'load it with hf-hub: or local-dir:'
         )
     weights = folder / HUB_FILE
     architecture.refuse_differences(weights, name, architecture.model_shapes(model), checkpoint.shapes(weights))
@@ -413,9 +416,9 @@ def entry_of(folder: str | Path, **place: Any) -> Weights:
 
 
 def reference_output(model: Any) -> list[float]:
-    """First features that a model gives for an image that needs no file: a ramp from -1 to 1.
+    """Compute the first 8 features of a model for a ramp from -1 to 1 as image.
 
-    A manifest keeps them, so that every machine can see that it has loaded the same weights.
+    Stored in the manifest, they verify on any machine that the same weights were loaded.
     """
     size = model.pretrained_cfg['input_size']
     image = torch.linspace(-1, 1, math.prod(size)).reshape(1, *size)
@@ -429,31 +432,29 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     missing = [name for name in FILES[:3] if not (folder / name).is_file()]
     if missing:
-        raise FileNotFoundError(
-            f'{folder} is not an exported folder, it lacks {", ".join(missing)}: see export-weights'
-        )
+        raise FileNotFoundError(f'{folder} is not an exported folder, {", ".join(missing)} missing: see export-weights')
     config = origin.read_config(path)
     cfg = config['pretrained_cfg']
     if not isinstance(cfg.get('tag'), str) or not re.fullmatch(_TAG, cfg['tag']):
         raise ValueError(f'{path}: tag must be letters, digits, "_" and "-", got {str(cfg.get("tag"))[:100]!r}')
-    # Only keys that timm's own files have for a model's input and head are allowed.
+    # Only the keys of timm's own configuration files are allowed.
     unknown = sorted(set(cfg) - {field.name for field in dataclasses.fields(timm.models.PretrainedCfg)})
     if unknown:
         raise ValueError(f'{path}: unknown key {str(unknown[0])[:100]!r} in pretrained_cfg')
-    # With these timm would take the weights from another place than the folder.
+    # With these, timm would load the weights from somewhere else.
     elsewhere = [key for key in origin.SOURCES if cfg.get(key)]
     if elsewhere:
-        raise ValueError(f'{path}: pretrained_cfg must not say {elsewhere[0]!r}: the weights are {HUB_FILE} beside it')
+        raise ValueError(f'{path}: pretrained_cfg must not have {elsewhere[0]!r}: the weights are in {HUB_FILE}')
     return config
 
 
 def check(folder: str | Path) -> None:
-    """Refuse a folder that should not be published.
+    """Check that a folder can be published.
 
     Raises:
         FileNotFoundError: There is no such folder, or it is not an export.
-        ValueError: A file is damaged or does not fit the others, the card is incomplete, or there are weights in a form
-            that can hold code.
+        ValueError: A file is damaged or does not match the others, the card is incomplete, or there are files in a
+            format that can contain code.
     """
     from huggingface_hub import ModelCard
 
@@ -463,7 +464,7 @@ def check(folder: str | Path) -> None:
             raise ValueError(f'{folder / file} must be a regular file, not a link or a folder: copy the file there')
     unsafe = sorted(path.name for path in folder.glob('*') if path.suffix in _UNSAFE)
     if unsafe:
-        raise ValueError(f'{folder} holds {unsafe[0]!r}: only safetensors are published, remove it')
+        raise ValueError(f'{folder} contains {unsafe[0]!r}: remove it, only safetensors are published')
     config = _read_config(folder)
     where = f'{folder / "config.json"}: model_args'
     args = architecture.architecture_options(config['architecture'], config.get('model_args') or {}, where)
@@ -471,7 +472,7 @@ def check(folder: str | Path) -> None:
     try:
         model = architecture.on_meta(timm.create_model, config['architecture'], pretrained=False, **args)
     except Exception as error:
-        # The arguments go to the constructor of any model, which may raise anything.
+        # Constructors of models may raise anything.
         raise ValueError(f'{folder / "config.json"}: timm cannot build {config["architecture"]!r} ({error})') from error
     weights = folder / HUB_FILE
     expected, found = architecture.model_shapes(model), checkpoint.shapes(weights)
@@ -481,14 +482,14 @@ def check(folder: str | Path) -> None:
     try:
         data = ModelCard(path.read_text(encoding='utf-8'), ignore_metadata_errors=True).data
     except Exception as error:
-        # YAML that somebody else has written: its parser, and what the Hub's client makes of it, may raise anything.
-        raise ValueError(f'{path}: the front matter is not the YAML of a model card ({error})'[:500]) from error
+        # The YAML parser and the Hub's client may raise anything for malformed input.
+        raise ValueError(f'{path}: the front matter is not valid for a model card ({error})'[:500]) from error
     missing = [field for field in FIELDS if not getattr(data, field, None)]
     if missing:
-        raise ValueError(f'{path}: the front matter lacks {", ".join(missing)}')
+        raise ValueError(f'{path}: the front matter must have {", ".join(missing)}')
     for field in ('datasets', 'base_model'):
         named = getattr(data, field, None) or []
         for name in [named] if isinstance(named, str) else named:
             if not re.fullmatch(r'[A-Za-z0-9][\w.-]*(/[\w.-]+)?', str(name), re.ASCII):
-                rule = 'must be names of the Hub, such as owner/name, or be left out'
+                rule = 'must be names on the Hub, such as owner/name, or be left out'
                 raise ValueError(f'{path}: {field} {rule}, got {str(name)[:100]!r}')

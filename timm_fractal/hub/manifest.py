@@ -1,11 +1,11 @@
-"""Published weights: the manifest, where each file comes from, and its check against the manifest.
+"""Published weights: reads the manifest, and finds, verifies and loads the files.
 
-A file is looked for in this order, and its sha256 compared with the manifest's before any tensor is read:
+A file is searched for in this order, and its sha256 is compared with the manifest before any tensor is read:
 
-1. ``TIMM_FRACTAL_WEIGHTS``: a folder with ``<architecture>.<tag>.safetensors`` in it, or the address of a server that
-   has such files (``https://...``), which are then kept in torch.hub's cache;
+1. ``TIMM_FRACTAL_WEIGHTS``: a folder with ``<architecture>.<tag>.safetensors``, or the URL of a server with such files
+(``https://...``), which are cached in torch.hub's cache;
 2. the wheel;
-3. the Hugging Face Hub, at the manifest's revision. HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE are huggingface_hub's.
+3. the Hugging Face Hub, at the manifest's revision; huggingface_hub's HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE apply.
 """
 
 import base64
@@ -33,25 +33,25 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-#: The manifest; the files in the wheel lie beside it.
+#: The manifest; weights in the wheel are in the same folder.
 MANIFEST = Path(__file__).parent / 'pretrained' / 'manifest.json'
 
-#: Environment variable: a folder or a server of weights that is looked at first.
+#: Environment variable with a folder or server of weights that is searched first.
 SOURCE = 'TIMM_FRACTAL_WEIGHTS'
 
-#: Seconds to wait for a server's next word.
+#: Timeout for a read from a server, in seconds.
 READ_TIMEOUT = 30.0
 
-#: What a published repository calls its weights.
+#: Name of the weights in an exported folder or a published repository.
 HUB_FILE = 'model.safetensors'
 
 
-_TEXT, _MAPPING = (str, 'text'), (dict, 'names and values')
+_TEXT, _MAPPING = (str, 'a string'), (dict, 'a mapping')
 _PLACES = ('file', 'hf_hub_id', 'revision')
 _KINDS: dict[str, tuple[type, str]] = {
     'name': _TEXT,
     'sha256': _TEXT,
-    'size': (int, 'a whole number'),
+    'size': (int, 'an integer'),
     'pretrained_cfg': _MAPPING,
     'license': _TEXT,
     'provenance': _MAPPING,
@@ -61,16 +61,17 @@ _KINDS: dict[str, tuple[type, str]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """One entry of the manifest.
+    """An entry of the manifest.
 
     Attributes:
         name: Architecture and tag, ``'test_vit.fractal1_1k'``.
         sha256: Of the safetensors file.
-        size: Of the safetensors file, in bytes.
-        pretrained_cfg: Input and head of the model in timm's terms: input size, mean, std, number of classes, ...
-        license: SPDX identifier, in lower case as the Hub writes it.
+        size: Of the safetensors file in bytes.
+        pretrained_cfg: timm's configuration of the model's input and head: input size, mean, std, number of classes,
+            ...
+        license: SPDX identifier in lower case, as on the Hub.
         provenance: How it was trained: data set, base IFS, samples seen, versions, hardware, loss, results, ...
-        file: Name beside the manifest, if the wheel has it.
+        file: Name of the file in the manifest's folder, if it is in the wheel.
         hf_hub_id: ``'owner/name'`` on the Hub, if it is published.
         revision: Commit on the Hub.
     """
@@ -99,22 +100,24 @@ class Weights:
         if len(self.sha256) != 64 or set(self.sha256) - set('0123456789abcdef'):
             raise ValueError(f'{self.name}: sha256 must be 64 hexadecimal digits, got {self.sha256!r}')
         if self.file is not None and Path(self.file).name != self.file:
-            raise ValueError(f'{self.name}: file must be a name beside the manifest, got {self.file!r}')
+            raise ValueError(
+                f'{self.name}: file must be the name of a file in the folder of the manifest, got {self.file!r}'
+            )
         if not self.file and not self.hf_hub_id:
-            raise ValueError(f'{self.name}: file or hf_hub_id must say where the weights are, got neither')
+            raise ValueError(f'{self.name}: file or hf_hub_id must be given')
 
     @property
     def architecture(self) -> str:
-        """timm's name of the architecture."""
+        """Name of the architecture in timm."""
         return self.name.partition('.')[0]
 
     @property
     def tag(self) -> str:
-        """What follows the first dot of the name."""
+        """Part of the name after the first dot."""
         return self.name.partition('.')[2]
 
     def to_json(self) -> dict[str, Any]:
-        """The entry as the manifest has it, under its name."""
+        """Return the entry's value in the manifest, where its name is the key."""
         return {k: v for k, v in dataclasses.asdict(self).items() if k != 'name' and v is not None}
 
 
@@ -133,26 +136,26 @@ def manifest(path: str | Path | None = None) -> dict[str, Weights]:
     try:
         return {name: Weights(name, **entry) for name, entry in json.loads(path.read_bytes()).items()}
     except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f'{path} is not a manifest of weights, or damaged ({error})') from error
+        raise ValueError(f'{path} is not a manifest of weights, or is damaged ({error})') from error
 
 
 def add(entry: Weights, weights: Path, path: str | Path) -> Weights:
-    """Add an entry to a manifest, and the file it speaks of to the folder of the manifest.
+    """Add an entry to a manifest, and its file to the folder of the manifest.
 
     Args:
         entry: The entry; an existing one of the same name is replaced.
         weights: The safetensors file.
-        path: The manifest; it need not exist yet.
+        path: The manifest; created if it does not exist.
 
     Returns:
-        The entry as it is in the manifest now, with the name of the file.
+        The entry with the name of the file.
     """
     path = Path(path)
     entry = dataclasses.replace(entry, file=f'{entry.name}.safetensors')
     entries = (manifest(path) if path.exists() else {}) | {entry.name: entry}
     path.parent.mkdir(parents=True, exist_ok=True)
     check_file(weights, entry)
-    # Beside the manifest itself, not beside a link to it.
+    # In the folder of the manifest itself, not of a link to it.
     with atomic_write(path.resolve().with_name(f'{entry.name}.safetensors')) as temporary:
         shutil.copyfile(weights, temporary)
     with atomic_write(path) as temporary:
@@ -165,27 +168,27 @@ def check_file(path: Path, entry: Weights) -> None:
     """Compare the size and the sha256 of a file with the manifest's.
 
     Raises:
-        ValueError: It is another file, or damaged.
+        ValueError: It is a different file, or damaged.
     """
     words = f'{path} is damaged, or not the weights {entry.name}'
-    # Before it is read: it may be of any size.
+    # Compared before reading, since the file may be huge.
     found = path.stat().st_size
     if found != entry.size:
-        raise ValueError(f'{words}: it has {found:,} bytes and must have {entry.size:,}; delete it and try again')
+        raise ValueError(f'{words}: it has {found:,} bytes instead of {entry.size:,}; delete it and try again')
     digest = sha256(path)
     if digest != entry.sha256:
-        raise ValueError(f'{words}: its sha256 is {digest} and must be {entry.sha256}; delete it and try again')
+        raise ValueError(f'{words}: its sha256 is {digest} instead of {entry.sha256}; delete it and try again')
 
 
 def load(entry: Weights, cache_dir: str | Path | None = None) -> 'dict[str, torch.Tensor]':
-    """Find weights, check them, and read their tensors.
+    """Find weights, verify them, and read their tensors.
 
     Args:
-        entry: From the manifest.
-        cache_dir: Where downloads are kept, in place of the cache of the Hub's client or of torch.hub.
+        entry: Entry of the manifest.
+        cache_dir: Folder for downloads, instead of the cache of the Hub's client or torch.hub.
 
     Raises:
-        ValueError: The file that was found is not the one of the manifest.
+        ValueError: The file does not match the manifest.
         OSError: It cannot be found or read; the message says what to do.
     """
     from safetensors.torch import load_file
@@ -199,12 +202,12 @@ def load(entry: Weights, cache_dir: str | Path | None = None) -> 'dict[str, torc
             return tensors
     raise FileNotFoundError(
         f'{entry.name}: {entry.file} is missing in {MANIFEST.parent}: install timm-fractal again, or set {SOURCE} to a '
-        f'folder that has {entry.name}.safetensors'
+        f'folder with {entry.name}.safetensors'
     )
 
 
 def is_address(source: str) -> bool:
-    """Whether `SOURCE` names a server, and not a folder."""
+    """Whether a value of `SOURCE` is a URL rather than a folder."""
     return source.lower().startswith(('http://', 'https://'))
 
 
@@ -213,7 +216,7 @@ def _find_at_source(entry: Weights, cache_dir: str | Path | None) -> Path | None
     if not source:
         return None
     if is_address(source):
-        # A query, a signature say, stays behind the path.
+        # A query, such as a signature, stays after the path.
         address, question, query = source.partition('?')
         try:
             return _download(f'{address.rstrip("/")}/{entry.name}.safetensors{question}{query}', entry, cache_dir)
@@ -233,7 +236,6 @@ def _find_at_source(entry: Weights, cache_dir: str | Path | None) -> Path | None
 
 
 def _download(url: str, entry: Weights, cache_dir: str | Path | None) -> Path:
-    """Download the file behind an address."""
     import torch
 
     where = redacted(url)
@@ -250,13 +252,13 @@ def _download(url: str, entry: Weights, cache_dir: str | Path | None) -> Path:
                 raise _NotThere from None
             raise ConnectionError(f'{entry.name}: {where} answers {error.code} {error.reason}') from error
         except (OSError, http.client.HTTPException, ValueError) as error:
-            # Of a disk that is full the system's own words are best.
+            # For a full disk, the system's message is best.
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
             reason = str(getattr(error, 'reason', error) or type(error).__name__)[:200]
-            # Some messages repeat a part of the address, and a password with it.
+            # Some messages contain part of the URL, including a password.
             reason = type(error).__name__ if '@' in reason else reason.replace(url, where)
-            words = f'{entry.name}: {where} cannot be reached or read ({reason}); {SOURCE} names it'
+            words = f'{entry.name}: {where} cannot be reached or read ({reason}); it is set in {SOURCE}'
             raise ConnectionError(words) from None
         try:
             check_file(temporary, entry)
@@ -266,19 +268,19 @@ def _download(url: str, entry: Weights, cache_dir: str | Path | None) -> Path:
 
 
 class _NotThere(Exception):
-    """A server does not have a file."""
+    """The server does not have the file."""
 
 
 def _fetch(url: str, path: Path, size: int) -> None:
-    """Download an address to a file, with limits of size and time."""
-    # At least 100 kB a second, however small its pieces are.
+    """Download a URL to a file, limited in size and time."""
+    # At least 100 kB per second on average, however small the pieces.
     end = time.monotonic() + READ_TIMEOUT + size / 1e5
     parts = urllib.parse.urlsplit(url)
     user, at, host = parts.netloc.rpartition('@')
     request = urllib.request.Request(urllib.parse.urlunsplit((parts.scheme, host, parts.path, parts.query, '')))
     if at:
         token = base64.b64encode(urllib.parse.unquote(user).encode()).decode()
-        # Not passed on when the server redirects.
+        # Not sent to the target of a redirect.
         request.add_unredirected_header('Authorization', f'Basic {token}')
     with urllib.request.urlopen(request, timeout=READ_TIMEOUT) as answer, open(path, 'wb') as file:
         left = size + 1
@@ -286,7 +288,7 @@ def _fetch(url: str, path: Path, size: int) -> None:
             file.write(part)
             left -= len(part)
             if time.monotonic() > end:
-                raise TimeoutError(f'only {size + 1 - left:,} of {size:,} bytes came in time')
+                raise TimeoutError(f'only {size + 1 - left:,} of {size:,} bytes arrived in time')
 
 
 def _find_in_wheel(entry: Weights, cache_dir: str | Path | None) -> Path | None:

@@ -1,4 +1,4 @@
-"""The model card of exported weights."""
+"""Writes the model card of exported weights."""
 
 import html
 import math
@@ -7,10 +7,10 @@ from typing import Any
 
 from ..spec import SPECS
 
-#: The picture of a card, beside it.
+#: Image file of a card, in the same folder.
 CURVES = 'curves.png'
 
-#: What the front matter of a complete card says.
+#: Required fields of the front matter.
 FIELDS = ('library_name', 'pipeline_tag', 'license', 'tags')
 
 _CITATION = """@inproceedings{nakamura2024scaling,
@@ -21,7 +21,7 @@ _CITATION = """@inproceedings{nakamura2024scaling,
   year      = {2024}
 }"""
 
-# Facts about a training, and their names on the card.
+# Labels of the facts about a training.
 _WORDS = {
     'dataset': 'Data set',
     'samples': 'Samples seen',
@@ -45,7 +45,7 @@ config = timm.data.resolve_model_data_config(model)
 transform = timm.data.create_transform(**config, is_training=False)
 ```"""
 
-# What timm can load: a folder until it is published, see `published`.
+# The folder in `_USAGE`, which `published` replaces by a repository.
 _PLACE = re.compile(r"(?<=create_model\(')local-dir:[^'\n]*(?=')")
 
 
@@ -57,9 +57,9 @@ def card(
     Args:
         name: Architecture and tag.
         cfg: timm's configuration of input and head.
-        provenance: How the weights were trained. It may come from an untrusted file: its text is escaped.
-        curves: Whether there is a picture of curves beside it.
-        folder: What the folder of the card is called.
+        provenance: How the weights were trained. Its text is escaped, since it may come from an untrusted file.
+        curves: Whether there is an image of curves in the same folder.
+        folder: Name of the card's folder.
 
     Examples:
         >>> text = card('test_vit.x', {'license': 'mit', 'num_classes': 0}, {'dataset': 'fractal1'})
@@ -93,7 +93,7 @@ def card(
     if began:
         said.insert(min(1, len(said)), f'- Started from: {_lineage(began)}')
     place = f'local-dir:{re.sub(r"[^ -~]|[^A-Za-z0-9_. -]", "_", folder)}'
-    # The classes of rendered images are of use to nobody.
+    # The classes of rendered images are not useful for inference.
     head = ', num_classes=10' if is_ours and cfg['num_classes'] else ''
     parts = [
         f'---\n{front.to_yaml()}\n---',
@@ -105,14 +105,14 @@ def card(
         '## Results',
         _table(results),
     ]
-    parts += [f'![what was measured]({CURVES})'] * curves
+    parts += [f'![measurements]({CURVES})'] * curves
     parts += ['## Usage', _USAGE.format(place=place, head=head)]
     parts += ['## Citation', f'```bibtex\n{_CITATION}\n```']
     return '\n\n'.join(parts) + '\n'
 
 
 def published(card: str, repo_id: str) -> str:
-    """The text of a card with the repository in place of the folder.
+    """Replace the folder in the text of a card by the repository.
 
     Examples:
         >>> published("timm.create_model('local-dir:x', pretrained=True)", 'me/x')
@@ -127,14 +127,14 @@ _TIMM = '[timm](https://github.com/huggingface/pytorch-image-models)'
 def _introduction(dataset: str, provenance: dict[str, Any], head: bool) -> str:
     kind = dataset.partition('/')[0]
     if kind in SPECS:
-        what = 'from one image' if SPECS[kind].reads == 'images' else 'without a photograph'
+        what = 'from photographs' if SPECS[kind].reads == 'images' else 'without photographs'
         return (
-            f'Weights for {_TIMM}, pre-trained {what}: on {_text(dataset)}, a data set that timm-fractal renders. They '
-            f'are meant as a start for fine-tuning' + ('; the classes of the head are artificial.' if head else '.')
+            f'Weights for {_TIMM}, pre-trained on {_text(dataset)}, a data set that timm-fractal renders {what}. They '
+            f'are a starting point for fine-tuning' + ('; the classes of the head are artificial.' if head else '.')
         )
     if 'converted_from' in provenance:
         return (
-            f'Weights for {_TIMM}, converted from a file of others: the tensors are theirs, the names and the '
+            f"Weights for {_TIMM}, converted from the authors' file: the tensors are unchanged, names and "
             f"configuration are timm's."
         )
     began = provenance.get('started_from')
@@ -147,7 +147,7 @@ def _lineage(began: dict[str, Any]) -> str:
 
 
 def _hub_datasets(dataset: str) -> list[str]:
-    """Data sets that the Hub can link to: those that timm reads as ``hfds/OWNER/NAME``."""
+    """Return data sets that the Hub can link to: those that timm reads as ``hfds/OWNER/NAME``."""
     kind, _, place = dataset.partition('/')
     return [place] if kind == 'hfds' and re.fullmatch(r'[\w.-]+/[\w.-]+', place, re.ASCII) else []
 
@@ -179,7 +179,7 @@ def _text(value: Any) -> str:
 
 
 def _slug(what: str) -> str:
-    """A name as the Hub wants that of a data set."""
+    """Convert a name to the Hub's form for data sets."""
     return re.sub(r'[^A-Za-z0-9]+', '-', what).strip('-').lower()[:96]
 
 
@@ -195,4 +195,4 @@ def _table(results: dict[str, Any]) -> str:
     if not results:
         return 'None given.'
     rows = [f'| {_text(name)} | {_text(value)} |' for name, value in results.items()]
-    return '\n'.join(['| what | measured |', '|---|---|', *rows])
+    return '\n'.join(['| benchmark | result |', '|---|---|', *rows])

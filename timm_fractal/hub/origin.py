@@ -1,4 +1,4 @@
-"""What the model name of a training stands for: an architecture, a tag, a folder, or a repository on the Hub."""
+"""Resolves the model name of a training: an architecture, a tag, a folder, or a repository on the Hub."""
 
 import dataclasses
 import json
@@ -13,21 +13,21 @@ from .values import MAX_OPTION, check_values, refuse_large, shareable
 
 CONFIG = 'config.json'
 
-# Where timm looks for weights, or for code that loads them.
+# Keys with which timm finds weights, or code that loads them.
 SOURCES = ('source', 'file', 'url', 'hf_hub_id', 'hf_hub_filename', 'state_dict', 'custom_load')
 
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """Where a model began.
+    """The initial model of a training.
 
     Attributes:
-        name: As train.py was given it, without the folders of one machine.
-        architecture: timm's name of it.
-        cfg: Input and head in timm's terms; nothing for the default of the architecture.
+        name: The name given to train.py, without local folders.
+        architecture: Its name in timm.
+        cfg: timm's configuration of input and head; empty for the architecture's default.
         model_args: Options of the architecture.
-        hub_id: ``'owner/name'`` of the weights, if they are on the Hub.
-        provenance: How these weights were trained, if they say it.
+        hub_id: ``'owner/name'`` of the weights if they are on the Hub.
+        provenance: How the initial weights were trained, if known.
     """
 
     name: str
@@ -39,14 +39,14 @@ class Origin:
 
 
 def find(name: str) -> Origin:
-    """Find what a model name stands for.
+    """Resolve a model name.
 
     Args:
         name: ``'test_vit'``, ``'test_vit.fractal1_1k'``, ``'local-dir:FOLDER'`` or ``'hf-hub:OWNER/NAME'``.
 
     Raises:
-        ValueError: timm has no such architecture, or the configuration that was found is damaged.
-        OSError: There is no such folder, or the Hub cannot be reached; the message says what to do.
+        ValueError: timm has no such architecture, or its configuration is damaged.
+        OSError: No such folder, or the Hub cannot be reached; the message says what to do.
 
     Examples:
         >>> find('test_vit').architecture
@@ -58,8 +58,8 @@ def find(name: str) -> Origin:
         path = Path(place) / CONFIG
         if not path.is_file():
             raise FileNotFoundError(
-                f'{path}: no such file; the training began with {name!r}, which says its architecture: put the folder '
-                f'back, or run the command where train.py was run'
+                f'{path}: no such file; the training started from {name!r}, which determines the architecture: restore '
+                f'the folder, or run the command in the folder where train.py ran'
             )
         return _read(path, str(shareable({'model': name})['model']))
     if colon and source == 'hf-hub':
@@ -67,7 +67,9 @@ def find(name: str) -> Origin:
 
         repo, _, revision = place.partition('@')
         path = Path(
-            call_hub(f'{name} (where the training began)', hf_hub_download, repo, CONFIG, revision=revision or None)
+            call_hub(
+                f'{name} (initial weights of the training)', hf_hub_download, repo, CONFIG, revision=revision or None
+            )
         )
         return dataclasses.replace(_read(path, name), hub_id=repo)
     architecture, _, tag = name.partition('.')
@@ -78,7 +80,7 @@ def find(name: str) -> Origin:
     try:
         cfg: Any = timm.get_pretrained_cfg(name) if tag else None
     except RuntimeError:
-        # A tag of another version of timm, or of another manifest: the architecture alone may be enough.
+        # A tag of another version of timm or another manifest: the architecture may be enough.
         cfg = None
     if cfg is None:
         return Origin(name, architecture)
@@ -102,10 +104,10 @@ def _without_sources(cfg: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read the ``config.json`` beside weights of timm: an architecture, its number of classes, input and head.
+    """Read timm's ``config.json``: architecture, number of classes, input and head.
 
     Raises:
-        ValueError: It is damaged, or a value has another type than timm gives it.
+        ValueError: It is damaged, or a value has the wrong type.
     """
     refuse_large(path)
     try:
@@ -113,16 +115,16 @@ def read_config(path: Path) -> dict[str, Any]:
         if not (config['architecture'] and config['pretrained_cfg']['input_size']):
             raise ValueError('an empty value')
         if not isinstance(config['architecture'], str) or not isinstance(config['pretrained_cfg'], dict):
-            raise TypeError('architecture must be a name, and pretrained_cfg names and values')
+            raise TypeError('architecture must be a string, and pretrained_cfg a mapping')
         classes = config['num_classes']
         if type(classes) is not int or not 0 <= classes <= MAX_OPTION:
             raise ValueError(f'num_classes must be from 0 to {MAX_OPTION}, got {str(classes)[:100]!r}')
         for key in ('provenance', 'model_args'):
             if not isinstance(config.get(key) or {}, dict):
-                raise TypeError(f'{key} must be names and values, got {type(config[key]).__name__}')
+                raise TypeError(f'{key} must be a mapping, got {type(config[key]).__name__}')
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
-            f'{path} is not a configuration of timm, or damaged ({type(error).__name__}: {error})'
+            f'{path} is not a configuration of timm, or is damaged ({type(error).__name__}: {error})'
         ) from error
     check_values(path, config['pretrained_cfg'])
     return config

@@ -1,4 +1,4 @@
-"""Upload of a folder of weights to the Hub."""
+"""Uploads a folder of weights to the Hub."""
 
 import contextlib
 import json
@@ -18,12 +18,12 @@ from .model_card import published
 
 
 class Published(NamedTuple):
-    """What `publish` has done.
+    """Result of `publish`.
 
     Attributes:
-        url: Where the weights are now; empty after a dry run.
-        entry: What a manifest says about them; without a place after a dry run.
-        unchecked: Why a dry run could not ask the Hub whether it takes the model card; empty if it does.
+        url: Address of the weights; empty after a dry run.
+        entry: Their manifest entry; without a location after a dry run.
+        unchecked: Why a dry run could not validate the model card with the Hub; empty if it could.
     """
 
     url: str
@@ -42,26 +42,26 @@ def publish(
 ) -> Published:
     """Upload an exported folder to the Hub, download it again, and compare.
 
-    Everything that can be checked is checked before a repository is created, the metadata of the model card by the Hub.
+    All checks, including the Hub's validation of the model card, run before a repository is created.
 
-    Done again, it completes an upload that was interrupted, and changes nothing where nothing has changed. The token is
-    the one of the Hub's client: HF_TOKEN, or what ``hf auth login`` has stored.
+    Running it again completes an interrupted upload, and changes nothing if nothing has changed. The token comes from
+    HF_TOKEN or ``hf auth login``.
 
     Args:
-        folder: Written by `export_weights` or `convert`; it is not changed. The model card that is uploaded names the
-            repository in place of the folder.
-        repo_id: ``'owner/name'``; it is created if need be.
-        private: Create it as a private one.
-        create_pr: Open a pull request, in place of a commit.
-        revision: Branch to commit to; it is created if need be.
-        dry_run: Check everything, upload nothing. The Hub is asked about the model card if it can be reached.
+        folder: Written by `export_weights` or `convert`; not modified. The uploaded model card names the repository
+            instead of the folder.
+        repo_id: ``'owner/name'``; created if necessary.
+        private: Create a private repository.
+        create_pr: Open a pull request instead of committing.
+        revision: Branch to commit to; created if necessary.
+        dry_run: Check everything, upload nothing. The model card is validated if the Hub can be reached.
 
     Returns:
-        Where it is, and the entry for a manifest.
+        Address and manifest entry of the weights.
 
     Raises:
-        ValueError: The folder should not be published, see `check`, the Hub refuses its model card, or an argument is
-            wrong.
+        ValueError: The folder cannot be published, see `check`, the Hub refuses its model card, or an argument is
+            invalid.
         OSError: The Hub refuses or cannot be reached; the message says what to do.
     """
     from huggingface_hub import HfApi, ModelCard, get_token
@@ -70,17 +70,17 @@ def publish(
     _check_repo_id(repo_id)
     if create_pr and revision is not None:
         raise ValueError(
-            f'a pull request is always for the main branch: leave out --create-pr or --revision {revision}'
+            f'a pull request always targets the main branch: leave out --create-pr or --revision {revision}'
         )
     check(folder)
     if not dry_run and get_token() is None:
-        raise PermissionError('no token for the Hub: `hf auth login`, or set HF_TOKEN to one that may write')
+        raise PermissionError('no token for the Hub: run `hf auth login`, or set HF_TOKEN to one with write access')
     what = f'publishing to {repo_id}'
     card = published(values.text(folder / 'README.md'), repo_id)
     try:
         call_hub(what, ModelCard(card, ignore_metadata_errors=True).validate)
     except ValueError as error:
-        raise ValueError(f'{folder / "README.md"}: the Hub refuses its front matter: {_words(error)}') from error
+        raise ValueError(f'{folder / "README.md"}: the Hub rejects the front matter: {_words(error)}') from error
     except OSError as error:
         if dry_run:
             return Published('', _entry(folder), str(error))
@@ -89,7 +89,7 @@ def publish(
         return Published('', _entry(folder), '')
     api = HfApi(library_name='timm-fractal', library_version=__version__)
     if not create_pr:
-        # A pull request goes to an existing repository.
+        # A pull request needs an existing repository.
         call_hub(what, api.create_repo, repo_id, private=private or None, exist_ok=True)
     if revision is not None:
         call_hub(what, api.create_branch, repo_id, branch=revision, exist_ok=True)
@@ -98,10 +98,10 @@ def publish(
 
 
 def _upload(api: Any, what: str, folder: Path, card: str, repo_id: str, create_pr: bool, revision: str | None) -> Any:
-    """Upload the files of a folder with this card, and compare what the Hub gives back."""
+    """Upload the files of a folder with this card, download them, and compare."""
     from huggingface_hub import hf_hub_download
 
-    # The folder stays as it is: it can be published elsewhere as well.
+    # A copy, so that the folder can also be published elsewhere.
     with tempfile.TemporaryDirectory() as staging, tempfile.TemporaryDirectory() as cache:
         files = [file for file in FILES if (folder / file).is_file()]
         for file in files:
@@ -120,12 +120,12 @@ def _upload(api: Any, what: str, folder: Path, card: str, repo_id: str, create_p
             options = dict(revision=info.oid, cache_dir=cache)
             uploaded = Path(call_hub(f'checking {file} in {repo_id}', hf_hub_download, repo_id, file, **options))
             if sha256(uploaded) != sha256(Path(staging, file)):
-                raise OSError(f'{repo_id}: {file} came back from the Hub with another sha256: publish it again')
+                raise OSError(f'{repo_id}: {file} came back from the Hub with a different sha256: publish it again')
     return info
 
 
 def _words(answer: ValueError) -> str:
-    """What the Hub says is wrong: JSON with messages, or text."""
+    """Extract the messages from an error response of the Hub: JSON or text."""
     text = str(answer)
     with contextlib.suppress(ValueError, KeyError, TypeError):
         text = '; '.join(str(error['message']) for error in json.loads(text)['errors'])
@@ -133,13 +133,12 @@ def _words(answer: ValueError) -> str:
 
 
 def _check_repo_id(repo_id: str) -> None:
-    """Refuse what the Hub would refuse."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
         validate_repo_id(repo_id)
-        # The Hub's client lets more through than the Hub does.
+        # The Hub is stricter than its client.
         valid = re.fullmatch(r'[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9_.-]+', repo_id) is not None
     except HFValidationError:
         valid = False
@@ -150,7 +149,7 @@ def _check_repo_id(repo_id: str) -> None:
 
 
 def _entry(folder: Path, **place: Any) -> dict[str, Any]:
-    """An entry for a manifest; nothing where the model cannot be named by a tag."""
+    """Return a manifest entry; empty if the model cannot be named by a tag."""
     try:
         entry = entry_of(folder, **(place or {'file': HUB_FILE}))
     except ValueError:

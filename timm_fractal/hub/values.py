@@ -1,4 +1,4 @@
-"""Validation of files about a training: limits, types, ranges; and redaction of private values."""
+"""Validates files about a training (limits, types, ranges), and redacts private values."""
 
 import re
 from collections.abc import Callable
@@ -9,18 +9,18 @@ from .._utils.atomic import check_regular
 from .._utils.messages import redacted
 from ..spec import MAX_SAMPLES
 
-#: The largest text file beside a checkpoint, in bytes, and how many values the arguments in it may be.
+#: Limits of a text file beside a checkpoint: bytes, values, and depth of nesting.
 MAX_TEXT, MAX_VALUES, MAX_NESTED = 2**24, 20_000, 16
 
-#: The largest number that describes an architecture, and the largest number of blocks: no file makes a model of more.
+#: Limits of a model described by a file: largest number, and largest number of blocks.
 MAX_OPTION, MAX_DEPTH = 2**20, 1024
 
-# Arguments of train.py that are files or folders, even where they do not look so.
+# Arguments of train.py that are always files or folders.
 _PATHS = ('config', 'data', 'data_dir', 'initial_checkpoint', 'output', 'pretrained_path', 'resume')
 
 
 def refuse_large(file: Path) -> None:
-    """Raise a ValueError if a file beside weights is larger than `MAX_TEXT`, or is not a file: a pipe, say."""
+    """Raise a ValueError if a file beside weights is larger than `MAX_TEXT`, or not a regular file."""
     check_regular(file)
     if file.stat().st_size > MAX_TEXT:
         raise ValueError(f'{file} must have at most {MAX_TEXT:,} bytes, got {file.stat().st_size:,}')
@@ -33,24 +33,27 @@ def text(file: Path) -> str:
 
 
 def typed(path: Path, content: Any) -> dict[str, Any]:
-    """Arguments of train.py as they were read from a file: plain values, those that are used here of the right type.
+    """Convert arguments of train.py from a file to plain values, and check those used here.
 
     Raises:
-        ValueError: A value that is used here has another type or is out of range, or there are too many values.
+        ValueError: A value has the wrong type or is out of range, or there are too many values.
     """
     if not isinstance(content, dict):
-        raise ValueError(f'{path}: the arguments of train.py must be names and values, got {type(content).__name__}')
+        raise ValueError(f'{path}: the arguments of train.py must be a mapping, got {type(content).__name__}')
     args = _plain(content, _Budget(path))
     check_values(path, args)
     return args
 
 
 def check_values(path: Path | str, values: dict[str, Any]) -> None:
-    """Raise a ValueError if what a file says of a training or of a model's input has another type, or is out of range.
+    """Check types and ranges of values about a training or a model's input.
 
     Args:
-        path: The file, or what else it is about, for the message.
-        values: In timm's terms; those that are not known are not looked at.
+        path: File or subject, for messages.
+        values: With timm's names; unknown ones are ignored.
+
+    Raises:
+        ValueError: A value has the wrong type or is out of range.
     """
     for key, (valid, words) in _ARGUMENTS.items():
         if values.get(key) is not None and not valid(values[key]):
@@ -61,8 +64,8 @@ def check_values(path: Path | str, values: dict[str, Any]) -> None:
             raise ValueError(f'{path}: {key} must be one number or {size[0]}, one per channel, got {len(values[key])}')
 
 
-def is_whole(low: int, high: int) -> Callable[[Any], bool]:
-    """A test for whole numbers in a range, both ends included."""
+def is_integer(low: int, high: int) -> Callable[[Any], bool]:
+    """Return a test for integers from ``low`` to ``high``."""
     return lambda value: type(value) is int and low <= value <= high
 
 
@@ -83,22 +86,22 @@ def _is_name(value: Any) -> bool:
 
 
 _CHANNELS = range(1, 65)
-_PIXELS = is_whole(1, 2**16)
+_PIXELS = is_integer(1, 2**16)
 
-# The arguments of train.py that are used: a test of their values, and the rule in words.
+# The arguments of train.py used here: a test, and its description.
 _ARGUMENTS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    'model': (_is_name, "the name of one of timm's architectures, or local-dir: or hf-hub: with a place"),
+    'model': (_is_name, 'the name of a timm model, local-dir:FOLDER or hf-hub:OWNER/NAME'),
     'dataset': (_is_name, 'a name of at most 1,000 characters'),
     'data_dir': (_is_name, 'a name of at most 1,000 characters'),
     'data': (_is_name, 'a name of at most 1,000 characters'),
-    'num_classes': (is_whole(0, 2**20), f'a whole number from 0 to {2**20}'),
-    'batch_size': (is_whole(1, 2**31), f'a whole number from 1 to {2**31}'),
-    'world_size': (is_whole(1, 2**20), f'a whole number from 1 to {2**20}'),
-    'train_num_samples': (is_whole(1, MAX_SAMPLES), f'a whole number from 1 to {MAX_SAMPLES}'),
+    'num_classes': (is_integer(0, 2**20), f'an integer from 0 to {2**20}'),
+    'batch_size': (is_integer(1, 2**31), f'an integer from 1 to {2**31}'),
+    'world_size': (is_integer(1, 2**20), f'an integer from 1 to {2**20}'),
+    'train_num_samples': (is_integer(1, MAX_SAMPLES), f'an integer from 1 to {MAX_SAMPLES}'),
     'epoch_repeats': (_is_number, f'a number from 0 to {MAX_SAMPLES}'),
-    'in_chans': (is_whole(1, 64), 'a whole number from 1 to 64'),
-    'img_size': (_PIXELS, f'a whole number from 1 to {2**16}'),
-    'input_size': (_are(_PIXELS, 3), 'three whole numbers: channels, height, width'),
+    'in_chans': (is_integer(1, 64), 'an integer from 1 to 64'),
+    'img_size': (_PIXELS, f'an integer from 1 to {2**16}'),
+    'input_size': (_are(_PIXELS, 3), 'three integers: channels, height, width'),
     'mean': (_are(_is_number, *_CHANNELS), 'a list of numbers, one per channel'),
     'std': (_are(_is_number, *_CHANNELS), 'a list of numbers, one per channel'),
     'crop_pct': (_is_number, 'a number'),
@@ -107,12 +110,12 @@ _ARGUMENTS: dict[str, tuple[Callable[[Any], bool], str]] = {
     'gp': (_is_word, 'a word'),
     'pretrained_path': (_is_name, 'a name of at most 1,000 characters'),
     'initial_checkpoint': (_is_name, 'a name of at most 1,000 characters'),
-    'model_kwargs': (lambda value: isinstance(value, dict), 'names and values'),
+    'model_kwargs': (lambda value: isinstance(value, dict), 'a mapping'),
 }
 
 
 class _Budget:
-    """How much may be read from a file whose values can stand for many more than it has bytes."""
+    """Counts the values of a file: YAML aliases can expand to many more values than the file has bytes."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.left = path, MAX_VALUES
@@ -131,7 +134,6 @@ def _plain(args: dict[Any, Any], budget: _Budget, depth: int = 0) -> dict[str, A
 
 
 def _plain_value(key: str, value: Any, budget: _Budget, depth: int) -> Any:
-    """For YAML and JSON."""
     budget.spend(depth)
     if isinstance(value, dict):
         return _plain(value, budget, depth)
@@ -141,7 +143,7 @@ def _plain_value(key: str, value: Any, budget: _Budget, depth: int) -> Any:
 
 
 def shareable(args: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of train.py without what should stay private: folders of a machine, tokens and passwords.
+    """Remove private values from arguments of train.py: local folders, tokens and passwords.
 
     Examples:
         >>> shareable({'data_dir': '/home/me/photos', 'hf_token': 'hf_abc', 'dataset': 'wds/s3://key:secret@bucket/x'})
@@ -159,7 +161,7 @@ def _shareable(key: str, value: Any) -> Any:
         return value
     if value and _SECRET.search(key):
         return 'REDACTED'
-    # name=secret within a longer text, and the Hub's own tokens.
+    # name=secret within a longer text, and tokens of the Hub.
     value = _ASSIGNED.sub(r'\1=REDACTED', value)
     value = _TOKEN.sub('REDACTED', value)
     value = _URL.sub(lambda match: _shareable_url(match[0]), value)
@@ -169,13 +171,13 @@ def _shareable(key: str, value: Any) -> Any:
     if colon and source == 'local-dir':
         return f'{source}:{_last(place)}'
     kind, slash, place = value.partition('/')
-    # A reader of timm and the folder that it reads: wds//data/shards.
+    # A timm reader and its folder: wds//data/shards.
     if slash and kind and _is_path(place):
         return f'{kind}/{_last(place)}'
     return _last(value) if key in _PATHS or _is_path(value) else value
 
 
-# Names that stand for secrets, in the arguments and in text such as 'hf_token=...'.
+# Names of secrets, as arguments or in text such as 'hf_token=...'.
 _WORD = r'(?:token|secret|passw(?:or)?d|passphrase|credential|api_?key|access_?key|private_?key|auth(?:orization)?)s?'
 _SECRET = re.compile(rf'(?i)(?:^|[_-]){_WORD}$')
 _ASSIGNED = re.compile(rf'(?i)\b([\w-]*{_WORD})=[^\s,;&]+')
@@ -195,5 +197,5 @@ def _is_path(text: str) -> bool:
 
 
 def _last(path: str) -> str:
-    """The last part of a path of POSIX or Windows: where on a machine it was tells others nothing."""
+    """Return the last part of a POSIX or Windows path."""
     return PureWindowsPath(path).name

@@ -1,7 +1,7 @@
 """Patches of timm, applied right after the import of ``timm.data`` and ``timm.models``.
 
-The patches and their reasons are listed at the head of `timm_fractal.plugin.data` and `timm_fractal.plugin.models`.
-Nothing here imports timm.
+The patches and their reasons are listed in `timm_fractal.plugin.data` and `timm_fractal.plugin.models`. Nothing here
+imports timm.
 """
 
 from typing import Any
@@ -29,15 +29,15 @@ HOOKS = (
 
 
 def register() -> None:
-    """Make timm know the data sets and weights of this package, now or as soon as timm is imported.
+    """Register the data sets and weights of this package with timm, now or when timm is imported.
 
-    ``import timm_fractal`` calls it; it can be called any number of times.
+    Called by ``import timm_fractal``; calling it again does nothing.
     """
     for hook in HOOKS:
         hook.arm()
 
 
 def unregister() -> None:
-    """Undo `register`: timm is left as it was found."""
+    """Undo `register`: restore timm."""
     for hook in HOOKS:
         hook.disarm()

@@ -1,21 +1,20 @@
 """Patches of ``timm.data`` and their reasons.
 
-* The factories ``create_dataset`` and ``create_loader`` are wrapped in every module that keeps them, and in
-  ``__main__``, where a script has bound them before. A data set whose type is ours is ours, any other goes to timm
-  unseen. For our data sets alone, mixup's ``num_classes`` is compared with the data set's classes, ``num_workers=0`` is
-  made to work, and ``loader=device`` in the name gives our loader.
-* ``create_naflex_loader``, where a version has it, refuses a data set of ours with ``loader=device``, which it would
-  ignore.
-* ``mixup_target`` and ``pairwise_mixup_target``: a label beyond ``--num-classes`` is named, where timm ends with an
-  IndexError.
+* The factories ``create_dataset`` and ``create_loader`` are wrapped in every module that has them, and in ``__main__``
+  if a script has bound them already. They handle our data set types; everything else goes to timm. For our data sets,
+  mixup's ``num_classes`` is compared with the number of classes, ``num_workers=0`` works, and ``loader=device`` in the
+  name returns our loader.
+* ``create_naflex_loader``, if present, refuses our data sets with ``loader=device``, which it would ignore.
+* ``mixup_target`` and ``pairwise_mixup_target`` report a label beyond ``--num-classes``, where timm raises an
+IndexError.
 * ``_TORCH_BASIC_DS`` gets our types, so that ``--device-modules timm_fractal --dataset torch/fractal1`` works in a
   script that bound ``create_dataset`` before this package was imported.
 * ``NAME_TO_OP`` and ``LEVEL_TO_ARG`` get the warps of `timm_fractal.shape` as operations of RandAugment, and
-  ``rand_augment_choices`` is wrapped so that ``--aa rand-m9-tshape`` can name them.
-* ``NAME_TO_OP``: where Pillow refuses ``ImageOps.posterize(image, 0)`` (13 and later), the posterize operations get the
-  old meaning of zero bits back, a black image; timm asks for 0 bits at magnitude 10.
+  ``rand_augment_choices`` is wrapped so that ``--aa rand-m9-tshape`` selects them.
+* ``NAME_TO_OP``: if Pillow refuses ``ImageOps.posterize(image, 0)`` (13 and later), the posterize operations return a
+  black image for 0 bits, as before; timm uses 0 bits at magnitude 10.
 
-Every name was checked with the versions in `timm_fractal._timm_private.CHECKED`.
+All names were checked with the versions in `timm_fractal._timm_private.CHECKED`.
 """
 
 import difflib
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger('timm_fractal')
 
-#: Names that are patched or extended; a test checks each. Some versions of timm lack some of `PATCHED_IF_THERE`.
+#: Patched or extended names, each covered by a test. Some versions of timm lack some of `PATCHED_IF_THERE`.
 PATCHED = (
     'timm.data.create_dataset',
     'timm.data.dataset_factory.create_dataset',
@@ -55,20 +54,20 @@ PATCHED_IF_THERE = (
     'timm.data.naflex_mixup.pairwise_mixup_target',
 )
 
-#: Magnitude of a warp, see `timm_fractal.shape`, at level 10 of RandAugment; the largest of timm's shears is the same.
+#: Magnitude of a warp, see `timm_fractal.shape`, at level 10 of RandAugment; equal to that of timm's shears.
 MAX_OPERATION_MAGNITUDE = 0.3
 
 
 def patch(host: Any, undo: Undo) -> None:
     auto_augment, dataset_factory, loader = host.auto_augment, host.dataset_factory, host.loader
-    # One wrapper for both places where timm keeps each function.
+    # timm has each function in two modules, which share a wrapper.
     create_dataset = _wrap_create_dataset(host.create_dataset)
     create_loader = _wrap_create_loader(host.create_loader)
     for module in (host, dataset_factory):
         set_attribute(undo, module, 'create_dataset', create_dataset)
     for module in (host, loader):
         set_attribute(undo, module, 'create_loader', create_loader)
-    # A script that bound timm's functions before this package was imported, with --device-modules for example.
+    # A script may have bound timm's functions before this package was imported, for example with --device-modules.
     script = sys.modules.get('__main__')
     for name, original, wrapper in (
         ('create_dataset', create_dataset.__wrapped__, create_dataset),  # type: ignore[attr-defined]
@@ -116,9 +115,9 @@ def _wrap_create_dataset(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _names:
-    """Arguments by name, of a function of timm: by its signature, or by timm's documentation if it hides that.
+    """Maps the arguments of a timm function to names, by its signature or else by its documentation.
 
-    Another plug-in may have wrapped it as ``lambda *args, **kwargs: ...``.
+    Another plug-in may have hidden the signature with a wrapper such as ``lambda *args, **kwargs: ...``.
     """
 
     def __init__(self, function: Callable[..., Any], *documented: str) -> None:
@@ -133,22 +132,22 @@ class _names:
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         if len(args) > len(self.names):
-            raise TypeError(f'at most {", ".join(self.names)} can be given without their names, got {len(args)} values')
+            raise TypeError(f'only {", ".join(self.names)} can be positional arguments, got {len(args)} of them')
         return dict(zip(self.names, args)) | kwargs
 
 
 def _explain_typo(name: Any, root: Any) -> None:
-    """Without a root timm would end with a TypeError about None, for a name that was meant to be ours."""
+    """Raise a helpful error for a misspelled name of ours; timm would raise a TypeError about the missing root."""
     if root is None and isinstance(name, str):
         kind = name.lower().partition('/')[0]
         if kind.startswith('fractal') or difflib.get_close_matches(kind, SPECS, n=1):
             parse_name(name)
 
 
-#: Arguments of timm's factory that have no meaning for a rendered data set. Some of them (`seed`, `is_training`) differ
-#: between the two calls of train.py: were the images to depend on them, training and validation would not match.
-_WITHOUT_MEANING = frozenset({'search_split', 'is_training', 'download', 'batch_size', 'seed', 'trust_remote_code'})
-#: Arguments that ask for something a rendered data set cannot give.
+#: Arguments of timm's factory that rendered data sets ignore. Some (`seed`, `is_training`) differ between the two calls
+#: in train.py: images that depend on them would not match between training and validation.
+_IGNORED = frozenset({'search_split', 'is_training', 'download', 'batch_size', 'seed', 'trust_remote_code'})
+#: Arguments that rendered data sets cannot support.
 _REFUSED = frozenset({'class_map', 'load_bytes', 'input_key', 'target_key'})
 
 
@@ -158,7 +157,7 @@ def _our_dataset(name: str, split: str = 'validation', **options: Any) -> 'Datas
     for option in _REFUSED & options.keys():
         if options.pop(option):
             raise ValueError(f'{option} cannot be used with the rendered data set {name!r}: leave it out')
-    options = {k: v for k, v in options.items() if k not in _WITHOUT_MEANING and v is not None}
+    options = {k: v for k, v in options.items() if k not in _IGNORED and v is not None}
     dataset = create(name, split=split, **options)
     _warn_if_alike(dataset, options.get('root'))
     return dataset
@@ -170,12 +169,12 @@ def _warn_if_alike(dataset: Any, root: Any) -> None:
     try:
         separability.warn(dataset, root)
     except Exception as error:
-        # Diagnostics: the data set itself is ready.
+        # A diagnostic must not fail the data set.
         _logger.debug('cannot measure %s: %r', dataset, error)
 
 
 def _torch_dataset(name: str, train: bool, download: bool = False, **options: Any) -> 'Dataset[Any]':
-    """What timm's ``torch/`` table holds: called like a torchvision data set."""
+    """Create a data set for timm's ``torch/`` table, with the arguments of torchvision data sets."""
     return _our_dataset(name, split='train' if train else 'validation', **options)
 
 
@@ -206,12 +205,12 @@ def _wrap_create_loader(original: Callable[..., Any]) -> Callable[..., Any]:
                 inner = inner.dataset
             if inner is not within[0]:
                 _refuse_wrapper(inner, within, 'leave out --aug-splits, or loader=device')
-            # What a newer timm has added, and is as timm has it by default, asks for nothing.
+            # Unknown arguments of a newer timm are dropped if they have timm's default.
             defaults = named.defaults
             asked = {k: v for k, v in arguments.items() if is_known(k) or k not in defaults or v is not defaults[k]}
             return create_device_loader(**{k: v for k, v in defaults.items() if is_known(k)} | asked)
         if arguments.get('num_workers') == 0:
-            # timm asks for persistent workers whatever their number, and torch refuses that without any.
+            # timm always requests persistent workers, which torch refuses with num_workers=0.
             return original(**arguments | {'persistent_workers': False})
         return original(*args, **kwargs)
 
@@ -233,14 +232,14 @@ def _wrap_create_naflex_loader(original: Callable[..., Any]) -> Callable[..., An
 def _refuse_wrapper(wrapper: Any, within: list[Any], advice: str) -> None:
     name = wrapper if isinstance(wrapper, str) else type(wrapper).__name__
     raise ValueError(
-        f'{name} with {within[0].spec.name()!r}: loader=device gives batches of one data set, or of a Subset of it, '
-        f'through timm.data.create_loader; {advice}'
+        f'{name} with {within[0].spec.name()!r}: loader=device supports one data set or a Subset of it, through '
+        f'timm.data.create_loader; {advice}'
     )
 
 
 def _ours_within(dataset: Any) -> list[Any]:
-    """Our data sets in what may be wrappers: torch's Subset and ConcatDataset, timm's AugMixDataset and the like."""
-    # Without the import of our data sets there can be no instance of them.
+    """Find our data sets in wrappers such as torch's Subset and ConcatDataset or timm's AugMixDataset."""
+    # If our data sets have not been imported, there are no instances.
     datasets = sys.modules.get('timm_fractal.data.base')
     found: list[Any] = []
     pending = [dataset] if datasets is not None else []
@@ -259,7 +258,7 @@ def _ours_within(dataset: Any) -> list[Any]:
 
 
 def _wrap_targets(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Around a function that makes soft targets of labels, its first argument, for ``num_classes`` outputs."""
+    """Wrap a function that converts labels, its first argument, to soft targets with ``num_classes`` outputs."""
     signature = inspect.signature(original)
 
     @functools.wraps(original)
@@ -280,7 +279,7 @@ def _wrap_targets(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _operations() -> dict[str, str]:
-    """Operations of RandAugment by their names, as timm writes them; the warp behind each."""
+    """Return the names of our RandAugment operations, capitalized as timm's, and their warps."""
     return {warp.capitalize(): warp for warp in WARPS}
 
 
@@ -297,16 +296,17 @@ def _level_to_magnitude(level: float, hparams: dict[str, Any]) -> tuple[float]:
 def _wrap_rand_augment_choices(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def rand_augment_choices(name: str, increasing: bool = True) -> Any:
-        """timm's sets, and ``shape``: the warps. ``A+B`` joins operations and sets; ``default`` is timm's own set."""
+        """Return operations of timm's sets or of ``shape`` (warps). ``A+B`` joins operations and sets; ``default`` is
+        timm's set."""
         from timm.data.auto_augment import NAME_TO_OP
 
         ours = _operations()
         parts = name.split('+')
         if not any(part == 'shape' or part in ours for part in parts):
-            # timm takes its default set for any name that it does not know: a typo would go unnoticed.
+            # timm uses its default set for unknown names, so a typo would go unnoticed.
             if len(parts) > 1 or difflib.get_close_matches(name, ['shape', *ours], n=1, cutoff=0.75):
                 valid = nearest(name, ['shape', *ours])
-                raise ValueError(f"unknown RandAugment set {name!r}; {valid}, or several of these and of timm's with +")
+                raise ValueError(f"unknown RandAugment set {name!r}; {valid}, also joined with timm's by +")
             return original(name, increasing=increasing)
         names: list[str] = []
         for part in parts:
@@ -335,7 +335,7 @@ def _pillow_refuses_zero_bits() -> bool:
 
 
 def _posterize(image: Any, bits_to_keep: int, **kwargs: Any) -> Any:
-    """timm's posterize, with the meaning that 0 bits had before Pillow 13: nothing is kept."""
+    """Posterize like timm, but return a black image for 0 bits, as Pillow before 13."""
     from timm.data.auto_augment import posterize
 
     if bits_to_keep < 1:

@@ -1,7 +1,4 @@
-"""Import hook: patches a module right after its import, whoever imports it, and undoes that.
-
-It is armed before the module is imported, and imports nothing itself.
-"""
+"""Import hook: patches a module right after its import, and can undo that. It imports nothing itself."""
 
 import importlib.abc
 import logging
@@ -19,7 +16,7 @@ _logger = logging.getLogger('timm_fractal')
 
 
 class _Loader(importlib.abc.Loader):
-    """Wraps the import loader of one module, whichever it is: patches after it has run."""
+    """Wraps a module's loader, and patches the module after execution."""
 
     def __init__(self, inner: Any, hook: 'Hook') -> None:
         self.inner, self.hook = inner, hook
@@ -30,7 +27,7 @@ class _Loader(importlib.abc.Loader):
         return module
 
     def exec_module(self, module: 'ModuleType') -> None:
-        # From now on the module is its own loader's again, for whoever asks for its source or loads it again.
+        # Restore the original loader, for access to the source and for reloading.
         if module.__spec__ is not None:
             module.__spec__.loader = self.inner
         module.__loader__ = self.inner
@@ -45,10 +42,10 @@ class Hook(importlib.abc.MetaPathFinder):
     """Patches one module right after it has been imported.
 
     Args:
-        host: Name of the module.
-        landmark: An attribute that it has when its import is over.
-        patch: What patches it; it appends to a list how to undo each change.
-        what: The feature that is unavailable if that fails.
+        host: Module name.
+        landmark: An attribute that it has once its import is complete.
+        patch: Patches the module, and appends functions that undo the changes to a list.
+        what: The feature that is unavailable if patching fails.
     """
 
     def __init__(self, host: str, landmark: str, patch: Callable[[Any, Undo], None], what: str) -> None:
@@ -58,11 +55,11 @@ class Hook(importlib.abc.MetaPathFinder):
         self.patched: Any = None
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> 'ModuleSpec | None':
-        # Parts of a host that is patched already: one that is loaded again takes its own functions back.
+        # Submodules of a patched host count as well: reloading one would restore timm's functions.
         if fullname != self.host and not (self.undo and fullname.startswith(f'{self.host}.')):
             return None
         if self.searching:
-            # Another hook that searches from the beginning, while it is asked by this one.
+            # Another hook restarted the search within ours.
             return None
         self.searching = True
         try:
@@ -79,7 +76,7 @@ class Hook(importlib.abc.MetaPathFinder):
         if self in sys.meta_path:
             return
         for other in list(sys.meta_path):
-            # Of this module before it was loaded again.
+            # A hook from before a reload of this module.
             if type(other).__module__ == __name__ and getattr(other, 'host', None) == self.host:
                 other.disarm()  # type: ignore[attr-defined]
         sys.meta_path.insert(0, self)
@@ -88,7 +85,7 @@ class Hook(importlib.abc.MetaPathFinder):
             self.apply(host)
 
     def loaded(self, module: Any) -> None:
-        """Patch after an import: of the host, or of a part of the host that is patched."""
+        """Patch after the import of the host, or of a submodule of the patched host."""
         if module.__name__ == self.host:
             self.apply(module)
         elif self.patched is not None and sys.modules.get(self.host) is self.patched:
@@ -100,19 +97,19 @@ class Hook(importlib.abc.MetaPathFinder):
         self.restore()
 
     def restore(self) -> None:
-        """Undo the patch where nobody has changed it since."""
+        """Undo the patch, except for attributes that others have changed since."""
         self.patched = None
         while self.undo:
             self.undo.pop()()
 
     def apply(self, host: Any) -> None:
-        """Patch; if this timm does not fit, undo everything and log one warning."""
+        """Patch the host; on failure, undo everything and log a warning."""
         self.restore()
         try:
             self.patch(host, self.undo)
             self.patched = host
         except Exception as error:
             self.disarm()
-            words = 'timm_fractal does not fit this version of timm, or is damaged: its %s are not available (%r)'
+            words = 'timm_fractal is damaged or incompatible with this version of timm: its %s are not available (%r)'
             _logger.warning(words, self.what, error)
-            _logger.debug('the error in full', exc_info=True)
+            _logger.debug('traceback', exc_info=True)

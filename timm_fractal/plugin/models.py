@@ -1,15 +1,14 @@
 """Patches of ``timm.models`` and their reasons.
 
-* ``timm.models._registry``: ``_model_pretrained_cfgs``, ``_model_has_pretrained`` and ``_model_with_tags`` get the tags
-  of the manifest, of the architectures that this timm has. timm has no public call that adds a tag to an architecture.
-  The default tag of an architecture is not touched.
-* ``timm.models._builder.load_pretrained`` and ``timm.models.load_pretrained`` are wrapped: for our tags alone, unless
-  the user names another source, the tensors are found and checked by `timm_fractal.hub.manifest`; fitting them into the
-  model is timm's.
-* ``timm.models._builder.get_pretrained_cfg`` is wrapped: what it says about an unknown tag that seems to be ours
-  (``fractal`` in it, a data set type before it, or a misspelled one) gets the nearest valid ones.
+* ``timm.models._registry``: ``_model_pretrained_cfgs``, ``_model_has_pretrained`` and ``_model_with_tags`` get the
+  manifest's tags of architectures in this timm. timm has no public function that adds a tag. Default tags are
+  unchanged.
+* ``timm.models._builder.load_pretrained`` and ``timm.models.load_pretrained`` are wrapped: for our tags, unless the
+user gives another source, `timm_fractal.hub.manifest` finds and verifies the tensors; timm loads them into the model.
+* ``timm.models._builder.get_pretrained_cfg`` is wrapped: errors for an unknown tag that looks like ours (contains
+``fractal``, starts with a data set type, or resembles one of ours) list the nearest valid ones.
 
-Every name was checked with the versions in `timm_fractal._timm_private.CHECKED`.
+All names were checked with the versions in `timm_fractal._timm_private.CHECKED`.
 """
 
 import dataclasses
@@ -25,7 +24,7 @@ from .patches import Undo, set_attribute, set_item
 if TYPE_CHECKING:
     from ..hub.manifest import Weights
 
-#: Names that are patched or extended; a test checks each.
+#: Patched, extended or used names, each covered by a test.
 PATCHED = (
     'timm.models._registry._model_default_cfgs',
     'timm.models._registry._model_pretrained_cfgs',
@@ -37,10 +36,10 @@ PATCHED = (
     'timm.models.PretrainedCfg',
 )
 
-# Where timm may take weights from; a user who sets one of them wants those and not ours.
+# Sources of weights in timm's configuration; if a user overrides one, ours are not loaded.
 _SOURCES = ('url', 'file', 'state_dict', 'hf_hub_id', 'hf_hub_filename', 'source')
 
-# How the names of files end that torch or safetensors write.
+# Extensions of files written by torch or safetensors.
 _OF_TORCH = ('.bin', '.ckpt', '.pt', '.pth', '.safetensors', '.tar')
 
 
@@ -50,7 +49,7 @@ def patch(host: Any, undo: Undo) -> None:
     builder, registry = host._builder, host._registry
     ours: dict[str, weights.Weights] = {}
     for name, entry in weights.manifest().items():
-        # An older timm may lack the architecture, a newer one may have the tag.
+        # An older timm may lack the architecture; a newer one may already have the tag.
         if entry.architecture in registry._model_default_cfgs and name not in registry._model_pretrained_cfgs:
             ours[name] = entry
             _add_tag(undo, registry, entry, _pretrained_cfg(host.PretrainedCfg, entry))
@@ -61,7 +60,7 @@ def patch(host: Any, undo: Undo) -> None:
 
 
 def _pretrained_cfg(kind: Any, entry: 'Weights') -> Any:
-    """The entry in timm's terms. Without our loader it would still name the right file."""
+    """Convert an entry to timm's configuration, with the right file even without our loader."""
     from ..hub.manifest import MANIFEST
 
     known = {field.name for field in dataclasses.fields(kind)}
@@ -97,7 +96,7 @@ def _wrap_load_pretrained(original: Callable[..., Any], registry: Any, ours: 'di
 
                 pretrained_cfg = {**cfg, 'state_dict': load(ours[name], kwargs.get('cache_dir'))}
         if isinstance(cfg, dict) and cfg.get('custom_load') and str(cfg.get('file')).endswith(_OF_TORCH):
-            # Up to timm 1.0.30 --pretrained-path takes such a file for the .npz file that the default weights are.
+            # Up to timm 1.0.30, --pretrained-path reads such a file as .npz if the default weights are an .npz file.
             pretrained_cfg = {**cfg, 'custom_load': False}
         return original(model, pretrained_cfg, *args, **kwargs)
 

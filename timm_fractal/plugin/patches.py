@@ -1,19 +1,19 @@
-"""Reversible changes of other packages' modules."""
+"""Reversible changes to modules of other packages."""
 
 from collections.abc import Callable
 from typing import Any
 
-#: How to undo each change, in the order in which they were made.
+#: Functions that undo the changes, in the order of the changes.
 Undo = list[Callable[[], None]]
 
 
 def set_attribute(undo: Undo, owner: Any, name: str, value: Any) -> None:
-    """Set an attribute that is there."""
+    """Set an existing attribute."""
     old = getattr(owner, name)
     setattr(owner, name, value)
 
     def restore() -> None:
-        # What another plug-in has put around it since stays.
+        # Keep the wrapper of another plug-in.
         if getattr(owner, name, None) is value:
             setattr(owner, name, old)
 
@@ -21,7 +21,7 @@ def set_attribute(undo: Undo, owner: Any, name: str, value: Any) -> None:
 
 
 def set_item(undo: Undo, table: dict[str, Any], name: str, value: Any) -> None:
-    """Set an item of a table, or add it."""
+    """Set or add an item of a dict."""
     missing = object()
     old = table.get(name, missing)
     table[name] = value
