@@ -36,7 +36,7 @@ from timm_fractal.hub import manifest as weights
 from timm_fractal.hub.manifest import Weights
 from timm_fractal.hub.origin import Origin
 
-publish = importlib.import_module('timm_fractal.hub.publish')
+publish = importlib.import_module('timm_fractal.hub.upload')
 
 needs_local_dir = pytest.mark.skipif(
     not hasattr(timm.models._hub, 'load_model_config_from_path'), reason='this timm loads no local folders'

@@ -351,7 +351,7 @@ def _add_publish(commands: Any) -> None:
 
 
 def _publish(args: Any) -> int:
-    from ..hub.publish import publish
+    from ..hub import publish
 
     options = {name: getattr(args, name) for name in ('private', 'create_pr', 'revision', 'dry_run')}
     done = publish(args.folder, args.repo_id, **options)
