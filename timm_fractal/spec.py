@@ -85,14 +85,12 @@ class Spec:
     @property
     def num_classes(self) -> int:
         """Number of classes."""
-        classes: int = vars(self)['classes']
-        return classes
+        return int(vars(self)['classes'])
 
     @property
     def num_instances(self) -> int:
         """Number of training images per class."""
-        instances: int = vars(self).get('instances', 1)
-        return instances
+        return int(vars(self).get('instances', 1))
 
     @property
     def mode(self) -> str:
@@ -273,8 +271,7 @@ class IFSSpec(Spec):
     @property
     def num_bases(self) -> int:
         """Number of base IFSs: one per class unless classes are perturbations."""
-        bases: int = vars(self).get('fractals', self.num_classes)
-        return bases
+        return int(vars(self).get('fractals', self.num_classes))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,16 +29,6 @@ def list_files(folder: Path, extensions: Collection[str]) -> tuple[list[Path], l
     return found, others
 
 
-def first_names(names: list[str], most: int = 3) -> str:
-    """Join the first few names, for a message.
-
-    Examples:
-        >>> first_names(['a.txt', 'b.txt', 'c.txt', 'd.txt'])
-        'a.txt, b.txt, c.txt, ...'
-    """
-    return ', '.join([*names[:most], *(['...'] if len(names) > most else [])])
-
-
 def sha256(path: Path) -> str:
     """Return the sha256 of a file as hexadecimal digits, without loading the file into memory.
 

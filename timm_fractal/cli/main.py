@@ -197,8 +197,10 @@ def _preview(args: Any) -> int:
     tile = args.tile if args.tile is not None else 64 if args.weights else 128
     options: dict[str, Any] = dict(split=args.split, tile=tile, data_dir=args.data_dir)
     if args.weights:
+        from ..explore.filters import weights_sheet
+
         columns = 13 if args.columns is None else args.columns
-        sheet = preview.weights_sheet(args.weights, args.name, columns=columns, tile=tile, data_dir=args.data_dir)
+        sheet = weights_sheet(args.weights, args.name, columns=columns, tile=tile, data_dir=args.data_dir)
     elif args.sweep:
         values = [value.strip() for value in args.values.split(',')] if args.values else None
         if values and not all(values):

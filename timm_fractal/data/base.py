@@ -171,8 +171,7 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
 
     def _instances(self) -> int:
         """Number of images per class."""
-        instances: int = self.spec.num_instances
-        return instances
+        return int(self.spec.num_instances)
 
     @abstractmethod
     def _shape(self) -> tuple[int, ...]:
@@ -196,8 +195,7 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
     @property
     def num_classes(self) -> int:
         """Number of classes."""
-        classes: int = self.spec.num_classes
-        return classes
+        return int(self.spec.num_classes)
 
     def _allocate(self) -> torch.Tensor | None:
         """Allocate memory that workers share under any start method; None to render images on access."""

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .._utils.files import first_names, list_files
+from .._utils.files import list_files
+from .._utils.messages import listed
 from ..fractal.canvas import row_bytes, unpack
 from ..fractal.codes import REFERENCE_CANVAS, WEIGHTS, find_codes, render_images
 from ..fractal.csv_codes import in_order, join, read_category
@@ -173,8 +174,8 @@ def _list_categories(root: Path, spec: IFSSpec) -> list[Path]:
     if others:
         warn_once(
             _logger,
-            '%s: skipped files in %s that are not CSV files (%d): %s',
-            *(spec.type, root, len(others), first_names(others)),
+            '%s: skipped files in %s that are not CSV files: %s',
+            *(spec.type, root, listed(others)),
         )
     return in_order(found)[: spec.num_classes]
 

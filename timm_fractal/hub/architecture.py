@@ -159,7 +159,7 @@ def architecture_options(name: str, options: Any, source: str) -> dict[str, Any]
     if not timm.is_model(name):
         raise ValueError(f'unknown architecture {name[:100]!r}; {nearest(name[:100], timm.list_models())[:200]} ...')
     if not isinstance(options, dict):
-        raise ValueError(f'{source} must be names and values, got {type(options).__name__}')
+        raise ValueError(f'{source} must be a mapping, got {type(options).__name__}')
     known = _parameters(name, options.get('use_naflex') is True)
     for key, value in options.items():
         if key not in known:

@@ -8,7 +8,6 @@ import math
 import pickle
 import warnings
 import zipfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from timm.models import clean_state_dict
 
 from .._utils.atomic import check_regular
+from .._utils.messages import listed
 from ..spec import MAX_SAMPLES, parse_name
 from .values import is_integer, text, typed
 
@@ -119,17 +119,6 @@ def _metric(content: dict[str, Any], args: dict[str, Any]) -> str | None:
 def is_bare(content: dict[Any, Any]) -> bool:
     """Whether the contents of a checkpoint are a bare state dict."""
     return bool(content) and all(isinstance(value, torch.Tensor) for value in content.values())
-
-
-def listed(names: Iterable[Any]) -> str:
-    """Join the first five names, for a message.
-
-    Examples:
-        >>> listed('abcdefg')
-        'a, b, c, d, e, ... (7 in all)'
-    """
-    words = [str(name)[:50] for name in names]
-    return ', '.join(words) or 'nothing' if len(words) <= 5 else f'{", ".join(words[:5])}, ... ({len(words)} in all)'
 
 
 def unpickle(path: Path) -> dict[str, Any]:

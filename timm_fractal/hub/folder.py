@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from .._timm_private import save_config
 from .._utils.atomic import exclusive_lock
 from .._utils.files import sha256
+from .._utils.messages import listed
 from .._version import __version__
 from ..data import create
 from ..fractal.codes import REFERENCE_CANVAS
@@ -142,7 +143,7 @@ def convert(
     weights = content if checkpoint.is_bare(content) else content.get('model')
     if weights is None:
         hint = ': for a checkpoint of train.py, use export-weights' if 'state_dict' in content else ''
-        raise ValueError(f"{path}: no 'model' in this file, it has: {checkpoint.listed(content)}{hint}")
+        raise ValueError(f"{path}: no 'model' in this file, it has: {listed(content)}{hint}")
     tensors = checkpoint.check_tensors(path, weights)
     name, classes = architecture.recognize(path, tensors)
     args = {'model': name, 'num_classes': classes, 'mean': [0.5] * 3, 'std': [0.5] * 3}
