@@ -233,7 +233,7 @@ def _timm_internals() -> Iterator[Check]:
     from ..plugin import data, models
 
     names = [*_timm_private.READ, *data.PATCHED, *models.PATCHED]
-    missing = [name for name in names if not _is_there(name)]
+    missing = [name for name in names if not _exists(name)]
     if missing:
         yield Check(
             'FAIL',
@@ -244,7 +244,7 @@ def _timm_internals() -> Iterator[Check]:
         yield Check('ok', f'timm has all {len(names)} internal names used')
 
 
-def _is_there(name: str) -> bool:
+def _exists(name: str) -> bool:
     module, _, attribute = name.rpartition('.')
     try:
         return hasattr(import_module(module), attribute)

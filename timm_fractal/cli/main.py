@@ -103,14 +103,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = args.run(args)
         return code
     except (ValueError, ImportError, OSError, MemoryError, RuntimeError) as error:
-        _say(f'timm-fractal {args.command}: {_message(error)}', file=sys.stderr)
+        _print(f'timm-fractal {args.command}: {_message(error)}', file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
     except KeyboardInterrupt:
-        _say(f'\ntimm-fractal {args.command}: interrupted; run the same command again to continue', file=sys.stderr)
+        _print(f'\ntimm-fractal {args.command}: interrupted; run the same command again to continue', file=sys.stderr)
         return 130
 
 
-def _say(*words: str, file: Any = None, **options: Any) -> None:
+def _print(*words: str, file: Any = None, **options: Any) -> None:
     """Print; ignore errors of a closed or full stream."""
     stream = file or sys.stdout
     try:
@@ -212,7 +212,7 @@ def _preview(args: Any) -> int:
         count = 32 if args.count is None else args.count
         sheet = preview.contact_sheet(args.name, count=count, columns=args.columns, **options)
     preview.save(sheet, args.output)
-    _say(f'{args.output}: {sheet.width} x {sheet.height} pixels')
+    _print(f'{args.output}: {sheet.width} x {sheet.height} pixels')
     return 0
 
 
@@ -253,13 +253,13 @@ def _export(args: Any) -> int:
 
     results = export_images(args.name, args.dest, args.split, data_dir=args.data_dir, params=args.params)
     for done in results:
-        _say(f'{args.dest}: {done.images} {done.split} images of {done.classes} classes, {done.written} new')
-    _say(f'dataset: {results[0].dataset}')
+        _print(f'{args.dest}: {done.images} {done.split} images of {done.classes} classes, {done.written} new')
+    _print(f'dataset: {results[0].dataset}')
     dest = Path(args.dest)
     if dest.is_file() or (dest / 'train').is_dir():
         # Without this, timm would validate on the split that exists.
         alone = " --val-split ''" if not (dest / 'validation').is_dir() else ''
-        _say(f'train with: --data-dir {shlex.quote(args.dest)} --num-classes {results[0].classes}{alone}')
+        _print(f'train with: --data-dir {shlex.quote(args.dest)} --num-classes {results[0].classes}{alone}')
     return 0
 
 
@@ -286,13 +286,13 @@ def _finish_weights(args: Any, folder: Path) -> int:
     from ..hub import folder as hub
     from ..hub import manifest as weights
 
-    _say(f"{folder}: load with timm.create_model('local-dir:{folder}', pretrained=True)")
+    _print(f"{folder}: load with timm.create_model('local-dir:{folder}', pretrained=True)")
     if not args.license:
-        _say('license: unknown; set it with --license, for example --license apache-2.0')
+        _print('license: unknown; set it with --license, for example --license apache-2.0')
     if args.manifest:
         entry = hub.entry_of(folder, file=weights.HUB_FILE)
         entry = weights.add(entry, folder / weights.HUB_FILE, args.manifest)
-        _say(f'{args.manifest}: {entry.name}, {entry.size:,} bytes, sha256 {entry.sha256}')
+        _print(f'{args.manifest}: {entry.name}, {entry.size:,} bytes, sha256 {entry.sha256}')
     return 0
 
 
@@ -357,16 +357,16 @@ def _publish(args: Any) -> int:
 
     options = {name: getattr(args, name) for name in ('private', 'create_pr', 'revision', 'dry_run')}
     done = publish(args.folder, args.repo_id, **options)
-    _say(
+    _print(
         f'{args.folder}: uploaded and verified, {done.url}'
         if done.url
         else f'{args.folder}: ready for {args.repo_id}, not uploaded'
     )
     if done.unchecked:
-        _say(f'the Hub did not validate the model card: {done.unchecked}')
+        _print(f'the Hub did not validate the model card: {done.unchecked}')
     if done.entry:
-        _say('entry for a manifest of weights, such as that of timm-fractal:')
-        _say(json.dumps(done.entry, indent=2))
+        _print('entry for a manifest of weights, such as that of timm-fractal:')
+        _print(json.dumps(done.entry, indent=2))
     return 0
 
 
@@ -409,10 +409,10 @@ def _doctor(args: Any) -> int:
         if args.data_dir:
             args.parser.error('--seeds cannot be combined with --data-dir: a fractal from a file has no seed')
         for line in doctor.rank_seeds(name or 'fractal1', args.seeds):
-            _say(line)
+            _print(line)
         return 0
     failed = False
     for check in doctor.run() if name is None else doctor.examine_dataset(name, args.data_dir):
-        _say(f'{check.status:<5} {check.text}' + (f' -> {check.advice}' if check.advice else ''), flush=True)
+        _print(f'{check.status:<5} {check.text}' + (f' -> {check.advice}' if check.advice else ''), flush=True)
         failed |= check.status == 'FAIL'
     return int(failed)

@@ -284,7 +284,7 @@ def _write(
     model.pretrained_cfg = cfg
     name = f'{start.architecture}.{tag}'
     dest = Path(name if dest is None else dest)
-    _refuse_other(dest)
+    _check_dest(dest)
     is_new = not dest.exists()
     dest.mkdir(parents=True, exist_ok=True)
     provenance = {key: value for key, value in provenance.items() if value not in (None, {})}
@@ -367,7 +367,7 @@ def _save_tensors(tensors: Tensors, path: Path) -> None:
         raise OSError(code, f'the weights cannot be written ({os.strerror(code)})', str(path.parent.parent)) from error
 
 
-def _refuse_other(dest: Path) -> None:
+def _check_dest(dest: Path) -> None:
     """Raise an error if the destination contains anything that is not an export."""
     if dest.exists() and not dest.is_dir():
         raise FileExistsError(f'{dest} is a file: the destination must be a folder')
