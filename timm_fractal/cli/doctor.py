@@ -171,7 +171,6 @@ def _versions() -> Iterator[Check]:
 
 
 def _oldest_versions() -> dict[str, str]:
-    """Return the minimum versions in this package's metadata."""
     try:
         requirements = metadata.requires('timm-fractal') or []
     except metadata.PackageNotFoundError:

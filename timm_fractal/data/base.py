@@ -170,7 +170,6 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
             warn_once(_logger, '%s: ignored --data-dir %s%s', *(self.spec.type, root, codes))
 
     def _instances(self) -> int:
-        """Number of images per class."""
         return int(self.spec.num_instances)
 
     @abstractmethod

@@ -69,7 +69,6 @@ class FractalDataset(SyntheticDataset):
         return self.spec.size, row_bytes(self.spec.size)
 
     def _fill(self) -> None:
-        """Find the IFS codes unless they are cached, and fill the table."""
         table = None if self._table is None else self._table.numpy()
         # IFS codes do not depend on the canvas.
         canonical = self.spec.canonical()

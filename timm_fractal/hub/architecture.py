@@ -171,7 +171,6 @@ def architecture_options(name: str, options: Any, source: str) -> dict[str, Any]
 
 @functools.cache
 def _parameters(name: str, use_naflex: bool = False) -> frozenset[str]:
-    """Return the parameters of an architecture's class."""
     try:
         model = on_meta(timm.create_model, name, pretrained=False, **{'use_naflex': True} if use_naflex else {})
     except TypeError as error:

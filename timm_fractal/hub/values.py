@@ -197,5 +197,4 @@ def _is_path(text: str) -> bool:
 
 
 def _basename(path: str) -> str:
-    """Return the last part of a POSIX or Windows path."""
     return PureWindowsPath(path).name
