@@ -12,11 +12,6 @@ def list_files(folder: Path, extensions: Collection[str]) -> tuple[list[Path], l
 
     Returns:
         These files, and the names of others relative to the folder. Hidden files are left out.
-
-    Examples:
-        >>> found, others = list_files(Path(__file__).parent, ['.py'])
-        >>> found[0].name, [name for name in others if not name.startswith('__pycache__')]
-        ('__init__.py', [])
     """
     found, others = [], []
     for name in sorted(path.relative_to(folder).as_posix() for path in folder.rglob('*')):
@@ -34,10 +29,6 @@ def sha256(path: Path) -> str:
 
     Raises:
         ValueError: It is a folder, a device or a pipe.
-
-    Examples:
-        >>> len(sha256(Path(__file__)))
-        64
     """
     check_regular(path)
     digest = hashlib.sha256()

@@ -65,14 +65,10 @@ def can_resize(shape: Sequence[int], resized: tuple[int, int]) -> bool:
 class Resize:
     """`resample` with kernels, in two passes over the pixels.
 
-    Args:
+    Args as for `resample`, except:
         upload: Receives the parameters.
-        crop: As for `resample`.
         take: Index of the source image of each box, shape (B,).
         shape: Height and width of the source images.
-        resized: As for `resample`.
-        size: As for `resample`.
-        offset: As for `resample`.
     """
 
     def __init__(

@@ -25,12 +25,7 @@ class Check(NamedTuple):
 
 
 def run() -> Iterator[Check]:
-    """Run all checks; one that raises an error counts as failed, and the others still run.
-
-    Examples:
-        >>> next(run()).status
-        'ok'
-    """
+    """Run all checks; one that raises an error counts as failed, and the others still run."""
     for examine in CHECKS:
         try:
             yield from examine()
@@ -51,10 +46,6 @@ def examine_dataset(name: str, data_dir: str | Path | None = None) -> Iterator[C
 
     Raises:
         ValueError: The data set cannot be created.
-
-    Examples:
-        >>> [check.status for check in examine_dataset('fractal1/delta=0.2,classes=16,size=64,points=5000')]
-        ['ok', 'ok', 'ok']
     """
     from ..data import create, formula, ranking, separability
     from ..spec import Formula, parse_name
@@ -107,10 +98,6 @@ def rank_seeds(name: str, seeds: range) -> Iterator[str]:
 
     Raises:
         ValueError: The data set does not have exactly one base fractal.
-
-    Examples:
-        >>> list(rank_seeds('fractal1', range(2)))[0].split()
-        ['seed', 'score', 'overlap', 'contrast']
     """
     from ..data import ranking
     from ..data.base import progress_bar

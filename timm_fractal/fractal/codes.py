@@ -410,12 +410,7 @@ def _search_category(reference: IFSSpec, category: int) -> _Search[Array]:
 
 
 def search(seed: int, category: int) -> int:
-    """Find the first attempt that fills enough of the image, on average the 40th.
-
-    Examples:
-        >>> search(0, 1)
-        45
-    """
+    """Find the first attempt that fills enough of the image, on average the 40th."""
     return _search_together(functools.partial(_search_attempt, seed), iter([category]), 1)[category]
 
 

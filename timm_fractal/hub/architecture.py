@@ -41,10 +41,6 @@ def build(args: dict[str, Any], start: Origin | None = None, num_classes: int | 
 
     Raises:
         ValueError: Unknown architecture, or it does not accept these arguments.
-
-    Examples:
-        >>> build({'model': 'test_vit', 'num_classes': 7, 'model_kwargs': {'img_size': 64}}).num_classes
-        7
     """
     start = find(str(args['model'])) if start is None else start
     name = start.architecture
