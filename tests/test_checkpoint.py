@@ -118,7 +118,7 @@ def test_code_is_refused_and_not_run(tmp_path):
     path = write(tmp_path / 'x.pth.tar', optimizer=Code(tmp_path / 'ran'))
     # torch 2.5 cannot list what a file would call.
     listed = hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint')
-    reason = 'it wants to call .*open' if listed else 'it is no file of torch'
+    reason = 'it calls .*open' if listed else 'it is no file of torch'
     with pytest.raises(ValueError, match=f'is refused: {reason}.*Only tensors and plain values are allowed'):
         checkpoint.read(path)
     (tmp_path / 'plain.pth').write_bytes(pickle.dumps({'state_dict': Code(tmp_path / 'ran')}, protocol=2))
@@ -211,7 +211,7 @@ def test_only_an_architecture_is_described(options, message, monkeypatch):
     [
         ('../x', ValueError, "unknown architecture ''"),
         ('https://x/y', ValueError, "unknown architecture 'https:"),
-        ('local-dir:x', FileNotFoundError, "x/config.json: no such file; the training began with 'local-dir:x'"),
+        ('local-dir:x', FileNotFoundError, "x/config.json: no such file; the training started from 'local-dir:x'"),
     ],
 )
 def test_models_from_elsewhere_are_not_built(name, kind, message):
@@ -323,5 +323,5 @@ def test_bare_weights_with_arguments_beside_them(tmp_path, name):
 
 def test_advice_and_lists_are_short(tmp_path):
     torch.save({'model': tensors(0), **{f'key {i}': i for i in range(100)}}, tmp_path / 'x.pth')
-    with pytest.raises(ValueError, match=r'it has: model, key 0, .* \(101 in all\): .*, use convert$'):
+    with pytest.raises(ValueError, match=r'it has: model, key 0, .* \(101 in total\): .*, use convert$'):
         checkpoint.read(tmp_path / 'x.pth')

@@ -352,7 +352,7 @@ def test_doctor_shared_memory(free: float, status: str, monkeypatch: pytest.Monk
 def test_doctor_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(weights.SOURCE, 'https://mirror')
     (line,) = check(doctor._weights)
-    assert line.status == 'ok' and line.text.endswith('undamaged; TIMM_FRACTAL_WEIGHTS=https://mirror comes first')
+    assert line.status == 'ok' and line.text.endswith('intact; TIMM_FRACTAL_WEIGHTS=https://mirror is searched first')
     monkeypatch.setenv(weights.SOURCE, '/no/mirror')
     assert check(doctor._weights)[0].text == 'TIMM_FRACTAL_WEIGHTS=/no/mirror is not a folder'
     monkeypatch.delenv(weights.SOURCE)
@@ -463,7 +463,7 @@ def test_every_command_speaks_in_a_narrow_encoding(tmp_path: Path, encoding: str
 
     write(Path(folder, 'last.pth.tar'))
     for words, end in (
-        (['doctor'], b' comes first'),
+        (['doctor'], b' is searched first'),
         (['preview', NAME, '-o', f'{folder}/x.png'], b'pixels'),
         (['export', NAME, f'{folder}/images'], b'--num-classes 6'),
         (['export-weights', f'{folder}/last.pth.tar', f'{folder}/model', '--tag', 'x'], b'pretrained=True)'),
@@ -479,7 +479,7 @@ def test_secrets_in_the_address_of_weights_are_not_printed(monkeypatch: pytest.M
     address = 'HTTP://me:pass@127.0.0.1:9/folder?sig=secret#x'
     monkeypatch.setenv(weights.SOURCE, address)
     said = [check.text for check in doctor._weights()]
-    assert any(text.endswith(f'{weights.SOURCE}=http://127.0.0.1:9/folder comes first') for text in said)
+    assert any(text.endswith(f'{weights.SOURCE}=http://127.0.0.1:9/folder is searched first') for text in said)
     with pytest.raises(ConnectionError) as error:
         weights.load(next(iter(weights.manifest().values())), tmp_path)
     for text in (*said, str(error.value), repr(error.value.__context__)):

@@ -225,7 +225,9 @@ def test_repeated_augmentation(ranks):
         # Neighbours are the same sample: one for this rank, one for the other.
         assert len(set(numbers(loader)[:100])) == 100
     assert counts == [384, 384]
-    with pytest.raises(ValueError, match=r'num_aug_repeats=2 \(--aug-repeats\) is for training in several processes'):
+    with pytest.raises(
+        ValueError, match=r'num_aug_repeats=2 \(--aug-repeats\) is only for training in several processes'
+    ):
         create(num_aug_repeats=2, is_training=True)
 
 
@@ -366,7 +368,7 @@ def test_augmentation_splits_are_refused():
     """train.py puts timm's AugMixDataset around the data set."""
     dataset = timm.data.create_dataset(f'{SMALL},loader=device', split='train')
     wrapped = timm.data.AugMixDataset(dataset, num_splits=3)
-    with pytest.raises(ValueError, match='AugMixDataset with .*: loader=device gives .* leave out --aug-splits'):
+    with pytest.raises(ValueError, match='AugMixDataset with .*: loader=device supports .* leave out --aug-splits'):
         timm.data.create_loader(wrapped, (3, 32, 32), 4, is_training=True, num_aug_splits=3)
 
 
@@ -559,9 +561,7 @@ def test_subsets_that_are_refused(wrap, message):
 @pytest.mark.parametrize('wrap', [lambda d: torch.utils.data.ConcatDataset([d, d]), lambda d: _Wrapper(_Wrapper(d))])
 def test_what_wraps_a_data_set_is_named(wrap):
     dataset = wrap(Fractal1('fractal1/classes=6,size=64,points=3000,loader=device'))
-    with pytest.raises(
-        ValueError, match=f'{type(dataset).__name__} with .*loader=device gives batches of one data set'
-    ):
+    with pytest.raises(ValueError, match=f'{type(dataset).__name__} with .*loader=device supports one data set'):
         timm.data.create_loader(dataset, (3, 64, 64), 2, device=torch.device('cpu'))
 
 

@@ -526,7 +526,7 @@ def test_what_is_odd_about_a_folder_is_said_once(published, caplog):
         for split in ('train', 'validation'):
             twice = OFDB(f'ofdb/classes=7,{FEW}', split, root=published)
     assert [record.getMessage() for record in caplog.records] == [
-        f'ofdb: skipped files in {published} that are not CSV files (1): README.md',
+        f'ofdb: skipped files in {published} that are not CSV files: README.md',
         f'the probabilities p in 1 of 7 files in {published / "csv0"} do not sum to 1 and are divided by their sum '
         f'(1.csv: 2)',
     ]

@@ -36,7 +36,7 @@ from timm_fractal.hub import manifest as weights
 from timm_fractal.hub.manifest import Weights
 from timm_fractal.hub.origin import Origin
 
-publish = importlib.import_module('timm_fractal.hub.publish')
+publish = importlib.import_module('timm_fractal.hub.upload')
 
 needs_local_dir = pytest.mark.skipif(
     not hasattr(timm.models._hub, 'load_model_config_from_path'), reason='this timm loads no local folders'
@@ -425,9 +425,9 @@ def edit(*keys, value):
         (edit('model_args', value=[1]), 'model_args must be a mapping, got list'),
         (edit('architecture', value='hf-hub:me/x'), 'unknown architecture'),
         (edit('architecture', value=['x']), 'architecture must be a string'),
-        (edit('pretrained_cfg', 'file', value='other.bin'), "pretrained_cfg must not say 'file'"),
-        (edit('pretrained_cfg', 'hf_hub_id', value='me/x'), "pretrained_cfg must not say 'hf_hub_id'"),
-        (edit('pretrained_cfg', 'custom_load', value=True), "pretrained_cfg must not say 'custom_load'"),
+        (edit('pretrained_cfg', 'file', value='other.bin'), "pretrained_cfg must not have 'file'"),
+        (edit('pretrained_cfg', 'hf_hub_id', value='me/x'), "pretrained_cfg must not have 'hf_hub_id'"),
+        (edit('pretrained_cfg', 'custom_load', value=True), "pretrained_cfg must not have 'custom_load'"),
         (edit('pretrained_cfg', 'tag', value='../../x'), 'tag must be letters, digits'),
         (edit('pretrained_cfg', 'input_size', value='x'), 'input_size must be three integers'),
         (edit('pretrained_cfg', 'mean', value=[0.5] * 4), 'mean must be one number or 3'),
@@ -445,7 +445,7 @@ def edit(*keys, value):
         (lambda folder: (folder / 'config.json').write_text('{}'), 'config.json is not a configuration of timm'),
         (
             lambda folder: (folder / 'README.md').write_text('---\ntags: [timm]\n---\n'),
-            'lacks library_name, pipeline_tag',
+            'must have library_name, pipeline_tag',
         ),
         (lambda folder: (folder / 'README.md').write_text('---\n{x: [\n---\n'), 'front matter is not valid'),
         (lambda folder: (folder / 'README.md').write_text('---\n- 1\n---\n'), 'front matter'),
@@ -719,7 +719,7 @@ def test_a_busy_hub_is_asked_again(client, server, exported, tmp_path):
 )
 def test_not_for_ever(client, server, exported, tmp_path, status, message):
     server.faults['commit/main'] = [status] * 50
-    with pytest.raises(ConnectionError, match=f'publishing to me/fails: .* {message}'):
+    with pytest.raises(ConnectionError, match=f'publishing to me/fails: .*{message}'):
         client(publish.publish, copy(exported, tmp_path / 'x'), 'me/fails')
     assert server.count('commit/main') == 3
 

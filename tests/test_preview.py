@@ -137,7 +137,7 @@ def test_sheet_refuses(argument: str) -> None:
 def test_output_is_checked_first(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"output must end in \.png, got '.*x\.jpg': use '.*x\.png'"):
         preview.check_output(tmp_path / 'x.jpg')
-    with pytest.raises(FileNotFoundError, match='output must lie in an existing folder'):
+    with pytest.raises(FileNotFoundError, match='output must be in an existing folder'):
         preview.check_output(tmp_path / 'missing/x.png')
     preview.check_output(tmp_path / 'x.png')
     assert list(tmp_path.iterdir()) == []

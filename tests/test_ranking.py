@@ -64,7 +64,7 @@ def test_a_seed_without_a_fractal_is_named(capsys, monkeypatch):
         (['--seeds', '5:5'], 'must be 1 to 10,000 seeds'),
         (['--seeds', '-1:5'], '--seeds'),
         (['--seeds', '0:5', '--dataset', 'ofdb'], 'ranks data sets with one base fractal, such as fractal1, got ofdb'),
-        (['--seeds', '0:5', '--dataset', 'fractal1', '--data-dir', 'base.csv'], 'a fractal that is read has no seed'),
+        (['--seeds', '0:5', '--dataset', 'fractal1', '--data-dir', 'base.csv'], 'a fractal from a file has no seed'),
     ],
 )
 def test_wrong_uses(arguments, message, capsys):

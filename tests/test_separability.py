@@ -93,7 +93,7 @@ def test_doctor_says_what_to_change(capsys, tmp_path):
     assert main(['doctor', '--dataset', f'fractal1/classes=16,size=32,points=5000,{change}']) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith('ok')
     assert main(['doctor', '--dataset', 'noise1/size=32']) == 0
-    assert 'take another data set' in capsys.readouterr().out
+    assert 'use another data set' in capsys.readouterr().out
     Image.linear_gradient('L').save(tmp_path / 'x.png')
     assert main(['doctor', '--dataset', 'image1/classes=8,size=64', '--data-dir', str(tmp_path)]) == 0
     assert main(['doctor', '--dataset', 'fractal2']) == 2

@@ -83,7 +83,7 @@ def _between(level: Numbers, min_val: float = 0.0, max_val: float = 1.0, clamp: 
 
 
 # timm's default for the highest magnitude.
-_TEN = 10.0
+_MAX_MAGNITUDE = 10.0
 
 #: Vectorized versions of timm's functions from magnitude to argument, by name. Parameters: magnitudes / 10, signs (1 or
 #: -1; timm samples them), timm's hparams. A test compares them with timm.
@@ -178,7 +178,7 @@ def _operation(op: Any) -> Operation:
         op.prob,
         op.magnitude,
         op.magnitude_std,
-        op.magnitude_max or _TEN,
+        op.magnitude_max or _MAX_MAGNITUDE,
         _argument(op.level_fn, op.hparams) if op.level_fn else None,
         tuple(resample) if isinstance(resample, (list, tuple)) else (resample,),
     )
@@ -196,4 +196,6 @@ def _argument(function: Any, hparams: dict[str, Any]) -> Callable[[Numbers, Numb
         return lambda magnitude, sign: np.asarray(partial(magnitude, hparams)[0])
     if module != 'timm.data.auto_augment' or name not in LEVELS:
         raise UnknownTimm(f'the level function {module}.{name}')
-    return lambda magnitude, sign: LEVELS[name](magnitude / _TEN, sign, hparams, *partial.args, **partial.keywords)
+    return lambda magnitude, sign: LEVELS[name](
+        magnitude / _MAX_MAGNITUDE, sign, hparams, *partial.args, **partial.keywords
+    )

@@ -50,7 +50,7 @@ _IGNORED = frozenset(
 # Arguments that are not supported, and the options of train.py.
 _REFUSED = {'re_split': '--resplit', 'num_aug_splits': '--aug-splits', 'tf_preprocessing': '--tf-preprocessing'}
 # Arguments about batches of varying size, and their names in timm's sampler.
-_OF_CHOICES = {
+_SCHEDULE_OPTIONS = {
     'batch_size_choices': 'batch_sizes',
     'batch_choice_weights': 'choice_weights',
     'batch_choice_seed': 'seed',
@@ -180,7 +180,7 @@ class DeviceLoader:
         self._normalized = normalize(all_levels, mean, std, img_dtype).view(len(mean), 256)
         image = math.prod(self._shape)
         #: Maximum number of images in a mega-batch, unless a single batch is larger.
-        self.at_once = min(_AT_ONCE.get(device.type, _AT_ONCE_GPU), _bytes_at_once(device) // image)
+        self.at_once = min(_AT_ONCE.get(device.type, _AT_ONCE_GPU), _max_bytes(device) // image)
         #: The last epoch, and the number of previous passes over it.
         self._passed = -1, 0
         if hasattr(self.sampler, 'set_epoch'):
@@ -349,7 +349,7 @@ class DeviceLoader:
         return f'{type(self).__name__}({self.dataset!r}, batches={len(self)}, device={str(self.device)!r})'
 
 
-def _bytes_at_once(device: torch.device) -> int:
+def _max_bytes(device: torch.device) -> int:
     """Return the maximum size of a mega-batch before resizing, in bytes; it takes about three times that in total."""
     return min(_BYTES_AT_ONCE, _device.free_bytes(device) // 8) if device.type == 'cuda' else _BYTES_AT_ONCE
 
@@ -507,11 +507,11 @@ def _split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, A
         if value := options.get(name):
             refuse(name, value, f'leave out {flag}')
     known = _augment_options()
-    for name in options.keys() - known - _IGNORED - _OF_CHOICES.keys() - _REFUSED.keys():
+    for name in options.keys() - known - _IGNORED - _SCHEDULE_OPTIONS.keys() - _REFUSED.keys():
         # An option of a newer timm, which usually is off.
         if value := options[name]:
             refuse(name, value, 'leave it out')
-    schedule = {_OF_CHOICES[name]: options[name] for name in _OF_CHOICES.keys() & options.keys()}
+    schedule = {_SCHEDULE_OPTIONS[name]: options[name] for name in _SCHEDULE_OPTIONS.keys() & options.keys()}
     return schedule, {name: options[name] for name in known & options.keys()}
 
 
@@ -535,7 +535,7 @@ def _augment_options() -> frozenset[str]:
 def is_known(name: str) -> bool:
     """Whether `create_device_loader` supports an argument of timm's ``create_loader``."""
     own = inspect.signature(create_device_loader).parameters.keys() - {'options'}
-    return name in own | _augment_options() | _IGNORED | _REFUSED.keys() | _OF_CHOICES.keys()
+    return name in own | _augment_options() | _IGNORED | _REFUSED.keys() | _SCHEDULE_OPTIONS.keys()
 
 
 def _scheduled(sampler: Any, batch_sizes: list[int], schedule: dict[str, Any]) -> Any:

@@ -85,14 +85,12 @@ class Spec:
     @property
     def num_classes(self) -> int:
         """Number of classes."""
-        classes: int = vars(self)['classes']
-        return classes
+        return int(vars(self)['classes'])
 
     @property
     def num_instances(self) -> int:
         """Number of training images per class."""
-        instances: int = vars(self).get('instances', 1)
-        return instances
+        return int(vars(self).get('instances', 1))
 
     @property
     def mode(self) -> str:
@@ -117,7 +115,7 @@ class Spec:
                 # Adding 0.0 turns -0.0 into 0.0, so that equal data sets have equal names.
                 object.__setattr__(self, field.name, float(value) + 0.0)
             elif type(value) is not kind:
-                raise TypeError(f'{self.type}: {field.name} must be {_A[kind]}, got {value!r}')
+                raise TypeError(f'{self.type}: {field.name} must be {_KINDS[kind]}, got {value!r}')
             self._check(field)
 
     def _check(self, field: 'dataclasses.Field[Any]') -> None:
@@ -150,7 +148,7 @@ class Spec:
             try:
                 values[key] = kind(text)
             except ValueError:
-                raise ValueError(f'{cls.type}: {key} must be {_A[kind]}, got {text!r}') from None
+                raise ValueError(f'{cls.type}: {key} must be {_KINDS[kind]}, got {text!r}') from None
         return cls(**values)
 
     def __str__(self) -> str:
@@ -182,7 +180,7 @@ class Spec:
         return f'{self.type}/{",".join(options)}' if options else self.type
 
 
-_A: dict[type, str] = {int: 'an integer', float: 'a number', str: 'a string'}
+_KINDS: dict[type, str] = {int: 'an integer', float: 'a number', str: 'a string'}
 
 _RULES: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
     'low': (operator.ge, 'at least'),
@@ -273,8 +271,7 @@ class IFSSpec(Spec):
     @property
     def num_bases(self) -> int:
         """Number of base IFSs: one per class unless classes are perturbations."""
-        bases: int = vars(self).get('fractals', self.num_classes)
-        return bases
+        return int(vars(self).get('fractals', self.num_classes))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -574,8 +571,8 @@ class Types(Mapping[str, type[Spec]]):
         """
         _check_type(spec)
         old = self._specs.get(spec.type)
-        if old is not None and _place(old) != _place(spec):
-            raise ValueError(f'{_place(spec)}: type {spec.type!r} is taken by {_place(old)}: choose another name')
+        if old is not None and _qualname(old) != _qualname(spec):
+            raise ValueError(f'{_qualname(spec)}: type {spec.type!r} is taken by {_qualname(old)}: choose another name')
         self._specs[spec.type] = spec
 
     def _load(self, name: str) -> None:
@@ -614,7 +611,7 @@ def _package(point: Any) -> str:
     return str(point.dist.name) if point.dist else str(point.value)
 
 
-def _place(spec: type) -> str:
+def _qualname(spec: type) -> str:
     return f'{spec.__module__}.{spec.__qualname__}'
 
 
@@ -622,7 +619,7 @@ def _check_type(spec: type[Spec]) -> None:
     """Report mistakes in a type at registration rather than on first use."""
     if not (isinstance(spec, type) and issubclass(spec, Formula)):
         raise TypeError(f'spec must be a class derived from timm_fractal.data.Formula, got {spec!r}')
-    own, place = vars(spec), _place(spec)
+    own, place = vars(spec), _qualname(spec)
     if '__dataclass_fields__' not in own or not own['__dataclass_params__'].frozen:
         raise TypeError(f'{place} must be a frozen dataclass: put @dataclasses.dataclass(frozen=True) above it')
     if not (isinstance(own.get('type'), str) and _NAME.fullmatch(own['type'])):
@@ -643,7 +640,7 @@ def _check_type(spec: type[Spec]) -> None:
                 f"{place}: {field.name} must be declared by option, as in {field.name}: int = option(3, 'what it is'); "
                 f'traits have no annotation'
             )
-        if type(default) not in _A:
+        if type(default) not in _KINDS:
             raise TypeError(f'{place}: the default of {field.name} must be an int, a float or a str, got {default!r}')
         if (declared := getattr(field.type, '__name__', field.type)) != type(default).__name__:
             raise TypeError(f'{place}: {field.name} is declared as {declared}, but its default is {default!r}')

@@ -39,15 +39,7 @@ def to_device(values: Tensor | npt.NDArray[Any], device: torch.device) -> Tensor
 
 
 class Upload:
-    """Collects host arrays to copy them to a device in one transfer.
-
-    Examples:
-        >>> upload = Upload()
-        >>> index = upload.add(np.arange(3))
-        >>> upload.send(torch.device('cpu'))
-        >>> upload[index]
-        tensor([0, 1, 2])
-    """
+    """Collects host arrays to copy them to a device in one transfer."""
 
     def __init__(self) -> None:
         self._arrays: list[npt.NDArray[Any]] = []

@@ -15,11 +15,6 @@ def list_files(folder: Path, extensions: Collection[str]) -> tuple[list[Path], l
 
     Returns:
         These files, and the names of others relative to the folder. Hidden files are left out.
-
-    Examples:
-        >>> found, others = list_files(Path(__file__).parent, ['.py'])
-        >>> found[0].name, [name for name in others if not name.startswith('__pycache__')]
-        ('__init__.py', [])
     """
     found, others = [], []
     for name in sorted(path.relative_to(folder).as_posix() for path in folder.rglob('*')):
@@ -32,25 +27,11 @@ def list_files(folder: Path, extensions: Collection[str]) -> tuple[list[Path], l
     return found, others
 
 
-def first_names(names: list[str], most: int = 3) -> str:
-    """Join the first few names, for a message.
-
-    Examples:
-        >>> first_names(['a.txt', 'b.txt', 'c.txt', 'd.txt'])
-        'a.txt, b.txt, c.txt, ...'
-    """
-    return ', '.join([*names[:most], *(['...'] if len(names) > most else [])])
-
-
 def sha256(path: Path) -> str:
     """Return the sha256 of a file as hexadecimal digits, without loading the file into memory.
 
     Raises:
         ValueError: It is a folder, a device or a pipe.
-
-    Examples:
-        >>> len(sha256(Path(__file__)))
-        64
     """
     digest = hashlib.sha256()
     add_to_digest(digest, path)

@@ -11,9 +11,9 @@ _logger = logging.getLogger(__name__)
 _OPTIONS: dict[str, Any] = dict(nogil=True, error_model='numpy')
 
 # Functions called by kernels only compile faster without Python and C wrappers.
-_OF_PARTS: dict[str, Any] = dict(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)
+_PART_OPTIONS: dict[str, Any] = dict(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)
 #: Decorator of a function called by kernels.
-part: Any = njit(**_OF_PARTS)
+part: Any = njit(**_PART_OPTIONS)
 
 
 class _Kernel:

@@ -1,9 +1,7 @@
 """Packages that import their modules on first use."""
 
-import sys
 from collections.abc import Callable
 from importlib import import_module
-from types import ModuleType
 
 
 def lazy_exports(package: str, homes: dict[str, str]) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
@@ -11,7 +9,8 @@ def lazy_exports(package: str, homes: dict[str, str]) -> tuple[Callable[[str], o
 
     Args:
         package: ``__name__`` of the package.
-        homes: Each public name, and the module that defines it.
+        homes: Each public name, and the module that defines it. A name must differ from all names of modules: importing
+            a module sets it as an attribute of the package.
 
     Examples:
         >>> get, names = lazy_exports('timm_fractal', {'parse_name': 'spec'})
@@ -24,18 +23,4 @@ def lazy_exports(package: str, homes: dict[str, str]) -> tuple[Callable[[str], o
             raise AttributeError(f'module {package!r} has no attribute {name!r}')
         return getattr(import_module(f'.{homes[name]}', package), name)
 
-    if set(homes) & set(homes.values()):
-        sys.modules[package].__class__ = _keeping(homes)
     return get, lambda: sorted(homes)
-
-
-def _keeping(homes: dict[str, str]) -> type[ModuleType]:
-    """Return the class of a package with a public name that is also the name of its module."""
-
-    class Package(ModuleType):
-        def __setattr__(self, name: str, value: object) -> None:
-            # Importing a submodule sets it as an attribute of the package, which would hide the public name.
-            if not (name in homes and isinstance(value, ModuleType)):
-                super().__setattr__(name, value)
-
-    return Package

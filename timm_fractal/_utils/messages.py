@@ -20,6 +20,17 @@ def nearest(word: str, valid: Iterable[str]) -> str:
     return f'{hint}Valid: {", ".join(valid)}'
 
 
+def listed(names: Iterable[object]) -> str:
+    """Join the first five names, for a message.
+
+    Examples:
+        >>> listed('abcdefg')
+        'a, b, c, d, e, ... (7 in total)'
+    """
+    words = [str(name)[:50] for name in names]
+    return ', '.join(words) or 'nothing' if len(words) <= 5 else f'{", ".join(words[:5])}, ... ({len(words)} in total)'
+
+
 def redacted(url: str) -> str:
     """Remove user, password, query and fragment from a URL, which may be secret.
 

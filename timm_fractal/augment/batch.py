@@ -33,7 +33,7 @@ _TORCH_OPS = (~_MAPS_LEVELS & ~_READS_NEIGHBORS).nonzero()[0].tolist()
 _SHARPNESS, _COLOR = NAMES.index('Sharpness'), NAMES.index('Color')
 
 # Resizes with more taps (to less than 1/60 of the size) run in torch.
-_MOST_TAPS = 256
+_MAX_TAPS = 256
 
 
 @functools.cache
@@ -52,27 +52,23 @@ def kernels(device: torch.device) -> ModuleType | None:
 
 
 @functools.cache
-def _most_taps(shape: tuple[int, int], resized: tuple[int, int]) -> list[int]:
+def _max_taps(shape: tuple[int, int], resized: tuple[int, int]) -> list[int]:
     """Return the maximum numbers of taps of rows and columns, for boxes in images of this height and width."""
     return [int(count_taps(have, want)) for have, want in zip(shape, resized)]
 
 
 def can_resize(shape: Sequence[int], resized: tuple[int, int]) -> bool:
     """Whether the kernels can resize images of this height and width."""
-    return max(_most_taps((shape[0], shape[1]), resized)) <= _MOST_TAPS
+    return max(_max_taps((shape[0], shape[1]), resized)) <= _MAX_TAPS
 
 
 class Resize:
     """`resample` with kernels, in two passes over the pixels.
 
-    Args:
+    Args as for `resample`, except:
         upload: Receives the parameters.
-        crop: As for `resample`.
         take: Index of the source image of each box, shape (B,).
         shape: Height and width of the source images.
-        resized: As for `resample`.
-        size: As for `resample`.
-        offset: As for `resample`.
     """
 
     def __init__(
@@ -87,7 +83,7 @@ class Resize:
     ) -> None:
         top, left, height, width, cubic, hflip, vflip = (values.numpy() for values in crop)
         self._upload, self._resized, self._size, self._offset = upload, resized, size, offset
-        self._most = _most_taps(shape, resized)
+        self._most = _max_taps(shape, resized)
         is_rows_first = rows_first(height, width, resized)
         area = np.where(is_rows_first, size[0] * width, height * size[1])
         self._between = int(area.sum())

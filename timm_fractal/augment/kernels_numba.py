@@ -207,7 +207,6 @@ def _blend(degenerate, level, factor):
 
 @part
 def _to_uint8(value):
-    """Clip and truncate."""
     return np.uint8(min(max(value, np.float32(0)), np.float32(255)))
 
 

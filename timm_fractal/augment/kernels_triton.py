@@ -621,7 +621,6 @@ def check(device: torch.device) -> None:
 
 
 def _like(image: Tensor, *values: Any, dtype: torch.dtype = torch.int32) -> Tensor:
-    """Make a tensor on the device of ``image``."""
     return torch.tensor(values, dtype=dtype, device=image.device)
 
 

@@ -41,7 +41,6 @@ def _look_up(images: Tensor, luts: Tensor) -> Tensor:
 
 
 def _map_levels(images: Tensor, name: str, argument: Numbers) -> Tensor:
-    """Apply an operation in `LUTS`."""
     histogram = torch.empty(0, device=images.device)
     if name in ('AutoContrast', 'Equalize', 'Contrast'):
         in_gray = name == 'Contrast' and images.shape[1] == 3
@@ -57,7 +56,6 @@ def _color(images: Tensor, argument: Numbers) -> Tensor:
 
 
 def _to_levels(values: Tensor) -> Tensor:
-    """Clip and truncate."""
     return values.clamp_(0, 255).to(torch.uint8)
 
 

@@ -25,12 +25,7 @@ class Check(NamedTuple):
 
 
 def run() -> Iterator[Check]:
-    """Run all checks; one that raises an error counts as failed, and the others still run.
-
-    Examples:
-        >>> next(run()).status
-        'ok'
-    """
+    """Run all checks; one that raises an error counts as failed, and the others still run."""
     for examine in CHECKS:
         try:
             yield from examine()
@@ -51,10 +46,6 @@ def examine_dataset(name: str, data_dir: str | Path | None = None) -> Iterator[C
 
     Raises:
         ValueError: The data set cannot be created.
-
-    Examples:
-        >>> [check.status for check in examine_dataset('fractal1/delta=0.2,classes=16,size=64,points=5000')]
-        ['ok', 'ok', 'ok']
     """
     from ..data import create, formula, ranking, separability
     from ..spec import Formula, parse_name
@@ -107,10 +98,6 @@ def rank_seeds(name: str, seeds: range) -> Iterator[str]:
 
     Raises:
         ValueError: The data set does not have exactly one base fractal.
-
-    Examples:
-        >>> list(rank_seeds('fractal1', range(2)))[0].split()
-        ['seed', 'score', 'overlap', 'contrast']
     """
     from ..data import ranking
     from ..data.base import progress_bar
@@ -171,7 +158,6 @@ def _versions() -> Iterator[Check]:
 
 
 def _oldest_versions() -> dict[str, str]:
-    """Return the minimum versions in this package's metadata."""
     try:
         requirements = metadata.requires('timm-fractal') or []
     except metadata.PackageNotFoundError:
@@ -233,7 +219,7 @@ def _timm_internals() -> Iterator[Check]:
     from ..plugin import data, models
 
     names = [*_timm_private.READ, *data.PATCHED, *models.PATCHED]
-    missing = [name for name in names if not _is_there(name)]
+    missing = [name for name in names if not _exists(name)]
     if missing:
         yield Check(
             'FAIL',
@@ -244,7 +230,7 @@ def _timm_internals() -> Iterator[Check]:
         yield Check('ok', f'timm has all {len(names)} internal names used')
 
 
-def _is_there(name: str) -> bool:
+def _exists(name: str) -> bool:
     module, _, attribute = name.rpartition('.')
     try:
         return hasattr(import_module(module), attribute)

@@ -105,14 +105,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = args.run(args)
         return code
     except (ValueError, ImportError, OSError, MemoryError, RuntimeError) as error:
-        _say(f'timm-fractal {args.command}: {_message(error)}', file=sys.stderr)
+        _print(f'timm-fractal {args.command}: {_message(error)}', file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
     except KeyboardInterrupt:
-        _say(f'\ntimm-fractal {args.command}: interrupted; run the same command again to continue', file=sys.stderr)
+        _print(f'\ntimm-fractal {args.command}: interrupted; run the same command again to continue', file=sys.stderr)
         return 130
 
 
-def _say(*words: str, file: Any = None, **options: Any) -> None:
+def _print(*words: str, file: Any = None, **options: Any) -> None:
     """Print; ignore errors of a closed or full stream."""
     stream = file or sys.stdout
     try:
@@ -199,8 +199,10 @@ def _preview(args: Any) -> int:
     tile = args.tile if args.tile is not None else 64 if args.weights else 128
     options: dict[str, Any] = dict(split=args.split, tile=tile, data_dir=args.data_dir)
     if args.weights:
+        from ..explore.filters import weights_sheet
+
         columns = 13 if args.columns is None else args.columns
-        sheet = preview.weights_sheet(args.weights, args.name, columns=columns, tile=tile, data_dir=args.data_dir)
+        sheet = weights_sheet(args.weights, args.name, columns=columns, tile=tile, data_dir=args.data_dir)
     elif args.sweep:
         values = [value.strip() for value in args.values.split(',')] if args.values else None
         if values and not all(values):
@@ -212,7 +214,7 @@ def _preview(args: Any) -> int:
         count = 32 if args.count is None else args.count
         sheet = preview.contact_sheet(args.name, count=count, columns=args.columns, **options)
     preview.save(sheet, args.output)
-    _say(f'{args.output}: {sheet.width} x {sheet.height} pixels')
+    _print(f'{args.output}: {sheet.width} x {sheet.height} pixels')
     return 0
 
 
@@ -268,15 +270,15 @@ def _export(args: Any) -> int:
     options = dict(data_dir=args.data_dir, params=args.params, shards=shards, shard=shard)
     results = export_images(args.name, args.dest, args.split, **options)
     for done in results:
-        _say(f'{args.dest}: {done.images} {done.split} images of {done.classes} classes, {done.written} new')
-    _say(f'dataset: {results[0].dataset}')
+        _print(f'{args.dest}: {done.images} {done.split} images of {done.classes} classes, {done.written} new')
+    _print(f'dataset: {results[0].dataset}')
     dest = Path(args.dest)
     pattern, kind = ('{}-*.tar', '--dataset wds/ ') if shards else ('{}', '')
     train, validation = (any(dest.glob(pattern.format(split))) for split in ('train', 'validation'))
     if dest.is_file() or (train and shard is None):
         # Without this, timm would validate on the split that exists.
         alone = " --val-split ''" if not validation else ''
-        _say(f'train with: {kind}--data-dir {shlex.quote(args.dest)} --num-classes {results[0].classes}{alone}')
+        _print(f'train with: {kind}--data-dir {shlex.quote(args.dest)} --num-classes {results[0].classes}{alone}')
     return 0
 
 
@@ -303,13 +305,13 @@ def _finish_weights(args: Any, folder: Path) -> int:
     from ..hub import folder as hub
     from ..hub import manifest as weights
 
-    _say(f"{folder}: load with timm.create_model('local-dir:{folder}', pretrained=True)")
+    _print(f"{folder}: load with timm.create_model('local-dir:{folder}', pretrained=True)")
     if not args.license:
-        _say('license: unknown; set it with --license, for example --license apache-2.0')
+        _print('license: unknown; set it with --license, for example --license apache-2.0')
     if args.manifest:
         entry = hub.entry_of(folder, file=weights.HUB_FILE)
         entry = weights.add(entry, folder / weights.HUB_FILE, args.manifest)
-        _say(f'{args.manifest}: {entry.name}, {entry.size:,} bytes, sha256 {entry.sha256}')
+        _print(f'{args.manifest}: {entry.name}, {entry.size:,} bytes, sha256 {entry.sha256}')
     return 0
 
 
@@ -370,20 +372,20 @@ def _add_publish(commands: Any) -> None:
 
 
 def _publish(args: Any) -> int:
-    from ..hub.publish import publish
+    from ..hub import publish
 
     options = {name: getattr(args, name) for name in ('private', 'create_pr', 'revision', 'dry_run')}
     done = publish(args.folder, args.repo_id, **options)
-    _say(
+    _print(
         f'{args.folder}: uploaded and verified, {done.url}'
         if done.url
         else f'{args.folder}: ready for {args.repo_id}, not uploaded'
     )
     if done.unchecked:
-        _say(f'the Hub did not validate the model card: {done.unchecked}')
+        _print(f'the Hub did not validate the model card: {done.unchecked}')
     if done.entry:
-        _say('entry for a manifest of weights, such as that of timm-fractal:')
-        _say(json.dumps(done.entry, indent=2))
+        _print('entry for a manifest of weights, such as that of timm-fractal:')
+        _print(json.dumps(done.entry, indent=2))
     return 0
 
 
@@ -426,10 +428,10 @@ def _doctor(args: Any) -> int:
         if args.data_dir:
             args.parser.error('--seeds cannot be combined with --data-dir: a fractal from a file has no seed')
         for line in doctor.rank_seeds(name or 'fractal1', args.seeds):
-            _say(line)
+            _print(line)
         return 0
     failed = False
     for check in doctor.run() if name is None else doctor.examine_dataset(name, args.data_dir):
-        _say(f'{check.status:<5} {check.text}' + (f' -> {check.advice}' if check.advice else ''), flush=True)
+        _print(f'{check.status:<5} {check.text}' + (f' -> {check.advice}' if check.advice else ''), flush=True)
         failed |= check.status == 'FAIL'
     return int(failed)

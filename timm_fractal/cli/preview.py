@@ -1,7 +1,6 @@
 """Saves contact sheets: classes of a data set, the effect of an option, filters of a pre-trained model."""
 
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -9,14 +8,7 @@ from .._utils.atomic import atomic_write, check_regular
 from .._utils.files import check_writable
 from ..explore.sheets import SWEEPS, contact_sheet, sweep
 
-__all__ = ['SWEEPS', 'check_output', 'contact_sheet', 'save', 'sweep', 'weights_sheet']
-
-
-def weights_sheet(*args: Any, **options: Any) -> Image.Image:
-    """See `timm_fractal.explore.filters.weights_sheet`; imported late, since only it needs timm's models."""
-    from ..explore.filters import weights_sheet
-
-    return weights_sheet(*args, **options)
+__all__ = ['SWEEPS', 'check_output', 'contact_sheet', 'save', 'sweep']
 
 
 def save(sheet: Image.Image, path: str | Path) -> None:

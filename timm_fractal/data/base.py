@@ -170,9 +170,7 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
             warn_once(_logger, '%s: ignored --data-dir %s%s', *(self.spec.type, root, codes))
 
     def _instances(self) -> int:
-        """Number of images per class."""
-        instances: int = self.spec.num_instances
-        return instances
+        return int(self.spec.num_instances)
 
     @abstractmethod
     def _shape(self) -> tuple[int, ...]:
@@ -196,8 +194,7 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
     @property
     def num_classes(self) -> int:
         """Number of classes."""
-        classes: int = self.spec.num_classes
-        return classes
+        return int(self.spec.num_classes)
 
     def _allocate(self) -> torch.Tensor | None:
         """Allocate memory that workers share under any start method; None to render images on access."""
@@ -338,12 +335,7 @@ def _whole(index: Any) -> int:
 
 
 def check_indices(indices: Any, samples: int) -> npt.NDArray[np.int64]:
-    """Apply `check_index` to many indices, such as those of a `torch.utils.data.Subset`; returns int64 of shape (B,).
-
-    Examples:
-        >>> check_indices(range(-2, 2), 12).tolist()
-        [10, 11, 0, 1]
-    """
+    """Apply `check_index` to many indices, such as those of a torch Subset; returns int64 of shape (B,)."""
     if isinstance(indices, torch.Tensor) and indices.ndim == 1:
         indices = indices.numpy(force=True)
     if not (isinstance(indices, np.ndarray) and indices.dtype.kind == 'i' and indices.ndim == 1):

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .._utils.files import first_names, list_files
+from .._utils.files import list_files
+from .._utils.messages import listed
 from ..fractal.canvas import row_bytes, unpack
 from ..fractal.codes import REFERENCE_CANVAS, WEIGHTS, find_codes, render_images
 from ..fractal.csv_codes import in_order, join, read_category
@@ -25,7 +26,7 @@ _logger = logging.getLogger(__name__)
 known_codes: dict[tuple[Spec, bytes], IFSCodes] = {}
 
 # Options that describe the base fractals; invalid with a base fractal from a file.
-_OF_BASES = ('fractals', 'maps', 'sigma')
+_BASE_OPTIONS = ('fractals', 'maps', 'sigma')
 
 
 class FractalDataset(SyntheticDataset):
@@ -68,7 +69,6 @@ class FractalDataset(SyntheticDataset):
         return self.spec.size, row_bytes(self.spec.size)
 
     def _fill(self) -> None:
-        """Find the IFS codes unless they are cached, and fill the table."""
         table = None if self._table is None else self._table.numpy()
         # IFS codes do not depend on the canvas.
         canonical = self.spec.canonical()
@@ -105,7 +105,7 @@ class FractalDataset(SyntheticDataset):
 
 
 # Tolerance for the sum of probabilities rounded in a file.
-_PROBABILITIES_OFF = 0.01
+_SUM_TOLERANCE = 0.01
 
 # The eight pixels of a byte in Pillow's RGB layout, four bytes each: twice as fast as converting from gray.
 _RGBX_OF_BYTE = unpack(np.arange(256, dtype=np.uint8)[:, None], 8).astype(np.uint32) * np.uint32(0x01010101)
@@ -143,7 +143,7 @@ def _read_base(path: Path, spec: IFSSpec) -> tuple[Array, Array]:
     """Read the base fractal of a data set from the file of a category."""
     if not path.is_file():
         raise FileNotFoundError(f'--data-dir: no such file: {str(path)!r}')
-    given = [name for name in _OF_BASES if getattr(spec, name) != getattr(type(spec), name)]
+    given = [name for name in _BASE_OPTIONS if getattr(spec, name) != getattr(type(spec), name)]
     if given:
         raise ValueError(f'{spec}: {path} defines the base fractal: leave out {" and ".join(given)}')
     return _read([path])
@@ -173,15 +173,15 @@ def _list_categories(root: Path, spec: IFSSpec) -> list[Path]:
     if others:
         warn_once(
             _logger,
-            '%s: skipped files in %s that are not CSV files (%d): %s',
-            *(spec.type, root, len(others), first_names(others)),
+            '%s: skipped files in %s that are not CSV files: %s',
+            *(spec.type, root, listed(others)),
         )
     return in_order(found)[: spec.num_classes]
 
 
 def _read(paths: Sequence[Path]) -> tuple[Array, Array]:
     read = [read_category(path) for path in paths]
-    odd = [(path.name, p.sum()) for path, (_, p) in zip(paths, read) if abs(p.sum() - 1) > _PROBABILITIES_OFF]
+    odd = [(path.name, p.sum()) for path, (_, p) in zip(paths, read) if abs(p.sum() - 1) > _SUM_TOLERANCE]
     if odd:
         warn_once(
             _logger,

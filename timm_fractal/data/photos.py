@@ -14,7 +14,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .._utils.cpu import cpu_count
-from .._utils.files import first_names, list_files
+from .._utils.files import list_files
+from .._utils.messages import listed
 from .._utils.rng import Stream, stream
 from ..spec import Image1Spec
 from .base import PixelDataset, Pixels, is_primary, progress_bar, warn_once
@@ -66,8 +67,8 @@ def list_images(path: str | Path) -> list[Path]:
     if not paths:
         raise ValueError(f'--data-dir: no image in the folder {str(path)!r}; looked for *{", *".join(EXTENSIONS)}')
     if others:
-        words = 'skipped files in %s without the extension of an image (%d): %s'
-        warn_once(_logger, words, path, len(others), first_names(others))
+        words = 'skipped files in %s without the extension of an image: %s'
+        warn_once(_logger, words, path, listed(others))
     return paths
 
 

@@ -88,11 +88,6 @@ def rank(spec: Spec, seeds: Iterable[int]) -> Iterator[tuple[int, Quality | None
 
     Yields:
         A seed and its measurement; None if no fractal is found for the seed.
-
-    Examples:
-        >>> from timm_fractal.spec import parse_name
-        >>> [seed for seed, quality in rank(parse_name('fractal1/maps=3'), range(2))]
-        [0, 1]
     """
     for seed in seeds:
         try:

@@ -150,16 +150,6 @@ def suggestions(spec: Spec, root: str | Path | None = None) -> str:
     return ' or '.join([', '.join(words[:-1])] * (len(words) > 1) + words[-1:])
 
 
-def advice(spec: Spec, found: Separability, root: str | Path | None = None) -> str:
-    """Describe the problem and a remedy; empty if there is none."""
-    if found.confused <= LIMIT or spec.random_position:
-        return ''
-    return (
-        f'{found.confused:.0%} of the class pairs are no farther apart than two crops of one class, so a model may not '
-        f'learn to separate them: try {suggestions(spec, root)}, or see timm-fractal doctor --dataset'
-    )
-
-
 _measured: set[tuple[Any, ...]] = set()
 
 
@@ -172,6 +162,11 @@ def warn(dataset: SyntheticDataset, root: str | Path | None = None) -> None:
     if key in _measured:
         return
     _measured.add(key)
-    words = advice(dataset.spec, measure(dataset, root), root if dataset.files else None)
-    if words:
-        _logger.warning('%s%s: %s', name, f' of {root}' if dataset.files else '', words)
+    confused = measure(dataset, root).confused
+    if confused > LIMIT:
+        _logger.warning(
+            '%s%s: %.0f%% of the class pairs are no farther apart than two crops of one class, so a model may not '
+            'learn to separate them: try %s, or see timm-fractal doctor --dataset',
+            *(name, f' of {root}' if dataset.files else '', 100 * confused),
+            suggestions(dataset.spec, root if dataset.files else None),
+        )

@@ -87,11 +87,6 @@ def render_atom(atom: Atom, center: tuple[float, float], key: tuple[int, int], s
 
     Returns:
         Shape (size, size).
-
-    Examples:
-        >>> atom = Atom(300, 20, 4.0, 0.01, 25, (3, 7), (1.0, 1.5))
-        >>> render_atom(atom, (256, 256), (1, 2), 64).shape
-        (64, 64)
     """
     angles = 2 * np.pi * np.arange(atom.vertices) / atom.vertices
     # Sines differ in the last bit between machines; rounded to nine decimals they agree.

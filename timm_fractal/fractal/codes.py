@@ -123,19 +123,19 @@ def _valid_weights(
         (spec.seed, k, w, codes.systems[k].tobytes() + probs[k % len(probs)].tobytes())
         for k, w in zip(classes.tolist(), weights.tolist())
     ]
-    unknown = [key for key in dict.fromkeys(keys) if key[2] > 0 and key not in _is_lost]
+    unknown = [key for key in dict.fromkeys(keys) if key[2] > 0 and key not in _too_empty]
     if unknown:
         which, scales = (np.array(column) for column in list(zip(*unknown))[1:3])
         reference = dataclasses.replace(spec, **REFERENCE_CANVAS)
         images = _render(
             reference, 'train', codes, codes.systems[which] * WEIGHTS[scales, None], which, scales, enough=MIN_FILL
         )
-        _is_lost.update(zip(unknown, (images.fill <= MIN_FILL).tolist()))
-    return np.array([0 if _is_lost.get(key) else key[2] for key in keys])
+        _too_empty.update(zip(unknown, (images.fill <= MIN_FILL).tolist()))
+    return np.array([0 if _too_empty.get(key) else key[2] for key in keys])
 
 
 # Whether an instance is too empty, by seed, class, index into `WEIGHTS`, and IFS codes with probabilities, if any.
-_is_lost: dict[tuple[int, int, int, bytes], bool] = {}
+_too_empty: dict[tuple[int, int, int, bytes], bool] = {}
 
 
 def _render(
@@ -410,12 +410,7 @@ def _search_category(reference: IFSSpec, category: int) -> _Search[Array]:
 
 
 def search(seed: int, category: int) -> int:
-    """Find the first attempt that fills enough of the image, on average the 40th.
-
-    Examples:
-        >>> search(0, 1)
-        45
-    """
+    """Find the first attempt that fills enough of the image, on average the 40th."""
     return _search_together(functools.partial(_search_attempt, seed), iter([category]), 1)[category]
 
 

@@ -79,10 +79,6 @@ def sample(maps: int, sigma: float, rng: np.random.Generator) -> Array:
 
     Raises:
         ValueError: ``maps`` or ``sigma`` is out of range.
-
-    Examples:
-        >>> sample(2, 3.5, np.random.default_rng(0)).shape
-        (2, 2, 3)
     """
     if maps < 2:
         raise ValueError(f'maps must be at least 2, got {maps}')

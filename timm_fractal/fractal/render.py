@@ -224,15 +224,7 @@ def render_on(
     size: int,
     patch: Patch,
 ) -> tuple[Any, Any]:
-    """Render images on a torch device and leave them there.
-
-    Args:
-        device: The torch device.
-        systems: As for `render`; arguments are not checked.
-        addresses: Address sequence of all images, shape (points - 1,).
-        keys: As for `render`.
-        size: Width and height in pixels.
-        patch: As for `render`.
+    """Render images like `render`, without checks, and leave them on a torch device.
 
     Returns:
         The images, uint8 of shape (B, size, size), values 0 and `GRAY`, and whether they diverged, bool of shape (B,).

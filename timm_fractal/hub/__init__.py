@@ -14,7 +14,7 @@ if TYPE_CHECKING:
         export_weights,
         reference_output,
     )
-    from .publish import Published, publish
+    from .upload import Published, publish
 
 __all__ = [
     'FILES',
@@ -33,12 +33,12 @@ __getattr__, __dir__ = lazy_exports(
     {
         'FILES': 'folder',
         'LICENSE': 'folder',
-        'Published': 'publish',
+        'Published': 'upload',
         'check': 'folder',
         'convert': 'folder',
         'entry_of': 'folder',
         'export_weights': 'folder',
-        'publish': 'publish',
+        'publish': 'upload',
         'reference_output': 'folder',
     },
 )

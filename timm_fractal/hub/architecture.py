@@ -41,10 +41,6 @@ def build(args: dict[str, Any], start: Origin | None = None, num_classes: int | 
 
     Raises:
         ValueError: Unknown architecture, or it does not accept these arguments.
-
-    Examples:
-        >>> build({'model': 'test_vit', 'num_classes': 7, 'model_kwargs': {'img_size': 64}}).num_classes
-        7
     """
     start = find(str(args['model'])) if start is None else start
     name = start.architecture
@@ -159,7 +155,7 @@ def architecture_options(name: str, options: Any, source: str) -> dict[str, Any]
     if not timm.is_model(name):
         raise ValueError(f'unknown architecture {name[:100]!r}; {nearest(name[:100], timm.list_models())[:200]} ...')
     if not isinstance(options, dict):
-        raise ValueError(f'{source} must be names and values, got {type(options).__name__}')
+        raise ValueError(f'{source} must be a mapping, got {type(options).__name__}')
     known = _parameters(name, options.get('use_naflex') is True)
     for key, value in options.items():
         if key not in known:
@@ -171,7 +167,6 @@ def architecture_options(name: str, options: Any, source: str) -> dict[str, Any]
 
 @functools.cache
 def _parameters(name: str, use_naflex: bool = False) -> frozenset[str]:
-    """Return the parameters of an architecture's class."""
     try:
         model = on_meta(timm.create_model, name, pretrained=False, **{'use_naflex': True} if use_naflex else {})
     except TypeError as error:

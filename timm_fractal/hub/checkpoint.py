@@ -8,7 +8,6 @@ import math
 import pickle
 import warnings
 import zipfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from timm.models import clean_state_dict
 
 from .._utils.atomic import check_regular
+from .._utils.messages import listed
 from ..spec import MAX_SAMPLES, parse_name
 from .values import is_integer, text, typed
 
@@ -81,27 +81,29 @@ def read(path: Path, use_ema: bool | None = None) -> Checkpoint:
         if use_ema:
             raise ValueError(f'{path}: --use-ema cannot be used with a safetensors file, which has one set of weights')
         tensors, metadata = _read_safetensors(path)
-        return Checkpoint(path, check_tensors(path, tensors), _args_within(path, metadata) or _args_beside(path))
+        return Checkpoint(
+            path, check_tensors(path, tensors), _args_in_metadata(path, metadata) or _read_args_yaml(path)
+        )
     content = unpickle(path)
     if is_bare(content):
         # Written by timm's avg_checkpoints.py and clean_checkpoint.py.
         if use_ema:
             raise ValueError(f'{path}: --use-ema cannot be used with a bare state dict, which is one set of weights')
-        return Checkpoint(path, check_tensors(path, content), _args_beside(path))
+        return Checkpoint(path, check_tensors(path, content), _read_args_yaml(path))
     key = 'state_dict_ema' if use_ema or (use_ema is None and content.get('state_dict_ema')) else 'state_dict'
     tensors = content.get(key) or {}
     if not tensors:
         hint = ': for a file released by the authors of a method, use convert' if 'model' in content else ''
         raise ValueError(f'{path}: no {key!r} in this checkpoint, it has: {listed(content)}{hint}')
     args = content.get('args')
-    args = typed(path, vars(args)) if isinstance(args, argparse.Namespace) else _args_beside(path)
+    args = typed(path, vars(args)) if isinstance(args, argparse.Namespace) else _read_args_yaml(path)
     epochs = None
     for name in ('epoch', 'version'):
         if not (content.get(name) is None or is_integer(0, MAX_SAMPLES)(content[name])):
             raise ValueError(f'{path}: {name} must be an integer, got {str(content[name])[:100]!r}')
     if content.get('epoch') is not None:
         epochs = content['epoch'] + ((content.get('version') or 1) > 1)
-    loss = _loss_beside(path, epochs)
+    loss = _read_train_loss(path, epochs)
     is_ema = key == 'state_dict_ema'
     metric = _metric(content, args) if is_ema == bool(content.get('state_dict_ema')) else None
     return Checkpoint(path, check_tensors(path, tensors), args, epochs, is_ema, loss, metric)
@@ -121,17 +123,6 @@ def is_bare(content: dict[Any, Any]) -> bool:
     return bool(content) and all(isinstance(value, torch.Tensor) for value in content.values())
 
 
-def listed(names: Iterable[Any]) -> str:
-    """Join the first five names, for a message.
-
-    Examples:
-        >>> listed('abcdefg')
-        'a, b, c, d, e, ... (7 in all)'
-    """
-    words = [str(name)[:50] for name in names]
-    return ', '.join(words) or 'nothing' if len(words) <= 5 else f'{", ".join(words[:5])}, ... ({len(words)} in all)'
-
-
 def unpickle(path: Path) -> dict[str, Any]:
     """Load a file saved by torch as data only: files with code are refused without running any."""
     _check_archive(path)
@@ -141,7 +132,7 @@ def unpickle(path: Path) -> dict[str, Any]:
             warnings.filterwarnings('ignore', 'Validating sparse', UserWarning)
             content = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
-        names = _foreign(path)
+        names = _unsafe_globals(path)
         words = f'it calls {listed(names)}' if names else 'it was not written by torch, or is damaged'
         raise ValueError(f'{path} is refused: {words}. Only tensors and plain values are allowed') from error
     except (OSError, MemoryError):
@@ -175,7 +166,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _foreign(path: Path) -> list[str]:
+def _unsafe_globals(path: Path) -> list[str]:
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except Exception:
@@ -214,7 +205,7 @@ def shapes(path: Path) -> Shapes:
         raise ValueError(f'{path} is truncated, or not a safetensors file ({error})') from error
 
 
-def _args_within(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+def _args_in_metadata(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     try:
         content = json.loads(metadata.get('train_args', '{}'))
         if not isinstance(content, dict):
@@ -224,7 +215,7 @@ def _args_within(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     return typed(path, content)
 
 
-def _args_beside(path: Path) -> dict[str, Any]:
+def _read_args_yaml(path: Path) -> dict[str, Any]:
     file = path.with_name('args.yaml')
     if not file.is_file():
         return {}
@@ -235,7 +226,7 @@ def _args_beside(path: Path) -> dict[str, Any]:
     return typed(file, content)
 
 
-def _loss_beside(path: Path, epochs: int | None) -> float | None:
+def _read_train_loss(path: Path, epochs: int | None) -> float | None:
     file = path.with_name('summary.csv')
     if epochs is None or not file.is_file():
         return None

@@ -30,10 +30,6 @@ def call_hub(what: str, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         FileNotFoundError: No such repository, revision or file, or no network and not in the cache.
         ConnectionError: The Hub cannot be reached, or still limits requests (429) or fails (500 to 504).
         OSError: The disk is full.
-
-    Examples:
-        >>> call_hub('adding', sum, [1, 2])
-        3
     """
     waits = list(WAITS)
     while True:

@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from .._timm_private import save_config
 from .._utils.atomic import exclusive_lock
 from .._utils.files import sha256
+from .._utils.messages import listed
 from .._version import __version__
 from ..data import create
 from ..fractal.codes import REFERENCE_CANVAS
@@ -142,7 +143,7 @@ def convert(
     weights = content if checkpoint.is_bare(content) else content.get('model')
     if weights is None:
         hint = ': for a checkpoint of train.py, use export-weights' if 'state_dict' in content else ''
-        raise ValueError(f"{path}: no 'model' in this file, it has: {checkpoint.listed(content)}{hint}")
+        raise ValueError(f"{path}: no 'model' in this file, it has: {listed(content)}{hint}")
     tensors = checkpoint.check_tensors(path, weights)
     name, classes = architecture.recognize(path, tensors)
     args = {'model': name, 'num_classes': classes, 'mean': [0.5] * 3, 'std': [0.5] * 3}
@@ -283,7 +284,7 @@ def _write(
     model.pretrained_cfg = cfg
     name = f'{start.architecture}.{tag}'
     dest = Path(name if dest is None else dest)
-    _refuse_other(dest)
+    _check_dest(dest)
     is_new = not dest.exists()
     dest.mkdir(parents=True, exist_ok=True)
     provenance = {key: value for key, value in provenance.items() if value not in (None, {})}
@@ -366,7 +367,7 @@ def _save_tensors(tensors: Tensors, path: Path) -> None:
         raise OSError(code, f'the weights cannot be written ({os.strerror(code)})', str(path.parent.parent)) from error
 
 
-def _refuse_other(dest: Path) -> None:
+def _check_dest(dest: Path) -> None:
     """Raise an error if the destination contains anything that is not an export."""
     if dest.exists() and not dest.is_dir():
         raise FileExistsError(f'{dest} is a file: the destination must be a folder')

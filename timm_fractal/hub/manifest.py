@@ -126,10 +126,6 @@ def manifest(path: str | Path | None = None) -> dict[str, Weights]:
 
     Raises:
         ValueError: It is damaged; the message says where.
-
-    Examples:
-        >>> all(entry.sha256 for entry in manifest().values())
-        True
     """
     path = MANIFEST if path is None else Path(path)
     check_regular(path)
@@ -220,7 +216,7 @@ def _find_at_source(entry: Weights, cache_dir: str | Path | None) -> Path | None
         address, question, query = source.partition('?')
         try:
             return _download(f'{address.rstrip("/")}/{entry.name}.safetensors{question}{query}', entry, cache_dir)
-        except _NotThere:
+        except _NotFound:
             return None
     try:
         folder = Path(source).expanduser()
@@ -249,7 +245,7 @@ def _download(url: str, entry: Weights, cache_dir: str | Path | None) -> Path:
             _fetch(url, temporary, entry.size)
         except urllib.error.HTTPError as error:
             if error.code == 404:
-                raise _NotThere from None
+                raise _NotFound from None
             raise ConnectionError(f'{entry.name}: {where} answers {error.code} {error.reason}') from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             # For a full disk, the system's message is best.
@@ -267,7 +263,7 @@ def _download(url: str, entry: Weights, cache_dir: str | Path | None) -> Path:
     return path
 
 
-class _NotThere(Exception):
+class _NotFound(Exception):
     """The server does not have the file."""
 
 

@@ -47,10 +47,6 @@ def find(name: str) -> Origin:
     Raises:
         ValueError: timm has no such architecture, or its configuration is damaged.
         OSError: No such folder, or the Hub cannot be reached; the message says what to do.
-
-    Examples:
-        >>> find('test_vit').architecture
-        'test_vit'
     """
     source, colon, place = name.partition(':')
     source = source.lower().replace('_', '-')

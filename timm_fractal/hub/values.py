@@ -73,7 +73,7 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value <= MAX_SAMPLES
 
 
-def _are(valid: Callable[[Any], bool], *lengths: int) -> Callable[[Any], bool]:
+def _is_list_of(valid: Callable[[Any], bool], *lengths: int) -> Callable[[Any], bool]:
     return lambda values: isinstance(values, list) and len(values) in lengths and all(map(valid, values))
 
 
@@ -101,9 +101,9 @@ _ARGUMENTS: dict[str, tuple[Callable[[Any], bool], str]] = {
     'epoch_repeats': (_is_number, f'a number from 0 to {MAX_SAMPLES}'),
     'in_chans': (is_integer(1, 64), 'an integer from 1 to 64'),
     'img_size': (_PIXELS, f'an integer from 1 to {2**16}'),
-    'input_size': (_are(_PIXELS, 3), 'three integers: channels, height, width'),
-    'mean': (_are(_is_number, *_CHANNELS), 'a list of numbers, one per channel'),
-    'std': (_are(_is_number, *_CHANNELS), 'a list of numbers, one per channel'),
+    'input_size': (_is_list_of(_PIXELS, 3), 'three integers: channels, height, width'),
+    'mean': (_is_list_of(_is_number, *_CHANNELS), 'a list of numbers, one per channel'),
+    'std': (_is_list_of(_is_number, *_CHANNELS), 'a list of numbers, one per channel'),
     'crop_pct': (_is_number, 'a number'),
     'interpolation': (_is_word, 'a word'),
     'crop_mode': (_is_word, 'a word'),
@@ -169,12 +169,12 @@ def _shareable(key: str, value: Any) -> Any:
         return value
     source, colon, place = value.partition(':')
     if colon and source == 'local-dir':
-        return f'{source}:{_last(place)}'
+        return f'{source}:{_basename(place)}'
     kind, slash, place = value.partition('/')
     # A timm reader and its folder: wds//data/shards.
     if slash and kind and _is_path(place):
-        return f'{kind}/{_last(place)}'
-    return _last(value) if key in _PATHS or _is_path(value) else value
+        return f'{kind}/{_basename(place)}'
+    return _basename(value) if key in _PATHS or _is_path(value) else value
 
 
 # Names of secrets, as arguments or in text such as 'hf_token=...'.
@@ -187,7 +187,7 @@ _URL = re.compile(r'[A-Za-z][A-Za-z0-9+.-]*://[^\s,;]*')
 
 def _shareable_url(url: str) -> str:
     if url.lower().startswith('file:'):
-        return _last(url.partition('://')[2])
+        return _basename(url.partition('://')[2])
     return redacted(url)
 
 
@@ -196,6 +196,5 @@ def _is_path(text: str) -> bool:
     return bool(path.drive or path.root) or text.startswith('~')
 
 
-def _last(path: str) -> str:
-    """Return the last part of a POSIX or Windows path."""
+def _basename(path: str) -> str:
     return PureWindowsPath(path).name

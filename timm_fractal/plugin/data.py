@@ -126,8 +126,8 @@ class _names:
         except (TypeError, ValueError):
             parameters = {}  # type: ignore[assignment]
         known = [p for p in parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        told = known[: len(documented)]
-        self.names = [p.name for p in known] if [p.name for p in told] == list(documented) else list(documented)
+        first = known[: len(documented)]
+        self.names = [p.name for p in known] if [p.name for p in first] == list(documented) else list(documented)
         self.defaults = {p.name: p.default for p in parameters.values() if p.default is not p.empty}
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -159,11 +159,11 @@ def _our_dataset(name: str, split: str = 'validation', **options: Any) -> 'Datas
             raise ValueError(f'{option} cannot be used with the rendered data set {name!r}: leave it out')
     options = {k: v for k, v in options.items() if k not in _IGNORED and v is not None}
     dataset = create(name, split=split, **options)
-    _warn_if_alike(dataset, options.get('root'))
+    _warn_if_inseparable(dataset, options.get('root'))
     return dataset
 
 
-def _warn_if_alike(dataset: Any, root: Any) -> None:
+def _warn_if_inseparable(dataset: Any, root: Any) -> None:
     from ..data import separability
 
     try:

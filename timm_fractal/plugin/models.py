@@ -40,7 +40,7 @@ PATCHED = (
 _SOURCES = ('url', 'file', 'state_dict', 'hf_hub_id', 'hf_hub_filename', 'source')
 
 # Extensions of files written by torch or safetensors.
-_OF_TORCH = ('.bin', '.ckpt', '.pt', '.pth', '.safetensors', '.tar')
+_TORCH_SUFFIXES = ('.bin', '.ckpt', '.pt', '.pth', '.safetensors', '.tar')
 
 
 def patch(host: Any, undo: Undo) -> None:
@@ -95,7 +95,7 @@ def _wrap_load_pretrained(original: Callable[..., Any], registry: Any, ours: 'di
                 from ..hub.manifest import load
 
                 pretrained_cfg = {**cfg, 'state_dict': load(ours[name], kwargs.get('cache_dir'))}
-        if isinstance(cfg, dict) and cfg.get('custom_load') and str(cfg.get('file')).endswith(_OF_TORCH):
+        if isinstance(cfg, dict) and cfg.get('custom_load') and str(cfg.get('file')).endswith(_TORCH_SUFFIXES):
             # Up to timm 1.0.30, --pretrained-path reads such a file as .npz if the default weights are an .npz file.
             pretrained_cfg = {**cfg, 'custom_load': False}
         return original(model, pretrained_cfg, *args, **kwargs)
