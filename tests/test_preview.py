@@ -10,6 +10,7 @@ from PIL import Image
 
 from timm_fractal import Fractal1
 from timm_fractal.cli import preview
+from timm_fractal.cli.main import main
 from timm_fractal.explore import sheets
 
 NAME = 'fractal1/classes=6,size=64,points=3000'
@@ -135,7 +136,9 @@ def test_sheet_refuses(argument: str) -> None:
 
 
 def test_output_is_checked_first(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"output must end in \.png, got '.*x\.jpg': use '.*x\.png'"):
+    with pytest.raises(
+        ValueError, match=r"output must end in \.png, or \.gif with --sweep, got '.*x\.jpg': use '.*x\.png'"
+    ):
         preview.check_output(tmp_path / 'x.jpg')
     with pytest.raises(FileNotFoundError, match='output must be in an existing folder'):
         preview.check_output(tmp_path / 'missing/x.png')
@@ -145,7 +148,7 @@ def test_output_is_checked_first(tmp_path: Path) -> None:
 
 def test_save_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sheet = preview.contact_sheet(NAME, count=1, tile=16)
-    preview.save(sheet, tmp_path / 'x.png')
+    preview.save([sheet], tmp_path / 'x.png')
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / 'x.png')), np.asarray(sheet))
 
     def save(self: Image.Image, path: Path, *args: Any) -> None:
@@ -154,5 +157,24 @@ def test_save_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(Image.Image, 'save', save)
     with pytest.raises(OSError, match='No space'):
-        preview.save(sheet, tmp_path / 'y.png')
+        preview.save([sheet], tmp_path / 'y.png')
     assert [path.name for path in tmp_path.iterdir()] == ['x.png']
+
+
+def test_an_animation_has_a_frame_per_value(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(tmp_path / 'x.gif')
+    assert (
+        main(['preview', NAME, '--sweep', 'delta', '--values', '0,0.3', '--count', '3', '--tile', '64', '-o', path])
+        == 0
+    )
+    with Image.open(path) as file:
+        assert file.n_frames == 2 and file.info['loop'] == 0
+        for frame, delta in enumerate(('0', '0.3')):
+            file.seek(frame)
+            sheet = preview.contact_sheet(f'{NAME},delta={delta}', count=3, tile=64)
+            picture = np.asarray(file.convert('L'))
+            np.testing.assert_array_equal(picture[: sheet.height], np.asarray(sheet))
+            assert (picture[sheet.height :] > 128).any()
+    with pytest.raises(SystemExit):
+        main(['preview', NAME, '-o', path])
+    assert 'a .gif file needs --sweep OPTION' in capsys.readouterr().err

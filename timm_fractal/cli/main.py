@@ -31,6 +31,7 @@ _PREVIEW_EXAMPLES = """examples:
   timm-fractal preview fractal1 --sweep delta --values 0.01,0.05,0.1,0.2,0.4
   timm-fractal preview fractal1 --sweep seed --values 0,1,2,3,4,5
   timm-fractal preview image1 --data-dir photo.jpg --sweep warp
+  timm-fractal preview fractal1 --sweep delta --count 24 -o delta.gif
   timm-fractal preview --weights test_vit.fractal1_1k -o weights.png
 """
 
@@ -173,12 +174,14 @@ def _add_preview(commands: Any) -> None:
         metavar='NAME',
         help='show filters and attention of these weights, on the first class of the data set',
     )
-    parser.add_argument('-o', '--output', metavar='FILE', default='fractals.png', help='PNG file (%(default)s)')
+    parser.add_argument(
+        '-o', '--output', metavar='FILE', default='fractals.png', help='PNG file, or GIF with --sweep (%(default)s)'
+    )
     parser.add_argument('--count', type=int, metavar='N', help='number of classes (32)')
     parser.add_argument('--columns', type=int, metavar='N', help='images per row; in a sweep, classes (8)')
     parser.add_argument('--split', default='train', choices=('train', 'validation'), help='split (%(default)s)')
     parser.add_argument('--tile', type=int, metavar='PX', help='size of an image (128; with --weights 64)')
-    parser.add_argument('--sweep', metavar='OPTION', help='one row per value of this option, e.g. delta or sigma')
+    parser.add_argument('--sweep', metavar='OPTION', help='one row, or frame, per value of an option, e.g. delta')
     parser.add_argument(
         '--values',
         metavar='V,V,...',
@@ -187,34 +190,38 @@ def _add_preview(commands: Any) -> None:
 
 
 def _preview(args: Any) -> int:
-    if args.sweep and args.count is not None:
-        args.parser.error('--count cannot be combined with --sweep: use --columns')
+    from . import preview
+
+    animated = preview.is_animation(args.output)
+    if animated and not args.sweep:
+        args.parser.error('a .gif file needs --sweep OPTION: one frame per value')
+    if args.sweep and args.count is not None and not animated:
+        args.parser.error('--count cannot be combined with --sweep, except in a .gif file: use --columns')
     if args.values and not args.sweep:
         args.parser.error('--values needs --sweep OPTION')
     if args.weights and (args.sweep or args.count is not None or args.split != 'train'):
         args.parser.error('--sweep, --count and --split cannot be combined with --weights')
-    from . import preview
-
     preview.check_output(args.output)
     tile = args.tile if args.tile is not None else 64 if args.weights else 128
+    count = 32 if args.count is None else args.count
     options: dict[str, Any] = dict(split=args.split, tile=tile, data_dir=args.data_dir)
+    values = [value.strip() for value in args.values.split(',')] if args.values else None
+    if values and not all(values):
+        args.parser.error(f'--values must be separated by single commas, got {args.values!r}')
     if args.weights:
         from ..explore.filters import weights_sheet
 
         columns = 13 if args.columns is None else args.columns
-        sheet = weights_sheet(args.weights, args.name, columns=columns, tile=tile, data_dir=args.data_dir)
+        frames = [weights_sheet(args.weights, args.name, columns=columns, tile=tile, data_dir=args.data_dir)]
+    elif animated:
+        frames = preview.animate(args.name, args.sweep, values, count=count, columns=args.columns, **options)
     elif args.sweep:
-        values = [value.strip() for value in args.values.split(',')] if args.values else None
-        if values and not all(values):
-            args.parser.error(f'--values must be separated by single commas, got {args.values!r}')
-        sheet = preview.sweep(
-            args.name, args.sweep, values, columns=8 if args.columns is None else args.columns, **options
-        )
+        columns = 8 if args.columns is None else args.columns
+        frames = [preview.sweep(args.name, args.sweep, values, columns=columns, **options)]
     else:
-        count = 32 if args.count is None else args.count
-        sheet = preview.contact_sheet(args.name, count=count, columns=args.columns, **options)
-    preview.save(sheet, args.output)
-    _print(f'{args.output}: {sheet.width} x {sheet.height} pixels')
+        frames = [preview.contact_sheet(args.name, count=count, columns=args.columns, **options)]
+    preview.save(frames, args.output)
+    _print(f'{args.output}: {frames[0].width} x {frames[0].height} pixels')
     return 0
 
 

@@ -1,36 +1,50 @@
 """Saves contact sheets: classes of a data set, the effect of an option, filters of a pre-trained model."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
 from .._utils.atomic import atomic_write, check_regular
 from .._utils.files import check_writable
-from ..explore.sheets import SWEEPS, contact_sheet, sweep
+from ..explore.sheets import SWEEPS, animate, contact_sheet, sweep
 
-__all__ = ['SWEEPS', 'check_output', 'contact_sheet', 'save', 'sweep']
+__all__ = ['SWEEPS', 'animate', 'check_output', 'contact_sheet', 'save', 'sweep']
 
 
-def save(sheet: Image.Image, path: str | Path) -> None:
-    """Write a sheet as a PNG file, atomically.
+def save(frames: Sequence[Image.Image], path: str | Path) -> None:
+    """Write a sheet as a PNG file, or several as a GIF animation, atomically.
 
     Raises:
         OSError: It cannot be written.
     """
+    first, *others = frames
     with atomic_write(path) as temporary:
-        sheet.save(temporary, 'PNG')
+        if is_animation(path):
+            # Milliseconds; the last frame stays longer.
+            duration = [150] * len(others) + [1500]
+            first.save(temporary, 'GIF', save_all=True, append_images=others, duration=duration, loop=0)
+        else:
+            first.save(temporary, 'PNG')
+
+
+def is_animation(path: str | Path) -> bool:
+    """Whether a file name is that of an animation."""
+    return Path(path).suffix.lower() == '.gif'
 
 
 def check_output(path: str | Path) -> None:
     """Check before rendering that `save` can write a file.
 
     Raises:
-        ValueError: The name does not end in .png.
+        ValueError: The name does not end in .png or .gif.
         OSError: The folder does not exist or is not writable.
     """
     path = Path(path)
-    if path.suffix.lower() != '.png':
-        raise ValueError(f'output must end in .png, got {str(path)!r}: use {str(path.with_suffix(".png"))!r}')
+    if path.suffix.lower() not in ('.png', '.gif'):
+        raise ValueError(
+            f'output must end in .png, or .gif with --sweep, got {str(path)!r}: use {str(path.with_suffix(".png"))!r}'
+        )
     if not path.parent.is_dir():
         raise FileNotFoundError(f'output must be in an existing folder, got {str(path)!r}')
     check_regular(path)

@@ -23,6 +23,7 @@ COLUMNS = 8
 _NUMBERS = ('classes', 'instances')
 
 _GAP = 2
+_CAPTION = 24
 _PAPER, _INK = '#303030', '#ffffff'
 
 
@@ -95,6 +96,44 @@ def sweep(
         70
     """
     _check(columns=columns, tile=tile)
+    values, specs = _swept(name, option, values)
+    if data_dir is None:
+        specs = [_fewer(spec, columns) for spec in specs]
+    rows = [_images(changed, split, columns, tile, data_dir) for changed in watched_parts(specs)]
+    return join(rows, tile, [f'{option}={value}' for value in values])
+
+
+def animate(
+    name: str,
+    option: str,
+    values: Sequence[str] | None = None,
+    split: str = 'train',
+    count: int = 32,
+    columns: int | None = None,
+    tile: int = 128,
+    data_dir: str | Path | None = None,
+) -> list[Image.Image]:
+    """Render a contact sheet per value of an option, with the value below it: the frames of an animation.
+
+    Args and errors are those of `sweep` and `contact_sheet`.
+
+    Examples:
+        >>> frames = animate('fractal1/size=64,points=3000', 'delta', ['0', '0.3'], count=4, tile=32)
+        >>> len(frames), frames[0].size
+        (2, (138, 60))
+    """
+    values, specs = _swept(name, option, values)
+    frames = []
+    for value, spec in zip(values, watched_parts(specs)):
+        sheet = contact_sheet(spec.name(), split, count, columns, tile, data_dir)
+        frame = Image.new(sheet.mode, (sheet.width, sheet.height + _CAPTION), _PAPER)
+        frame.paste(sheet)
+        ImageDraw.Draw(frame).text((4 * _GAP, sheet.height), f'{option} = {value}', fill=_INK, font_size=_CAPTION - 8)
+        frames.append(frame)
+    return frames
+
+
+def _swept(name: str, option: str, values: Sequence[str] | None) -> tuple[Sequence[str], list[Spec]]:
     spec = parse_name(name)
     options = sweepable(spec)
     if option not in options:
@@ -105,11 +144,7 @@ def sweep(
         raise ValueError(
             f'values must be given for the option {option!r}: only {", ".join(SWEEPS)} and words have defaults'
         )
-    specs = [with_option(spec, option, value) for value in values]
-    if data_dir is None:
-        specs = [_fewer(spec, columns) for spec in specs]
-    rows = [_images(changed, split, columns, tile, data_dir) for changed in watched_parts(specs)]
-    return join(rows, tile, [f'{option}={value}' for value in values])
+    return values, [with_option(spec, option, value) for value in values]
 
 
 def first_images(name: str, count: int, data_dir: str | Path | None = None) -> list[Image.Image]:
