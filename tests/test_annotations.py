@@ -114,8 +114,9 @@ def test_smooth_fields_are_those_of_torchvision(monkeypatch, name):
     strong, weak = draw(name, 0.3, 1), draw(name, 0.03, 1)
     mask = fixed(monkeypatch, name, strong, mask_fill=3)(tv_tensors.Mask(MASKS))
     agree(mask, functional.elastic(tv_tensors.Mask(MASKS), displacement(strong), fill=3))
-    boxes = fixed(monkeypatch, name, weak)(boxes_of())
-    torch.testing.assert_close(boxes, functional.elastic(boxes_of(), displacement(weak)), rtol=0, atol=1.5)
+    boxes = fixed(monkeypatch, name, weak)(boxes_of(BOXES[:3]))
+    theirs = functional.elastic(boxes_of(BOXES[:3]), displacement(weak))
+    torch.testing.assert_close(boxes, theirs, rtol=0, atol=1.5)
     if hasattr(tv_tensors, 'KeyPoints'):
         points = tv_tensors.KeyPoints(POINTS, canvas_size=SIZE)
         theirs = functional.elastic(points, displacement(weak))
@@ -235,6 +236,11 @@ def test_rotated_boxes(form):
         ours = warp_boxes(WARPS['affine'], boxes, affine_record(angle, shift, scale))
         theirs = functional.affine(boxes, angle, shift, scale, [0.0, 0.0])
         torch.testing.assert_close(converted(ours, 'XYXYXYXY'), converted(theirs, 'XYXYXYXY'), rtol=0, atol=1e-3)
+    # Whichever side is the longer one, a sheared stick is a stick.
+    sticks = converted(boxes_of([[80.0, 60, 90, 2, 0], [80, 60, 2, 90, 0]], 'CXCYWHR'), form)
+    for shear in ([0, 0.3, 0, 0, 0, 0], [0, 0, 0, 0.3, 0, 0]):
+        moved = converted(warp_boxes(WARPS['affine'], sticks, {'affine': shear}), 'CXCYWHR')
+        assert moved[0, 3] < 5 and moved[1, 2] < 5
     for name in NAMES:
         params = draw(name, 0.2, 6)
         corners = converted(warp_boxes(WARPS[name], boxes, params), 'XYXYXYXY').reshape(-1, 4, 1, 2)
@@ -263,9 +269,7 @@ def test_nothing_annotated(name):
 
 
 @pytest.mark.parametrize('name', NAMES)
-@pytest.mark.parametrize(
-    'dtype', [torch.uint8, torch.int64, torch.bool, torch.uint16, torch.float32, torch.float64, torch.bfloat16]
-)
+@pytest.mark.parametrize('dtype', [torch.uint8, torch.int64, torch.bool, torch.float32, torch.float64, torch.bfloat16])
 def test_masks_keep_their_values(name, dtype):
     masks, params = MASKS.to(dtype), draw(name, 0.4, 7)
     got = warp_mask(WARPS[name], masks, params, 0)
