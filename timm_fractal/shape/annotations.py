@@ -6,20 +6,14 @@ of points and of boxes are in pixels, 0 at the left or upper edge of the image, 
 
 from typing import Any
 
-import numpy as np
 import torch
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional
 
-from .warps import _CELLS, _STEPS, Array, Params, Warp, _identity_at_corners
+from .warps import Params, Warp
 
 # Points along each side of a box; what a curve does between two of them is lost, see docs/shape.md.
 _PER_SIDE = 32
-# Newton's method takes three to eight steps.
-_MOST_STEPS = 20
-_DIFFERENCE = 1e-6
-# Of what the numerators of a projective map are divided by.
-_HORIZON = 1e-4
 
 
 def warp_mask(warp: Warp, mask: torch.Tensor, params: Params, fill: float) -> torch.Tensor:
@@ -38,16 +32,10 @@ def warp_mask(warp: Warp, mask: torch.Tensor, params: Params, fill: float) -> to
     filled = exact.to(mask.dtype)
     if not mask.is_floating_point() and filled.double() != exact:
         raise ValueError(f'mask_fill must be a value of the mask, which is {mask.dtype}, got {fill}')
-    height, width = mask.shape[-2:]
     if mask.numel() == 0:
         return mask.clone()
-    # The positions of images, so that a mask shows what an image shows.
-    steps = warp._positions(warp._values(params, 1), height, width, (width, height), torch.device('cpu'))[0]
-    edges = _STEPS // 2 * torch.tensor([width, height], dtype=torch.float32)[:, None, None]
-    inside = (steps.abs() <= edges).all(dim=0).flatten()
-    column, row = torch.minimum((steps + edges).clamp_(min=0), 2 * edges - 1).div_(_STEPS).long()
-    index = (row * width + column).flatten().to(mask.device)
-    shown = torch.where(inside.to(mask.device), mask.flatten(-2)[..., index], filled.to(mask.device))
+    pixels, inside = (part.to(mask.device) for part in warp.nearest(params, *mask.shape[-2:]))
+    shown = torch.where(inside, mask.flatten(-2)[..., pixels], filled.to(mask.device))
     return shown.reshape(mask.shape)
 
 
@@ -64,12 +52,9 @@ def warp_points(warp: Warp, points: torch.Tensor, params: Params, canvas_size: t
         New points of the same dtype, to the nearest whole number if it has no others. What the canvas does not show is
         outside of it.
     """
-    half = np.array(canvas_size[::-1])[:, None] / 2
-    places = _exact(points).reshape(-1, 2).numpy().T / half - 1
-    coefficients = warp._coefficients(warp._values(params, 1))[0]
-    invert = _invert_projective if coefficients.shape[-1] == 2 else _invert_numerically
-    found = (invert(warp, coefficients, places) + 1) * half
-    return _like(torch.from_numpy(found.T).reshape(points.shape), points)
+    half = torch.tensor(canvas_size[::-1], dtype=torch.float64) / 2
+    found = warp.locate((_exact(points) / half - 1).numpy(), params)
+    return _like((torch.from_numpy(found) + 1) * half, points)
 
 
 def warp_boxes(warp: Warp, boxes: Any, params: Params) -> Any:
@@ -117,47 +102,3 @@ def _exact(values: torch.Tensor) -> torch.Tensor:
 def _like(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     values = values if like.is_floating_point() else values.round()
     return values.to(like.dtype).to(like.device)
-
-
-def _invert_projective(warp: Warp, coefficients: Array, places: Array) -> Array:
-    """Of functions of the first degree: places in the image (2, N) -> points of the canvas (2, N)."""
-    matrix = np.eye(3)
-    matrix[: len(coefficients)] = np.stack(
-        [coefficients[:, 0, 1], coefficients[:, 1, 0], coefficients[:, 0, 0]], axis=1
-    )
-    x, y, below = np.linalg.solve(matrix, np.vstack([places, np.ones_like(places[:1])]))
-    # What is behind the horizon of the canvas stays far away, in the direction in which it left.
-    found = np.stack([x, y]) / below.clip(_HORIZON)
-    low, high = warp._basis(np.array([-1.0, 1.0]))[:, 1]
-    return 2 * (found - low) / (high - low) - 1  # type: ignore[no-any-return]
-
-
-def _invert_numerically(warp: Warp, coefficients: Array, places: Array) -> Array:
-    """By Newton's method: places in the image (2, N) -> points of the canvas (2, N).
-
-    Outside of the canvas, where a map need not be one to one, points move as the nearest point of the canvas does.
-    """
-    basis = warp._basis(np.linspace(-1, 1, _CELLS + 1))
-    corners = torch.from_numpy((basis @ coefficients @ basis.T).reshape(2, -1).T.copy())
-    parts = np.array_split(places.T, places.shape[1] // 1024 + 1)
-    nearest = torch.cat([torch.cdist(torch.from_numpy(part.copy()), corners).argmin(dim=1) for part in parts])
-    points = _identity_at_corners().reshape(2, -1)[:, nearest.numpy()]
-    for _ in range(_MOST_STEPS):
-        inside = points.clip(-1, 1)
-        u, v = (warp._basis(t) for t in inside)
-        more_u, more_v = (warp._basis(t + _DIFFERENCE) for t in inside)
-        rows = v @ coefficients
-        missed = (rows * u).sum(axis=2) + points - inside - places
-        beyond_u, beyond_v = points != inside
-        slope_u = np.where(beyond_u, [[1], [0]], (rows * (more_u - u)).sum(axis=2) / _DIFFERENCE)
-        slope_v = np.where(beyond_v, [[0], [1]], ((more_v - v) @ coefficients * u).sum(axis=2) / _DIFFERENCE)
-        area = slope_u[0] * slope_v[1] - slope_u[1] * slope_v[0]
-        area[np.abs(area) < 1e-3] = 1e-3
-        step_u = (slope_v[1] * missed[0] - slope_v[0] * missed[1]) / area
-        step_v = (slope_u[0] * missed[1] - slope_u[1] * missed[0]) / area
-        step = np.stack([step_u, step_v])
-        points = points - step
-        # Each step squares the error.
-        if (np.abs(step) < 1e-4).all():
-            break
-    return points
