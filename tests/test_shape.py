@@ -450,9 +450,6 @@ def test_in_pipelines_of_torchvision(photo, name):
     assert type(image) is tv_tensors.Image and label == 3
     video = tv_tensors.Video(torch.rand(2, 3, 4, 16, 16))
     assert RandomShape(name)(video).shape == video.shape
-    mask = tv_tensors.Mask(torch.zeros(1, 4, 4))
-    with pytest.raises(TypeError, match='got Mask'):
-        RandomShape(name)(photo, mask)
 
 
 def test_random_shape_draws_from_torch(photo):
@@ -471,9 +468,9 @@ def test_random_shape_draws_from_torch(photo):
 
 
 def test_random_shape_repr_and_errors():
-    assert repr(RandomShape()) == 'RandomShape(warp=affine, magnitude=0.1, p=1.0, fill=0)'
+    assert repr(RandomShape()) == 'RandomShape(warp=affine, magnitude=0.1, p=1.0, fill=0, mask_fill=0)'
     assert repr(RandomShape('elastic', 0.3, 0.5, (1, 2, 3))) == (
-        'RandomShape(warp=elastic, magnitude=0.3, p=0.5, fill=(1, 2, 3))'
+        'RandomShape(warp=elastic, magnitude=0.3, p=0.5, fill=(1, 2, 3), mask_fill=0)'
     )
     assert repr(WARPS['affine']) == 'Affine()'
     with pytest.raises(ValueError, match="warp must be one of affine, homography, elastic, polynomial, got 'afine'"):

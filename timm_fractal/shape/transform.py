@@ -1,5 +1,6 @@
 """Random warps as a torchvision transform, and as an operation of timm's RandAugment."""
 
+import math
 import random
 from typing import Any
 
@@ -9,21 +10,30 @@ from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from .annotations import warp_boxes, warp_mask, warp_points
 from .warps import MAX_MAGNITUDE, WARPS, Fill, Params
+
+#: What torchvision 0.20 to 0.22 do not have.
+_KEY_POINTS: Any = getattr(tv_tensors, 'KeyPoints', ())
 
 
 class RandomShape(v2.Transform):  # type: ignore[misc]
-    """Warp an image at random, as one of torchvision's v2 transforms.
+    """Warp an image and what is annotated in it at random, as one of torchvision's v2 transforms.
 
-    Takes a PIL image, a tensor (..., C, H, W) or a sample with one of them inside, such as
-    ``(image, label)``. All images of one call get the same warp, as everywhere in torchvision. Sampled from torch's
-    generator.
+    Takes what they take: a PIL image, a tensor (..., C, H, W), or a sample of any nesting, such as ``(image, label)``
+    or ``(image, {'boxes': boxes, 'masks': masks, 'labels': labels})``. All parts of a sample get the same warp, as
+    everywhere in torchvision, and what is no part of the picture stays as it is. Sampled from torch's generator.
+
+    Of ``torchvision.tv_tensors``, images and videos are bilinear, masks take the nearest pixel. A box becomes the
+    box around its warped outline, clamped to the canvas. A point goes where the canvas shows it; one that the canvas
+    does not show is outside of it then.
 
     Args:
         warp: A name in `WARPS`.
         magnitude: Strength, 0 <= magnitude <= 1, see the warp.
-        p: Probability that an image is warped.
+        p: Probability that a sample is warped.
         fill: Value of the pixels that show no part of the image, see `Warp.apply`.
+        mask_fill: The same of masks, a finite number that their dtype has.
 
     Raises:
         ValueError: An unknown warp, or a number out of range.
@@ -31,12 +41,16 @@ class RandomShape(v2.Transform):  # type: ignore[misc]
     Examples:
         >>> transform = RandomShape('elastic', magnitude=0.2)
         >>> transform
-        RandomShape(warp=elastic, magnitude=0.2, p=1.0, fill=0)
-        >>> transform(Image.linear_gradient('L')).size
-        (256, 256)
+        RandomShape(warp=elastic, magnitude=0.2, p=1.0, fill=0, mask_fill=0)
+        >>> image, mask = Image.linear_gradient('L'), tv_tensors.Mask(torch.zeros(256, 256, dtype=torch.int64))
+        >>> image, mask, label = transform(image, mask, 3)
+        >>> image.size, mask.shape, label
+        ((256, 256), torch.Size([256, 256]), 3)
     """
 
-    def __init__(self, warp: str = 'affine', magnitude: float = 0.1, p: float = 1.0, fill: Fill = 0) -> None:
+    def __init__(
+        self, warp: str = 'affine', magnitude: float = 0.1, p: float = 1.0, fill: Fill = 0, mask_fill: float = 0
+    ) -> None:
         super().__init__()
         if warp not in WARPS:
             raise ValueError(f'warp must be one of {", ".join(WARPS)}, got {warp!r}')
@@ -44,16 +58,13 @@ class RandomShape(v2.Transform):  # type: ignore[misc]
             raise ValueError(f'magnitude must be at least 0 and at most {MAX_MAGNITUDE:g}, got {magnitude}')
         if not 0 <= p <= 1:
             raise ValueError(f'p must be at least 0 and at most 1, got {p}')
+        if not isinstance(mask_fill, (int, float)) or not math.isfinite(mask_fill):
+            raise ValueError(f'mask_fill must be one finite number, got {mask_fill!r}')
         self.warp = warp
         self.magnitude = magnitude
         self.p = p
         self.fill = fill
-
-    def check_inputs(self, flat_inputs: list[Any]) -> None:
-        """Refuse what goes with an image and would stay where it was."""
-        for value in flat_inputs:
-            if isinstance(value, tv_tensors.TVTensor) and not isinstance(value, (tv_tensors.Image, tv_tensors.Video)):
-                raise TypeError(f'RandomShape warps images and videos only, got {type(value).__name__}')
+        self.mask_fill = mask_fill
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Sample a warp, or None."""
@@ -63,21 +74,31 @@ class RandomShape(v2.Transform):  # type: ignore[misc]
         return {'params': WARPS[self.warp].make_params(rng, self.magnitude)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Warp one image with these parameters."""
+        """Warp one part of a sample with these parameters."""
         record: Params | None = params['params']
         if record is None:
             return inpt
+        warp = WARPS[self.warp]
         if isinstance(inpt, Image.Image):
-            return WARPS[self.warp].apply(inpt, record, fill=self.fill)
-        images = inpt.as_subclass(torch.Tensor)
-        batch = images.reshape(-1, *images.shape[-3:]) if images.ndim > 4 else images
-        warped = WARPS[self.warp].apply(batch, record, fill=self.fill).reshape(images.shape)
+            return warp.apply(inpt, record, fill=self.fill)
+        if isinstance(inpt, tv_tensors.BoundingBoxes):
+            return warp_boxes(warp, inpt, record)
+        plain = inpt.as_subclass(torch.Tensor)
+        if isinstance(inpt, tv_tensors.Mask):
+            warped = warp_mask(warp, plain, record, self.mask_fill)
+        elif isinstance(inpt, _KEY_POINTS):
+            warped = warp_points(warp, plain, record, inpt.canvas_size)
+        elif isinstance(inpt, tv_tensors.TVTensor) and not isinstance(inpt, (tv_tensors.Image, tv_tensors.Video)):
+            # Of somebody else's making.
+            return inpt
+        else:
+            batch = plain.reshape(-1, *plain.shape[-3:]) if plain.ndim > 4 else plain
+            warped = warp.apply(batch, record, fill=self.fill).reshape(plain.shape)
         return tv_tensors.wrap(warped, like=inpt) if isinstance(inpt, tv_tensors.TVTensor) else warped
 
     # The names of these two in torchvision 0.20.
     _get_params = make_params
     _transform = transform
-    _check_inputs = check_inputs
 
 
 def shape_op(image: Image.Image, magnitude: float, warp: str = 'affine', **kwargs: Any) -> Image.Image:

@@ -60,6 +60,12 @@ _STEPS = 2**_STEP_BITS
 # Binary places of the numbers that positions are computed from; the error is 1 / 1,000 pixel in 512.
 _BITS = 18
 
+# Newton's method takes three to eight steps.
+_MOST_STEPS = 20
+_DIFFERENCE = 1e-6
+# The least that the numerators of a projective map are divided by on the way back.
+_HORIZON = 1e-4
+
 _MODES = ('L', 'RGB')
 
 
@@ -202,6 +208,47 @@ class Warp(ABC):
         result = self._apply_to_batch(batch, params, size, fill)
         return result if image.ndim == 4 else result[0]
 
+    def nearest(self, params: Params, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The pixel of an image that each pixel of a canvas of the same size shows; positions are those of `apply`.
+
+        Args:
+            params: What `make_params` drew.
+            height: Of both in pixels.
+            width: Likewise.
+
+        Returns:
+            Places in the flat image, int64, and whether it shows there, bool, both of shape (height * width,). Where it
+            does not, the place is that of a pixel at the edge.
+
+        Examples:
+            >>> Affine().nearest({'affine': [0, 0, 1, 0, 0, 0]}, 1, 4)
+            (tensor([2, 3, 3, 3]), tensor([ True,  True, False, False]))
+        """
+        have = width, height
+        steps = self._positions(self._values(params, 1), height, width, have, torch.device('cpu'))[0].flatten(1)
+        edges = _STEPS // 2 * torch.tensor(have, dtype=torch.float32)[:, None]
+        column, row = torch.minimum((steps + edges).clamp_(min=0), 2 * edges - 1).div_(_STEPS).long()
+        return row * width + column, (steps.abs() <= edges).all(dim=0)
+
+    def locate(self, places: Array, params: Params) -> Array:
+        """Where the canvas shows places of the image: the inverse of the map.
+
+        Args:
+            places: x and y, -1 and 1 at the edges of the image, shape (..., 2).
+            params: What `make_params` drew.
+
+        Returns:
+            Likewise of the canvas. A place that the canvas does not show is outside of it.
+
+        Examples:
+            >>> Affine().locate(np.array([[0.0, 0.0], [0.5, 1.0]]), {'affine': [1, 0, 0.5, 0, 0, 0]})
+            array([[-0.25,  0.  ],
+                   [ 0.  ,  1.  ]])
+        """
+        coefficients = self._coefficients(self._values(params, 1))[0]
+        invert = self._invert_projective if coefficients.shape[-1] == 2 else self._invert_numerically
+        return invert(coefficients, places.reshape(-1, 2).T).T.reshape(places.shape)
+
     def _apply_to_pil(
         self, image: Image.Image, params: Params | Sequence[Params], size: Size, fill: Fill
     ) -> Image.Image:
@@ -327,6 +374,48 @@ class Warp(ABC):
             if not isinstance(record, Mapping) or list(record) != [self.name] or len(record[self.name]) != self.count:
                 raise ValueError(f'params must be {{{self.name!r}: [{self.count} numbers]}}, got {record}')
         return np.array([record[self.name] for record in records], dtype=np.float64)
+
+    def _invert_projective(self, coefficients: Array, places: Array) -> Array:
+        """Of functions of the first degree: places in the image (2, N) -> points of the canvas (2, N)."""
+        matrix = np.eye(3)
+        matrix[: len(coefficients)] = np.stack(
+            [coefficients[:, 0, 1], coefficients[:, 1, 0], coefficients[:, 0, 0]], axis=1
+        )
+        x, y, below = np.linalg.solve(matrix, np.vstack([places, np.ones_like(places[:1])]))
+        # What is behind the horizon of the canvas stays far away, in the direction in which it left.
+        found = np.stack([x, y]) / below.clip(_HORIZON)
+        low, high = self._basis(np.array([-1.0, 1.0]))[:, 1]
+        return 2 * (found - low) / (high - low) - 1  # type: ignore[no-any-return]
+
+    def _invert_numerically(self, coefficients: Array, places: Array) -> Array:
+        """By Newton's method: places in the image (2, N) -> points of the canvas (2, N).
+
+        Outside of the canvas, where a map need not be one to one, points move as the nearest point of the canvas does.
+        """
+        basis = _basis_of_corners(type(self))
+        corners = torch.from_numpy((basis @ coefficients @ basis.T).reshape(2, -1).T.copy())
+        parts = np.array_split(places.T, places.shape[1] // 1024 + 1)
+        nearest = torch.cat([torch.cdist(torch.from_numpy(part.copy()), corners).argmin(dim=1) for part in parts])
+        points = _identity_at_corners().reshape(2, -1)[:, nearest.numpy()]
+        for _ in range(_MOST_STEPS):
+            inside = points.clip(-1, 1)
+            u, v = (self._basis(t) for t in inside)
+            more_u, more_v = (self._basis(t + _DIFFERENCE) for t in inside)
+            rows = v @ coefficients
+            missed = (rows * u).sum(axis=2) + points - inside - places
+            beyond_u, beyond_v = points != inside
+            slope_u = np.where(beyond_u, [[1], [0]], (rows * (more_u - u)).sum(axis=2) / _DIFFERENCE)
+            slope_v = np.where(beyond_v, [[0], [1]], ((more_v - v) @ coefficients * u).sum(axis=2) / _DIFFERENCE)
+            area = slope_u[0] * slope_v[1] - slope_u[1] * slope_v[0]
+            area[np.abs(area) < 1e-3] = 1e-3
+            step_u = (slope_v[1] * missed[0] - slope_v[0] * missed[1]) / area
+            step_v = (slope_u[0] * missed[1] - slope_u[1] * missed[0]) / area
+            step = np.stack([step_u, step_v])
+            points = points - step
+            # Each step squares the error.
+            if (np.abs(step) < 1e-4).all():
+                break
+        return points
 
     def _is_an_image(self, values: Array) -> bool:
         """Whether the canvas shows enough of the image, its middle included, neither torn nor inside out."""
