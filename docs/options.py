@@ -1,9 +1,9 @@
-"""Write what pages have from the code: options of data sets, keys of sweep files, and the API reference.
+"""Writes the generated parts of pages: options of data sets, keys of sweep files, and the API reference.
 
     python docs/options.py
 
-Between ``<!-- options of NAME -->`` or ``<!-- keys of NAME -->`` and the next ``<!-- end -->`` of a page stands what
-this makes. The whole of ``api.md`` is made from the lists of public names. A test compares them.
+The text between ``<!-- options of NAME -->`` or ``<!-- keys of NAME -->`` and the next ``<!-- end -->`` is generated;
+``api.md`` is generated from the lists of public names. A test checks that they are up to date.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ MARKED = re.compile(r'(<!-- (?:options|keys) of (\w+) -->\n).*?(<!-- end -->)', 
 
 
 def valid(field: 'dataclasses.Field[Any]') -> str:
-    """The words that an option can be, or the range of its numbers."""
+    """Format the valid words of an option, or the range of its numbers."""
     rules = field.metadata
     if rules['choices']:
         return ', '.join(f'`{word}`' for word in rules['choices'])
@@ -61,19 +61,19 @@ def table(kind: str) -> str:
 
 
 def filled(text: str) -> str:
-    """The page, with its tables as they should be."""
+    """Return the page with updated tables."""
     return MARKED.sub(lambda match: match[1] + '\n' + table(match[2]) + '\n' + match[3], text)
 
 
 _ABOUT = """# API reference
 
-These names are public: import them from where they are listed. Public names that go away warn for one minor release.
-All other modules are internal and may change in any.
+These names are public: import them from the module that lists them. Before a name is removed, it is deprecated with a
+warning for one minor release. All other modules are internal and may change at any time.
 """
 
 
 def reference() -> str:
-    """The page of all public names, each once: data sets are also names of the package itself."""
+    """Return the page of all public names, each once: data sets are also names of the package itself."""
     public = {name: getattr(timm_fractal, name) for name in timm_fractal.__all__}
     parts = {name: thing for name, thing in public.items() if isinstance(thing, ModuleType)}
     own = [name for name in public if name not in parts and name != '__version__']
