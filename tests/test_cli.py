@@ -17,10 +17,10 @@ from PIL import Image
 import timm_fractal
 from tests.test_checkpoint import write
 from timm_fractal import Fractal1, cli
+from timm_fractal._utils.console import is_primary
 from timm_fractal._utils.messages import redacted
 from timm_fractal.cli import doctor, preview
 from timm_fractal.cli.main import make_parser
-from timm_fractal.data.base import is_primary
 from timm_fractal.hub import manifest as weights
 
 NAME = 'fractal1/classes=6,size=64,points=3000'

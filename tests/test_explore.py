@@ -166,8 +166,8 @@ def test_the_verdict_is_that_of_the_doctor() -> None:
 
 def test_a_class_of_many_fractals_is_made_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[int] = []
-    real = codes._find_bases
-    monkeypatch.setattr(codes, '_find_bases', lambda spec, numbers: looked.extend(numbers) or real(spec, numbers))
+    real = codes.find_bases
+    monkeypatch.setattr(codes, 'find_bases', lambda spec, numbers: looked.extend(numbers) or real(spec, numbers))
     name = 'fractal1/fractals=1000,size=64,points=5000'
     image = sheets.class_image(name, 700)
     assert looked == [700]

@@ -17,8 +17,7 @@ from timm_fractal.cli import main
 from timm_fractal.data import base as datasets
 from timm_fractal.data import create
 from timm_fractal.data import fractals as fractals_data
-from timm_fractal.fractal import codes as fractals
-from timm_fractal.fractal import ifs
+from timm_fractal.fractal import codes, ifs, search
 from timm_fractal.fractal.canvas import unpack
 from timm_fractal.fractal.csv_codes import read_category
 from timm_fractal.fractal.render import render
@@ -92,8 +91,8 @@ def test_few_classes_are_the_first_of_many():
 )
 def test_a_class_needs_no_other(name, monkeypatch):
     looked = []
-    search = fractals._find_bases
-    monkeypatch.setattr(fractals, '_find_bases', lambda spec, numbers: looked.extend(numbers) or search(spec, numbers))
+    find = codes.find_bases
+    monkeypatch.setattr(codes, 'find_bases', lambda spec, numbers: looked.extend(numbers) or find(spec, numbers))
     some = create(name, only=[29, 7])
     assert looked == sorted({29 % some.spec.num_bases, 7 % some.spec.num_bases})
     assert not fractals_data.known_codes and some._table is None
@@ -106,9 +105,9 @@ def test_a_class_needs_no_other(name, monkeypatch):
 
 def test_a_search_that_fails_is_one_search(monkeypatch):
     searched = set()
-    search = fractals._search_base
-    monkeypatch.setattr(fractals, '_search_base', lambda spec, number: searched.add(number) or search(spec, number))
-    monkeypatch.setattr(fractals, 'MAX_BASES', 40)
+    search_base = search._search_base
+    monkeypatch.setattr(search, '_search_base', lambda spec, number: searched.add(number) or search_base(spec, number))
+    monkeypatch.setattr(search, 'MAX_BASES', 40)
     with pytest.raises(ValueError, match='none of 40 base fractals sampled from seed=2 covers more than 5%'):
         Fractal1('fractal1/classes=300,fractals=300,sigma=2,seed=2')
     assert searched == {0}
@@ -134,7 +133,7 @@ def test_codes_that_are_known_are_not_searched_for_again(monkeypatch):
 def test_a_base_survives_perturbation_as_trials_one_by_one_say():
     """The plain rule: of 16 trials 4 must not be too empty; whatever is tried first, and with however many others."""
     spec = parse_name('fractal1/fractals=12,classes=12,seed=3')
-    found = fractals._find_bases(spec, list(range(12)))
+    found = search.find_bases(spec, list(range(12)))
     for number in (0, 5, 11):
         for attempt in itertools.count():
             base = ifs.sample(2, 3.5, stream(3, Stream.BASE, attempt, number)).round(9)
@@ -149,10 +148,11 @@ def test_a_base_survives_perturbation_as_trials_one_by_one_say():
 
 def test_categories_are_what_the_search_finds():
     """The table of the search with seed 0 is what the search gives, and every system passes it."""
-    found = fractals._found(fractals._FOUND)
+    found = search._found(search._FOUND)
     assert found.shape == (21_000,)
-    for k in (0, 1, 2, 999, 1000, 20_999):
-        assert fractals.search(0, k) == found[k]
+    numbers = (0, 1, 2, 999, 1000, 20_999)
+    searched = search._search_together(functools.partial(search._random_search, 0), iter(numbers), len(numbers))
+    assert searched == {k: found[k] for k in numbers}
     key = np.zeros((1, 2), np.uint32)
     for system in OFDB('ofdb/classes=40,size=32').codes.systems:
         path = ifs.addresses(ifs.probabilities(system), 100_000)
@@ -161,14 +161,13 @@ def test_categories_are_what_the_search_finds():
 
 def test_bases_are_what_the_search_finds():
     """Those of the default seed are in a table: every hundredth is searched for."""
-    reference = dataclasses.replace(parse_name('fractal1/fractals=1000'), **fractals.REFERENCE_CANVAS)
+    reference = dataclasses.replace(parse_name('fractal1/fractals=1000'), **codes.REFERENCE_CANVAS)
     numbers = range(0, 1000, 100)
-    search = functools.partial(fractals._search_attempts, reference)
-    found = fractals._search_together(search, iter(numbers), len(numbers))
-    assert len(fractals._found(fractals._FOUND_BASES)) == 1000
+    found = search._search_together(functools.partial(search._sample_base, reference), iter(numbers), len(numbers))
+    assert len(search._found(search._FOUND_BASES)) == 1000
     for number in numbers:
         with pytest.raises(StopIteration) as table:
-            next(fractals._search_base(reference, number))
+            next(search._search_base(reference, number))
         assert np.array_equal(found[number], table.value.value)
 
 
@@ -224,12 +223,12 @@ def test_an_instance_that_would_be_empty_is_not_scaled():
     edge[:2] = [[[0.9, 0.4, 0.3], [-0.4, 0.9, 0.1]], [[0.3, 0.0, -0.8], [0.0, 0.3, 0.6]]]
     spec = parse_name(f'fractaldb/classes=2,instances=25,{FEW},patch=fill')
     codes = IFSCodes(str(spec), np.stack([edge, edge]), np.stack([edge, edge]))
-    scaled = edge * fractals.WEIGHTS[:, None]
+    scaled = edge * codes.WEIGHTS[:, None]
     # Judged on the reference's canvas, rendered on its own.
     judged = render(scaled, ifs.addresses(ifs.probabilities(edge), 100_000), np.zeros((25, 2), np.uint32), 512)
     lost, kept = judged.fill < 0.045, judged.fill > 0.055  # Between them the random patches decide.
     assert lost.any() and kept[0]
-    drawn = fractals.render_images(spec, 'train', codes, range(0, 50, 2))
+    drawn = codes.render_images(spec, 'train', codes, range(0, 50, 2))
     alone = render(scaled, ifs.addresses(ifs.probabilities(edge), 3000), np.zeros((25, 2), np.uint32), 64, 'fill')
     assert np.array_equal(drawn.bits[kept], alone.bits[kept])
     assert all(np.array_equal(bits, alone.bits[0]) for bits in drawn.bits[lost])
@@ -338,7 +337,7 @@ def test_categories_as_published(published, cache):
         assert dataset[k][1] == k
     # The areas would give others.
     other = IFSCodes('', dataset.codes.bases, dataset.codes.systems)
-    assert not np.array_equal(fractals.render_images(dataset.spec, 'train', other, [0]).bits[0], dataset.stored(0))
+    assert not np.array_equal(codes.render_images(dataset.spec, 'train', other, [0]).bits[0], dataset.stored(0))
     few = OFDB(f'ofdb/classes=3,{FEW},cache={cache}', root=published)
     assert np.array_equal(images(few), images(dataset)[:3])
 

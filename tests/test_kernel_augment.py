@@ -10,6 +10,7 @@ from PIL import Image
 from timm.data import FastCollateMixup
 
 from timm_fractal import augment
+from timm_fractal._utils import console, lazy
 from timm_fractal._utils import device as _device
 from timm_fractal._utils.device import Upload
 from timm_fractal.augment import Evaluate, Mix, MixParams, Train, TrainParams, normalize
@@ -331,10 +332,11 @@ def test_threads_share_the_images(threads, images):
 def test_without_numba_torch_does_the_work(monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, 'timm_fractal.augment.kernels_numba', None)
     monkeypatch.delattr(augment, 'kernels_numba', raising=False)
-    _batch._numba_kernels.cache_clear()
+    lazy.numba_kernels.cache_clear()
+    monkeypatch.setattr(console, '_warned', set())
     train = Train(20, **AUGMENTATION)
     batch = torch.zeros(2, 1, 30, 30, dtype=torch.uint8)
     params = train.make_params(2, 30, 30, torch.Generator().manual_seed(1))
     assert _batch.kernels(CPU) is None and train.apply(batch, params).shape == (2, 1, 20, 20)
-    assert [message[:39] for message in caplog.messages] == ['the numba kernels cannot be used, torch']
-    _batch._numba_kernels.cache_clear()
+    assert [message[:20] for message in caplog.messages] == ['numba cannot be used']
+    lazy.numba_kernels.cache_clear()

@@ -190,7 +190,7 @@ def test_without_numba_the_pixels_are_the_same(photo, name, size, monkeypatch):
         image, params = photo.convert(mode), draw(name, 0.5, 4)
         expected = WARPS[name].apply(image, params, size, fill=90)
         with monkeypatch.context() as patch:
-            patch.setattr(shape, '_cpu_kernel', lambda name: None)
+            patch.setattr(shape, 'numba_kernels', lambda module: None)
             assert WARPS[name].apply(image, params, size, fill=90) == expected
 
 

@@ -8,10 +8,10 @@ import pytest
 
 import timm_fractal
 from timm_fractal import _timm_private
-from timm_fractal.plugin import data, models
+from timm_fractal.plugin import augment, data, models
 
 PACKAGE = Path(timm_fractal.__file__).parent
-LISTED = (*_timm_private.READ, *data.PATCHED, *models.PATCHED)
+LISTED = (*_timm_private.READ, *augment.PATCHED, *data.PATCHED, *models.PATCHED)
 
 
 @pytest.mark.parametrize('name', LISTED)

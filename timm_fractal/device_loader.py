@@ -23,15 +23,14 @@ from torch.utils.data import BatchSampler, DistributedSampler, Sampler, Sequenti
 from ._timm_private import find
 from ._utils import device as _device
 from ._utils.device import Batch, Upload, prefetch, to_device
+from ._utils.indices import check_indices
 from .augment.batch import Output
 from .augment.erasing import Erase, EraseParams
 from .augment.mixup import Mix, MixParams, check_even
 from .augment.policy import refuse
 from .augment.transforms import Evaluate, Train, create_augment, normalize, run
-from .data.base import SyntheticDataset, check_indices
-from .fractal import ifs
+from .data.base import SyntheticDataset
 from .fractal.canvas import unpack
-from .fractal.render import render, render_on
 
 _logger = logging.getLogger(__name__)
 
@@ -241,7 +240,7 @@ class DeviceLoader:
         """Sample the parameters of a mega-batch, then apply them."""
         count, channels, height, width = shape = len(numbers), *self._shape
         table, kernels = self._table, augment.kernels(self.device, shape)
-        rendered = self._rendered(numbers, generator) if table is None else None
+        rendered = self._images.redraw(numbers, generator, self.device) if table is None else None
         params = augment.make_params(count, height, width, generator)
         mixed = erased = None
         if self.mix is not None:
@@ -312,18 +311,6 @@ class DeviceLoader:
         # Eight pixels at a time.
         words = self._levels.view(torch.int64)[:, 0].index_select(0, stored.flatten().int())
         return words.view(torch.uint8).view(len(stored), 1, stored.shape[1], -1)[..., : self._shape[2]]
-
-    def _rendered(self, numbers: npt.NDArray[np.int64], generator: torch.Generator) -> Tensor:
-        """Render images with new patches and a new address sequence."""
-        spec, codes = self._images.spec, self._images.codes  # type: ignore[attr-defined]
-        sampled = torch.randint(2**32, (2 * len(numbers) + 1,), generator=generator).numpy().astype(np.uint32)
-        path = ifs.addresses(codes.probabilities(0), spec.points, int(sampled[-1]))
-        systems, keys = codes.systems[numbers % self._images.num_classes], sampled[:-1].reshape(-1, 2)
-        if self.device.type == 'cpu':
-            images = torch.from_numpy(unpack(render(systems, path, keys, spec.size, spec.patch).bits, spec.size))
-        else:
-            images = render_on(self.device, systems, path, keys, spec.size, spec.patch)[0]
-        return images[:, None]
 
     def _by_torch(
         self,

@@ -1,7 +1,14 @@
-"""Packages that import their modules on first use."""
+"""Modules that are imported on first use: those of a package, and numba kernels."""
 
+import functools
+import logging
 from collections.abc import Callable
 from importlib import import_module
+from types import ModuleType
+
+from .console import warn_once
+
+_logger = logging.getLogger(__name__)
 
 
 def lazy_exports(package: str, homes: dict[str, str]) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
@@ -24,3 +31,14 @@ def lazy_exports(package: str, homes: dict[str, str]) -> tuple[Callable[[str], o
         return getattr(import_module(f'.{homes[name]}', package), name)
 
     return get, lambda: sorted(homes)
+
+
+@functools.cache
+def numba_kernels(module: str) -> ModuleType | None:
+    """Import a module of numba kernels; None if numba cannot be used: torch computes the same, more slowly."""
+    try:
+        return import_module(module)
+    except Exception as error:
+        # Not installed, built for another numpy, half installed, ...
+        warn_once(_logger, 'numba cannot be used (%r): torch takes its place, which is slower', error, key='numba')
+        return None

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .._utils import device as _device
 from .._utils.device import Upload
+from .._utils.lazy import numba_kernels
 from .erasing import ERASING_MODES, EraseParams
 from .mixup import MixParams, SoftTargets, fill_targets, soft_targets
 from .policy import Layer
@@ -36,19 +37,11 @@ _SHARPNESS, _COLOR = NAMES.index('Sharpness'), NAMES.index('Color')
 _MAX_TAPS = 256
 
 
-@functools.cache
-def _numba_kernels() -> ModuleType | None:
-    try:
-        from . import kernels_numba
-    except Exception as error:
-        _logger.warning('the numba kernels cannot be used, using torch, which is slower: %r', error)
-        return None
-    return kernels_numba
-
-
 def kernels(device: torch.device) -> ModuleType | None:
     """Return the Triton or numba kernels for a device; None if there are none."""
-    return _numba_kernels() if device.type == 'cpu' else _device.triton_kernels(device, f'{__package__}.kernels_triton')
+    if device.type == 'cpu':
+        return numba_kernels(f'{__package__}.kernels_numba')
+    return _device.triton_kernels(device, f'{__package__}.kernels_triton')
 
 
 @functools.cache

@@ -99,8 +99,8 @@ def rank_seeds(name: str, seeds: range) -> Iterator[str]:
     Raises:
         ValueError: The data set does not have exactly one base fractal.
     """
+    from .._utils.console import progress_bar
     from ..data import ranking
-    from ..data.base import progress_bar
     from ..spec import parse_name
 
     spec: Any = parse_name(name)
@@ -216,9 +216,9 @@ def _timm_internals() -> Iterator[Check]:
     import timm
 
     from .. import _timm_private
-    from ..plugin import data, models
+    from ..plugin import augment, data, models
 
-    names = [*_timm_private.READ, *data.PATCHED, *models.PATCHED]
+    names = [*_timm_private.READ, *augment.PATCHED, *data.PATCHED, *models.PATCHED]
     missing = [name for name in names if not _exists(name)]
     if missing:
         yield Check(

@@ -1,12 +1,8 @@
 """Data sets: index -> (PIL image, label). Image k depends only on the specification and on k."""
 
-import contextlib
 import functools
 import logging
 import math
-import operator
-import os
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,9 +15,10 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
+from .._utils.console import is_primary, progress_bar, warn_once
 from .._utils.cpu import cpu_count
+from .._utils.indices import check_index
 from .._utils.messages import nearest
 from .._utils.rng import Stream, stream
 from ..spec import MAX_SAMPLES, Spec, parse_name
@@ -286,6 +283,10 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
             return self._render(numbers)
         return self._table[numbers.start : numbers.stop].numpy()
 
+    def redraw(self, numbers: npt.NDArray[np.int64], generator: torch.Generator, device: torch.device) -> torch.Tensor:
+        """Render images on a device with new noise, uint8 of shape (B, C, H, W); for types whose spec ``redraws``."""
+        raise NotImplementedError(f'{self.spec.type} has no redraw')
+
     def filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
         """Return the path of a sample in the folder of `timm-fractal export`; timm's inference.py lists these names."""
         del absolute  # There is no file.
@@ -301,87 +302,6 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}({self.spec.name()!r}, split={self.split!r}, samples={len(self)})'
-
-
-def check_index(index: Any, samples: int) -> int:
-    """Convert an index of a data set to a sample number from 0; negative indices count from the end.
-
-    Args:
-        index: A Python, numpy or torch integer.
-        samples: Number of samples.
-
-    Raises:
-        TypeError: Not an integer. Booleans are refused as well: they come from masks.
-        IndexError: Not in ``[-samples, samples)``.
-
-    Examples:
-        >>> check_index(-1, 12), check_index(np.int64(3), 12)
-        (11, 3)
-    """
-    number = index if type(index) is int else _whole(index)
-    if not -samples <= number < samples:
-        raise IndexError(f'index {number} is out of range for {samples} samples')
-    return number % samples
-
-
-def _whole(index: Any) -> int:
-    # operator.index accepts booleans.
-    if isinstance(index, bool) or 'bool' in str(getattr(index, 'dtype', '')):
-        raise TypeError(f'index must be an integer, got {index}: for a mask, take np.flatnonzero(mask)')
-    try:
-        return operator.index(index)
-    except TypeError:
-        raise TypeError(f'index must be an integer, got {index!r}') from None
-
-
-def check_indices(indices: Any, samples: int) -> npt.NDArray[np.int64]:
-    """Apply `check_index` to many indices, such as those of a torch Subset; returns int64 of shape (B,)."""
-    if isinstance(indices, torch.Tensor) and indices.ndim == 1:
-        indices = indices.numpy(force=True)
-    if not (isinstance(indices, np.ndarray) and indices.dtype.kind == 'i' and indices.ndim == 1):
-        return np.fromiter((check_index(index, samples) for index in indices), np.int64, len(indices))
-    for extreme in (indices.min(), indices.max()) if len(indices) else ():
-        check_index(extreme, samples)
-    return indices.astype(np.int64) % samples
-
-
-def is_primary() -> bool:
-    """Whether this process logs and shows progress: rank 0 of its job."""
-    return (os.environ.get('RANK') or '0') == '0'
-
-
-def warn_once(logger: logging.Logger, message: str, *values: Any, key: Any = None) -> None:
-    """Log a warning, on rank 0 and once per ``key``, by default the message and values."""
-    key = (message, *map(str, values)) if key is None else (message, key)
-    if is_primary() and key not in _warned:
-        _warned.add(key)
-        logger.warning(message, *values)
-
-
-_warned: set[Any] = set()
-
-
-class _Bar(tqdm):  # type: ignore[misc]
-    """A progress bar that never fails: a closed or missing stream must not abort rendering."""
-
-    def update(self, n: float | None = 1) -> bool | None:
-        with contextlib.suppress(AttributeError, OSError, ValueError):
-            shown: bool | None = super().update(n)
-            return shown
-        return None
-
-    def close(self) -> None:
-        with contextlib.suppress(AttributeError, OSError, ValueError):
-            super().close()
-
-
-def progress_bar(what: str, count: int, unit: str = 'img') -> Any:
-    """Make a progress bar that appears after a second, on rank 0 only."""
-    options: dict[str, Any] = dict(desc=what, total=count, unit=unit, delay=1)
-    try:
-        return _Bar(**options, disable=None if is_primary() and sys.stderr is not None else True)
-    except (AttributeError, OSError, ValueError):
-        return _Bar(**options, disable=True)
 
 
 class PixelDataset(SyntheticDataset):

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._utils.console import warn_once
 from .._utils.rng import Stream, stream
 from ..spec import Formula
 from . import RENDERERS, create
-from .base import PixelDataset, Pixels, warn_once
+from .base import PixelDataset, Pixels
 
 #: ``render(spec, k, instance, generator)``: see `timm_fractal.data.register`.
 Render = Callable[[Any, int, int, np.random.Generator], Any]

@@ -7,17 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import torch
 from PIL import Image
 
+from .._utils.console import is_primary, warn_once
 from .._utils.files import list_files
 from .._utils.messages import listed
+from ..fractal import ifs
 from ..fractal.canvas import row_bytes, unpack
 from ..fractal.codes import REFERENCE_CANVAS, WEIGHTS, find_codes, render_images
 from ..fractal.csv_codes import in_order, join, read_category
 from ..fractal.ifs import Array, IFSCodes
-from ..fractal.render import LANES
+from ..fractal.render import LANES, render, render_on
 from ..spec import Fractal1Spec, FractalDBSpec, IFSSpec, OFDBSpec, Spec, parse_name
-from .base import Pixels, SyntheticDataset, is_primary, warn_once
+from .base import Pixels, SyntheticDataset
 
 _logger = logging.getLogger(__name__)
 
@@ -94,6 +98,17 @@ class FractalDataset(SyntheticDataset):
 
     def _render(self, numbers: Sequence[int], out: Pixels | None = None) -> Pixels:
         return render_images(self.spec, self.split, self.codes, numbers, out).bits
+
+    def redraw(self, numbers: npt.NDArray[np.int64], generator: torch.Generator, device: torch.device) -> torch.Tensor:
+        spec: Any = self.spec
+        sampled = torch.randint(2**32, (2 * len(numbers) + 1,), generator=generator).numpy().astype(np.uint32)
+        path = ifs.addresses(self.codes.probabilities(0), spec.points, int(sampled[-1]))
+        systems, keys = self.codes.systems[numbers % self.num_classes], sampled[:-1].reshape(-1, 2)
+        if device.type == 'cpu':
+            images = torch.from_numpy(unpack(render(systems, path, keys, spec.size, spec.patch).bits, spec.size))
+        else:
+            images = render_on(device, systems, path, keys, spec.size, spec.patch)[0]
+        return images[:, None]
 
     def _to_pil(self, stored: Pixels, mode: str) -> Image.Image:
         if mode == 'L':

@@ -13,12 +13,13 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from .._utils.console import is_primary, progress_bar, warn_once
 from .._utils.cpu import cpu_count
 from .._utils.files import list_files
 from .._utils.messages import listed
 from .._utils.rng import Stream, stream
 from ..spec import Image1Spec
-from .base import PixelDataset, Pixels, is_primary, progress_bar, warn_once
+from .base import PixelDataset, Pixels
 
 _logger = logging.getLogger(__name__)
 

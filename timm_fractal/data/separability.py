@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from .._utils.console import is_primary, progress_bar
 from .._utils.rng import Stream, stream
 from ..spec import Spec
 from . import create
-from .base import SyntheticDataset, is_primary, progress_bar
+from .base import SyntheticDataset
 
 _logger = logging.getLogger(__name__)
 

@@ -1,6 +1,5 @@
 """Renders IFS codes to images: checks the input, allocates the output, chooses the engine."""
 
-import functools
 import itertools
 import logging
 import math
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._utils.cpu import cpu_count
+from .._utils.lazy import numba_kernels
 from ..spec import PATCHES
 from .canvas import Bits, images_innermost, row_bytes
 from .ifs import AddressSequences, Array
@@ -100,7 +100,7 @@ def render(
         raise ValueError(f'out must be a C-contiguous uint8 array of shape {shape}')
 
     if backend == 'auto':
-        backend = 'torch' if device is not None or not _has_numba() else 'numba'
+        backend = 'torch' if device is not None or numba_kernels(f'{__package__}.render_numba') is None else 'numba'
     diverged = np.zeros(count, np.bool_)
     keys = np.asarray(keys, np.uint32)
     if backend == 'torch':
@@ -250,14 +250,3 @@ def render_on(
         with _device.on(device):
             (kernel or render_torch).render_lanes(*arguments)
     return pixels, lost
-
-
-@functools.cache
-def _has_numba() -> bool:
-    try:
-        from . import render_numba  # noqa: F401
-    except Exception as error:
-        # Not installed, built for another numpy, half installed, ...
-        _logger.warning('numba cannot be used (%r): rendering fractals with torch, which is slower', error)
-        return False
-    return True

@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 #: The manifest; weights in the wheel are in the same folder.
-MANIFEST = Path(__file__).parent / 'pretrained' / 'manifest.json'
+MANIFEST = Path(__file__).resolve().parent / 'pretrained' / 'manifest.json'
+
+#: The largest file in the wheel, in bytes.
+MAX_SHIPPED = 15_000_000
 
 #: Environment variable with a folder or server of weights that is searched first.
 SOURCE = 'TIMM_FRACTAL_WEIGHTS'
@@ -138,6 +141,8 @@ def manifest(path: str | Path | None = None) -> dict[str, Weights]:
 def add(entry: Weights, weights: Path, path: str | Path) -> Weights:
     """Add an entry to a manifest, and its file to the folder of the manifest.
 
+    Weights too large for the wheel are listed by their place on the Hub instead, with the entry that `publish` returns.
+
     Args:
         entry: The entry; an existing one of the same name is replaced.
         weights: The safetensors file.
@@ -145,8 +150,16 @@ def add(entry: Weights, weights: Path, path: str | Path) -> Weights:
 
     Returns:
         The entry with the name of the file.
+
+    Raises:
+        ValueError: The file is too large for the wheel, or not that of the entry.
     """
     path = Path(path)
+    if path.resolve() == MANIFEST and entry.size > MAX_SHIPPED:
+        raise ValueError(
+            f'{weights}: weights in the wheel must have at most {MAX_SHIPPED:,} bytes, got {entry.size:,}: publish the '
+            f'folder, and add the entry that timm-fractal publish prints to {path}'
+        )
     entry = dataclasses.replace(entry, file=f'{entry.name}.safetensors')
     entries = (manifest(path) if path.exists() else {}) | {entry.name: entry}
     path.parent.mkdir(parents=True, exist_ok=True)

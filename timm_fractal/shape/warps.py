@@ -20,8 +20,8 @@ seed gives the same record everywhere.
 import functools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ from PIL import Image
 from torch.nn import functional
 
 from .._utils.device import to_device
+from .._utils.lazy import numba_kernels
 
 Array = npt.NDArray[np.float64]
 #: Parameters of a warp: its name and its numbers, ready for JSON.
@@ -139,8 +140,8 @@ class Warp(ABC):
 
     def _shrink(self, values: Array, chosen: npt.NDArray[np.int64]) -> None:
         """Shrink those of the chosen warps that are degenerate until they are valid, in place."""
-        kernel = _cpu_kernel('shrinks')
-        if kernel is None:
+        kernels = numba_kernels(f'{__package__}.warp_numba')
+        if kernels is None:
             for k in chosen:
                 while not self._is_an_image(values[k]):
                     values[k] *= _SHRINK
@@ -156,7 +157,9 @@ class Warp(ABC):
                 with np.errstate(all='ignore'):
                     fields = fields[:, :2] / fields[:, 2:]
                 fields[~whole] = np.nan
-            times = kernel(_identity_at_corners(), fields - _identity_at_corners(), *limits, 1 if is_quotient else 1000)
+            times = kernels.shrinks(
+                _identity_at_corners(), fields - _identity_at_corners(), *limits, 1 if is_quotient else 1000
+            )
             values[chosen] *= (_SHRINK**times)[:, None]
             # A quotient is another map when its numbers are smaller: once more, then.
             chosen = chosen[times > 0] if is_quotient else chosen[:0]
@@ -262,8 +265,8 @@ class Warp(ABC):
             # The mean as PIL computes it takes a fifth of the time of torch's, most of which is floating point.
             image = image.reduce(factors)
         pixels = np.asarray(image).reshape(image.height, image.width, -1)
-        kernel = _cpu_kernel('warp')
-        if kernel is None:
+        kernels = numba_kernels(f'{__package__}.warp_numba')
+        if kernels is None:
             channels = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
             warped = self._sample(channels, values, height, width, fill)[0].permute(1, 2, 0).numpy()
         else:
@@ -271,7 +274,7 @@ class Warp(ABC):
             lines, columns, scale = (part.numpy() for part in self._fields(values, height, width, have, cpu))
             warped = np.empty((height, width, pixels.shape[2]), np.uint8)
             color = np.rint(np.broadcast_to(_fill(fill, pixels.shape[2], bytes_only=True), pixels.shape[2:]))
-            kernel(pixels, lines[0], columns.T.copy(), scale, _STEP_BITS, color.astype(np.uint8), warped)
+            kernels.warp(pixels, lines[0], columns.T.copy(), scale, _STEP_BITS, color.astype(np.uint8), warped)
         return Image.fromarray(warped[:, :, 0] if image.mode == 'L' else np.ascontiguousarray(warped))
 
     def _apply_to_batch(
@@ -655,16 +658,6 @@ def _fill(fill: Fill, channels: int, bytes_only: bool) -> list[float]:
     if bytes_only and not all(0 <= value <= 255 for value in values):
         raise ValueError(f'fill must be at least 0 and at most 255 for images of bytes, got {fill!r}')
     return values
-
-
-@functools.cache
-def _cpu_kernel(name: str) -> Callable[..., Any] | None:
-    """Without numba torch does it: the same in more time."""
-    try:
-        from . import warp_numba
-    except Exception:
-        return None
-    return getattr(warp_numba, name)  # type: ignore[no-any-return]
 
 
 def check_mode(image: Image.Image) -> None:
