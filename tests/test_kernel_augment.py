@@ -336,5 +336,5 @@ def test_without_numba_torch_does_the_work(monkeypatch, caplog):
     batch = torch.zeros(2, 1, 30, 30, dtype=torch.uint8)
     params = train.make_params(2, 30, 30, torch.Generator().manual_seed(1))
     assert _batch.kernels(CPU) is None and train.apply(batch, params).shape == (2, 1, 20, 20)
-    assert [message[:39] for message in caplog.messages] == ['the numba kernels cannot be used, torch']
+    assert [message[:39] for message in caplog.messages] == ['the numba kernels cannot be used, using']
     _batch._numba_kernels.cache_clear()
