@@ -764,7 +764,7 @@ def test_bad_input():
     train = Train(16)
     for height, width in ((40, 60), (60, 40)):
         params = train.make_params(50, 60, 60, generator())
-        with pytest.raises(ValueError, match=f'params must be those of images of {height} x {width} pixels'):
+        with pytest.raises(ValueError, match=f'params must be for images of {height} x {width} pixels'):
             train.apply(torch.zeros(50, 1, height, width, dtype=torch.uint8), params)
     for mean, std in (((0.5,), (0.5,)), (HALF, (0.5,)), ((0.5,) * 4, (0.5,) * 4)):
         with pytest.raises(ValueError, match='mean and std must have one number for each of 3 channels'):

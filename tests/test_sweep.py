@@ -706,7 +706,7 @@ WORDS = {
     '-n 0': "-n: must be an integer of at least 1, got '0'",
     '--only fractal': "--only: unknown condition 'fractal'; did you mean 'fractal1'",
     '--data digits={tmp_path}/images': '--data digits: must be one of none',
-    '--data x=/nowhere': "must be NAME=FOLDER of a folder that has .* got 'x=/nowhere'",
+    '--data x=/nowhere': "must be NAME=FOLDER, a folder with .* got 'x=/nowhere'",
     '--results {tmp_path}/train.py': 'must be a folder, got the file',
     '--work {tmp_path}/train.py': 'must be a folder, got the file',
     '--train-py {tmp_path}/work': 'no such file: .*/work; get train.py from',
