@@ -297,6 +297,25 @@ def exports(tmp_path_factory):
     return found
 
 
+def test_names_of_classes_are_exported(tmp_path):
+    """From a folder in timm's order, in which 10 comes after 9; timm's inference.py and transformers read them."""
+    transformers = pytest.importorskip('transformers')
+    for name in ('2 cats', '10 dogs', 'a bird'):
+        (tmp_path / 'train' / name).mkdir(parents=True)
+        Image.new('RGB', (8, 8)).save(tmp_path / 'train' / name / 'x.png')
+    path = trained(tmp_path / 'last.pth.tar', make('test_vit'), 'test_vit')
+    folder = export_weights(path, tmp_path / 'x', tag='mine', label_names=tmp_path / 'train')
+    names = ['2 cats', '10 dogs', 'a bird']
+    assert list(timm.create_model(f'local-dir:{folder}', pretrained=True).pretrained_cfg['label_names']) == names
+    config = transformers.AutoConfig.from_pretrained(folder)
+    assert [config.id2label[k] for k in range(3)] == names
+    check(folder)
+    (tmp_path / 'names.txt').write_text('one\ntwo\n\n')
+    with pytest.raises(ValueError, match='label_names must have one name per output, which are 3, got 2'):
+        export_weights(path, tmp_path / 'y', tag='mine', label_names=tmp_path / 'names.txt')
+    assert not (tmp_path / 'y').exists()
+
+
 @pytest.mark.slow
 def test_transformers(exports):
     transformers = pytest.importorskip('transformers')

@@ -339,6 +339,9 @@ def _add_export_weights(commands: Any) -> None:
     parser.add_argument('--recipe', metavar='TEXT', help='training recipe, for the model card')
     parser.add_argument('--hardware', metavar='TEXT', help='training hardware, for the model card')
     parser.add_argument('--curves', metavar='PNG', help='image of accuracy curves, for the model card')
+    parser.add_argument(
+        '--label-names', metavar='PATH', help='names of the classes: my_images/train, or a file with a name per line'
+    )
     parser.add_argument('--dtype', help='float16 or bfloat16 halve the size (default: as trained)')
 
 
@@ -347,7 +350,9 @@ def _export_weights(args: Any) -> int:
 
     return _finish_weights(
         args,
-        hub.export_weights(args.path, args.dest, **_options(args, 'use_ema', 'recipe', 'hardware', 'dtype', 'curves')),
+        hub.export_weights(
+            args.path, args.dest, **_options(args, 'use_ema', 'recipe', 'hardware', 'dtype', 'curves', 'label_names')
+        ),
     )
 
 

@@ -70,6 +70,7 @@ def export_weights(
     dtype: str | None = None,
     results: Iterable[str] = (),
     curves: str | Path | None = None,
+    label_names: str | Path | None = None,
 ) -> Path:
     """Export a checkpoint of train.py as a folder that timm loads with ``local-dir:``, and from the Hub.
 
@@ -86,6 +87,8 @@ def export_weights(
         dtype: ``float16`` or ``bfloat16`` halve the size of ``float32``; by default unchanged.
         results: Measurements, each ``'name=value'``, for the model card.
         curves: A PNG file, for instance of accuracy during fine-tuning, for the model card.
+        label_names: Names of the classes: a folder of images with a subfolder per class, such as ``my_images/train``,
+            or a text file with a name per line. timm's inference.py and transformers show them.
 
     Returns:
         The folder.
@@ -103,7 +106,9 @@ def export_weights(
     if 'model' not in found.args:
         raise ValueError(f'{path} has no training arguments: put the args.yaml of the training in the same folder')
     said = {'recipe': recipe, 'hardware': hardware, 'stored_as': dtype, 'results': _results(results)}
-    return _write(found, dest, tag or _default_tag(found), license, said, head, dtype=dtype, picture=picture)
+    labels = None if label_names is None else _read_label_names(Path(label_names))
+    options: dict[str, Any] = dict(dtype=dtype, picture=picture, label_names=labels)
+    return _write(found, dest, tag or _default_tag(found), license, said, head, **options)
 
 
 def convert(
@@ -259,6 +264,7 @@ def _write(
     trained_here: bool = True,
     dtype: str | None = None,
     picture: bytes | None = None,
+    label_names: list[str] | None = None,
 ) -> Path:
     if not re.fullmatch(_TAG, tag):
         raise ValueError(f'tag must be letters, digits, "_" and "-", got {tag!r}')
@@ -277,6 +283,10 @@ def _write(
     model = fitted.model
     if not head:
         model = architecture.on_meta(architecture.build, found.args, start, num_classes=0, **fitted.options)
+    if label_names is not None and len(label_names) != model.num_classes:
+        raise ValueError(
+            f'label_names must have one name per output, which are {model.num_classes}, got {len(label_names)}'
+        )
     stored = _stored_as(found.path, {name: found.tensors[name] for name in model.state_dict()}, dtype)
     of_architecture = ('fixed_input_size', 'pool_size', 'first_conv', 'classifier')
     cfg = {key: model.pretrained_cfg[key] for key in of_architecture if key in model.pretrained_cfg}
@@ -295,7 +305,10 @@ def _write(
             # On the same disk, so that files appear atomically.
             with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=dest) as folder:
                 temporary = Path(folder)
-                save_config(model, temporary / CONFIG, fitted.model_args, provenance=provenance)
+                more: dict[str, Any] = {'provenance': provenance}
+                if label_names is not None:
+                    more['label_names'] = label_names
+                save_config(model, temporary / CONFIG, fitted.model_args, **more)
                 _save_tensors(stored, temporary / HUB_FILE)
                 # safetensors makes its files readable by the owner only.
                 shutil.copymode(temporary / CONFIG, temporary / HUB_FILE)
@@ -319,6 +332,15 @@ def _write(
                 dest.rmdir()
         raise
     return dest
+
+
+def _read_label_names(path: Path) -> list[str]:
+    """Read class names from the subfolders of a folder of images, in timm's order, or from the lines of a file."""
+    if path.is_dir():
+        images: Any = timm.data.create_dataset('', str(path))  # type: ignore[attr-defined,no-untyped-call]
+        classes: dict[str, int] = images.reader.class_to_idx
+        return sorted(classes, key=lambda name: classes[name])
+    return [line.strip() for line in values.text(path).splitlines() if line.strip()]
 
 
 def _read_png(path: Path) -> bytes:
