@@ -337,7 +337,7 @@ def _write(
 def _read_label_names(path: Path) -> list[str]:
     """Read class names from the subfolders of a folder of images, in timm's order, or from the lines of a file."""
     if path.is_dir():
-        images: Any = timm.data.create_dataset('', str(path))  # type: ignore[attr-defined,no-untyped-call]
+        images: Any = timm.data.create_dataset('', str(path))  # type: ignore[attr-defined]
         classes: dict[str, int] = images.reader.class_to_idx
         return sorted(classes, key=lambda name: classes[name])
     return [line.strip() for line in values.text(path).splitlines() if line.strip()]
