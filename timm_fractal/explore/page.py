@@ -69,6 +69,7 @@ figure { margin: 0 }
 figcaption { color: var(--body-text-color-subdued); padding: 4px 0 }
 .wrong { border-left: 4px solid #d03030; padding-left: 8px }
 @media (max-width: 640px) {
+  html { scroll-padding-top: calc(42vh + 40px) }
   #sheet .tiles { max-height: 42vh }
   .tiles, #samples .tiles { --tile: 80px }
 }
@@ -176,9 +177,9 @@ class _Page:
                 self.message = gr.HTML(elem_id='message')
             with gr.Column(scale=1, min_width=280):
                 kind = gr.Dropdown(list(SPECS.loaded()), value=start.type, label='type', elem_id='type')
+                count = gr.Slider(8, pictures.CLASSES, value=40, step=8, label='classes shown', elem_id='count')
                 self.photo = gr.File(label='Photograph', elem_id='photo', height=120, visible=start.reads == 'images')
                 gr.render(self.filled, [page.load, self.filled.change], show_progress='hidden')(self._controls)
-                count = gr.Slider(8, pictures.CLASSES, value=40, step=8, label='classes shown', elem_id='count')
         verdict = gr.Markdown(elem_id='verdict')
         self._draws(page, _draw_classes, [count], [sheet])
         self._draws(page, _say_verdict, [], [verdict], show_progress='hidden')
@@ -198,7 +199,7 @@ class _Page:
             self._weights(fold)
 
         filled = [self.name, self.message, self.valid, self.filled, kind, self.photo]
-        self.name.submit(self._from_name, [self.name], filled, **_AT_ONCE)
+        self.name.submit(self._from_box, [self.name], filled, **_AT_ONCE)
         self.name.blur(self._from_look, [self.name, self.valid], filled, **_AT_ONCE)
         kind.input(self._from_name, [kind], filled, **_AT_ONCE)
         for button, name in presets:
@@ -328,9 +329,14 @@ class _Page:
         name = spec.name()
         return [name, '', name, self._fill(name), spec.type, gr.update(visible=spec.reads == 'images')]
 
+    def _from_box(self, name: str) -> list[Any]:
+        """As `_from_name`; what reads as it was written stays, since the visitor may be typing on."""
+        changed = self._from_name(name)
+        return [gr.skip() if changed[0] == name else changed[0], *changed[1:]]
+
     def _from_look(self, name: str, valid: str) -> Any:
-        """As `_from_name`; but who looked at the name and went on to a control must not find it set back."""
-        return gr.skip() if name == valid else self._from_name(name)
+        """As `_from_box`; but who looked at the name and went on to a control must not find it set back."""
+        return gr.skip() if name == valid else self._from_box(name)
 
     def _from_controls(self, kind: str, *given: Any) -> list[Any]:
         """Draw and write the name, unless it is not valid."""
