@@ -2,6 +2,7 @@
 
 import contextvars
 import dataclasses
+import email.message
 import inspect
 import io
 import os
@@ -11,6 +12,7 @@ import shlex
 import struct
 import subprocess
 import sys
+import types
 import urllib.error
 import urllib.request
 import zlib
@@ -156,7 +158,7 @@ def test_the_verdict_is_that_of_the_doctor() -> None:
     name = 'fractal1/classes=20,size=64,points=5000'
     found = separability.measure(create_of_name(name))
     words = pictures.verdict(name)
-    assert f'**{found.confused:.1%}**' in words and f'{found.nearest:.0%} of the crops' in words
+    assert f'{found.confused:.1%} of the pairs' in words and f'{found.nearest:.0%} of the crops' in words
     assert 'The classes can be told apart' in words and words.startswith('\N{CHECK MARK}')
     assert pictures.verdict('noise1/classes=20,size=64,delta=0.01').startswith('\N{WARNING SIGN}')
     assert 'cannot be compared' in pictures.verdict('visualatom/classes=4,size=64')
@@ -458,6 +460,17 @@ def test_console(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli.main(['explore']) == 0
     assert cli.main(['explore', 'image1', '--data-dir', 'x.jpg', '--port', '8000', '--host', '0.0.0.0']) == 0
     assert calls == [('fractal1', None, None, None), ('image1', 'x.jpg', '0.0.0.0', 8000)]
+
+
+def test_links_are_those_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    from timm_fractal.explore import page
+
+    head = email.message.Message()
+    head['Project-URL'] = 'Documentation, https://example.com/docs'
+    found = types.SimpleNamespace(metadata=head)
+    monkeypatch.setattr(page.metadata, 'distributions', lambda name: [found, found])
+    text = page._head()
+    assert text.endswith('[Paper](https://arxiv.org/abs/2408.00677) [Documentation](https://example.com/docs)')
 
 
 def test_space(monkeypatch: pytest.MonkeyPatch) -> None:

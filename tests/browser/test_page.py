@@ -140,6 +140,9 @@ def test_the_picture_comes_first(browser: Any, address: str, size: tuple[int, in
         assert page.evaluate('scrollY') > 300
         _, bottom = in_view(page, '#sheet')
         assert in_view(page, '#fractal1-size')[0] >= bottom
+        # Nothing shines through it.
+        x, y = 40, bottom / 2
+        assert page.evaluate('([x, y]) => document.elementFromPoint(x, y).closest("#sheet") != null', [x, y])
     for fold in ('Validation', 'Sweep', 'One class', 'Training', 'Published weights'):
         unfold(page, fold)
     expect(page.locator('#filters img')).to_be_visible()
@@ -278,6 +281,7 @@ def test_the_verdict_follows_the_name(page: Any) -> None:
 def test_folds(page: Any) -> None:
     unfold(page, 'Validation images')
     expect(page.locator('#validation img')).to_have_count(40)
+    expect(page.locator('#validation figcaption')).to_have_text(f'{SMALL}: the first 40 of 40 classes, validation')
     assert picture(page, '#validation img') != picture(page)
     unfold(page, 'Sweep of an option')
     page.wait_for_selector('#sweep img')
@@ -379,4 +383,4 @@ def test_screenshot(page: Any) -> None:
     expect(page.locator('#sheet figcaption')).to_contain_text('fractal1/seed=20')
     expect(page.locator('#verdict')).to_contain_text('+')
     page.screenshot(path=SCREENSHOT)
-    Image.open(SCREENSHOT).convert('RGB').quantize(32).save(SCREENSHOT, optimize=True)
+    Image.open(SCREENSHOT).convert('RGB').quantize(40).save(SCREENSHOT, optimize=True)

@@ -59,14 +59,14 @@ _STYLE = """
 #bar > .form { flex: 1 1 300px }
 #presets { flex: 0 1 auto; width: auto; flex-wrap: wrap; gap: 6px }
 #presets button { flex: 0 0 auto; min-width: 0; padding: 6px 10px }
-#picture { position: sticky; top: 0; align-self: flex-start; z-index: 5; background: var(--body-background-fill) }
+#picture { position: sticky; top: 0; align-self: flex-start; z-index: 60; background: var(--body-background-fill) }
 #sheet .tiles { max-height: calc(100vh - 32px); overflow-y: auto }
 .tiles { --tile: 104px; display: grid; gap: 2px; grid-template-columns: repeat(auto-fill, minmax(var(--tile), 1fr)) }
 #samples .tiles { --tile: 150px }
 .whole { display: grid; gap: 8px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)) }
 .tiles img, .whole img { width: 100%; max-width: 1200px; margin: 0 }
 figure { margin: 0 }
-figcaption { color: var(--body-text-color-subdued); padding: 4px 0 }
+figcaption { opacity: 0.75; padding: 4px 0 }
 .wrong { border-left: 4px solid #d03030; padding-left: 8px }
 @media (max-width: 640px) {
   html { scroll-padding-top: calc(42vh + 40px) }
@@ -120,7 +120,7 @@ def launch(
         # Kept in the browser, every picture that was seen: the page became slower with each.
         run_history=False,
         css=_STYLE,
-        theme=gr.themes.Default(primary_hue='indigo', spacing_size='sm'),
+        theme=gr.themes.Default(primary_hue='indigo', spacing_size='sm').set(block_info_text_color='*neutral_500'),
         footer_links=['gradio'],
     )
     # Not all are in Gradio 6.0.
@@ -357,7 +357,8 @@ class _Page:
 
 def _head() -> str:
     """The title, what is seen, and links: those to the project are in the metadata of the package."""
-    urls = metadata.metadata('timm-fractal').get_all('Project-URL') or []
+    found = metadata.distributions(name='timm-fractal')
+    urls = dict.fromkeys(url for each in found for url in each.metadata.get_all('Project-URL') or [])
     links = [('Paper', _PAPER), *(url.split(', ', 1) for url in urls)]
     return f'# timm-fractal\n{_WHAT} ' + ' '.join(f'[{label}]({url})' for label, url in links)
 
@@ -372,9 +373,9 @@ def _draw_validation(spec: Spec, source: Source | None, count: float) -> list[An
 
 def _sheet(spec: Spec, source: Source | None, count: float, split: str) -> str:
     found = pictures.classes(spec.name(), split, int(count), source)
-    note = pictures.shown(spec)[1]
-    caption = f'{spec.name()}: the first {len(found)} of {spec.num_classes:,} classes' + f'; {note}' * bool(note)
-    return _figure(caption, *found, alt='class {}')
+    caption = f'{spec.name()}: the first {len(found)} of {spec.num_classes:,} classes'
+    words = (caption, 'validation' if split == 'validation' else '', pictures.shown(spec)[1])
+    return _figure(', '.join(filter(None, words)), *found, alt='class {}')
 
 
 def _say_verdict(spec: Spec, source: Source | None) -> list[Any]:

@@ -124,7 +124,7 @@ def _verdict(name: str, source: Source | None) -> str:
     few = separability.first_classes(spec, path)
     found = separability.measure(create(few, root=path, only=range(separability.CLASSES)), path)
     words = (
-        f'**{found.confused:.1%}** of the pairs of classes are no farther from each other than two crops of one class '
+        f'{found.confused:.1%} of the pairs of classes are no farther from each other than two crops of one class '
         f'(limit {separability.LIMIT:.0%}, {separability.SIZE} x {separability.SIZE} pixels); {found.nearest:.0%} of '
         f'the crops are nearest to their own class; {found.fill:.0%} of the pixels are not black.'
     )
