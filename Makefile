@@ -20,8 +20,10 @@ demo: $(VENV)/installed
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n auto -m 'not (slow or wheel or gpu or timm_source or browser)'
 
+# The browser by itself, at the end: beside other tests it waits for a core.
 test-all: $(VENV)/installed
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto -m 'not browser'
+	$(BIN)/python -m pytest tests/browser
 
 # The unedited train.py and validate.py of timm; TIMM_SOURCE is a checkout of its repository.
 test-timm: $(VENV)/installed
@@ -29,7 +31,6 @@ test-timm: $(VENV)/installed
 
 # The page of `timm-fractal explore` in a Chromium: one in the PATH, or that of `playwright install chromium`.
 test-browser: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --editable '.[browser]'
 	$(BIN)/python -m pytest tests/browser tests/test_explore.py
 
 lint: $(VENV)/installed

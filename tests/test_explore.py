@@ -2,6 +2,7 @@
 
 import contextvars
 import dataclasses
+import email.message
 import inspect
 import io
 import os
@@ -11,6 +12,7 @@ import shlex
 import struct
 import subprocess
 import sys
+import types
 import urllib.error
 import urllib.request
 import zlib
@@ -31,8 +33,8 @@ from timm_fractal.augment import create_augment
 from timm_fractal.data import create as create_of_name
 from timm_fractal.data import photos, separability
 from timm_fractal.data.base import watcher
-from timm_fractal.explore import pictures, recipes, samples, sheets, uploads
-from timm_fractal.explore.controls import controls, read_controls, read_name, steps, values
+from timm_fractal.explore import pictures, recipes, samples, sheets, uploads, weights
+from timm_fractal.explore.controls import controls, steps, values, written
 from timm_fractal.explore.turns import Superseded, Turns
 from timm_fractal.fractal import codes
 from timm_fractal.spec import SPECS, Spec, option
@@ -69,45 +71,43 @@ def test_a_new_type_has_controls() -> None:
         way: str = option('up', 'where to', choices=('up', 'down'))
 
     strength, count, way = controls(NewSpec)
-    assert (strength.kind, strength.ends, strength.step) == ('slider', (0, 2), 0.002)
-    assert strength.info == 'how strong (at least 0, less than 2)'
+    assert (strength.kind, strength.ends, strength.step, strength.info) == ('slider', (0, 2), 0.01, 'how strong')
     assert (count.kind, count.info) == ('number', 'how many (at least 1)')
     assert (way.kind, way.choices) == ('words', ('up', 'down'))
+
+
+def test_numbers_are_as_people_write_them() -> None:
+    infos = {control.name: control.info for control in controls(SPECS['fractal1'])}
+    assert infos['classes'] == 'number of perturbed fractals, one per class (at least 2, at most 1,000,000)'
+    by_name = {control.name: control for control in controls(parse_name('fractal1/maps=3'))}
+    assert (by_name['sigma'].ends, by_name['sigma'].step, by_name['delta'].step) == ((0, 9), 0.1, 0.01)
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_name_and_controls_agree(name: str) -> None:
     spec = parse_name(name)
-    reading = read_controls(spec.type, values(spec))
-    assert (reading.spec, reading.name, reading.error) == (spec, spec.name(), '')
+    assert parse_name(written(spec.type, values(spec))) == spec
     # A browser has one kind of number.
     as_floats = [float(value) if isinstance(value, int) else value for value in values(spec)]
-    assert read_controls(spec.type, as_floats).spec == spec
-    assert read_name(f' {name.upper()} ').spec == spec
+    assert written(spec.type, as_floats) == written(spec.type, values(spec))
 
 
 @pytest.mark.parametrize(
-    'kind, changes, wrong, words',
+    'kind, changes, words',
     [
-        ('fractal1', {'delta': 1}, 'delta', 'delta must be less than 1, got 1'),
-        ('fractal1', {'sigma': 7.5}, 'sigma', 'sigma must be less than 3 * maps = 6'),
-        ('fractal1', {'classes': 2.5}, 'classes', "classes must be an integer, got '2.5'"),
-        ('fractal1', {'classes': None}, 'classes', 'classes must have a value'),
-        ('fractal1', {'redraw': 'true'}, 'redraw', 'redraw=true needs loader=device'),
-        ('visualatom', {'delta': 0.5}, 'delta', 'delta=0.5 needs atoms'),
-        ('noise1', {'size': 15}, 'size', 'size must be at least 16'),
+        ('fractal1', {'delta': 1}, 'delta must be less than 1, got 1'),
+        ('fractal1', {'sigma': 7.5}, 'sigma must be less than 3 * maps = 6'),
+        ('fractal1', {'classes': 2.5}, "classes must be an integer, got '2.5'"),
+        ('fractal1', {'classes': None}, 'classes must have a value'),
+        ('fractal1', {'redraw': 'true'}, 'redraw=true needs loader=device'),
+        ('visualatom', {'delta': 0.5}, 'delta=0.5 needs atoms'),
+        ('noise1', {'size': 15}, 'size must be at least 16'),
     ],
 )
-def test_errors_say_which_control(kind: str, changes: dict[str, Any], wrong: str, words: str) -> None:
+def test_errors_of_controls(kind: str, changes: dict[str, Any], words: str) -> None:
     given = [changes.get(control.name, control.value) for control in controls(SPECS[kind])]
-    reading = read_controls(kind, given)
-    assert reading.spec is None and reading.option == wrong and words in reading.error
-
-
-@pytest.mark.parametrize('name', ['', 'fractl1', 'fractal1/', 'fractal1/sigm=3', 'fractal1/delta', 'x' * 2000])
-def test_names_that_are_none(name: str) -> None:
-    reading = read_name(name)
-    assert reading.spec is None and reading.error and reading.option == ''
+    with pytest.raises(ValueError, match=re.escape(f'{kind}: {words}')):
+        parse_name(written(kind, given))
 
 
 def test_steps_are_valid() -> None:
@@ -129,10 +129,12 @@ def decode(png: bytes) -> np.ndarray[Any, Any]:
 
 
 def test_classes_are_those_of_the_sheet() -> None:
-    expected = np.asarray(sheets.contact_sheet(NAME, 'validation', 32, columns=8))
-    np.testing.assert_array_equal(decode(pictures.contact(NAME, 'validation')), expected)
+    found = pictures.classes(NAME, 'validation', 4)
+    assert len(found) == 4 and len(pictures.classes(NAME, 'train', 40)) == 6
+    for image, expected in zip(found, sheets.tiles(NAME, 'validation', 4)):
+        np.testing.assert_array_equal(decode(image), np.asarray(expected))
     # By what it shows, not by how it is spelled.
-    assert pictures.contact(NAME + ',loader=device', 'validation') is pictures.contact(NAME, 'validation')
+    assert pictures.classes(NAME + ',loader=device', 'validation', 4) is found
 
 
 def test_one_class() -> None:
@@ -156,11 +158,11 @@ def test_the_verdict_is_that_of_the_doctor() -> None:
     name = 'fractal1/classes=20,size=64,points=5000'
     found = separability.measure(create_of_name(name))
     words = pictures.verdict(name)
-    assert f'**{found.confused:.1%}**' in words and f'{found.nearest:.0%} of the crops' in words
-    assert 'They can be told apart' in words and words.startswith('\N{CHECK MARK}')
+    assert f'{found.confused:.1%} of the pairs' in words and f'{found.nearest:.0%} of the crops' in words
+    assert 'The classes can be told apart' in words and words.startswith('\N{CHECK MARK}')
     assert pictures.verdict('noise1/classes=20,size=64,delta=0.01').startswith('\N{WARNING SIGN}')
     assert 'cannot be compared' in pictures.verdict('visualatom/classes=4,size=64')
-    with pytest.raises(ValueError, match='image1 needs an image'):
+    with pytest.raises(ValueError, match='image1 needs an image: upload one in the box "Photograph"'):
         pictures.verdict('image1/classes=4,size=64')
 
 
@@ -191,24 +193,27 @@ def test_the_verdict_renders_no_more_than_it_looks_at(
     assert 'of the pairs of classes' in pictures.verdict('image1/classes=4095,size=32', source)
     assert sorted(rendered) == sorted(2 * [*range(64)])
     assert sorted(set(read)) == [f'{number:03}.png' for number in range(min(64, images))]
-    pictures.contact('image1/classes=4095,size=32', 'train', source)
+    pictures.classes('image1/classes=4095,size=32', 'train', 32, source)
     assert sorted(rendered[128:]) == [*range(32)]
 
 
 def test_published_weights(tmp_path: Path) -> None:
-    (name, *_) = pictures.weight_names()
-    assert name == 'test_vit.fractal1_1k' and '| samples | ' in pictures.card(name)
-    assert decode(pictures.weights(name)).shape[2] == 3
+    name = 'test_vit.fractal1_1k'
+    head, line, samples = weights.card(name).splitlines()[:3]
+    assert (
+        head.startswith('| data set | `fractal1/') and line == '| --- | --- |' and samples == '| samples | 1,792,000 |'
+    )
+    assert weights.picture(name).mode == 'RGB'
     path = tmp_path / 'text.jpg'
     Image.linear_gradient('L').save(tmp_path / 'gradient.png')
-    found = pictures.resemblances(name, str(tmp_path / 'gradient.png'))
-    assert len(found) == 5 and all(re.fullmatch(r'class \d+: \d+\.\d%', words) for words, _ in found)
-    assert len({picture for _, picture in found}) == 5 and all(picture for _, picture in found)
+    found = weights.resemblances(name, str(tmp_path / 'gradient.png'))
+    assert [one.probability for one in found] == sorted((one.probability for one in found), reverse=True)
+    assert len({one.image.tobytes() for one in found if one.image}) == len({one.label for one in found}) == 5
     with pytest.raises(ValueError, match='text.jpg is not an image that can be shown here'):
         path.write_text('no image')
-        pictures.resemblances(name, str(path))
+        weights.resemblances(name, str(path))
     with pytest.raises(ValueError, match='at most 25,000,000 pixels'):
-        pictures.resemblances(name, str(bomb(tmp_path / 'bomb.png', 40_000, 40_000)))
+        weights.resemblances(name, str(bomb(tmp_path / 'bomb.png', 40_000, 40_000)))
 
 
 def test_resemblances_are_those_of_the_picture_as_it_is_seen(tmp_path: Path) -> None:
@@ -231,16 +236,16 @@ def test_resemblances_are_those_of_the_picture_as_it_is_seen(tmp_path: Path) -> 
         ('ghost', ghost, {}),
     ):
         image.save(tmp_path / f'{key}.png', **options)
-        seen[key] = pictures.resemblances(name, str(tmp_path / f'{key}.png'))
+        seen[key] = weights.resemblances(name, str(tmp_path / f'{key}.png'))
     assert seen['turned'] == seen['deep'] == seen['plain'] != seen['white'] == seen['ghost']
 
 
 def test_what_is_rendered_is_bounded() -> None:
     spec, words = pictures.shown(parse_name('fractal1/size=4096,points=100000000'))
     assert spec.name() == 'fractal1/points=500000'
-    assert words == 'shown with size=512 in place of 4096, points=500000 in place of 100000000'
+    assert words == 'shown with size 512 in place of 4,096, points 500,000 in place of 100,000,000'
     assert pictures.shown(parse_name('visualatom')) == (parse_name('visualatom'), '')
-    with pytest.raises(ValueError, match='points must be at most 500000 to be shown here'):
+    with pytest.raises(ValueError, match='points must be at most 500,000 to be shown here'):
         pictures.sweep(NAME, 'points', ('3000', '1000000'))
     with pytest.raises(ValueError, match='values must be at most 6, got 7'):
         pictures.sweep(NAME, 'seed', tuple('1234567'))
@@ -251,7 +256,7 @@ def test_what_is_rendered_is_bounded() -> None:
 def test_parameters_of_many_names_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, '_FAMILIES', 2)
     for seed in range(4):
-        pictures.contact(f'{NAME},seed={seed + 50}', 'train')
+        pictures.classes(f'{NAME},seed={seed + 50}', 'train', 4)
         assert len(pictures.fractals.known_codes) <= 2
 
 
@@ -270,10 +275,10 @@ def test_visitors_do_not_mix(tmp_path: Path) -> None:
     """Files of one name are told apart; one that changes is another."""
     name = 'image1/classes=4,size=64'
     first, second = (uploads.photograph(photo_file(tmp_path / color, color)) for color in ('white', 'black'))
-    one, two = pictures.contact(name, 'train', first), pictures.contact(name, 'train', second)
-    assert one != two and pictures.contact(name, 'train', first) == one
+    one, two = pictures.classes(name, 'train', 4, first), pictures.classes(name, 'train', 4, second)
+    assert one != two and pictures.classes(name, 'train', 4, first) == one
     Path(first.path).write_bytes(Path(second.path).read_bytes())
-    assert pictures.contact(name, 'train', uploads.photograph(first.path)) == two
+    assert pictures.classes(name, 'train', 4, uploads.photograph(first.path)) == two
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
@@ -308,7 +313,7 @@ def test_uploads_are_refused_before_they_are_decoded(tmp_path: Path, monkeypatch
 def test_no_message_says_where_a_file_lies(tmp_path: Path) -> None:
     source = uploads.photograph(bomb(tmp_path / 'half.png', 300, 300))
     with pytest.raises(ValueError, match='^half.png cannot be used') as info:
-        pictures.contact('image1', 'train', source)
+        pictures.classes('image1', 'train', 4, source)
     assert str(tmp_path) not in str(info.value)
 
 
@@ -455,6 +460,17 @@ def test_console(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli.main(['explore']) == 0
     assert cli.main(['explore', 'image1', '--data-dir', 'x.jpg', '--port', '8000', '--host', '0.0.0.0']) == 0
     assert calls == [('fractal1', None, None, None), ('image1', 'x.jpg', '0.0.0.0', 8000)]
+
+
+def test_links_are_those_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    from timm_fractal.explore import page
+
+    head = email.message.Message()
+    head['Project-URL'] = 'Documentation, https://example.com/docs'
+    found = types.SimpleNamespace(metadata=head)
+    monkeypatch.setattr(page.metadata, 'distributions', lambda name: [found, found])
+    text = page._head()
+    assert text.endswith('[Paper](https://arxiv.org/abs/2408.00677) [Documentation](https://example.com/docs)')
 
 
 def test_space(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from timm_fractal import parse_name
 from timm_fractal.cli import doctor, export_images, main
 from timm_fractal.data import Formula, base, class_generator, create, formula, option, register
 from timm_fractal.explore import pictures
-from timm_fractal.explore.controls import controls, read_controls, values
+from timm_fractal.explore.controls import controls, values, written
 from timm_fractal.spec import SPECS
 
 ROOT = Path(__file__).parent.parent
@@ -139,8 +139,8 @@ def test_loaders(dots):
 def test_tools(dots, tmp_path, capsys):
     assert [control.name for control in controls(Dots)] == [field.name for field in Dots.fields()]
     spec = parse_name(dots)
-    assert read_controls('dots', values(spec)).spec == spec
-    assert pictures.contact(dots, 'train')[:4] == b'\x89PNG' and 'pairs of classes' in pictures.verdict(dots)
+    assert parse_name(written('dots', values(spec))) == spec
+    assert pictures.classes(dots, 'train', 4)[0][:4] == b'\x89PNG' and 'pairs of classes' in pictures.verdict(dots)
     assert pictures.sweep('colors/size=16', 'seed', ('0', '1')) and len(pictures.one_class(dots, 3)) == 2
     assert main(['preview', dots, '-o', str(tmp_path / 'dots.png')]) == 0
     export_images.export_images('colors/size=16', tmp_path / 'out', split='all')

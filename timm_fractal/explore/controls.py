@@ -1,11 +1,11 @@
 """Options of a data set <-> controls of the page. All of it is read from the fields in `timm_fractal.spec`."""
 
 import dataclasses
-import re
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from ..spec import SPECS, Spec, parse_name
+from ..spec import SPECS, Spec
 
 #: Whole numbers up to this many apart are chosen with a slider.
 _SLIDER = 10_000
@@ -35,35 +35,36 @@ class Control:
     step: float = 1
 
 
-def controls(spec: type[Spec]) -> list[Control]:
+def controls(spec: Spec | type[Spec]) -> list[Control]:
     """Controls for the options of a data set type, in the order of its name.
 
     Examples:
         >>> [control.kind for control in controls(SPECS['image1'])][:4]
         ['number', 'words', 'slider', 'words']
     """
-    return [_control(field) for field in spec.fields()]
+    return [_control(spec, field) for field in spec.fields()]
 
 
-def _control(field: 'dataclasses.Field[Any]') -> Control:
+def _control(spec: Any, field: 'dataclasses.Field[Any]') -> Control:
     rules, default = field.metadata, field.default
     if rules['choices']:
         return Control(field.name, 'words', default, rules['doc'], choices=tuple(rules['choices']))
-    info = f'{rules["doc"]} ({_range(field)})' if _range(field) else rules['doc']
     low = rules['above'] if rules['low'] is None else rules['low']
     high = rules['below'] if rules['high'] is None else rules['high']
+    if field.name == 'sigma':
+        high = 3 * spec.maps
     is_whole = isinstance(default, int)
     if low is None or high is None or (is_whole and high - low > _SLIDER):
-        return Control(field.name, 'number', default, info)
-    return Control(
-        field.name, 'slider', default, info, ends=(low, high), step=1 if is_whole else round((high - low) / 1000, 12)
-    )
+        return Control(field.name, 'number', default, f'{rules["doc"]} ({_range(field)})')
+    # Some hundred steps, which a person would write: of 0.01 from 0 to 1, say.
+    step = 1 if is_whole else 10.0 ** round(math.log10((high - low) / 100))
+    return Control(field.name, 'slider', default, rules['doc'], ends=(low, high), step=step)
 
 
 def _range(field: 'dataclasses.Field[Any]') -> str:
     rules = field.metadata
     words = {'low': 'at least', 'above': 'greater than', 'high': 'at most', 'below': 'less than'}
-    return ', '.join(f'{word} {_text(rules[rule])}' for rule, word in words.items() if rules[rule] is not None)
+    return ', '.join(f'{word} {rules[rule]:,}' for rule, word in words.items() if rules[rule] is not None)
 
 
 def _text(value: Any) -> str:
@@ -71,63 +72,23 @@ def _text(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-@dataclasses.dataclass(frozen=True)
-class Reading:
-    """What a name, or the controls of a type, say.
+def written(kind: str, values: Sequence[Any]) -> str:
+    """The data set name that the values of the controls of a type make, in the order of `controls`; not checked.
 
-    Attributes:
-        name: The name, tidied if it is valid.
-        kind: The data set type; '' if it is not known.
-        spec: The specification; None if it is not valid.
-        error: The text of the error, else ''.
-        option: Which option the error is about; '' if none, or if that cannot be said.
-    """
-
-    name: str
-    kind: str
-    spec: Spec | None = None
-    error: str = ''
-    option: str = ''
-
-
-def read_name(name: str) -> Reading:
-    """Read a data set name.
+    Raises:
+        ValueError: A control has no value.
 
     Examples:
-        >>> read_name('fractal1/delta=2').error, read_name('fractal1/delta=2').option
-        ('fractal1: delta must be less than 1, got 2.0', 'delta')
-    """
-    name = name.strip()
-    kind = name.lower().removeprefix('torch/').partition('/')[0]
-    kind = kind if kind in SPECS else ''
-    try:
-        spec = parse_name(name)
-    except ValueError as error:
-        return Reading(name, kind, error=str(error), option=_option(kind, str(error)))
-    return Reading(spec.name(), kind, spec)
-
-
-def read_controls(kind: str, values: Sequence[Any]) -> Reading:
-    """Read the values of the controls of a data set type, in the order of `controls`.
-
-    Examples:
-        >>> read_controls('ofdb', [1000, 50000, 64, 'random', 0, 'auto', 'auto']).name
+        >>> written('ofdb', [1000, 50000.0, 64, 'random', 0, 'auto', 'auto'])
         'ofdb/points=50000,size=64'
     """
     options = []
     for control, value in zip(controls(SPECS[kind]), values, strict=True):
         if value is None or _text(value) == '':
-            error = f'{kind}: {control.name} must have a value, got nothing'
-            return Reading(kind, kind, error=error, option=control.name)
+            raise ValueError(f'{kind}: {control.name} must have a value, got nothing')
         if _text(value) != _text(control.value):
             options.append(f'{control.name}={_text(value)}')
-    return read_name('/'.join([kind] + [','.join(options)] * bool(options)))
-
-
-def _option(kind: str, error: str) -> str:
-    """The option that an error of a specification begins with."""
-    first = re.match(rf'{re.escape(kind)}: (?:unknown )?(\w+)', error)
-    return first[1] if kind and first and first[1] in {control.name for control in controls(SPECS[kind])} else ''
+    return '/'.join([kind] + [','.join(options)] * bool(options))
 
 
 def values(spec: Spec) -> list[Any]:
@@ -139,6 +100,7 @@ def steps(spec: Spec, option: str, count: int = 5) -> list[str]:
     """Values of an option for a sweep: all words, or numbers below and above the present one.
 
     Examples:
+        >>> from timm_fractal.spec import parse_name
         >>> steps(parse_name('fractal1'), 'points'), steps(parse_name('image1'), 'seed')
         (['25000', '50000', '100000', '200000', '400000'], ['0', '1', '2', '3', '4'])
     """

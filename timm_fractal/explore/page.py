@@ -3,17 +3,21 @@
 import asyncio
 import base64
 import functools
+import html
 import inspect
+import itertools
 import os
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from .._utils.messages import install_extra
-from ..data.base import watched_parts, watcher
+from ..data.base import watcher
+from ..hub.manifest import manifest
 from ..spec import SPECS, Spec, parse_name
 from . import pictures, recipes, uploads
-from .controls import Control, Reading, controls, read_controls, read_name, steps, values
+from .controls import Control, controls, steps, values, written
 from .sheets import SWEEPS, sweepable
 from .turns import Superseded, Turns
 from .uploads import Source
@@ -26,18 +30,55 @@ except ImportError:
 #: Where the page can be reached from: this machine alone.
 LOOPBACK = '127.0.0.1'
 
-_SPLITS = ('train', 'validation')
-_TABS = ('Classes', 'Sweep', 'One class', 'Training samples', 'Train', 'Weights')
+#: Data sets behind buttons.
+PRESETS = {
+    'The paper': 'fractal1',
+    'For small budgets': 'fractal1/seed=20',
+    '100 fractals': 'fractal1/fractals=100',
+    'One photograph': 'image1',
+    'VisualAtom': 'visualatom',
+    'Noise': 'noise1',
+}
 
-# Errors are seen.
+_WHAT = (
+    'Each tile is a class: one fractal (or photograph, contour, noise image) with its parameters slightly changed. '
+    'A model is pre-trained to classify them.'
+)
+_PAPER = 'https://arxiv.org/abs/2408.00677'
+# Options beside the picture; all others are folded.
+_FIRST = ('seed', 'delta', 'sigma')
+
+# The picture stays in view while what is beside it, on a phone below it, scrolls.
 _STYLE = """
-.wrong, [id^=problem-], #message { border-left: 4px solid #d03030 !important; padding-left: 8px }
+.gradio-container { overflow: clip !important }
+.gradio-container .app { padding: 4px clamp(4px, 1vw, 16px) }
+.gradio-container .html-container { padding: 0 }
+#head .prose { display: flex; flex-wrap: wrap; align-items: baseline; gap: 0 12px }
+#head h1 { font-size: 20px; margin: 0 }
+#bar { align-items: center }
+#bar > .form { flex: 1 1 300px }
+#presets { flex: 0 1 auto; width: auto; flex-wrap: wrap; gap: 6px }
+#presets button { flex: 0 0 auto; min-width: 0; padding: 6px 10px }
+#picture { position: sticky; top: 0; align-self: flex-start; z-index: 60; background: var(--body-background-fill) }
+#sheet .tiles { max-height: calc(100vh - 32px); overflow-y: auto }
+.tiles { --tile: 104px; display: grid; gap: 2px; grid-template-columns: repeat(auto-fill, minmax(var(--tile), 1fr)) }
+#samples .tiles { --tile: 150px }
+.whole { display: grid; gap: 8px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)) }
+.tiles img, .whole img { width: 100%; max-width: 1200px; margin: 0 }
+figure { margin: 0 }
+figcaption { opacity: 0.75; padding: 4px 0 }
+.wrong { border-left: 4px solid #d03030; padding-left: 8px }
+@media (max-width: 640px) {
+  html { scroll-padding-top: calc(42vh + 40px) }
+  #sheet .tiles { max-height: 42vh }
+  .tiles, #samples .tiles { --tile: 80px }
+}
 """
 
 # Names and controls respond immediately, whatever is being rendered; the last of several changes wins.
 _AT_ONCE: dict[str, Any] = dict(trigger_mode='always_last', concurrency_limit=None, show_progress='hidden')
 # The server learns of every change immediately and cancels the rendering of an earlier one: see `turns`.
-_RENDER: dict[str, Any] = dict(trigger_mode='multiple', concurrency_limit=None)
+_RENDER: dict[str, Any] = dict(trigger_mode='multiple', concurrency_limit=None, show_progress='minimal')
 _RENDERED_AT_ONCE = 2
 
 
@@ -79,9 +120,10 @@ def launch(
         # Kept in the browser, every picture that was seen: the page became slower with each.
         run_history=False,
         css=_STYLE,
+        theme=gr.themes.Default(primary_hue='indigo', spacing_size='sm').set(block_info_text_color='*neutral_500'),
         footer_links=['gradio'],
     )
-    # Not all are in Gradio 5.
+    # Not all are in Gradio 6.0.
     known = inspect.signature(page.launch).parameters
     try:
         page.launch(**{key: value for key, value in options.items() if key in known})
@@ -115,284 +157,253 @@ class _Page:
 
     def __init__(self, start: Spec, own: Source | None) -> None:
         self.start, self.own = start, own
-        #: Those of the moment the page is made: each has its controls.
-        self.types = SPECS.loaded()
         self.turns = Turns()
         self.free = asyncio.Semaphore(_RENDERED_AT_ONCE)
-        self.problems: dict[str, Any] = {}
-        self.groups: dict[str, Any] = {}
-        self.fields: dict[str, list[Any]] = {}
+        self.fillings = itertools.count()
 
     def build(self, page: Any) -> None:
-        start = self.start
-        gr.Markdown('# timm-fractal\nData sets that are rendered from a few numbers, as a training sees them.')
+        self.page, start = page, self.start
+        # The last valid name, which is drawn; and what the controls are filled with: numbered, since a visitor may
+        # return to a name.
+        self.valid, self.filled = gr.State(start.name()), gr.State((start.name(), -1))
+        gr.Markdown(_head(), elem_id='head')
+        with gr.Row(elem_id='bar'):
+            with gr.Row(elem_id='presets'):
+                presets = [(gr.Button(label, size='sm'), name) for label, name in PRESETS.items()]
+            self.name = gr.Textbox(start.name(), label='Data set', buttons=['copy'], elem_id='name')
         with gr.Row():
-            with gr.Column(scale=1, min_width=300):
-                self.name = gr.Textbox(start.name(), label='Data set', info='type/option=value,...; Enter reads it')
-                self.message = gr.Markdown(visible=False, elem_id='message')
-                self.kind = gr.Dropdown(list(self.types), value=start.type, label='Type')
-                with gr.Group(visible=start.reads == 'images') as self.photo_group:
-                    self.photo = gr.File(label='Photograph', elem_id='photo', height=120)
-                for kind, spec in self.types.items():
-                    with gr.Column(visible=kind == start.type, elem_id=f'options-{kind}') as self.groups[kind]:
-                        current = start if kind == start.type else spec()
-                        self.fields[kind] = [
-                            _component(kind, control, value) for control, value in zip(controls(spec), values(current))
-                        ]
-            with gr.Column(scale=3, min_width=320):
-                self.note = gr.Markdown(elem_id='note')
-                with gr.Tabs() as self.tabs:
-                    for label, build in zip(
-                        _TABS,
-                        (self._classes, self._sweep, self._one_class, self._samples, self._train, self._weights),
-                    ):
-                        with gr.Tab(label, id=label):
-                            self.problems[label] = gr.Markdown(visible=False, elem_id=f'problem-{_TABS.index(label)}')
-                            build()
-        # The last valid name, what the name's box said last, the option beside which there is an error, the tab seen.
-        self.valid, self.said = gr.State(start.name()), gr.State(start.name())
-        self.wrong, self.active = gr.State(''), gr.State(_TABS[0])
-        self._connect(page)
+            with gr.Column(scale=3, min_width=320, elem_id='picture'):
+                sheet = gr.HTML(elem_id='sheet')
+                self.message = gr.HTML(elem_id='message')
+            with gr.Column(scale=1, min_width=280):
+                kind = gr.Dropdown(list(SPECS.loaded()), value=start.type, label='type', elem_id='type')
+                count = gr.Slider(8, pictures.CLASSES, value=40, step=8, label='classes shown', elem_id='count')
+                self.photo = gr.File(label='Photograph', elem_id='photo', height=120, visible=start.reads == 'images')
+                gr.render(self.filled, [page.load, self.filled.change], show_progress='hidden')(self._controls)
+        verdict = gr.Markdown(elem_id='verdict')
+        self._draws(page, _draw_classes, [count], [sheet])
+        self._draws(page, _say_verdict, [], [verdict], show_progress='hidden')
 
-    def _classes(self) -> None:
-        with gr.Row():
-            self.sheets = [_picture(f'sheet-{split}') for split in _SPLITS]
-        self.verdict = gr.Markdown(elem_id='verdict')
+        with gr.Accordion('Validation images', open=False) as fold:
+            validation = gr.HTML(elem_id='validation')
+        self._draws(fold, _draw_validation, [count], [validation])
+        with gr.Accordion('Sweep of an option', open=False) as fold:
+            self._sweep(fold)
+        with gr.Accordion('One class', open=False) as fold:
+            number = gr.Slider(0, pictures.LAST_CLASS, value=0, step=1, label='class', elem_id='class-number')
+            one_class = gr.HTML(elem_id='one-class')
+        self._draws(fold, _draw_class, [number], [one_class])
+        with gr.Accordion('Training: samples and command line', open=False) as fold:
+            self._training(fold)
+        with gr.Accordion('Published weights', open=False) as fold:
+            self._weights(fold)
 
-    def _sweep(self) -> None:
+        filled = [self.name, self.message, self.valid, self.filled, kind, self.photo]
+        self.name.submit(self._from_box, [self.name], filled, **_AT_ONCE)
+        self.name.blur(self._from_look, [self.name, self.valid], filled, **_AT_ONCE)
+        kind.input(self._from_name, [kind], filled, **_AT_ONCE)
+        for button, name in presets:
+            button.click(functools.partial(self._from_name, name), None, filled, **_AT_ONCE)
+        page.unload(self._forget)
+
+    def _controls(self, filled: tuple[str, int]) -> None:
+        """Make the controls of a type, with the values that a name has."""
+        spec = parse_name(filled[0])
+        known = {control.name: (control, value) for control, value in zip(controls(spec), values(spec))}
+        fields = {name: _component(spec.type, *known[name]) for name in _FIRST if name in known}
+        with gr.Accordion('All options', open=False, elem_id='options'):
+            fields |= {name: _component(spec.type, *known[name]) for name in known if name not in _FIRST}
+        given = [fields[name] for name in known]
+        write = functools.partial(self._from_controls, spec.type)
+        for field in given:
+            field.input(write, given, [self.name, self.message, self.valid], **_AT_ONCE)
+        if 'maps' in fields:
+            # The largest sigma depends on it.
+            fields['maps'].release(self._fill, [self.valid], [self.filled], **_AT_ONCE)
+
+    def _sweep(self, fold: Any) -> None:
         options = sweepable(self.start)
         with gr.Row():
-            self.option = gr.Dropdown(
-                options,
-                value=_first(options),
-                label='Option',
-                elem_id='sweep-option',
-                # Gradio refuses values that are not among the choices, as those of the previous type are for a moment.
-                allow_custom_value=True,
+            # Gradio refuses values that are not among the choices, as those of the previous type are for a moment.
+            option = gr.Dropdown(
+                options, value=_first(options), label='option', elem_id='sweep-option', allow_custom_value=True
             )
-            self.values = gr.Textbox(
-                label='Values', info=f'separated by commas, at most {pictures.MAX_ROWS}; empty: some of the range'
+            rows = gr.Textbox(
+                label='values', info=f'separated by commas, at most {pictures.MAX_ROWS}; empty: some of the range'
             )
-        self.sweep_picture = _picture('sweep')
+        sweep = gr.HTML(elem_id='sweep')
+        self._draws(fold, _draw_sweep, [option, rows], [sweep, option])
 
-    def _one_class(self) -> None:
-        self.number = gr.Slider(0, pictures.LAST_CLASS, value=0, step=1, label='Class', elem_id='class-number')
-        with gr.Row():
-            self.large = _picture('large')
-            self.instances = _picture('instances')
-
-    def _samples(self) -> None:
+    def _training(self, fold: Any) -> None:
         with gr.Row():
             names = list(recipes.RECIPES)
-            self.recipe = gr.Dropdown(names, value=names[0], label='Recipe', elem_id='recipe')
-            self.model = gr.Dropdown(
+            recipe = gr.Dropdown(names, value=names[0], label='recipe', elem_id='recipe')
+            model = gr.Dropdown(
                 list(recipes.MODELS),
                 value=recipes.MODELS[0],
-                label='Model',
+                label='model',
                 info='any name of timm; its input size is that of the samples',
                 allow_custom_value=True,
                 elem_id='model',
             )
-            self.seed = gr.Number(0, label='Which samples', precision=0, elem_id='samples-seed')
-        self.samples = _picture('samples')
-
-    def _train(self) -> None:
+            seed = gr.Number(0, label='which samples', precision=0, elem_id='samples-seed')
+        samples = gr.HTML(elem_id='samples')
         gr.Markdown(
-            "timm's train.py; the recipe and the model are those of the samples. The augmentation is in both forms, "
-            'optimizer and schedule are for you to choose.'
+            "For timm's train.py: the augmentation is in both forms, optimizer and schedule are for you to choose."
         )
-        self.command = gr.Code(label='Command line', language='shell', interactive=False, elem_id='command')
-        self.config = gr.Code(
-            label='The same for train.py --config', language='yaml', interactive=False, elem_id='config'
-        )
+        command = gr.Code(label='Command line', language='shell', interactive=False, elem_id='command')
+        config = gr.Code(label='The same for --config', language='yaml', interactive=False, elem_id='config')
+        self._draws(fold, _draw_samples, [recipe, model, seed], [samples])
+        self._draws(fold, _write_command, [recipe, model], [command, config])
 
-    def _weights(self) -> None:
-        found = pictures.weight_names()
-        self.weights = gr.Dropdown(found, value=found[0], label='Published weights', elem_id='weights')
-        self.card = gr.Markdown(elem_id='card')
-        self.filters = _picture('filters')
-        self.image = gr.File(label='An image: which classes does it resemble?', elem_id='image', height=120)
-        self.nearest = _picture('nearest')
+    def _weights(self, fold: Any) -> None:
+        found = list(manifest())
+        weights = gr.Dropdown(found, value=found[0], label='weights', elem_id='weights')
+        filters = gr.HTML(elem_id='filters')
+        image = gr.File(label='An image: which classes does it resemble?', elem_id='image', height=120)
+        nearest = gr.HTML(elem_id='nearest')
+        card = gr.Markdown(elem_id='card')
+        self._draws(fold, _draw_weights, [weights], [filters, card])
+        self._draws(fold, _draw_resemblances, [weights, image], [nearest])
 
-    def _connect(self, page: Any) -> None:
-        everything = [
-            self.name,
-            self.kind,
-            self.message,
-            self.valid,
-            self.said,
-            self.wrong,
-            self.photo_group,
-            *self.groups.values(),
-            *(field for fields in self.fields.values() for field in fields),
-        ]
-        gr.on([self.name.submit, self.name.blur], self._from_name, [self.name, self.said], everything, **_AT_ONCE)
-        self.kind.input(self._from_name, [self.kind, self.said], everything, **_AT_ONCE)
-        for kind, fields in self.fields.items():
-            for field in fields:
-                field.input(
-                    functools.partial(self._from_controls, kind),
-                    [self.wrong, *fields],
-                    [self.name, self.message, self.valid, self.said, self.wrong, *fields],
-                    **_AT_ONCE,
-                )
-        self.tabs.select(_selected, None, [self.active], **_AT_ONCE)
-        gr.on(
-            [page.load, self.valid.change],
-            self._options,
-            [self.valid, self.option],
-            [self.option, self.note],
-            **_AT_ONCE,
-        )
-        changed = [page.load, self.valid.change, self.active.change, self.photo.change]
-        tabs: list[tuple[Callable[..., list[Any]], list[Any], list[Any]]] = [
-            (_draw_classes, [], self.sheets),
-            (_draw_sweep, [self.option, self.values], [self.sweep_picture]),
-            (_draw_class, [self.number], [self.large, self.instances]),
-            (_draw_samples, [self.recipe, self.model, self.seed], [self.samples]),
-            (_write_command, [self.recipe, self.model], [self.command, self.config]),
-            (_draw_weights, [self.weights, self.image], [self.card, self.filters, self.nearest]),
-        ]
-        for label, (draw, own, outputs) in zip(_TABS, tabs):
-            gr.on(
-                [*changed, *(component.change for component in own)],
-                self._shows(label, draw, len(outputs)),
-                [self.active, self.valid, self.photo, *own],
-                [*outputs, self.problems[label]],
-                **_RENDER,
-            )
+    def _draws(
+        self, place: Any, draw: Callable[..., list[Any]], own: list[Any], outputs: list[Any], **options: Any
+    ) -> None:
+        """Render something whenever what it depends on changes, in a fold while that is open.
 
-        # By itself: the sheets do not wait for it.
-        gr.on(
-            changed,
-            self._shows(_TABS[0], _say_verdict, 1),
-            [self.active, self.valid, self.photo],
-            [self.verdict, gr.State()],
-            **_RENDER | dict(show_progress='hidden'),
-        )
-        page.unload(self._forget)
+        Args:
+            place: The page, or the fold.
+            draw: Called with the specification, the file that it is made from, and the values of `own`.
+            own: Components that it depends on besides the data set.
+            outputs: Components for what it returns; an error is shown by the first.
+            options: Of the event.
+        """
+        is_open = gr.State(place is self.page)
+        if place is self.page:
+            events = [place.load]
+        else:
+            place.expand(lambda: True, None, is_open, **_AT_ONCE)
+            place.collapse(lambda: False, None, is_open, **_AT_ONCE)
+            events = [is_open.change]
 
-    # From here on: what events do.
-
-    def _from_name(self, name: str, said: str) -> list[Any]:
-        """Fill the controls."""
-        if name == said:
-            # Somebody looked at the name and went on to a control, which must not be set back.
-            count = sum(map(len, self.fields.values()))
-            return [gr.skip()] * (7 + len(self.groups) + count)
-        reading = read_name(name or '')
-        kind = reading.kind if reading.kind in self.types else ''
-        updates: list[Any] = [
-            # What reads as it was written stays: the visitor may be typing on.
-            reading.name if reading.spec and reading.name != name else gr.skip(),
-            kind or gr.skip(),
-            _text(reading.error if not reading.option else ''),
-            reading.name if reading.spec else gr.skip(),
-            reading.name,
-            reading.option,
-            gr.update(visible=self.types[kind].reads == 'images') if kind else gr.skip(),
-            *(gr.update(visible=kind == each) if kind else gr.skip() for each in self.types),
-        ]
-        for each, spec in self.types.items():
-            shown = values(reading.spec) if reading.spec and each == kind else None
-            for place, control in enumerate(controls(spec)):
-                changed = {'value': shown[place]} if shown else {}
-                updates.append(gr.update(**_warned(control, reading), **changed) if each == kind else gr.skip())
-        return updates
-
-    def _from_controls(self, kind: str, wrong: str, *given: Any) -> list[Any]:
-        """Write the name. Only controls with another value change: one must not lose what is being typed."""
-        reading = read_controls(kind, given)
-        return [
-            reading.name,
-            _text(reading.error if not reading.option else ''),
-            reading.name if reading.spec else gr.skip(),
-            reading.name,
-            reading.option,
-            *(
-                # A slider forgets its value when only the text beside it changes.
-                gr.update(**_warned(control, reading), **({'value': value} if control.kind == 'slider' else {}))
-                if control.name in (wrong, reading.option)
-                else gr.skip()
-                for control, value in zip(controls(self.types[kind]), given)
-            ),
-        ]
-
-    def _options(self, name: str, option: str) -> list[Any]:
-        spec = parse_name(name)
-        options = sweepable(spec)
-        note = pictures.shown(spec)[1]
-        option = option if option in options else _first(options)
-        return [gr.update(choices=options, value=option), note[:1].upper() + note[1:]]
-
-    def _source(self, spec: Spec, photo: str | None) -> Source | None:
-        if spec.reads == 'images' and photo:
-            return uploads.photograph(photo)
-        return self.own if spec.type == self.start.type else None
-
-    def _shows(self, tab: str, draw: Callable[..., list[Any]], count: int) -> Callable[..., Any]:
-        """Make a function that renders what a tab shows, if it is the one that is seen; an error is text above it."""
-        nothing = [gr.skip()] * (count + 1)
-
-        def render(watch: Callable[[float], None], name: str, photo: str | None, *own: Any) -> list[Any]:
+        def render(watch: Callable[[float], None], name: str, photo: str | None, *given: Any) -> Any:
             spec = parse_name(name)
             try:
                 watch(0)
                 watcher.set(watch)
-                return [*draw(spec, self._source(spec, photo), *own), _text('')]
+                made = draw(spec, self._source(spec, photo), *given)
             except Superseded:
-                return nothing
+                return gr.skip()
             except ValueError as error:
-                return [*[''] * count, _text(str(error))]
+                made = [_wrong(str(error)), *[gr.skip()] * (len(outputs) - 1)]
+            return made if len(outputs) > 1 else made[0]
 
         # Turns are taken in the server's event loop, where changes arrive in their order. Gradio finds the request by
         # its annotation, and the progress by its default.
         async def show(
             request: 'gr.Request',
             progress: Any = gr.Progress(),  # noqa: B008
-            active: str = '',
+            is_open: bool = False,
             *shown: Any,
-        ) -> list[Any]:
-            if active != tab:
-                return nothing
+        ) -> Any:
+            if not is_open:
+                return gr.skip()
             watch = self.turns.take(str(request.session_hash), draw.__name__, progress)
             async with self.free:
                 return await asyncio.to_thread(render, watch, *shown)
 
-        return show
+        events += [self.valid.change, self.photo.change, *(component.change for component in own)]
+        gr.on(events, show, [is_open, self.valid, self.photo, *own], outputs, **_RENDER | options)
+
+    # From here on: what events do.
+
+    def _fill(self, name: str) -> tuple[str, int]:
+        return name, next(self.fillings)
+
+    def _from_name(self, name: str) -> list[Any]:
+        """Draw a name and fill the controls."""
+        try:
+            spec = parse_name((name or '').strip())
+        except ValueError as error:
+            return [gr.skip(), _wrong(str(error)), *[gr.skip()] * 4]
+        name = spec.name()
+        return [name, '', name, self._fill(name), spec.type, gr.update(visible=spec.reads == 'images')]
+
+    def _from_box(self, name: str) -> list[Any]:
+        """As `_from_name`; what reads as it was written stays, since the visitor may be typing on."""
+        changed = self._from_name(name)
+        return [gr.skip() if changed[0] == name else changed[0], *changed[1:]]
+
+    def _from_look(self, name: str, valid: str) -> Any:
+        """As `_from_box`; but who looked at the name and went on to a control must not find it set back."""
+        return gr.skip() if name == valid else self._from_box(name)
+
+    def _from_controls(self, kind: str, *given: Any) -> list[Any]:
+        """Draw and write the name, unless it is not valid."""
+        try:
+            name = parse_name(written(kind, given)).name()
+        except ValueError as error:
+            return [gr.skip(), _wrong(str(error)), gr.skip()]
+        return [name, '', name]
+
+    def _source(self, spec: Spec, photo: str | None) -> Source | None:
+        if spec.reads == 'images' and photo:
+            return uploads.photograph(photo)
+        return self.own if spec.type == self.start.type else None
 
     def _forget(self, request: 'gr.Request') -> None:
         self.turns.forget(str(request.session_hash))
 
 
-def _draw_classes(spec: Spec, source: Source | None) -> list[Any]:
-    return [
-        _figure(
-            f'{split.capitalize()}: the first {min(pictures.CLASSES, spec.num_classes)} classes',
-            pictures.contact(spec.name(), split, source),
-        )
-        for split in watched_parts(_SPLITS)
-    ]
+def _head() -> str:
+    """The title, what is seen, and links: those to the project are in the metadata of the package."""
+    found = metadata.distributions(name='timm-fractal')
+    urls = dict.fromkeys(url for each in found for url in each.metadata.get_all('Project-URL') or [])
+    links = [('Paper', _PAPER), *(url.split(', ', 1) for url in urls)]
+    return f'# timm-fractal\n{_WHAT} ' + ' '.join(f'[{label}]({url})' for label, url in links)
+
+
+def _draw_classes(spec: Spec, source: Source | None, count: float) -> list[Any]:
+    return [_sheet(spec, source, count, 'train')]
+
+
+def _draw_validation(spec: Spec, source: Source | None, count: float) -> list[Any]:
+    return [_sheet(spec, source, count, 'validation')]
+
+
+def _sheet(spec: Spec, source: Source | None, count: float, split: str) -> str:
+    found = pictures.classes(spec.name(), split, int(count), source)
+    caption = f'{spec.name()}: the first {len(found)} of {spec.num_classes:,} classes'
+    words = (caption, 'validation' if split == 'validation' else '', pictures.shown(spec)[1])
+    return _figure(', '.join(filter(None, words)), *found, alt='class {}')
+
+
+def _say_verdict(spec: Spec, source: Source | None) -> list[Any]:
+    try:
+        return [pictures.verdict(spec.name(), source)]
+    except ValueError:
+        # The sheet says so.
+        return ['']
 
 
 def _draw_sweep(spec: Spec, source: Source | None, option: str, text: str) -> list[Any]:
-    if option not in sweepable(spec):
-        # The list of options is about to change with the type.
-        return [gr.skip()]
+    options = sweepable(spec)
+    option = option if option in options else _first(options)
     given = [value.strip() for value in text.split(',') if value.strip()]
     rows = given or SWEEPS.get(option) or steps(spec, option)
     sheet = pictures.sweep(spec.name(), option, tuple(rows), source)
-    return [_figure(f'The first {pictures.ROW} classes, one row per value', sheet)]
+    caption = f'The first {pictures.ROW} classes, one row per value'
+    return [_figure(caption, sheet), gr.update(choices=options, value=option)]
 
 
 def _draw_class(spec: Spec, source: Source | None, number: float) -> list[Any]:
     large, instances = pictures.one_class(spec.name(), int(number), source)
-    return [_figure(f'Class {int(number)}', large), _figure('Images of this class', instances)]
+    return [_figure(f'Class {int(number)}, and images of it', large, instances)]
 
 
 def _draw_samples(spec: Spec, source: Source | None, recipe: str, model: str, seed: float | None) -> list[Any]:
     made = pictures.training_samples(spec.name(), recipe, model or '', int(seed or 0) % 2**32, source)
-    return [_figure(f'{len(made)} samples of the first classes, as the model gets them', *made, width='24%')]
+    return [_figure(f'{len(made)} samples of the first classes, as the model gets them', *made)]
 
 
 def _write_command(spec: Spec, source: Source | None, recipe: str, model: str) -> list[Any]:
@@ -400,16 +411,23 @@ def _write_command(spec: Spec, source: Source | None, recipe: str, model: str) -
     return [recipes.command(arguments), recipes.config(arguments)]
 
 
-def _say_verdict(spec: Spec, source: Source | None) -> list[Any]:
-    return [pictures.verdict(spec.name(), source)]
+def _draw_weights(spec: Spec, source: Source | None, name: str) -> list[Any]:
+    from . import weights
+
+    sheet = _figure('Filters of the first layer, attention of each block', pictures.png(weights.picture(name)))
+    return [sheet, weights.card(name)]
 
 
-def _draw_weights(spec: Spec, source: Source | None, name: str, image: str | None) -> list[Any]:
-    found = pictures.resemblances(name, image) if image else []
-    figures = [_figure(words, *[made] if made else [], width='128px') for words, made in found]
-    row = f'<div style="display: flex; flex-wrap: wrap; gap: 12px">{"".join(figures)}</div>'
-    sheet = _figure('Filters of the first layer, attention of each block', pictures.weights(name))
-    return [pictures.card(name), sheet, row if figures else '']
+def _draw_resemblances(spec: Spec, source: Source | None, name: str, image: str | None) -> list[Any]:
+    from . import weights
+
+    found = weights.resemblances(name, image) if image else []
+    return [
+        ''.join(
+            _figure(f'class {one.label}: {one.probability:.1%}', *[pictures.png(one.image)] if one.image else [])
+            for one in found
+        )
+    ]
 
 
 def _component(kind: str, control: Control, value: Any) -> Any:
@@ -423,36 +441,18 @@ def _component(kind: str, control: Control, value: Any) -> Any:
     return gr.Number(**options)
 
 
-def _picture(elem_id: str) -> Any:
-    with gr.Column(min_width=320):
-        return gr.HTML(elem_id=elem_id)
-
-
-def _figure(caption: str, *pictures: bytes, width: str = '100%') -> str:
+def _figure(caption: str, *pictures: bytes, alt: str = '{}') -> str:
     """PNG pictures side by side, in the page itself: no file of one visitor lies where another could ask for it."""
     images = ''.join(
-        f'<img alt="{caption}" style="width: {width}" src="data:image/png;base64,{base64.b64encode(picture).decode()}">'
-        for picture in pictures
+        f'<img alt="{alt.format(k)}" src="data:image/png;base64,{base64.b64encode(each).decode()}">'
+        for k, each in enumerate(pictures)
     )
-    row = 'display: flex; flex-wrap: wrap; gap: 4px'
-    return f'<figure><figcaption>{caption}</figcaption><div style="{row}">{images}</div></figure>'
+    kind = 'tiles' if len(pictures) > 2 else 'whole'
+    return f'<figure><figcaption>{html.escape(caption)}</figcaption><div class="{kind}">{images}</div></figure>'
 
 
-def _warned(control: Control, reading: Reading) -> dict[str, Any]:
-    """What stands beside a control, marked if that is an error."""
-    return dict(info=_info(control, reading), elem_classes=['wrong'] if control.name == reading.option else [])
-
-
-def _info(control: Control, reading: Reading) -> str:
-    return f'\N{WARNING SIGN} {reading.error}' if control.name == reading.option else control.info
-
-
-def _text(message: str) -> Any:
-    return gr.update(value=f'\N{WARNING SIGN} {message}' if message else '', visible=bool(message))
-
-
-def _selected(event: 'gr.SelectData') -> str:
-    return str(event.value)
+def _wrong(message: str) -> str:
+    return f'<p class="wrong">\N{WARNING SIGN} {html.escape(message)}</p>'
 
 
 def _first(options: list[str]) -> str:

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from ..data import create, fractals, ranking, separability
-from ..hub.manifest import manifest
 from ..spec import Spec, parse_name
 from . import sheets
 from .samples import samples
@@ -17,8 +16,8 @@ from .uploads import Source
 
 T = TypeVar('T')
 
-#: Classes on the contact sheet, in a row of a sweep, instances of a class, samples of a training.
-CLASSES, ROW, INSTANCES, SAMPLES = 32, 8, 4, 8
+#: The most classes on a sheet; classes in a row of a sweep, instances of a class, samples of a training.
+CLASSES, ROW, INSTANCES, SAMPLES = 64, 8, 4, 8
 #: The largest canvas and the most points that are rendered here.
 LIMITS = {'size': 512, 'points': 500_000}
 #: The last class that can be looked at: the end of a slider.
@@ -35,20 +34,20 @@ def shown(spec: Spec) -> tuple[Spec, str]:
 
     Examples:
         >>> shown(parse_name('fractal1/size=4096'))[1]
-        'shown with size=512 in place of 4096'
+        'shown with size 512 in place of 4,096'
     """
     changed: dict[str, Any] = {name: most for name, most in LIMITS.items() if getattr(spec, name, most) > most}
-    words = ', '.join(f'{name}={most} in place of {getattr(spec, name)}' for name, most in changed.items())
+    words = ', '.join(f'{name} {most:,} in place of {getattr(spec, name):,}' for name, most in changed.items())
     return dataclasses.replace(spec, **changed), f'shown with {words}' if words else ''
 
 
-def contact(name: str, split: str, source: Source | None = None) -> bytes:
-    """The first classes, as PNG; all pictures are.
+def classes(name: str, split: str, count: int, source: Source | None = None) -> list[bytes]:
+    """The first classes, at most `CLASSES`, as PNG; all pictures are.
 
     Raises:
         ValueError: The data set cannot be rendered; no message says where a visitor's file lies, here and below.
     """
-    return _drawn(_contact, _name(name), split, source)
+    return _drawn(_classes, _name(name), split, min(max(count, 1), CLASSES), source)
 
 
 def sweep(name: str, option: str, values: tuple[str, ...], source: Source | None = None) -> bytes:
@@ -63,7 +62,7 @@ def sweep(name: str, option: str, values: tuple[str, ...], source: Source | None
         small = shown(parse_name(name))[0]
         for value in values:
             if shown(sheets.with_option(small, option, value))[1]:
-                raise ValueError(f'{option} must be at most {LIMITS[option]} to be shown here, got {value[:100]}')
+                raise ValueError(f'{option} must be at most {LIMITS[option]:,} to be shown here, got {value[:100]}')
     return _drawn(_sweep, _name(name), option, values, source)
 
 
@@ -88,39 +87,6 @@ def verdict(name: str, source: Source | None = None) -> str:
     return _drawn(_verdict, _name(name), source)
 
 
-def weight_names() -> list[str]:
-    """Published weights of this package."""
-    return list(manifest())
-
-
-def card(name: str) -> str:
-    """What is known of published weights, as a table in Markdown."""
-    from .weights import card
-
-    return card(name)
-
-
-def weights(name: str) -> bytes:
-    """Filters and attention of published weights."""
-    from .weights import picture
-
-    return _png(picture(name))
-
-
-def resemblances(name: str, path: str) -> list[tuple[str, bytes | None]]:
-    """Classes that an image resembles: their numbers with probabilities, and their images where they can be rendered.
-
-    Raises:
-        ValueError: The file is not an image.
-    """
-    from .weights import resemblances
-
-    return [
-        (f'class {one.label}: {one.probability:.1%}', _png(one.image) if one.image else None)
-        for one in resemblances(name, path)
-    ]
-
-
 def _name(name: str) -> str:
     """What the pictures depend on."""
     return str(shown(parse_name(name))[0])
@@ -128,6 +94,9 @@ def _name(name: str) -> str:
 
 def _drawn(draw: Callable[..., T], *arguments: Any) -> T:
     source: Source | None = arguments[-1]
+    spec = parse_name(arguments[0])
+    if source is None and spec.reads == 'images':
+        raise ValueError(f'{spec.type} needs an image: upload one in the box "Photograph"')
     try:
         return draw(*arguments)
     except (ValueError, OSError, MemoryError) as error:
@@ -143,8 +112,8 @@ def _drawn(draw: Callable[..., T], *arguments: Any) -> T:
 
 
 @functools.lru_cache(64)
-def _contact(name: str, split: str, source: Source | None) -> bytes:
-    return _png(sheets.contact_sheet(name, split, CLASSES, columns=8, data_dir=_path(source)))
+def _classes(name: str, split: str, count: int, source: Source | None) -> list[bytes]:
+    return [png(image) for image in sheets.tiles(name, split, count, data_dir=_path(source))]
 
 
 @functools.lru_cache(64)
@@ -155,39 +124,41 @@ def _verdict(name: str, source: Source | None) -> str:
     few = separability.first_classes(spec, path)
     found = separability.measure(create(few, root=path, only=range(separability.CLASSES)), path)
     words = (
-        f'**{found.confused:.1%}** of the pairs of classes are no farther from each other than two crops of one class '
+        f'{found.confused:.1%} of the pairs of classes are no farther from each other than two crops of one class '
         f'(limit {separability.LIMIT:.0%}, {separability.SIZE} x {separability.SIZE} pixels); {found.nearest:.0%} of '
-        f'the crops are nearest to their own class; {found.fill:.0%} of the pixels are not black. '
+        f'the crops are nearest to their own class; {found.fill:.0%} of the pixels are not black.'
     )
     if ranking.can_measure(spec, path):
         quality = ranking.measure(spec, path)
-        words += f'The fractal has a score of **{quality.score:+.1f}**: {ranking.EVIDENCE}. '
+        words += f' The fractal has a score of **{quality.score:+.1f}**: {ranking.EVIDENCE}.'
     if found.confused > separability.LIMIT:
-        return f'\N{WARNING SIGN} {words}A model may not learn them: take {separability.suggestions(spec, path)}.'
-    return f'\N{CHECK MARK} {words}They can be told apart.'
+        advice = separability.suggestions(spec, path)
+        return f'\N{WARNING SIGN} **A model may not learn these classes**: take {advice}. {words}'
+    return f'\N{CHECK MARK} **The classes can be told apart.** {words}'
 
 
 @functools.lru_cache(32)
 def _sweep(name: str, option: str, values: tuple[str, ...], source: Source | None) -> bytes:
-    return _png(sheets.sweep(name, option, values, columns=ROW, data_dir=_path(source)))
+    return png(sheets.sweep(name, option, values, columns=ROW, data_dir=_path(source)))
 
 
 @functools.lru_cache(32)
 def _one_class(name: str, number: int, source: Source | None) -> tuple[bytes, bytes]:
     large = sheets.class_image(name, number, data_dir=_path(source))
-    return _png(large), _png(sheets.class_sheet(name, number, INSTANCES, tile=192, data_dir=_path(source)))
+    return png(large), png(sheets.class_sheet(name, number, INSTANCES, tile=192, data_dir=_path(source)))
 
 
 @functools.lru_cache(16)
 def _samples(name: str, recipe: str, model: str, seed: int, source: Source | None) -> list[bytes]:
-    return [_png(image) for image in samples(name, recipe, model, seed, _path(source), SAMPLES)]
+    return [png(image) for image in samples(name, recipe, model, seed, _path(source), SAMPLES)]
 
 
 def _path(source: Source | None) -> str | None:
     return source.path if source else None
 
 
-def _png(image: Image.Image) -> bytes:
+def png(image: Image.Image) -> bytes:
+    """The bytes of a PNG file."""
     file = io.BytesIO()
     # Higher compression levels hardly make fractals smaller.
     image.save(file, 'PNG', compress_level=1)

@@ -55,12 +55,25 @@ def contact_sheet(
         >>> contact_sheet('fractal1/classes=6,size=64,points=3000', columns=3, tile=32).size
         (104, 70)
     """
-    _check(count=count, columns=columns, tile=tile)
-    spec = parse_name(name)
-    # What is read, a file of parameters or a folder of images, goes with the number of classes.
-    images = _images(spec if data_dir else _fewer(spec, count), split, count, tile, data_dir)
+    _check(columns=columns)
+    images = tiles(name, split, count, tile, data_dir)
     columns = columns or min(COLUMNS, len(images))
     return join([images[start : start + columns] for start in range(0, len(images), columns)], tile)
+
+
+def tiles(
+    name: str, split: str = 'train', count: int = 32, tile: int = 128, data_dir: str | Path | None = None
+) -> list[Image.Image]:
+    """Render the tiles of `contact_sheet`, one image per class; arguments and errors are the same.
+
+    Examples:
+        >>> [image.size for image in tiles('fractal1/classes=6,size=64,points=3000', count=2, tile=32)]
+        [(32, 32), (32, 32)]
+    """
+    _check(count=count, tile=tile)
+    spec = parse_name(name)
+    # What is read, a file of parameters or a folder of images, goes with the number of classes.
+    return _images(spec if data_dir else _fewer(spec, count), split, count, tile, data_dir)
 
 
 def sweep(
