@@ -199,10 +199,9 @@ def test_the_verdict_renders_no_more_than_it_looks_at(
 
 def test_published_weights(tmp_path: Path) -> None:
     name = 'test_vit.fractal1_1k'
-    head, line, samples = weights.card(name).splitlines()[:3]
-    assert (
-        head.startswith('| data set | `fractal1/') and line == '| --- | --- |' and samples == '| samples | 1,792,000 |'
-    )
+    head, line, data, samples = weights.card(name).splitlines()[:4]
+    assert (head, line, samples) == ('| license | apache-2.0 |', '| --- | --- |', '| samples | 1,792,000 |')
+    assert data.startswith('| data set | `fractal1/')
     assert weights.picture(name).mode == 'RGB'
     path = tmp_path / 'text.jpg'
     Image.linear_gradient('L').save(tmp_path / 'gradient.png')
@@ -214,6 +213,16 @@ def test_published_weights(tmp_path: Path) -> None:
         weights.resemblances(name, str(path))
     with pytest.raises(ValueError, match='at most 25,000,000 pixels'):
         weights.resemblances(name, str(bomb(tmp_path / 'bomb.png', 40_000, 40_000)))
+
+
+def test_weights_that_do_not_say_their_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = 'test_vit.fractal1_1k'
+    Image.linear_gradient('L').save(tmp_path / 'gradient.png')
+    for said in ({}, {'dataset': 'images in a folder'}):
+        entry = dataclasses.replace(weights.manifest()[name], provenance=said)
+        monkeypatch.setattr(weights, 'manifest', lambda entry=entry: {name: entry})
+        assert weights.card(name).count('| data set |') == len(said)
+        assert {one.image for one in weights.resemblances(name, str(tmp_path / 'gradient.png'))} == {None}
 
 
 def test_resemblances_are_those_of_the_picture_as_it_is_seen(tmp_path: Path) -> None:

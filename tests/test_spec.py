@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from timm_fractal.spec import Fractal1Spec, parse_name
+from timm_fractal.spec import VIEWS, WARPS, Fractal1Spec, parse_name
 
 
 def test_plain_name_is_the_papers_data_set():
@@ -89,3 +89,9 @@ def test_a_name_of_five_megabytes_is_not_echoed():
         with pytest.raises(ValueError, match='at most 1000 characters, got 5') as error:
             parse_name(name)
         assert len(str(error.value)) < 200
+
+
+def test_warps_and_views_are_those_of_shape():
+    from timm_fractal import shape
+
+    assert (tuple(shape.WARPS), tuple(shape.VIEWS)) == (WARPS, VIEWS)

@@ -1,5 +1,6 @@
 """Published weights on the page: what the card says, what the model looks for, which classes an image resembles."""
 
+import contextlib
 import functools
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,15 +39,18 @@ def card(name: str) -> str:
     """What is known of the weights, as a table in Markdown.
 
     Examples:
-        >>> card('test_vit.fractal1_1k').splitlines()[0][:22]
+        >>> card('test_vit.fractal1_1k').splitlines()[2][:22]
         '| data set | `fractal1'
     """
-    provenance = manifest()[name].provenance
-    rows = [('data set', f'`{provenance["dataset"]}`'), ('---', '---'), ('samples', f'{provenance["samples"]:,}')]
-    if 'loss' in provenance:
-        rows.append(('last training loss', f'{provenance["loss"]:.2f}'))
-    rows += [(key, str(provenance[key])) for key in ('recipe', 'hardware') if key in provenance]
-    rows += [(key, f'**{value}**') for key, value in provenance.get('results', {}).items()]
+    entry = manifest()[name]
+    said = entry.provenance
+    rows = [('license', entry.license)]
+    rows += [(words, f'`{said[key]}`') for key, words in (('dataset', 'data set'),) if key in said]
+    rows += [('samples', f'{said["samples"]:,}')] if 'samples' in said else []
+    rows += [('last training loss', f'{said["loss"]:.2f}')] if isinstance(said.get('loss'), float) else []
+    rows += [(key, str(said[key])) for key in ('recipe', 'hardware') if key in said]
+    rows += [(key, f'**{value}**') for key, value in said.get('results', {}).items()]
+    rows.insert(1, ('---', '---'))
     return '\n'.join(f'| {key} | {value} |' for key, value in rows)
 
 
@@ -77,9 +81,11 @@ def resemblances(name: str, path: str | Path) -> list[Resemblance]:
         raise ValueError(source.hide(str(error))) from None
     with torch.inference_mode():
         found = model(pixels[None]).softmax(1)[0].topk(NEAREST)
-    spec = parse_name(manifest()[name].provenance['dataset'])
+    shown = ''
+    # Weights of others may say nothing of their data set, or name one of theirs.
+    with contextlib.suppress(KeyError, ValueError):
+        spec = parse_name(manifest()[name].provenance['dataset'])
+        if spec.reads != 'images':
+            shown = spec.name()
     pairs = zip(found.indices.tolist(), found.values.tolist(), strict=True)
-    return [
-        Resemblance(k, value, None if spec.reads == 'images' else sheets.class_image(spec.name(), k))
-        for k, value in pairs
-    ]
+    return [Resemblance(k, value, sheets.class_image(shown, k) if shown else None) for k, value in pairs]

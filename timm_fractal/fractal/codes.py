@@ -29,7 +29,7 @@ from . import ifs
 from .canvas import Bits, unpack
 from .ifs import AddressSequences, Array, IFSCodes
 from .render import Rendered, render
-from .search import ADDRESS_SEED, MIN_FILL, SEARCHES, find_bases, thresholds
+from .search import ADDRESS_SEED, MIN_FILL, SEARCHES, base_thresholds, find_bases
 
 #: Progress display: takes a number of images and a step, and yields consecutive ranges that cover the images.
 Progress = Callable[[int, int | None], Iterable[range]]
@@ -155,7 +155,7 @@ def _render(
 def _thresholds_of(codes: IFSCodes, base: int) -> Array:
     if codes.probs is not None:
         return ifs.thresholds(codes.probs[base])
-    return thresholds(codes.bases[base].tobytes())
+    return base_thresholds(codes.bases[base].tobytes())
 
 
 def _flip(bits: Bits, size: int, columns: bool, rows: bool) -> Bits:

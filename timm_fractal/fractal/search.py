@@ -46,7 +46,7 @@ _FOUND_BASES = 'bases.npy'
 
 
 @functools.lru_cache(maxsize=2048)
-def thresholds(base: bytes) -> Array:
+def base_thresholds(base: bytes) -> Array:
     """Return the thresholds of a base IFS, given as the bytes of its parameters, for `AddressSequences`."""
     return ifs.thresholds(ifs.probabilities(np.frombuffer(base).reshape(-1, 2, 3)))
 
@@ -102,7 +102,7 @@ def _search_together(search: Callable[[int], _Search[T]], numbers: Iterator[int]
 
 def _fill(look: _Look, bases: Array, systems: Array) -> npt.NDArray[np.float64]:
     """Return the fill of each image, a lower bound above the required fill."""
-    thresholds = np.stack([thresholds(base.tobytes()) for base in bases])
+    thresholds = np.stack([base_thresholds(base.tobytes()) for base in bases])
     addresses = AddressSequences(ifs.draws(look.points, ADDRESS_SEED['train']), thresholds)
     keys = np.tile(np.array(look.key, np.uint32), (len(systems), 1))
     return render(systems, addresses, keys, look.size, look.patch, threads=1, enough=look.fill).fill
