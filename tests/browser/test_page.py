@@ -224,9 +224,10 @@ def test_controls_rewrite_the_name(page: Any) -> None:
     page.locator('#fractal1-loader').get_by_text('device', exact=True).click()
     expect(name(page)).to_have_value(re.compile('loader=device'))
     # More maps allow a larger sigma.
-    page.locator('#fractal1-maps input[type=range]').focus()
-    page.locator('#fractal1-maps input[type=range]').press('ArrowRight')
+    page.locator('#fractal1-maps input[type=number]').fill('3')
+    page.locator('#fractal1-maps input[type=number]').blur()
     expect(name(page)).to_have_value(re.compile('maps=3'))
+    expect(page.locator('#fractal1-sigma input[type=range]')).to_have_attribute('max', '9')
 
 
 def test_a_fine_value_survives_other_controls(page: Any) -> None:
