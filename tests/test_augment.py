@@ -289,7 +289,7 @@ def test_warps_are_those_of_the_pil_operation(image, name):
     got = to_arrays(batch)
     assert np.array_equal(got[5], to_array(small))
     inverse = ImageOps.invert(small)
-    rng = np.random.Generator(np.random.PCG64([seed, NAMES.index(name)]))
+    rng = np.random.Generator(np.random.PCG64([seed, list(SHAPES).index(name)]))
     for k, values in enumerate(SHAPES[name].sample(rng, arguments.clip(max=1))):
         params = {SHAPES[name].name: values.tolist()}
         assert np.array_equal(got[k], to_array(SHAPES[name].apply(inverse, params, fill=fill)))

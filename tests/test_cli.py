@@ -82,7 +82,7 @@ def test_console_script_is_declared() -> None:
         (['preview', 'fractal1/sigm=3'], "fractal1: unknown option 'sigm'; did you mean 'sigma'"),
         (['export', 'fractal1/delta=2', 'x'], 'fractal1: delta must be less than 1, got 2.0'),
         (['export', NAME, 'x.tar', '--split', 'all'], "which holds one split, got 'all'"),
-        (['preview', NAME, '-o', 'x.gif'], "output must end in .png, got 'x.gif': use 'x.png'"),
+        (['preview', NAME, '-o', 'x.jpg'], "output must end in .png, or .gif with --sweep, got 'x.jpg': use 'x.png'"),
         (['preview', NAME, '--sweep', 'seed'], "values must be given for the option 'seed'"),
     ],
 )
@@ -104,7 +104,10 @@ def test_wrong_question(
 @pytest.mark.parametrize(
     'arguments, message',
     [
-        (['--sweep', 'delta', '--count', '3'], '--count cannot be combined with --sweep: use --columns'),
+        (
+            ['--sweep', 'delta', '--count', '3'],
+            '--count cannot be combined with --sweep, except in a .gif file: use --columns',
+        ),
         (['--values', '1,2'], '--values needs --sweep'),
         (['--split', 'all'], "invalid choice: 'all'"),
         (['--count', 'many'], "invalid int value: 'many'"),
@@ -157,7 +160,7 @@ def test_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_export_of_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dest = tmp_path / 'x'
     assert cli.main(['export', NAME, str(dest), '--shard', '1/2']) == 0
-    said = f'{dest}: 3 train images of 6 classes, 3 of them new\ndataset: fractal1/classes=6,points=3000,size=64\n'
+    said = f'{dest}: 3 train images of 6 classes, 3 new\ndataset: fractal1/classes=6,points=3000,size=64\n'
     assert capsys.readouterr().out == said
     assert cli.main(['export', NAME, str(dest), '--shards', '2']) == 0
     command = f"train with: --dataset wds/ --data-dir {dest} --num-classes 6 --val-split ''\n"

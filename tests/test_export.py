@@ -306,7 +306,7 @@ def test_two_exports_to_one_place_at_once(tmp_path):
             time.sleep(0.01)
         second = subprocess.run(command, capture_output=True, text=True)
         output = first.communicate()[0]
-    assert second.returncode == 1 and 'another export is writing this' in second.stderr
+    assert second.returncode == 1 and 'another export is writing here' in second.stderr
     assert first.returncode == 0 and '1500 new' in output
     with tarfile.open(tmp_path / 'x.tar') as tar:
         assert len(tar.getnames()) == 1501
@@ -468,7 +468,7 @@ def test_a_killed_export_of_shards_goes_on(tmp_path: Path) -> None:
     assert first.returncode == -signal.SIGKILL and 3 <= len(there) < 40
     assert list(tmp_path.glob('x/.train-*.tmp'))
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert f'800 train images of 200 classes, {800 - 20 * len(there)} of them new' in done.stdout
+    assert f'800 train images of 200 classes, {800 - 20 * len(there)} new' in done.stdout
     export.export_images(name, tmp_path / 'y', shards=40)
     assert files(tmp_path / 'x') == files(tmp_path / 'y')
 
@@ -527,7 +527,7 @@ def test_a_shard_that_is_cut_or_being_written(tmp_path: Path, shards: Path) -> N
         export.export_images(NAME, tmp_path, shards=3, shard=1)
     assert export.export_images(NAME, tmp_path, shards=3, shard=2)[0].written == 0
     path.unlink()
-    with export.exclusive_lock(path), pytest.raises(BlockingIOError, match='another export is writing this') as info:
+    with export.exclusive_lock(path), pytest.raises(BlockingIOError, match='another export is writing here') as info:
         export.export_images(NAME, tmp_path, shards=3, shard=1)
     assert info.value.filename == str(path)
     assert export.export_images(NAME, tmp_path, shards=3)[0].written == 7

@@ -79,4 +79,4 @@ def test_the_sheet_of_the_embedded_weights(tmp_path, monkeypatch):
 def test_what_has_no_meaning_is_refused(capsys):
     with pytest.raises(SystemExit):
         main(['preview', '--weights', 'test_vit.fractal1_1k', '--sweep', 'delta'])
-    assert 'have no meaning with --weights' in capsys.readouterr().err
+    assert 'cannot be combined with --weights' in capsys.readouterr().err

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from timm_fractal import OFDB, Fractal1, FractalDB, IFSCodes, parse_name
+from timm_fractal._utils import console
 from timm_fractal._utils.rng import Stream, stream
 from timm_fractal.cli import main
-from timm_fractal.data import base as datasets
 from timm_fractal.data import create
 from timm_fractal.data import fractals as fractals_data
 from timm_fractal.fractal import codes, ifs, search
@@ -30,7 +30,7 @@ FEW = 'points=3000,size=64'
 @pytest.fixture(autouse=True)
 def forget_families(monkeypatch):
     fractals_data.known_codes.clear()
-    monkeypatch.setattr(datasets, '_warned', set())
+    monkeypatch.setattr(console, '_warned', set())
 
 
 def images(dataset):
@@ -222,13 +222,13 @@ def test_an_instance_that_would_be_empty_is_not_scaled():
     edge = np.zeros((7, 2, 3))
     edge[:2] = [[[0.9, 0.4, 0.3], [-0.4, 0.9, 0.1]], [[0.3, 0.0, -0.8], [0.0, 0.3, 0.6]]]
     spec = parse_name(f'fractaldb/classes=2,instances=25,{FEW},patch=fill')
-    codes = IFSCodes(str(spec), np.stack([edge, edge]), np.stack([edge, edge]))
+    given = IFSCodes(str(spec), np.stack([edge, edge]), np.stack([edge, edge]))
     scaled = edge * codes.WEIGHTS[:, None]
     # Judged on the reference's canvas, rendered on its own.
     judged = render(scaled, ifs.addresses(ifs.probabilities(edge), 100_000), np.zeros((25, 2), np.uint32), 512)
     lost, kept = judged.fill < 0.045, judged.fill > 0.055  # Between them the random patches decide.
     assert lost.any() and kept[0]
-    drawn = codes.render_images(spec, 'train', codes, range(0, 50, 2))
+    drawn = codes.render_images(spec, 'train', given, range(0, 50, 2))
     alone = render(scaled, ifs.addresses(ifs.probabilities(edge), 3000), np.zeros((25, 2), np.uint32), 64, 'fill')
     assert np.array_equal(drawn.bits[kept], alone.bits[kept])
     assert all(np.array_equal(bits, alone.bits[0]) for bits in drawn.bits[lost])

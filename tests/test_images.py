@@ -16,7 +16,7 @@ import sklearn.datasets
 import tifffile
 from PIL import Image, ImageOps
 
-from timm_fractal.data import base
+from timm_fractal._utils import console
 from timm_fractal.data.base import jitter
 from timm_fractal.data.noise import noise_image, perturb_pixels
 from timm_fractal.data.photos import EXTENSIONS, list_images, open_image, read_image
@@ -202,7 +202,7 @@ def truncated(tmp_path):
 
 @pytest.fixture(autouse=True)
 def nothing_said(monkeypatch):
-    monkeypatch.setattr(base, '_warned', set())
+    monkeypatch.setattr(console, '_warned', set())
 
 
 def not_an_image(tmp_path):

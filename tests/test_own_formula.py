@@ -16,6 +16,7 @@ import torch
 from timm.data import create_dataset, create_loader
 
 from timm_fractal import parse_name
+from timm_fractal._utils import console
 from timm_fractal.cli import doctor, export_images, main
 from timm_fractal.data import Formula, base, class_generator, create, formula, option, register
 from timm_fractal.explore import pictures
@@ -234,7 +235,7 @@ def test_a_formula_that_is_wrong_is_refused_when_the_data_set_is_made(dots, rend
 
 
 def test_a_slow_formula_is_reported(dots, monkeypatch, caplog):
-    monkeypatch.setattr(base, '_warned', set())
+    monkeypatch.setattr(console, '_warned', set())
     monkeypatch.setattr(formula, 'SLOW_TABLE', 0)
     monkeypatch.setattr(formula, 'SLOW_IMAGE', 0)
     create(dots)

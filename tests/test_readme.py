@@ -85,7 +85,15 @@ def test_files_that_are_named_exist(page):
     links = [link.partition('#')[0] for link in re.findall(r'\]\(([^)\s]+)\)', text) if not link.startswith('http')]
     files = re.findall(r'(?:train_scripts/)?[\w/]+\.(?:yaml|sh|py)\b', text)
     # Of timm, of Python's and of the user's own.
-    theirs = ('train.py', 'validate.py', 'args.yaml', 'avg_checkpoints.py', 'clean_checkpoint.py', '__init__.py')
+    theirs = (
+        'train.py',
+        'validate.py',
+        'args.yaml',
+        'avg_checkpoints.py',
+        'clean_checkpoint.py',
+        'inference.py',
+        '__init__.py',
+    )
     files = [name for name in files if not name.endswith(theirs)]
     rooms = [
         ROOT / 'train_scripts',

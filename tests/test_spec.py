@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from timm_fractal.spec import VIEWS, WARPS, Fractal1Spec, parse_name
+from timm_fractal.spec import SPECS, VIEWS, WARPS, Fractal1Spec, parse_name
 
 
 def test_plain_name_is_the_papers_data_set():
@@ -95,3 +95,15 @@ def test_warps_and_views_are_those_of_shape():
     from timm_fractal import shape
 
     assert (tuple(shape.WARPS), tuple(shape.VIEWS)) == (WARPS, VIEWS)
+
+
+@pytest.mark.parametrize('kind', [kind for kind in SPECS.built_in.values()], ids=list(SPECS.built_in))
+def test_names_lose_nothing(kind):
+    """Every option at a value with as many characters as it can have."""
+    long = {'delta': 0.12345678901234567, 'sigma': 3.4567890123456789, 'seed': 2**32 - 1, 'classes': 999_999}
+    for field in dataclasses.fields(kind):
+        for value in field.metadata['choices'] or [long.get(field.name, field.default)]:
+            extra = {'atoms': 1} if field.name == 'delta' and kind.type == 'visualatom' else {}
+            extra |= {'loader': 'device'} if field.name == 'redraw' else {}
+            spec = kind(**{field.name: value} | extra)
+            assert parse_name(spec.name()) == spec

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
 
-from .console import warn_once
-
 _logger = logging.getLogger(__name__)
 
 
@@ -40,5 +38,7 @@ def numba_kernels(module: str) -> ModuleType | None:
         return import_module(module)
     except Exception as error:
         # Not installed, built for another numpy, half installed, ...
+        from .console import warn_once
+
         warn_once(_logger, 'numba cannot be used (%r): torch takes its place, which is slower', error, key='numba')
         return None
