@@ -171,12 +171,19 @@ def test_export_of_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         assert f'argument --shard: must be I/N, as in 0/64, got {text!r}' in capsys.readouterr().err
 
 
-def test_help_of_export_fits_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+COMMANDS = ['preview', 'explore', 'export', 'export-weights', 'convert', 'publish', 'doctor']
+
+
+@pytest.mark.parametrize('command', [[], *([name] for name in COMMANDS)], ids=str)
+def test_help_fits_a_terminal(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv('COLUMNS', '80')
     with pytest.raises(SystemExit):
-        cli.main(['export', '--help'])
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) > 10 and max(map(len, lines)) <= 80
+        cli.main([*command, '--help'])
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    assert all(name in text for name in COMMANDS) if not command else '--help' in text
 
 
 @pytest.mark.skipif(not hasattr(os, 'geteuid'), reason='no such permissions')

@@ -434,6 +434,7 @@ def test_page_is_for_this_machine_alone(address: str) -> None:
     assert listening == [f'0100007F:{port:04X}']
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken(address: str) -> None:
     port = address.rpartition(':')[2]
     command = [sys.executable, '-m', 'timm_fractal', 'explore', '--port', port]
@@ -442,6 +443,7 @@ def test_a_port_that_is_taken(address: str) -> None:
     assert f'port {port} at 127.0.0.1 is taken' in done.stderr and done.stderr.count('\n') == 1
 
 
+@pytest.mark.slow
 def test_without_gradio() -> None:
     code = (
         "import sys; sys.modules['gradio'] = None\n"
@@ -453,6 +455,7 @@ def test_without_gradio() -> None:
     assert done.stderr == f'timm-fractal explore: the page needs Gradio: {expected}\n'
 
 
+@pytest.mark.slow
 def test_gradio_is_imported_when_it_is_used() -> None:
     code = (
         'import sys, timm_fractal.cli.preview, timm_fractal.explore\n'

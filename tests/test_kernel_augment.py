@@ -42,7 +42,7 @@ NEW_PILLOW = int(PIL.__version__.split('.')[0]) >= 13
 KERNELS = 'timm_fractal.augment.kernels_triton'
 
 
-@pytest.fixture(params=['numba', 'triton'])
+@pytest.fixture(params=['numba', pytest.param('triton', marks=pytest.mark.slow)])
 def kernels(request, monkeypatch):
     """They do the work, on the device beside them."""
     module = pytest.importorskip(f'timm_fractal.augment.kernels_{request.param}', reason='not on this machine')
@@ -67,6 +67,7 @@ def test_the_kernels_are_right_here(triton):
     triton.check(torch.device('cuda' if torch.cuda.is_available() else 'cpu'))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['unpack', 'resize', 'look_up', 'transform', 'mix_normalize_erase'])
 def test_a_wrong_kernel_is_noticed(name, triton, monkeypatch):
     right = getattr(triton, name)

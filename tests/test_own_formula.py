@@ -283,6 +283,7 @@ def depends_on_classes(spec, k, instance, generator):
     return np.full((spec.size, spec.size), 255 * k // spec.classes, np.uint8)
 
 
+@pytest.mark.slow
 def test_doctor_examines_what_one_data_set_does_not_show(dots):
     register(Dots, depends_on_classes)
     lines = {check.text: check for check in doctor.examine_dataset('dots/classes=6,size=16')}

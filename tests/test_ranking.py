@@ -11,6 +11,7 @@ from timm_fractal.spec import parse_name
 GOOD, BAD = (20, 9, 3), (18, 24)
 
 
+@pytest.mark.slow
 def test_good_and_bad_fractals_are_told_apart():
     scores = {seed: quality.score for seed, quality in ranking.rank(parse_name('fractal1'), (*GOOD, *BAD))}
     assert min(scores[seed] for seed in GOOD) > 0.5 and max(scores[seed] for seed in BAD) < -3

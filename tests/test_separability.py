@@ -80,6 +80,7 @@ def test_a_failing_measure_does_not_matter(monkeypatch):
     assert len(create_dataset(f'fractal1/{SMALL}', split='train')) == 32
 
 
+@pytest.mark.slow
 def test_doctor_says_what_to_change(capsys, tmp_path):
     assert main(['doctor', '--dataset', f'fractal1/{SMALL},delta=0.01']) == 0
     last = capsys.readouterr().out.splitlines()[-1]

@@ -22,7 +22,8 @@ _EXAMPLES = """examples:
   timm-fractal publish my_model --repo-id me/my_model
   timm-fractal doctor
 
-A data set name is a type, or type/option=value,option=value as in 'fractal1/delta=0.05,classes=21000,seed=3'.
+A data set name is a type, or type/option=value,option=value, for example
+'fractal1/delta=0.05,classes=21000,seed=3'.
 """
 
 _PREVIEW_EXAMPLES = """examples:
@@ -40,8 +41,10 @@ _EXPLORE_EXAMPLES = f"""examples:
   timm-fractal explore fractal1/delta=0.05,seed=3 --port 8000
   timm-fractal explore image1 --data-dir photo.jpg
 
-It needs Gradio: {install_extra('explore')}.
-Only this machine can reach the page, unless --host or GRADIO_SERVER_NAME is set.
+It needs Gradio:
+{install_extra('explore')}.
+Only this machine can reach the page, unless --host or GRADIO_SERVER_NAME is
+set.
 """
 
 _EXPORT_EXAMPLES = """examples:
@@ -54,9 +57,10 @@ To resume an interrupted export, run the same command again.
 """
 
 _EXPORT_WEIGHTS_EXAMPLES = """examples:
-  timm-fractal export-weights output/train/fractal/last.pth.tar my_model --tag fractal1_1k
-  timm-fractal export-weights output/train/fractal/last.pth.tar my_model --no-ema --no-head --result cifar100=84.2
-  timm-fractal export-weights last.pth.tar my_model --tag fractal1_1k --manifest my_weights/manifest.json
+  timm-fractal export-weights last.pth.tar my_model --tag fractal1_1k
+  timm-fractal export-weights last.pth.tar my_model --tag my_images \\
+      --label-names my_images/train --result accuracy=91.5
+  timm-fractal export-weights last.pth.tar my_model --manifest my/manifest.json
 
 Load it with timm.create_model('local-dir:my_model', pretrained=True).
 """
@@ -71,7 +75,8 @@ _PUBLISH_EXAMPLES = """examples:
   timm-fractal publish my_model --repo-id me/my_model --dry-run
   timm-fractal publish my_model --repo-id me/my_model --private
 
-The token comes from `hf auth login` or HF_TOKEN. To complete an interrupted upload, run the same command again.
+The token comes from `hf auth login` or HF_TOKEN. To complete an interrupted
+upload, run the same command again.
 """
 
 _DOCTOR_EXAMPLES = """examples:
@@ -133,7 +138,7 @@ def _message(error: Exception) -> str:
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         'timm-fractal',
-        description='Synthetic pre-training for timm: view the data sets, export them as files, publish weights.',
+        description='Synthetic pre-training for timm: view data sets, export files, publish weights.',
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
