@@ -176,7 +176,7 @@ def figures(page, name):
 
 def test_the_figures_of_the_readme_are_those_of_the_results():
     page = (DOCS / 'results.md').read_text()
-    micro, small, _, fractals = re.split(r'\n## ', page)[1:]
+    micro, small, _, fractals = re.split(r'\n## ', page)[1:5]
     table = re.search(r'\| \| scratch .*?\n\n', README, re.DOTALL).group()
     digits, cifar10 = (re.findall(r'([\d.]+) %', row) for row in table.splitlines()[2:4])
     for place, name in enumerate(('from scratch', 'one fractal', '100 fractals', 'real images')):
@@ -195,7 +195,7 @@ def test_the_figures_of_the_readme_are_those_of_the_results():
 
 
 def test_the_figures_of_the_weights_are_those_of_the_results():
-    weights = (DOCS / 'results.md').read_text().partition('\n## Published weights')[2]
+    weights = (DOCS / 'results.md').read_text().partition('\n## Published weights')[2].partition('\n## ')[0]
     table = re.search(r'\| images per class, steps \|.*?\n\n', (DOCS / 'weights.md').read_text(), re.DOTALL).group()
     names = [cell.strip(' `') for cell in table.splitlines()[0].split('|')[2:-1]]
     assert names == ['from scratch', *(name for name in manifest() if name.startswith('test_vit.'))]
@@ -213,7 +213,7 @@ def test_the_figures_of_the_weights_are_those_of_the_results():
     ],
 )
 def test_the_figures_of_vit_tiny_are_those_of_the_results(column, row):
-    weights = (DOCS / 'results.md').read_text().partition('\n## Published weights')[2]
+    weights = (DOCS / 'results.md').read_text().partition('\n## Published weights')[2].partition('\n## ')[0]
     header = f'| images per class, steps | ViT-Tiny from scratch | `{column}` |\n'
     table = (DOCS / 'weights.md').read_text().partition(header)[2].partition('\n\n')[0]
     _, *lines = table.splitlines()

@@ -21,7 +21,8 @@ ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / 'train_scripts' / 'sweep.py'
 SWEEP = ROOT / 'train_scripts' / 'sweeps' / 'micro.yaml'
 # What makes the page.
-REPORT = ['report', *(f'train_scripts/sweeps/{name}.yaml' for name in ('micro', 'small', 'weights', 'fractals'))]
+ON_THE_PAGE = ('micro', 'small', 'weights', 'fractals', 'default', 'models')
+REPORT = ['report', *(f'train_scripts/sweeps/{name}.yaml' for name in ON_THE_PAGE)]
 REPORT += ['--results', 'train_scripts/results', '--page']
 
 

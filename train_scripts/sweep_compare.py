@@ -102,9 +102,26 @@ class Comparisons:
 
 
 def starts_of(tables: Iterable['Table']) -> list[str]:
-    """The rows of the summary, in the order in which the sweep files name them."""
-    return list(
-        dict.fromkeys(start for table in tables for column in table.sweep.file.summary for start in column.starts)
+    """Return the rows of the summary."""
+    return sorted({start for table in tables for column in table.sweep.file.summary for start in column.starts})
+
+
+def answer(tables: list['Table'], comparisons: Comparisons) -> str:
+    """Return the summary in one sentence."""
+    keys = [
+        (table.sweep.name, condition, column.against, column.task)
+        for table in tables
+        for column in table.sweep.file.summary
+        for condition in column.starts.values()
+    ]
+    found = [key for key in keys if key in comparisons.found]
+    higher = sum(comparisons.found[key].mean > 0 for key in found)
+    judged = sum(not math.isnan(comparisons.found[key].p) for key in found)
+    shown = sum(key in comparisons.shown for key in found)
+    return (
+        'Does pre-training help these small models? It is better than training from scratch with the same examples and '
+        f'steps in {higher} of {len(found)} comparisons below. {judged} of them have three pre-training seeds or more, '
+        f'and in {shown} of these the difference is shown (bold).'
     )
 
 

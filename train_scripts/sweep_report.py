@@ -9,7 +9,7 @@ from typing import Any
 
 import matplotlib
 import sweep_population
-from sweep_compare import RATE, Comparisons, forest, summary
+from sweep_compare import RATE, Comparisons, answer, forest, summary
 from sweep_file import Results, Sweep, canonical, key_of
 from sweep_schema import Finding, Row
 
@@ -282,12 +282,13 @@ def page(tables: list[Table], folder: str, results: Path) -> str:
     out = ['# Results', '']
     if table_rows := summary(tables, comparisons):
         out += [
-            'Does pre-training help? Points of top-1 accuracy above training from scratch with the same examples and '
-            'steps, ± half of the 95 % interval:',
-            '',
-            *table_rows,
+            answer(tables, comparisons),
             '',
             f'![gain over training from scratch]({folder}/{SUMMARY})',
+            '',
+            'Points of top-1 accuracy above training from scratch, ± half of the 95 % interval:',
+            '',
+            *table_rows,
             '',
             '\\* One pre-training run, no interval. "Held out": neither fractals nor recipes were chosen on this data.',
             '',
