@@ -4,9 +4,9 @@
   manifest's tags of architectures in this timm. timm has no public function that adds a tag. Default tags are
   unchanged.
 * ``timm.models._builder.load_pretrained`` and ``timm.models.load_pretrained`` are wrapped: for our tags, unless the
-user gives another source, `timm_fractal.hub.manifest` finds and verifies the tensors; timm loads them into the model.
+  user gives another source, `timm_fractal.hub.manifest` finds and verifies the tensors; timm loads them into the model.
 * ``timm.models._builder.get_pretrained_cfg`` is wrapped: errors for an unknown tag that looks like ours (contains
-``fractal``, starts with a data set type, or resembles one of ours) list the nearest valid ones.
+  ``fractal``, starts with a data set type, or resembles one of ours) list the nearest valid ones.
 
 All names were checked with the versions in `timm_fractal._timm_private.CHECKED`.
 """
@@ -14,6 +14,7 @@ All names were checked with the versions in `timm_fractal._timm_private.CHECKED`
 import dataclasses
 import difflib
 import functools
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ from .patches import Undo, set_attribute, set_item
 
 if TYPE_CHECKING:
     from ..hub.manifest import Weights
+
+_logger = logging.getLogger('timm_fractal')
 
 #: Patched, extended or used names, each covered by a test.
 PATCHED = (
@@ -95,6 +98,10 @@ def _wrap_load_pretrained(original: Callable[..., Any], registry: Any, ours: 'di
                 from ..hub.manifest import load
 
                 pretrained_cfg = {**cfg, 'state_dict': load(ours[name], kwargs.get('cache_dir'))}
+                size = ours[name].pretrained_cfg['input_size'][-1]
+                if size != registry._model_default_cfgs[ours[name].architecture].default.input_size[-1]:
+                    words = '%s is for %d pixels; for N pixels use --img-size N --model-kwargs img_size=N'
+                    _logger.info(words, name, size)
         if isinstance(cfg, dict) and cfg.get('custom_load') and str(cfg.get('file')).endswith(_TORCH_SUFFIXES):
             # Up to timm 1.0.30, --pretrained-path reads such a file as .npz if the default weights are an .npz file.
             pretrained_cfg = {**cfg, 'custom_load': False}
