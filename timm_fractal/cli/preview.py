@@ -7,9 +7,9 @@ from PIL import Image
 
 from .._utils.atomic import atomic_write, check_regular
 from .._utils.files import check_writable
-from ..explore.sheets import SWEEPS, animate, contact_sheet, sweep
+from ..explore.sheets import animate, contact_sheet, sweep
 
-__all__ = ['SWEEPS', 'animate', 'check_output', 'contact_sheet', 'save', 'sweep']
+__all__ = ['animate', 'check_output', 'contact_sheet', 'save', 'sweep']
 
 
 def save(frames: Sequence[Image.Image], path: str | Path) -> None:

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -295,9 +295,32 @@ def _write(
     name = f'{start.architecture}.{tag}'
     dest = Path(name if dest is None else dest)
     _check_dest(dest)
+    provenance = {key: value for key, value in provenance.items() if value not in (None, {})}
+    with _staged(dest) as temporary:
+        more: dict[str, Any] = {'provenance': provenance}
+        if label_names is not None:
+            more['label_names'] = label_names
+        save_config(model, temporary / CONFIG, fitted.model_args, **more)
+        _save_tensors(stored, temporary / HUB_FILE)
+        # safetensors makes its files readable by the owner only.
+        shutil.copymode(temporary / CONFIG, temporary / HUB_FILE)
+        text = card(name, cfg, provenance, picture is not None, folder=dest.name)
+        (temporary / 'README.md').write_text(text, encoding='utf-8')
+        if picture is not None:
+            (temporary / CURVES).write_bytes(picture)
+        if trained_here:
+            args = values.shareable(found.args | {'model': start.name})
+            (temporary / 'train_args.yaml').write_text(yaml.safe_dump(args), encoding='utf-8')
+        if codes is not None:
+            codes.save(temporary / 'ifs.json')
+    return dest
+
+
+@contextlib.contextmanager
+def _staged(dest: Path) -> Iterator[Path]:
+    """Yield a temporary folder; when it is complete, its files replace those of an export, which may not exist yet."""
     is_new = not dest.exists()
     dest.mkdir(parents=True, exist_ok=True)
-    provenance = {key: value for key, value in provenance.items() if value not in (None, {})}
     try:
         with exclusive_lock(dest):
             for killed in dest.glob(f'{_UNFINISHED}*'):
@@ -305,22 +328,7 @@ def _write(
             # On the same disk, so that files appear atomically.
             with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=dest) as folder:
                 temporary = Path(folder)
-                more: dict[str, Any] = {'provenance': provenance}
-                if label_names is not None:
-                    more['label_names'] = label_names
-                save_config(model, temporary / CONFIG, fitted.model_args, **more)
-                _save_tensors(stored, temporary / HUB_FILE)
-                # safetensors makes its files readable by the owner only.
-                shutil.copymode(temporary / CONFIG, temporary / HUB_FILE)
-                text = card(name, cfg, provenance, picture is not None, folder=dest.name)
-                (temporary / 'README.md').write_text(text, encoding='utf-8')
-                if picture is not None:
-                    (temporary / CURVES).write_bytes(picture)
-                if trained_here:
-                    args = values.shareable(found.args | {'model': start.name})
-                    (temporary / 'train_args.yaml').write_text(yaml.safe_dump(args), encoding='utf-8')
-                if codes is not None:
-                    codes.save(temporary / 'ifs.json')
+                yield temporary
                 for file in FILES:
                     if (temporary / file).exists():
                         os.replace(temporary / file, dest / file)
@@ -331,7 +339,6 @@ def _write(
             with contextlib.suppress(OSError):
                 dest.rmdir()
         raise
-    return dest
 
 
 def _read_label_names(path: Path) -> list[str]:
@@ -489,14 +496,14 @@ def check(folder: str | Path) -> None:
     if unsafe:
         raise ValueError(f'{folder} contains {unsafe[0]!r}: remove it, only safetensors are published')
     config = _read_config(folder)
-    where = f'{folder / "config.json"}: model_args'
+    where = f'{folder / CONFIG}: model_args'
     args = architecture.architecture_options(config['architecture'], config.get('model_args') or {}, where)
     args = dict({'num_classes': config['num_classes']}, **args)
     try:
         model = architecture.on_meta(timm.create_model, config['architecture'], pretrained=False, **args)
     except Exception as error:
         # Constructors of models may raise anything.
-        raise ValueError(f'{folder / "config.json"}: timm cannot build {config["architecture"]!r} ({error})') from error
+        raise ValueError(f'{folder / CONFIG}: timm cannot build {config["architecture"]!r} ({error})') from error
     weights = folder / HUB_FILE
     expected, found = architecture.model_shapes(model), checkpoint.shapes(weights)
     architecture.refuse_differences(weights, config['architecture'], expected, found)
