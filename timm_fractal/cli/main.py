@@ -58,8 +58,8 @@ To resume an interrupted export, run the same command again.
 
 _EXPORT_WEIGHTS_EXAMPLES = """examples:
   timm-fractal export-weights last.pth.tar my_model --tag fractal1_1k
-  timm-fractal export-weights last.pth.tar my_model --tag my_images \\
-      --label-names my_images/train --result accuracy=91.5
+  timm-fractal export-weights last.pth.tar --tag mine --label-names images/train
+  timm-fractal export-weights last.pth.tar my_model --result accuracy=91.5
   timm-fractal export-weights last.pth.tar my_model --manifest my/manifest.json
 
 Load it with timm.create_model('local-dir:my_model', pretrained=True).
