@@ -61,6 +61,7 @@ def test_a_published_tag_is_fine_tuned_and_exported(tmp_path, tag):
     assert config['pretrained_cfg']['mean'] == entry.pretrained_cfg['mean']
     assert config['provenance']['started_from'] == {'weights': tag, 'dataset': entry.provenance['dataset']}
     card = (folder / 'README.md').read_text()
+    assert '## Citation' in card
     assert f'Started from: {tag}, pre-trained on {entry.provenance["dataset"]}' in card and 'synthetic-data' not in card
     check(folder)
 
@@ -309,6 +310,8 @@ def test_names_of_classes_are_exported(tmp_path):
     assert list(timm.create_model(f'local-dir:{folder}', pretrained=True).pretrained_cfg['label_names']) == names
     config = transformers.AutoConfig.from_pretrained(folder)
     assert [config.id2label[k] for k in range(3)] == names
+    # No fractal had a part in it.
+    assert 'Citation' not in (folder / 'README.md').read_text()
     check(folder)
     (tmp_path / 'names.txt').write_text('one\ntwo\n\n')
     with pytest.raises(ValueError, match='label_names must have one name per output, which are 3, got 2'):

@@ -98,8 +98,6 @@ def test_doctor_says_what_to_change(capsys, tmp_path):
     Image.linear_gradient('L').save(tmp_path / 'x.png')
     assert main(['doctor', '--dataset', 'image1/classes=8,size=64', '--data-dir', str(tmp_path)]) == 0
     assert main(['doctor', '--dataset', 'fractal2']) == 2
-    with pytest.raises(SystemExit):
-        main(['doctor', '--data-dir', str(tmp_path)])
 
 
 def test_doctor_renders_no_more_than_it_looks_at(capsys, monkeypatch):

@@ -911,8 +911,8 @@ def test_the_summary_shows_what_survives_a_false_discovery_rate(sweep_file, tmp_
     page = (tmp_path / 'page.md').read_text()
     # Differences 10, 11, 9 and 5, 0, -3: mean 10 with t = 4.303 * 1 / sqrt(3), and mean 0.67, which is not shown.
     assert '| from scratch | 51.0 % |' in page
-    assert '| a | **+10.0** ± 2.5 | higher in 1 of 1, 1 shown |' in page
-    assert '| b | +0.7 ± 10.0 | higher in 1 of 1, none shown |' in page
+    assert '| a | **+10.0** ± 2.5 | higher in 1 of 1, 1 clear |' in page
+    assert '| b | +0.7 ± 10.0 | higher in 1 of 1, none clear |' in page
     assert (tmp_path / 'page' / 'summary.png').stat().st_size > 1000
     table = sweep_report.Table(read, lines)
     found = sweep_compare.compare(table, 'noise', 'scratch', 'digits')

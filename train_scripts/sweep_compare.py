@@ -121,7 +121,7 @@ def answer(tables: list['Table'], comparisons: Comparisons) -> str:
     return (
         'Does pre-training help these small models? It is better than training from scratch with the same examples and '
         f'steps in {higher} of {len(found)} comparisons below. {judged} of them have three pre-training seeds or more, '
-        f'and in {shown} of these the difference is shown (bold).'
+        f'and in {shown} of these the difference is clear (bold).'
     )
 
 
@@ -146,7 +146,7 @@ def summary(tables: list['Table'], comparisons: Comparisons) -> list[str]:
             if key in comparisons.found:
                 signs.append((comparisons.found[key].mean > 0, key in comparisons.shown))
         better, shown = sum(up for up, _ in signs), sum(sure for _, sure in signs)
-        rows.append([start, *cells, f'higher in {better} of {len(signs)}, {shown or "none"} shown'])
+        rows.append([start, *cells, f'higher in {better} of {len(signs)}, {shown or "none"} clear'])
     return ['| ' + ' | '.join(cells) + ' |' for cells in rows]
 
 

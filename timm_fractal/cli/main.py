@@ -82,6 +82,7 @@ upload, run the same command again.
 _DOCTOR_EXAMPLES = """examples:
   timm-fractal doctor
   timm-fractal doctor --dataset fractal1/delta=0.01
+  timm-fractal doctor --data-dir my_images
   timm-fractal doctor --dataset fractal1/sigma=4 --seeds 0:100
 
 The exit code is 1 if a line starts with FAIL, else 0.
@@ -407,7 +408,9 @@ def _publish(args: Any) -> int:
 
 
 def _add_doctor(commands: Any) -> None:
-    parser = _add_command(commands, 'doctor', _doctor, 'check the set-up, or a data set', _DOCTOR_EXAMPLES)
+    parser = _add_command(
+        commands, 'doctor', _doctor, 'check the set-up, a data set, or a folder of images', _DOCTOR_EXAMPLES
+    )
     parser.add_argument(
         '--dataset',
         dest='name',
@@ -415,7 +418,11 @@ def _add_doctor(commands: Any) -> None:
         metavar='NAME',
         help='check whether its classes are separable',
     )
-    parser.add_argument('--data-dir', metavar='PATH', help='files of the data set, as for preview; with --dataset')
+    parser.add_argument(
+        '--data-dir',
+        metavar='PATH',
+        help='files of the data set, as for preview; without --dataset: a folder of images to check before training',
+    )
     parser.add_argument(
         '--seeds',
         type=seed_range,
@@ -439,8 +446,6 @@ def _doctor(args: Any) -> int:
     from . import doctor
 
     name = getattr(args, 'name', None)
-    if args.data_dir and name is None:
-        args.parser.error('--data-dir needs --dataset NAME')
     if args.seeds is not None:
         if args.data_dir:
             args.parser.error('--seeds cannot be combined with --data-dir: a fractal from a file has no seed')
@@ -448,7 +453,15 @@ def _doctor(args: Any) -> int:
             _print(line)
         return 0
     failed = False
-    for check in doctor.run() if name is None else doctor.examine_dataset(name, args.data_dir):
+    if name is not None:
+        checks = doctor.examine_dataset(name, args.data_dir)
+    elif args.data_dir:
+        from .image_folder import examine_folder
+
+        checks = examine_folder(args.data_dir)
+    else:
+        checks = doctor.run()
+    for check in checks:
         _print(f'{check.status:<5} {check.text}' + (f' -> {check.advice}' if check.advice else ''), flush=True)
         failed |= check.status == 'FAIL'
     return int(failed)

@@ -22,7 +22,7 @@ def save(frames: Sequence[Image.Image], path: str | Path) -> None:
     with atomic_write(path) as temporary:
         if is_animation(path):
             # Milliseconds; the last frame stays longer.
-            duration = [150] * len(others) + [1500]
+            duration = [300] * len(others) + [1500]
             first.save(temporary, 'GIF', save_all=True, append_images=others, duration=duration, loop=0)
         else:
             first.save(temporary, 'PNG')

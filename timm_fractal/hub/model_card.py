@@ -107,7 +107,9 @@ def card(
     ]
     parts += [f'![measurements]({CURVES})'] * curves
     parts += ['## Usage', _USAGE.format(place=place, head=head)]
-    parts += ['## Citation', f'```bibtex\n{_CITATION}\n```']
+    began_on = str(began.get('dataset') or '').partition('/')[0]
+    if is_ours or began_on in SPECS or 'converted_from' in provenance:
+        parts += ['## Citation', f'```bibtex\n{_CITATION}\n```']
     return '\n\n'.join(parts) + '\n'
 
 
