@@ -358,9 +358,9 @@ class _Page:
 def _head() -> str:
     """The title, what is seen, and links: those to the project are in the metadata of the package."""
     found = metadata.distributions(name='timm-fractal')
-    urls = dict.fromkeys(url for each in found for url in each.metadata.get_all('Project-URL') or [])
-    links = [('Paper', _PAPER), *(url.split(', ', 1) for url in urls)]
-    return f'# timm-fractal\n{_WHAT} ' + ' '.join(f'[{label}]({url})' for label, url in links)
+    urls = [url for each in found for url in each.metadata.get_all('Project-URL') or []]
+    links = {'Paper': _PAPER} | dict(url.split(', ', 1) for url in urls)
+    return f'# timm-fractal\n{_WHAT} ' + ' '.join(f'[{label}]({url})' for label, url in links.items())
 
 
 def _draw_classes(spec: Spec, source: Source | None, count: float) -> list[Any]:
