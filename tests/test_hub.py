@@ -882,7 +882,7 @@ except FileNotFoundError as error:
     first, second = done.stdout.splitlines()
     assert first == 'fractal1_20'
     assert re.match(
-        r'test_vit.fractal1_remote \(me/remote\): it is not in the cache, and .* cannot be reached.', second
+        r'test_vit.fractal1_remote \(me/remote\): not in the cache, and .* cannot be reached.', second
     )
     assert 'HF_HUB_OFFLINE' in second and 'TIMM_FRACTAL_WEIGHTS' in second
 
