@@ -881,9 +881,7 @@ except FileNotFoundError as error:
     done = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True, check=True)
     first, second = done.stdout.splitlines()
     assert first == 'fractal1_20'
-    assert re.match(
-        r'test_vit.fractal1_remote \(me/remote\): not in the cache, and .* cannot be reached.', second
-    )
+    assert re.match(r'test_vit.fractal1_remote \(me/remote\): not in the cache, and .* cannot be reached.', second)
     assert 'HF_HUB_OFFLINE' in second and 'TIMM_FRACTAL_WEIGHTS' in second
 
 

@@ -219,7 +219,8 @@ class _Page:
             field.input(write, given, [self.name, self.message, self.valid], **_AT_ONCE)
         if 'maps' in fields:
             # The largest sigma depends on it.
-            fields['maps'].release(self._fill, [self.valid], [self.filled], **_AT_ONCE)
+            refill = functools.partial(self._fill_from_controls, spec.type)
+            fields['maps'].release(refill, given, [self.filled], **_AT_ONCE)
 
     def _sweep(self, fold: Any) -> None:
         options = sweepable(self.start)
@@ -319,6 +320,13 @@ class _Page:
 
     def _fill(self, name: str) -> tuple[str, int]:
         return name, next(self.fillings)
+
+    def _fill_from_controls(self, kind: str, *given: Any) -> Any:
+        """Fill the controls anew: the name that is drawn may not have followed them yet."""
+        try:
+            return self._fill(parse_name(written(kind, given)).name())
+        except ValueError:
+            return gr.skip()
 
     def _from_name(self, name: str) -> list[Any]:
         """Draw a name and fill the controls."""
