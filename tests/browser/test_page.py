@@ -313,7 +313,7 @@ def test_folds(page: Any) -> None:
 def test_published_weights(page: Any, tmp_path: Path) -> None:
     unfold(page, 'Published weights')
     page.wait_for_selector('#filters img')
-    expect(page.locator('#card th').first).to_have_text('data set')
+    expect(page.locator('#card th').first).to_have_text('license')
     page.locator('#image input[type=file]').set_input_files(photo_file(tmp_path / 'green', 'green'))
     expect(page.locator('#nearest img')).to_have_count(5)
 
