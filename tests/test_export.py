@@ -189,15 +189,20 @@ def test_refused_write_to_tar(tmp_path: Path, whole_tar: bytes) -> None:
     assert (tmp_path / 'x.tar').read_bytes() == whole_tar
 
 
-def test_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def interrupt_at(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C when a file with this name is complete and about to get it."""
     replace = os.replace
 
     def interrupt(source: Any, target: Any) -> None:
-        if Path(target).name == '00005_0.png':
+        if Path(target).name == name:
             raise KeyboardInterrupt
         replace(source, target)
 
     monkeypatch.setattr(os, 'replace', interrupt)
+
+
+def test_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt_at('00005_0.png', monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         export.export_images(NAME, tmp_path)
     monkeypatch.undo()
@@ -434,14 +439,7 @@ def test_shards_show_all_classes() -> None:
 
 
 def test_shards_go_on(tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    replace = os.replace
-
-    def interrupt(source: Any, target: Any) -> None:
-        if Path(target).name == 'train-000001.tar':
-            raise KeyboardInterrupt
-        replace(source, target)
-
-    monkeypatch.setattr(os, 'replace', interrupt)
+    interrupt_at('train-000001.tar', monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         export.export_images(NAME, tmp_path / 'x', 'all', shards=3)
     monkeypatch.undo()

@@ -71,3 +71,10 @@ def test_no_classes_and_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert any('fewer training images than a batch of 50' in text for text in said(tmp_path, 'warn'))
     assert main(['doctor', '--data-dir', str(tmp_path / 'nothing')]) == 1
     assert 'there is no folder' in capsys.readouterr().err
+
+
+def test_other_names_of_the_splits(folder: Path) -> None:
+    (folder / 'train').rename(folder / 'training')
+    (folder / 'val').rename(folder / 'validation')
+    assert said(folder, 'FAIL') == said(folder, 'warn') == []
+    assert said(folder, 'ok')[1].startswith('validation: 100 images of 2 classes')

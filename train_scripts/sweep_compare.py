@@ -12,12 +12,17 @@ from scipy.stats import false_discovery_control, ttest_1samp
 
 if TYPE_CHECKING:
     from sweep_report import Table
+    from sweep_schema import Column
 
 #: How many pre-training seeds a comparison needs to have an interval.
 ENOUGH = 3
 
 #: The rate of false discoveries among the comparisons that are called shown.
 RATE = 0.05
+
+
+# Sweep, better condition, worse condition, fine-tuning.
+Key = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class Comparisons:
     """
 
     def __init__(self, tables: Iterable['Table']) -> None:
-        self.found: dict[tuple[str, str, str, str], Comparison] = {}
+        self.found: dict[Key, Comparison] = {}
         for table in tables:
             wanted = [
                 (*pair, task)
@@ -101,19 +106,25 @@ class Comparisons:
         return mean + interval + ('' if short else f', {found.wins} of {found.runs}')
 
 
-def starts_of(tables: Iterable['Table']) -> list[str]:
-    """Return the rows of the summary."""
-    return sorted({start for table in tables for column in table.sweep.file.summary for start in column.starts})
+Columns = list[tuple['Table', 'Column']]
 
 
-def answer(tables: list['Table'], comparisons: Comparisons) -> str:
+def columns_of(tables: Iterable['Table']) -> Columns:
+    """Return the columns of the summary, with their sweeps."""
+    return [(table, column) for table in tables for column in table.sweep.file.summary]
+
+
+def _starts(columns: Columns) -> list[str]:
+    return sorted({start for _, column in columns for start in column.starts})
+
+
+def _key(table: 'Table', column: 'Column', start: str) -> Key:
+    return table.sweep.name, column.starts.get(start, ''), column.against, column.task
+
+
+def answer(columns: Columns, comparisons: Comparisons) -> str:
     """Return the summary in one sentence."""
-    keys = [
-        (table.sweep.name, condition, column.against, column.task)
-        for table in tables
-        for column in table.sweep.file.summary
-        for condition in column.starts.values()
-    ]
+    keys = [_key(table, column, start) for table, column in columns for start in column.starts]
     found = [key for key in keys if key in comparisons.found]
     higher = sum(comparisons.found[key].mean > 0 for key in found)
     judged = sum(not math.isnan(comparisons.found[key].p) for key in found)
@@ -125,16 +136,13 @@ def answer(tables: list['Table'], comparisons: Comparisons) -> str:
     )
 
 
-def summary(tables: list['Table'], comparisons: Comparisons) -> list[str]:
+def summary(columns: Columns, comparisons: Comparisons) -> list[str]:
     """The table of the summary in Markdown: a row for each start, a column for each task, differences to scratch."""
-    columns = [(table, column) for table in tables for column in table.sweep.file.summary]
-    if not columns:
-        return []
     heads = [f'{column.title}{" (held out)" if column.held_out else ""}, {column.model}' for _, column in columns]
     rows = [['start', *heads, 'verdict'], ['---'] * (len(columns) + 2)]
     levels = [table.top1[column.against][column.task].values() for table, column in columns]
     rows.append(['from scratch', *(f'{fmean(level):.1f} %' if level else 'not yet run' for level in levels), ''])
-    for start in starts_of(tables):
+    for start in _starts(columns):
         cells, signs = [], []
         for table, column in columns:
             condition = column.starts.get(start)
@@ -142,7 +150,7 @@ def summary(tables: list['Table'], comparisons: Comparisons) -> list[str]:
                 cells.append('')
                 continue
             cells.append(comparisons.cell(table, condition, column.against, column.task, short=True))
-            key = table.sweep.name, condition, column.against, column.task
+            key = _key(table, column, start)
             if key in comparisons.found:
                 signs.append((comparisons.found[key].mean > 0, key in comparisons.shown))
         better, shown = sum(up for up, _ in signs), sum(sure for _, sure in signs)
@@ -150,18 +158,16 @@ def summary(tables: list['Table'], comparisons: Comparisons) -> list[str]:
     return ['| ' + ' | '.join(cells) + ' |' for cells in rows]
 
 
-def forest(tables: list['Table'], comparisons: Comparisons) -> Figure:
+def forest(columns: Columns, comparisons: Comparisons) -> Figure:
     """Plot the summary: differences to training from scratch with their 95 % intervals, a panel for each column."""
-    columns = [(table, column) for table in tables for column in table.sweep.file.summary]
-    starts = starts_of(tables)
+    starts = _starts(columns)
     size = (1.6 + 1.6 * len(columns), 1 + 0.28 * len(starts))
     figure, panels = plt.subplots(1, len(columns), figsize=size, layout='constrained', sharey=True, squeeze=False)
     for panel, (table, column) in zip(panels[0], columns, strict=True):
         panel.set_title(f'{column.title}\n{column.model}', fontsize='x-small')
         panel.axvline(0, color='gray', lw=0.8)
         for place, start in enumerate(starts):
-            key = table.sweep.name, column.starts.get(start, ''), column.against, column.task
-            if (found := comparisons.found.get(key)) is None:
+            if (found := comparisons.found.get(_key(table, column, start))) is None:
                 continue
             color = 'tab:blue' if found.mean > 0 else 'tab:red'
             if math.isnan(found.p):

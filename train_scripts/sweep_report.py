@@ -9,7 +9,7 @@ from typing import Any
 
 import matplotlib
 import sweep_population
-from sweep_compare import RATE, Comparisons, answer, forest, summary
+from sweep_compare import RATE, Comparisons, answer, columns_of, forest, summary
 from sweep_file import Results, Sweep, canonical, key_of
 from sweep_schema import Finding, Row
 
@@ -275,20 +275,19 @@ def introduction(table: Table) -> str:
     return '\n'.join([*out, ''])
 
 
-def page(tables: list[Table], folder: str, results: Path) -> str:
+def page(tables: list[Table], comparisons: Comparisons, folder: str, results: Path) -> str:
     """Format the page as Markdown; ``folder`` has its plots, ``results`` its JSON lines."""
-    comparisons = Comparisons(tables)
     files = ' '.join(str(table.sweep.path) for table in tables)
     out = ['# Results', '']
-    if table_rows := summary(tables, comparisons):
+    if columns := columns_of(tables):
         out += [
-            answer(tables, comparisons),
+            answer(columns, comparisons),
             '',
             f'![gain over training from scratch]({folder}/{SUMMARY})',
             '',
             'Points of top-1 accuracy above training from scratch, ± half of the 95 % interval:',
             '',
-            *table_rows,
+            *summary(columns, comparisons),
             '',
             '**Bold**: clear, at a false discovery rate of 5 % over all comparisons of this page, stricter than an '
             'interval without zero. \\* One pre-training run, no interval. "Held out": neither fractals nor recipes '
@@ -349,9 +348,10 @@ def write(sweeps: list[Sweep], results: Path, path: Path) -> None:
         for finding in table.sweep.file.findings:
             if table.lines:
                 draw(table, finding, folder / f'{table.sweep.name}-{slug(finding.title)}.png')
-    if any(table.sweep.file.summary for table in tables):
-        figure = forest(tables, Comparisons(tables))
+    comparisons = Comparisons(tables)
+    if columns := columns_of(tables):
+        figure = forest(columns, comparisons)
         figure.savefig(folder / SUMMARY, dpi=80)
         plt.close(figure)
-    path.write_text(page(tables, path.stem, results), encoding='utf-8')
+    path.write_text(page(tables, comparisons, path.stem, results), encoding='utf-8')
     print(path)

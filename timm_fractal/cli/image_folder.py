@@ -1,7 +1,7 @@
 """Checks a folder of images before a training on it, for ``timm-fractal doctor --data-dir``."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from PIL import Image
 
 from .._utils.console import progress_bar
 from .._utils.messages import listed
+from ..data.base import TRAIN_SPLITS, VALIDATION_SPLITS
 from .doctor import Check
 
 #: Steps of a short fine-tuning, and images per step, as in the recipes for your own images.
@@ -30,25 +31,26 @@ def examine_folder(folder: str | Path) -> Iterator[Check]:
     root = Path(folder)
     if not root.is_dir():
         raise FileNotFoundError(f'--data-dir: there is no folder {str(folder)!r}')
-    for split in ('train', 'val'):
-        if not (root / split).is_dir():
-            without = 'timm would train on all of it' if split == 'train' else 'timm would test on the training images'
-            yield Check(
-                'FAIL' if split == 'train' else 'warn',
-                f'{root} has no folder {split!r}: {without}',
-                f'make {root}/{split}/CLASS/FILE',
-            )
-    splits = {split: _read(root / split) for split in ('train', 'val') if (root / split).is_dir()}
-    if not splits.get('train'):
-        if 'train' in splits:
-            yield Check('FAIL', f'{root}/train has no images in folders', f'make {root}/train/CLASS/FILE')
+    train, val = (_split(root, names) for names in (TRAIN_SPLITS, VALIDATION_SPLITS))
+    if train is None:
+        text = f"{root} has no folder 'train': timm would train on all of it"
+        yield Check('FAIL', text, f'make {root}/train/CLASS/FILE')
+    if val is None:
+        text = f"{root} has no folder 'val': timm would test on the training images"
+        yield Check('warn', text, f'make {root}/val/CLASS/FILE')
+    if train is None:
+        return
+    splits = {split.name: _read(split) for split in (train, val) if split}
+    if not splits[train.name]:
+        yield Check('FAIL', f'{train} has no images in folders', f'make {train}/CLASS/FILE')
         return
     for split, images in splits.items():
         counts = Counter(name for _, name in images)
         least = min(counts, key=lambda name: counts[name], default='')
         text = f'{split}: {len(images):,} images of {len(counts)} classes'
         yield Check('ok', text + (f'; the smallest is {least!r} with {counts[least]}' if counts else ''))
-    trained, tested = ({name for _, name in splits.get(split, [])} for split in ('train', 'val'))
+    tests = splits[val.name] if val else []
+    trained, tested = ({name for _, name in images} for images in (splits[train.name], tests))
     if tested and trained != tested:
         yield Check(
             'FAIL',
@@ -59,7 +61,7 @@ def examine_folder(folder: str | Path) -> Iterator[Check]:
     if len(trained) < 2:
         yield Check('FAIL', f'there is one class, {listed(sorted(trained))}', 'a classifier needs two or more')
     yield from _examine_files([path for images in splits.values() for path, _ in images])
-    batches = len(splits['train']) // BATCH
+    batches = len(splits[train.name]) // BATCH
     if batches == 0:
         yield Check('warn', f'there are fewer training images than a batch of {BATCH}', '--batch-size 10')
     else:
@@ -67,9 +69,14 @@ def examine_folder(folder: str | Path) -> Iterator[Check]:
             'ok',
             f'--num-classes {len(trained)} --epochs {round(STEPS / batches)}: about {STEPS} steps of {BATCH} images',
         )
-    if count := len(splits.get('val', [])):
-        error = 100 * (0.25 / count) ** 0.5
-        yield Check('ok', f'accuracy on {count:,} test images has a standard error of up to {error:.1f} points')
+    if tests:
+        error = 100 * (0.25 / len(tests)) ** 0.5
+        yield Check('ok', f'accuracy on {len(tests):,} test images has a standard error of up to {error:.1f} points')
+
+
+def _split(root: Path, names: Sequence[str]) -> Path | None:
+    """Find the folder of a split by timm's names for it."""
+    return next((root / name for name in names if (root / name).is_dir()), None)
 
 
 def _read(folder: Path) -> list[tuple[Path, str]]:

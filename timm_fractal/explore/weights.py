@@ -44,13 +44,15 @@ def card(name: str) -> str:
     """
     entry = manifest()[name]
     said = entry.provenance
-    rows = [('license', entry.license)]
-    rows += [(words, f'`{said[key]}`') for key, words in (('dataset', 'data set'),) if key in said]
-    rows += [('samples', f'{said["samples"]:,}')] if 'samples' in said else []
-    rows += [('last training loss', f'{said["loss"]:.2f}')] if isinstance(said.get('loss'), float) else []
+    rows = [('license', entry.license), ('---', '---')]
+    if 'dataset' in said:
+        rows.append(('data set', f'`{said["dataset"]}`'))
+    if 'samples' in said:
+        rows.append(('samples', f'{said["samples"]:,}'))
+    if isinstance(said.get('loss'), float):
+        rows.append(('last training loss', f'{said["loss"]:.2f}'))
     rows += [(key, str(said[key])) for key in ('recipe', 'hardware') if key in said]
     rows += [(key, f'**{value}**') for key, value in said.get('results', {}).items()]
-    rows.insert(1, ('---', '---'))
     return '\n'.join(f'| {key} | {value} |' for key, value in rows)
 
 
