@@ -18,6 +18,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from .._utils.console import is_primary
 from .._utils.messages import nearest
 from ..spec import SPECS
 from .patches import Undo, set_attribute, set_item
@@ -99,7 +100,8 @@ def _wrap_load_pretrained(original: Callable[..., Any], registry: Any, ours: 'di
 
                 pretrained_cfg = {**cfg, 'state_dict': load(ours[name], kwargs.get('cache_dir'))}
                 size = ours[name].pretrained_cfg['input_size'][-1]
-                if size != registry._model_default_cfgs[ours[name].architecture].default.input_size[-1]:
+                usual = registry._model_default_cfgs[ours[name].architecture].default.input_size[-1]
+                if size != usual and is_primary():
                     words = '%s is for %d pixels; for N pixels use --img-size N --model-kwargs img_size=N'
                     _logger.info(words, name, size)
         if isinstance(cfg, dict) and cfg.get('custom_load') and str(cfg.get('file')).endswith(_TORCH_SUFFIXES):
