@@ -126,8 +126,7 @@ def export_images(
         for part in splits:
             _refuse_other(dest, record, part)
     # How batches are made has no part in files. What other processes write is not rendered.
-    cache = {'cache': spec.non_pixel_options()['cache'] if shards is None else 'none'}
-    images: Any = dataclasses.replace(spec.canonical(), **cache)
+    images = dataclasses.replace(spec.canonical(), cache=spec.cache if shards is None else 'none')
     results: list[Exported] = []
     # Each shard has a lock of its own.
     with exclusive_lock(dest) if shards is None else contextlib.nullcontext():

@@ -16,7 +16,7 @@ from .._utils.files import list_files
 from .._utils.messages import listed
 from ..fractal import ifs
 from ..fractal.canvas import row_bytes, unpack
-from ..fractal.codes import REFERENCE_CANVAS, WEIGHTS, find_codes, render_images
+from ..fractal.codes import WEIGHTS, find_codes, render_images
 from ..fractal.csv_codes import in_order, join, read_category
 from ..fractal.ifs import Array, IFSCodes
 from ..fractal.render import LANES, render, render_on
@@ -76,7 +76,7 @@ class FractalDataset(SyntheticDataset):
         table = None if self._table is None else self._table.numpy()
         # IFS codes do not depend on the canvas.
         canonical = self.spec.canonical()
-        everywhere: Any = dataclasses.replace(canonical, **REFERENCE_CANVAS)
+        everywhere = canonical.on_reference_canvas()
         key = everywhere, b''.join(array.tobytes() for array in self._base or ())
         codes = self._loaded or _known(*key)
         rendered = 0

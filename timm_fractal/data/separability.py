@@ -83,8 +83,7 @@ def measure(dataset: SyntheticDataset, root: str | Path | None = None) -> Separa
 def first_classes(spec: Spec, root: str | Path | None = None) -> Spec:
     """Return the data set limited to the classes compared; with ``root``, all classes, as files are read for all."""
     first = spec.canonical() if root is not None else spec.canonical().first(min(CLASSES, spec.num_classes))
-    changed: dict[str, Any] = {'cache': 'none'}
-    return dataclasses.replace(first, **changed)
+    return dataclasses.replace(first, cache='none')
 
 
 def _vector(image: Image.Image, crop: int | None = None) -> _Vectors:

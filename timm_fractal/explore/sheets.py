@@ -4,7 +4,6 @@ import dataclasses
 import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 from PIL import Image, ImageDraw
 
@@ -151,7 +150,7 @@ def _swept(name: str, option: str, values: Sequence[str] | None) -> tuple[Sequen
     options = sweepable(spec)
     if option not in options:
         raise ValueError(f'{spec.type}: cannot sweep {option!r}; {nearest(option, options)}')
-    choices = {field.name: field.metadata['choices'] for field in dataclasses.fields(spec)}
+    choices = {field.name: field.metadata['choices'] for field in spec.fields()}
     values = values or SWEEPS.get(option) or choices[option]
     if not values:
         raise ValueError(
@@ -177,7 +176,7 @@ def sweepable(spec: Spec | type[Spec]) -> list[str]:
 
     One that changes no image has nothing to show, and the number of classes is the number of columns.
     """
-    options = [field.name for field in dataclasses.fields(spec) if field.metadata['images']]
+    options = [field.name for field in spec.fields() if field.metadata['images']]
     return [name for name in options if name not in _NUMBERS]
 
 
@@ -223,17 +222,11 @@ def _of_class(name: str, number: int, count: int, split: str, data_dir: str | Pa
         raise ValueError(f'class must be from 0 to {spec.num_classes - 1}, got {number}')
     if data_dir is None:
         spec = _fewer(spec, number + 1)
-    if has_instances(spec):
-        changed: Any = {'instances': count}
-        spec = dataclasses.replace(spec, **changed)
+    if spec.has_instances:
+        spec = with_option(spec, 'instances', str(count))
     dataset = _open(spec, split, data_dir, [number])
     instances = min(count, dataset.num_images // dataset.num_classes)
     return [dataset[i * dataset.num_classes + number][0] for i in range(instances)]
-
-
-def has_instances(spec: Spec) -> bool:
-    """Whether a class can have several training images."""
-    return any(field.name == 'instances' for field in dataclasses.fields(spec))
 
 
 def _check(**numbers: int | None) -> None:
@@ -245,20 +238,18 @@ def _check(**numbers: int | None) -> None:
 
 def _fewer(spec: Spec, count: int) -> Spec:
     """The same data set without the classes and instances that are not shown."""
-    fields: dict[str, Any] = {field.name: field for field in dataclasses.fields(spec)}
+    fields = {field.name: field for field in spec.fields()}
     spec = spec.first(min(spec.num_classes, max(count, fields['classes'].metadata['low'])))
-    single: Any = {'instances': 1} if 'instances' in fields else {}
-    return dataclasses.replace(spec, **single)
+    return with_option(spec, 'instances', '1') if spec.has_instances else spec
 
 
 def with_option(spec: Spec, option: str, text: str) -> Spec:
     """Change an option to what a user would have written in the name: the same rules, the same errors."""
-    values = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
-    return spec.parse(','.join(f'{key}={value}' for key, value in {**values, option: text}.items()))
+    return spec.parse(','.join(f'{key}={value}' for key, value in {**vars(spec), option: text}.items()))
 
 
 def _open(spec: Spec, split: str, data_dir: str | Path | None, only: Collection[int] | None = None) -> SyntheticDataset:
-    shared: Any = dataclasses.replace(spec.canonical(), **{'cache': 'shared'})
+    shared = dataclasses.replace(spec.canonical(), cache='shared')
     return create(shared, split=split, root=data_dir, input_img_mode=spec.mode, only=only)
 
 

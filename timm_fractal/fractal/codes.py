@@ -12,7 +12,6 @@ Class k is made from base fractal ``k % fractals``, so that a smaller data set h
 Image number ``n`` is instance ``n // classes`` of class ``n % classes``.
 """
 
-import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -34,8 +33,6 @@ from .search import ADDRESS_SEED, MIN_FILL, SEARCHES, base_thresholds, find_base
 #: Progress display: takes a number of images and a step, and yields consecutive ranges that cover the images.
 Progress = Callable[[int, int | None], Iterable[range]]
 
-#: Canvas on which emptiness is judged, so that the IFS codes of a seed do not depend on the canvas of the data set.
-REFERENCE_CANVAS = {name: getattr(Fractal1Spec(), name) for name in ('points', 'size', 'patch')}
 #: An image with at most this many gray pixels, or `MIN_FILL` of a small canvas, is degenerate.
 MIN_PIXELS = 64
 #: Attempts to perturb a base IFS into a class.
@@ -98,10 +95,8 @@ def _valid_weights(
     unknown = [key for key in dict.fromkeys(keys) if key[2] > 0 and key not in _too_empty]
     if unknown:
         which, scales = (np.array(column) for column in list(zip(*unknown))[1:3])
-        reference = dataclasses.replace(spec, **REFERENCE_CANVAS)
-        images = _render(
-            reference, 'train', codes, codes.systems[which] * WEIGHTS[scales, None], which, scales, enough=MIN_FILL
-        )
+        systems = codes.systems[which] * WEIGHTS[scales, None]
+        images = _render(spec.on_reference_canvas(), 'train', codes, systems, which, scales, enough=MIN_FILL)
         _too_empty.update(zip(unknown, (images.fill <= MIN_FILL).tolist()))
     return np.array([0 if _too_empty.get(key) else key[2] for key in keys])
 
@@ -181,8 +176,8 @@ def find_codes(
     Args:
         spec: The data set.
         progress: Called once, with the number of classes.
-        table: Output for the training images of instance 0 of a `Fractal1Spec` on `REFERENCE_CANVAS`, which the search
-            renders anyway; uint8 of shape (classes, size, row bytes).
+        table: Output for the training images of instance 0 of a `Fractal1Spec` on the reference canvas, which the
+            search renders anyway; uint8 of shape (classes, size, row bytes).
         only: Classes to find, by default all. The IFS codes of the others and of their bases are NaN.
         base: The only base and the probabilities of its maps, shapes (1, N, 2, 3) and (1, N); by default bases are
             sampled.
@@ -191,7 +186,7 @@ def find_codes(
         ValueError: No base or no perturbation for a class is found, or the given base is too empty.
     """
     classes = np.array(range(spec.num_classes) if only is None else sorted(only))
-    reference: Any = dataclasses.replace(spec, **REFERENCE_CANVAS)
+    reference = spec.on_reference_canvas()
     if base is None:
         bases, probs = np.full((spec.num_bases, *_shape(spec)), np.nan), None
     else:

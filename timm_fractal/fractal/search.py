@@ -20,7 +20,7 @@ from .render import LANES, Patch, render
 
 T = TypeVar('T')
 
-#: A base or class whose image on `REFERENCE_CANVAS` has at most this fraction of gray pixels is sampled again
+#: A base or class whose image on the reference canvas has at most this fraction of gray pixels is sampled again
 #: (the reference generator's threshold).
 MIN_FILL = 0.05
 #: Attempts to sample a base IFS.
@@ -112,7 +112,7 @@ def find_bases(reference: IFSSpec, numbers: list[int]) -> Array:
     """Find base IFS.
 
     Args:
-        reference: The data set on `REFERENCE_CANVAS`.
+        reference: The data set on the reference canvas.
         numbers: Which of its bases.
 
     Returns:
