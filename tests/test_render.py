@@ -189,31 +189,6 @@ def test_unpack():
     assert np.argwhere(image).tolist() == [[0, 3, 8], [0, 3, 10]] and image.max() == GRAY
 
 
-@pytest.mark.parametrize(
-    'change, message',
-    [
-        (dict(systems=np.zeros((2, 3))), r'systems must have the shape \(B, N, 2, 3\), got \(2, 3\)'),
-        (dict(systems=np.full((5, 2, 2, 3), np.nan)), 'systems must be finite numbers'),
-        (dict(systems=np.zeros((5, 257, 2, 3))), 'systems must have 1 to 256 maps each, got 257'),
-        (dict(addresses=np.array([0, 2], np.uint8)), 'addresses must be one row of map numbers less than 2'),
-        (
-            dict(addresses=ifs.AddressSequences(np.zeros(9), np.zeros((4, 1)))),
-            r'thresholds of shape \(5, 1\), got \(9,\) and \(4, 1\)',
-        ),
-        (dict(keys=np.zeros((4, 2), np.uint32)), r'keys must have the shape \(5, 2\), got \(4, 2\)'),
-        (dict(size=15), 'size must be from 16 to 4096, got 15'),
-        (dict(patch='square'), "patch must be one of random, fill, point, got 'square'"),
-        (dict(backend='cuda'), "backend must be 'auto', 'numba' or 'torch', got 'cuda'"),
-        (dict(out=np.zeros((5, 64, 9), np.uint8)), r'out must be a C-contiguous uint8 array of shape \(5, 64, 8\)'),
-    ],
-)
-def test_bad_arguments(change, message):
-    systems, addresses, keys = example()
-    arguments = dict(systems=systems, addresses=addresses, keys=keys, size=64) | change
-    with pytest.raises(ValueError, match=message):
-        render(**arguments)
-
-
 @pytest.mark.slow
 def test_torch_draws_where_numba_cannot_be_imported(tmp_path):
     (tmp_path / 'numba.py').write_text('raise ImportError("no numba for this Python")')

@@ -49,17 +49,7 @@ for _i, (_place, _weight) in enumerate(
 def render_images(
     spec: IFSSpec, split: str, codes: IFSCodes, numbers: Sequence[int], out: Bits | None = None
 ) -> Rendered:
-    """Render images of a data set.
-
-    Args:
-        spec: The data set.
-        split: ``'train'`` or ``'validation'``: same systems, different noise.
-        codes: Its IFS codes.
-        numbers: Image numbers.
-        out: Output array, see `render`.
-
-    Returns:
-        The images, as returned by `render`.
+    """Render the images of a data set with these numbers; the splits have the same systems and different noise.
 
     Raises:
         ValueError: An image is degenerate on this canvas.
@@ -131,10 +121,8 @@ def _render(
             ifs.draws(spec.points, ADDRESS_SEED[split] + int(numbers[places[0]])),
             np.stack([_thresholds_of(codes, base) for base in bases[places]]),
         )
-        patch: Any = spec.patch
-        return render(
-            systems[places], addresses, keys[places], spec.size, patch, threads=threads, out=out, enough=enough
-        )
+        options: dict[str, Any] = dict(threads=threads, out=out, enough=enough)
+        return render(systems[places], addresses, keys[places], spec.size, spec.patch, **options)
 
     if len(groups) == 1 and (np.diff(order) > 0).all():
         return render_group(order, out=out)
@@ -227,7 +215,7 @@ def _find_classes(reference: Fractal1Spec, codes: IFSCodes, classes: npt.NDArray
         for k in pending:
             rng = stream(reference.seed, Stream.PERTURBATION, int(k), attempt)
             base = codes.bases[k % reference.num_bases]
-            codes.systems[k] = ifs.perturb(base, reference.delta, rng, reference.perturb)  # type: ignore[arg-type]
+            codes.systems[k] = ifs.perturb(base, reference.delta, rng, reference.perturb)
         # The first attempt renders straight into the table; later ones only repeat empty images.
         out = table if attempt == 0 else None
         zeros = np.zeros_like(pending)

@@ -5,7 +5,7 @@ import logging
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,6 @@ from .canvas import Bits, images_innermost, row_bytes
 from .ifs import AddressSequences, Array
 
 _logger = logging.getLogger(__name__)
-
-Patch = Literal['random', 'fill', 'point']
-Backend = Literal['auto', 'numba', 'torch']
 
 #: Images rendered side by side by one thread: enough SIMD lanes to hide the latency of the recurrence.
 LANES = 32
@@ -46,10 +43,9 @@ def render(
     addresses: npt.NDArray[np.uint8] | AddressSequences,
     keys: npt.NDArray[np.uint32],
     size: int = 512,
-    patch: Patch = 'random',
+    patch: str = 'random',
     *,
-    backend: Backend = 'auto',
-    device: Any = None,
+    backend: str = 'auto',
     threads: int | None = None,
     out: Bits | None = None,
     enough: float = 1.0,
@@ -68,18 +64,11 @@ def render(
         size: Width and height in pixels, 16 to 4096.
         patch: ``'random'``: 3 x 3 pixels, each gray or black by a random bit, not all black. ``'fill'``: 3 x 3 gray
             pixels. ``'point'``: one gray pixel.
-        backend: ``'numba'`` renders on the CPU, ``'torch'`` on ``device``; ``'auto'`` uses torch if a device is given
-            or numba cannot be imported. Both render identical images.
-        device: torch device for the torch back end, by default the CPU.
-        threads: CPU threads of the numba back end, by default all available to this process.
+        backend: ``'numba'`` or ``'torch'``, which render identical images; ``'auto'`` uses torch, which is slower, if
+            numba cannot be imported.
+        threads: Threads of the numba back end, by default all available to this process.
         out: Output array of shape (B, size, row bytes), uint8, C-contiguous.
         enough: Rendering of an image may stop once its fill exceeds this fraction.
-
-    Returns:
-        The images, their fill and whether they diverged.
-
-    Raises:
-        ValueError: An argument has the wrong shape or is out of range.
 
     Examples:
         >>> from timm_fractal.fractal import ifs
@@ -90,25 +79,18 @@ def render(
         >>> unpack(images.bits, 64).shape
         (1, 64, 64)
     """
-    systems = np.asarray(systems, dtype=np.float64)
-    _check(systems, addresses, keys, size, patch, backend)
     count, maps = systems.shape[:2]
-    shape = (count, size, row_bytes(size))
     if out is None:
-        out = np.empty(shape, np.uint8)
-    elif out.shape != shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
-        raise ValueError(f'out must be a C-contiguous uint8 array of shape {shape}')
-
-    if backend == 'auto':
-        backend = 'torch' if device is not None or numba_kernels(f'{__package__}.render_numba') is None else 'numba'
+        out = np.empty((count, size, row_bytes(size)), np.uint8)
     diverged = np.zeros(count, np.bool_)
-    keys = np.asarray(keys, np.uint32)
+    if backend == 'auto':
+        backend = 'torch' if numba_kernels(f'{__package__}.render_numba') is None else 'numba'
     if backend == 'torch':
         for places, path in _shared(addresses, count):
             # In parts, since an unpacked image takes eight times the memory.
             for start in range(0, len(places), 16 * LANES):
                 part = places[start : start + 16 * LANES]
-                pixels, lost = render_on(device, systems[part], path, keys[part], size, patch)
+                pixels, lost = render_on('cpu', systems[part], path, keys[part], size, patch)
                 packed = np.packbits(pixels.cpu().numpy(), axis=2, bitorder='little')
                 out[part, :, : packed.shape[2]], out[part, :, packed.shape[2] :] = packed, 0
                 diverged[part] = lost.cpu().numpy()
@@ -122,39 +104,6 @@ def render(
             systems, addresses, keys, size, PATCHES.index(patch), pixels, out, diverged, threads or cpu_count()
         )
     return Rendered(out, np.bitwise_count(out.view(np.uint64)).sum((1, 2), dtype=np.int64) / size**2, diverged)
-
-
-def _check(
-    systems: Array,
-    addresses: npt.NDArray[np.uint8] | AddressSequences,
-    keys: npt.NDArray[np.uint32],
-    size: int,
-    patch: Patch,
-    backend: Backend,
-) -> None:
-    if systems.ndim != 4 or systems.shape[2:] != (2, 3):
-        raise ValueError(f'systems must have the shape (B, N, 2, 3), got {systems.shape}')
-    if not 1 <= systems.shape[1] <= 256:
-        raise ValueError(f'systems must have 1 to 256 maps each, got {systems.shape[1]}')
-    if not np.isfinite(systems).all():
-        raise ValueError('systems must be finite numbers')
-    count, maps = systems.shape[:2]
-    if isinstance(addresses, AddressSequences):
-        if addresses.draws.ndim != 1 or addresses.thresholds.shape != (count, maps - 1):
-            raise ValueError(
-                f'addresses must have draws of shape (points - 1,) and thresholds of shape {(count, maps - 1)}, '
-                f'got {addresses.draws.shape} and {addresses.thresholds.shape}'
-            )
-    elif addresses.ndim != 1 or (len(addresses) and addresses.max() >= maps):
-        raise ValueError(f'addresses must be one row of map numbers less than {maps}')
-    if keys.shape != (count, 2):
-        raise ValueError(f'keys must have the shape {(count, 2)}, got {keys.shape}')
-    if not 16 <= size <= 4096:
-        raise ValueError(f'size must be from 16 to 4096, got {size}')
-    if patch not in PATCHES:
-        raise ValueError(f'patch must be one of {", ".join(PATCHES)}, got {patch!r}')
-    if backend not in ('auto', 'numba', 'torch'):
-        raise ValueError(f"backend must be 'auto', 'numba' or 'torch', got {backend!r}")
 
 
 def _shared(
@@ -222,9 +171,9 @@ def render_on(
     addresses: npt.NDArray[np.uint8],
     keys: npt.NDArray[np.uint32],
     size: int,
-    patch: Patch,
+    patch: str,
 ) -> tuple[Any, Any]:
-    """Render images like `render`, without checks, and leave them on a torch device.
+    """Render images like `render`, all with one address sequence, and leave them on a torch device.
 
     Returns:
         The images, uint8 of shape (B, size, size), values 0 and `GRAY`, and whether they diverged, bool of shape (B,).
@@ -235,7 +184,7 @@ def render_on(
     from .._utils.device import to_device
     from . import render_torch
 
-    device = torch.device(device or 'cpu')
+    device = torch.device(device)
     kernel: Any = _device.triton_kernels(device, f'{__package__}.render_triton')
     # The torch kernel needs about 8 MB per image.
     lanes = len(systems) if kernel else LANES if device.type == 'cpu' else LANES_GPU
