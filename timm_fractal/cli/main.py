@@ -244,7 +244,7 @@ def _add_explore(commands: Any) -> None:
 def _explore(args: Any) -> int:
     if args.port is not None and not 1 <= args.port <= 65535:
         raise ValueError(f'--port must be from 1 to 65535, got {args.port}')
-    from ..explore import launch
+    from ..explore.page import launch
 
     launch(args.name, args.data_dir, args.host, args.port)
     return 0

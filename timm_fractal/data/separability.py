@@ -46,6 +46,12 @@ class Separability(NamedTuple):
     fill: float
     emptiest: tuple[int, float]
 
+    def __str__(self) -> str:
+        return (
+            f'{self.confused:.1%} of the pairs of classes are no farther apart than two crops of one class (limit '
+            f'{LIMIT:.0%}, {SIZE} x {SIZE} pixels); {self.nearest:.0%} of the crops are nearest to their own class'
+        )
+
 
 def measure(dataset: SyntheticDataset, root: str | Path | None = None) -> Separability:
     """Compare the first `CLASSES` training images with crops of the validation images of the same classes.

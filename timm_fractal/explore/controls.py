@@ -5,7 +5,8 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from ..spec import SPECS, Spec
+from ..spec import RULES, SPECS, Spec
+from .sheets import with_option
 
 #: Whole numbers up to this many apart are chosen with a slider.
 _SLIDER = 10_000
@@ -62,9 +63,8 @@ def _control(spec: Any, field: 'dataclasses.Field[Any]') -> Control:
 
 
 def _range(field: 'dataclasses.Field[Any]') -> str:
-    rules = field.metadata
-    words = {'low': 'at least', 'above': 'greater than', 'high': 'at most', 'below': 'less than'}
-    return ', '.join(f'{word} {rules[rule]:,}' for rule, word in words.items() if rules[rule] is not None)
+    bounds = ((words, field.metadata[rule]) for rule, (_, words) in RULES.items())
+    return ', '.join(f'{words} {bound:,}' for words, bound in bounds if bound is not None)
 
 
 def _text(value: Any) -> str:
@@ -119,8 +119,7 @@ def steps(spec: Spec, option: str, count: int = 5) -> list[str]:
 
 def _is_valid(spec: Spec, option: str, text: str) -> bool:
     try:
-        kind: Any = type(getattr(spec, option))
-        dataclasses.replace(spec, **{option: kind(text)})
+        with_option(spec, option, text)
     except ValueError:
         return False
     return True

@@ -17,10 +17,6 @@ from torch import nn
 
 from .sheets import first_images, join
 
-#: What to show of a model without attention.
-ONLY_FILTERS = ('filters, pre-trained', 'filters, random')
-_LABELS = (*ONLY_FILTERS, 'attention, pre-trained', 'attention, random')
-
 
 def weights_sheet(
     weights: str, name: str = 'fractal1', columns: int = 13, tile: int = 64, data_dir: str | Path | None = None
@@ -58,7 +54,7 @@ def weights_sheet(
             shown = [_picture(np.asarray(image.convert('L')), tile, Image.Resampling.BOX)]
             shown += [_picture(one, tile, Image.Resampling.NEAREST) for one in maps]
             rows[f'attention, {kind}'] = shown[:columns]
-    labels = [label for label in _LABELS if label in rows]
+    labels = sorted(rows, key=lambda label: label.startswith('attention'))
     return join([rows[label] for label in labels], tile, labels)
 
 

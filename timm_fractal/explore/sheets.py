@@ -63,12 +63,7 @@ def contact_sheet(
 def tiles(
     name: str, split: str = 'train', count: int = 32, tile: int = 128, data_dir: str | Path | None = None
 ) -> list[Image.Image]:
-    """Render the tiles of `contact_sheet`, one image per class; arguments and errors are the same.
-
-    Examples:
-        >>> [image.size for image in tiles('fractal1/classes=6,size=64,points=3000', count=2, tile=32)]
-        [(32, 32), (32, 32)]
-    """
+    """Render the tiles of `contact_sheet`, one image per class; arguments and errors are the same."""
     _check(count=count, tile=tile)
     spec = parse_name(name)
     # What is read, a file of parameters or a folder of images, goes with the number of classes.
@@ -91,16 +86,12 @@ def sweep(
         option: An option of the data set, for instance ``'delta'``.
         values: As they are written in a name; by default all words of an option that takes one of a few, and for
             ``'delta'`` and ``'sigma'`` some of the range.
-        split: ``'train'`` or ``'validation'``.
         columns: Number of classes, at least 1.
-        tile: Width and height of an image on the sheet, in pixels.
-        data_dir: What ``--data-dir`` is in a training script: an image or a file that the data set is made from.
+
+    Other arguments and errors are those of `contact_sheet`.
 
     Returns:
         An image as that of `contact_sheet`, one row per value, with the value at its left.
-
-    Raises:
-        ValueError: An argument is out of range, or one of the data sets cannot be rendered.
 
     Examples:
         >>> sheet = sweep('fractal1/size=64,points=3000', 'delta', ['0', '0.3'], columns=4, tile=32)
@@ -127,7 +118,7 @@ def animate(
 ) -> list[Image.Image]:
     """Render a contact sheet per value of an option, with the value below it: the frames of an animation.
 
-    Args and errors are those of `sweep` and `contact_sheet`.
+    Arguments and errors are those of `sweep` and `contact_sheet`.
 
     Examples:
         >>> frames = animate('fractal1/size=64,points=3000', 'delta', ['0', '0.3'], count=4, tile=32)
@@ -160,12 +151,7 @@ def _swept(name: str, option: str, values: Sequence[str] | None) -> tuple[Sequen
 
 
 def first_images(name: str, count: int, data_dir: str | Path | None = None) -> list[Image.Image]:
-    """Training images of the first classes, in their own size and levels.
-
-    Examples:
-        >>> [image.size for image in first_images('fractal1/size=64,points=3000', 2)]
-        [(64, 64), (64, 64)]
-    """
+    """Training images of the first classes, in their own size and levels."""
     spec = parse_name(name)
     dataset = _open(spec if data_dir else _fewer(spec, count), 'train', data_dir, range(count))
     return list(dataset.images(range(min(count, dataset.num_classes)), spec.mode))
@@ -185,15 +171,8 @@ def class_sheet(
 ) -> Image.Image:
     """Render instances of one class: the training images in the first row, those for validation in the second.
 
-    Args:
-        name: Data set name.
-        number: The class, from 0.
-        count: Number of instances; a data set without instances has one image of a class.
-        tile: Width and height of an image on the sheet, in pixels.
-        data_dir: As for `contact_sheet`.
-
-    Raises:
-        ValueError: An argument is out of range, or the data set cannot be rendered.
+    Class ``number`` counts from 0; ``count`` is the number of instances, of which a data set may have one alone. Other
+    arguments and errors are those of `contact_sheet`.
 
     Examples:
         >>> class_sheet('fractal1/classes=6,size=64,points=3000', 5, tile=32).height
@@ -206,12 +185,7 @@ def class_sheet(
 
 
 def class_image(name: str, number: int, split: str = 'train', data_dir: str | Path | None = None) -> Image.Image:
-    """Render the first instance of a class in its own size; arguments and errors are those of `class_sheet`.
-
-    Examples:
-        >>> class_image('fractal1/classes=6,size=64,points=3000', 5).size
-        (64, 64)
-    """
+    """Render the first instance of a class in its own size; arguments and errors are those of `class_sheet`."""
     (image,) = _of_class(name, number, 1, split, data_dir)
     return _tile(image, image.width)
 

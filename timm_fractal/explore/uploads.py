@@ -40,11 +40,7 @@ class Source:
 
 
 def local(path: str | Path) -> Source:
-    """What the person who started the page named with ``--data-dir``.
-
-    Raises:
-        OSError: There is no such file or folder.
-    """
+    """What the person who started the page named with ``--data-dir``; OSError if it does not exist."""
     found = Path(path).stat()
     return Source(str(path), str(path), found.st_mtime_ns, found.st_size)
 
