@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 import pickle
 import subprocess
 import sys
@@ -69,7 +70,7 @@ class FormulaDataset(PixelDataset):
             warn_once(_logger, words, *(self.spec.name(), self.split, each, self.num_images, np.ceil(total / 60)))
         elif self._table is None and seconds > SLOW_IMAGE:
             words = '%s, %s split: %s, on access: a worker delivers at most %.0f per second; %s'
-            size = np.prod((self.num_images, *self._shape()), dtype=np.int64) / 2**20
+            size = self.num_images * math.prod(self._shape()) / 2**20
             advice = f'cache=shared keeps them all in memory, {size:,.0f} MB'
             warn_once(_logger, words, *(self.spec.name(), self.split, each, 1 / seconds, advice))
 
