@@ -89,7 +89,7 @@ def test_perturbation():
     for name, value in (('vertices', 500), ('orbits', 50), ('eta', 4.0), ('spacing', 0.005), ('radius', 25)):
         values = [getattr(a, name) for a in many]
         assert 0.9 * value <= min(values) < 0.92 * value and 1.08 * value < max(values) <= 1.1 * value
-    assert perturb_atom(Atom(3, 1, 2.0, 0, 0, (0, 0), (1, 1)), 0.9, stream(0, 3)).vertices >= 3
+    assert perturb_atom(Atom(3, 1, 2.0, 0, 0, 0, 0, 1, 1), 0.9, stream(0, 3)).vertices >= 3
 
 
 def test_one_atom_perturbed():

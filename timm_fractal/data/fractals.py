@@ -186,11 +186,7 @@ def _list_categories(root: Path, spec: IFSSpec) -> list[Path]:
             f'got {spec.num_classes} classes and {len(found)} files: {least}'
         )
     if others:
-        warn_once(
-            _logger,
-            '%s: skipped files in %s that are not CSV files: %s',
-            *(spec.type, root, listed(others)),
-        )
+        warn_once(_logger, '%s: skipped files in %s that are not CSV files: %s', *(spec.type, root, listed(others)))
     return in_order(found)[: spec.num_classes]
 
 

@@ -33,6 +33,13 @@ def unpack(bits: Bits, size: int) -> npt.NDArray[np.uint8]:
     return pixels.reshape(*bits.shape[:-1], -1)[..., :size]
 
 
+def pack(pixels: npt.NDArray[np.uint8]) -> Bits:
+    """Pack gray images to bits, the inverse of `unpack`."""
+    size = pixels.shape[-1]
+    padding = [(0, 0)] * (pixels.ndim - 1) + [(0, 8 * row_bytes(size) - size)]
+    return np.packbits(np.pad(pixels, padding), axis=-1, bitorder='little')
+
+
 _GRAY_OF_BYTE = GRAY * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder='little')
 
 

@@ -25,7 +25,7 @@ from .._utils.cpu import cpu_count
 from .._utils.rng import Stream, stream
 from ..spec import Fractal1Spec, IFSSpec
 from . import ifs
-from .canvas import Bits, unpack
+from .canvas import Bits, pack, unpack
 from .ifs import AddressSequences, Array, IFSCodes
 from .render import Rendered, render
 from .search import ADDRESS_SEED, MIN_FILL, SEARCHES, base_thresholds, find_bases
@@ -142,12 +142,9 @@ def _thresholds_of(codes: IFSCodes, base: int) -> Array:
 
 
 def _flip(bits: Bits, size: int, columns: bool, rows: bool) -> Bits:
-    if rows:
-        bits = bits[::-1]
     if columns:
-        flipped = np.packbits(unpack(bits, size)[:, ::-1] != 0, axis=1, bitorder='little')
-        bits = np.pad(flipped, ((0, 0), (0, bits.shape[1] - flipped.shape[1])))
-    return bits
+        bits = pack(unpack(bits, size)[:, ::-1])
+    return bits[::-1] if rows else bits
 
 
 def find_codes(

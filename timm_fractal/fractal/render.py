@@ -13,7 +13,7 @@ import numpy.typing as npt
 from .._utils.cpu import cpu_count
 from .._utils.lazy import numba_kernels
 from ..spec import PATCHES
-from .canvas import Bits, images_innermost, row_bytes
+from .canvas import Bits, images_innermost, pack, row_bytes
 from .ifs import AddressSequences, Array
 
 _logger = logging.getLogger(__name__)
@@ -91,18 +91,34 @@ def render(
             for start in range(0, len(places), 16 * LANES):
                 part = places[start : start + 16 * LANES]
                 pixels, lost = render_on('cpu', systems[part], path, keys[part], size, patch)
-                packed = np.packbits(pixels.cpu().numpy(), axis=2, bitorder='little')
-                out[part, :, : packed.shape[2]], out[part, :, packed.shape[2] :] = packed, 0
-                diverged[part] = lost.cpu().numpy()
+                out[part], diverged[part] = pack(pixels.numpy()), lost.numpy()
     else:
+        from .render_numba import render_lanes
+
         if not isinstance(addresses, AddressSequences):
             # Map numbers take the place of random numbers.
             halves = np.arange(maps - 1) + 0.5
             addresses = AddressSequences(addresses.astype(np.float64), np.broadcast_to(halves, (count, maps - 1)))
-        pixels = math.ceil(enough * size**2)
-        _render_numba(
-            systems, addresses, keys, size, PATCHES.index(patch), pixels, out, diverged, threads or cpu_count()
-        )
+        draws, all_thresholds = np.ascontiguousarray(addresses.draws), addresses.thresholds
+        # The bits as 64-bit words, in the same order on little-endian machines.
+        canvas = out.reshape(count, -1).view('<u8')
+        settings = size, PATCHES.index(patch), math.ceil(enough * size**2)
+
+        def block(part: slice) -> None:
+            thresholds = all_thresholds[part]
+            if (thresholds == thresholds[0]).all():
+                thresholds = thresholds[:1]
+            canvas[part] = 0
+            images = images_innermost(systems[part])
+            render_lanes(images, draws, thresholds.T.copy(), keys[part], *settings, canvas[part], diverged[part])
+
+        parts, threads = _blocks(all_thresholds), threads or cpu_count()
+        if threads == 1 or len(parts) < 2:
+            for each in parts:
+                block(each)
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(block, parts))
     return Rendered(out, np.bitwise_count(out.view(np.uint64)).sum((1, 2), dtype=np.int64) / size**2, diverged)
 
 
@@ -116,39 +132,6 @@ def _shared(
     _, first, which = np.unique(addresses.thresholds, axis=0, return_index=True, return_inverse=True)
     for group, image in enumerate(first.tolist()):
         yield np.flatnonzero(which.ravel() == group), addresses.addresses(image)
-
-
-def _render_numba(
-    systems: Array,
-    addresses: AddressSequences,
-    keys: npt.NDArray[np.uint32],
-    size: int,
-    patch: int,
-    enough: int,
-    out: Bits,
-    diverged: npt.NDArray[np.bool_],
-    threads: int,
-) -> None:
-    from .render_numba import render_lanes
-
-    # The bits as 64-bit words, in the same order on little-endian machines.
-    canvas = out.reshape(len(out), -1).view('<u8')
-    draws = np.ascontiguousarray(addresses.draws)
-
-    def block(part: slice) -> None:
-        maps, thresholds = images_innermost(systems[part]), addresses.thresholds[part]
-        if (thresholds == thresholds[0]).all():
-            thresholds = thresholds[:1]
-        canvas[part] = 0
-        render_lanes(maps, draws, thresholds.T.copy(), keys[part], size, patch, enough, canvas[part], diverged[part])
-
-    parts = _blocks(addresses.thresholds)
-    if threads == 1 or len(parts) < 2:
-        for part in parts:
-            block(part)
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(block, parts))
 
 
 def _blocks(thresholds: Array) -> list[slice]:
@@ -166,12 +149,7 @@ def _blocks(thresholds: Array) -> list[slice]:
 
 
 def render_on(
-    device: Any,
-    systems: Array,
-    addresses: npt.NDArray[np.uint8],
-    keys: npt.NDArray[np.uint32],
-    size: int,
-    patch: str,
+    device: Any, systems: Array, addresses: npt.NDArray[np.uint8], keys: npt.NDArray[np.uint32], size: int, patch: str
 ) -> tuple[Any, Any]:
     """Render images like `render`, all with one address sequence, and leave them on a torch device.
 

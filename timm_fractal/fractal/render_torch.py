@@ -82,13 +82,7 @@ def frame(low: Tensor, high: Tensor, size: int, diverged: Tensor) -> tuple[Tenso
 
 
 def render_lanes(
-    maps: Tensor,
-    addresses: Tensor,
-    keys: Tensor,
-    size: int,
-    patch: int,
-    canvas: Tensor,
-    diverged: Tensor,
+    maps: Tensor, addresses: Tensor, keys: Tensor, size: int, patch: int, canvas: Tensor, diverged: Tensor
 ) -> None:
     """Render images.
 

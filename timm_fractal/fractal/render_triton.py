@@ -53,18 +53,7 @@ def _bounds(maps, path, steps, count, low, high, LANES: tl.constexpr):
 
 @triton.jit
 def _paste(
-    maps,
-    path,
-    steps,
-    count,
-    keys,
-    start,
-    scale,
-    diverged,
-    canvas,
-    size,
-    PATCH: tl.constexpr,
-    LANES: tl.constexpr,
+    maps, path, steps, count, keys, start, scale, diverged, canvas, size, PATCH: tl.constexpr, LANES: tl.constexpr
 ):
     image = tl.program_id(0) * LANES + tl.arange(0, LANES)
     wanted = image < count
@@ -101,13 +90,7 @@ def _paste(
 
 
 def render_lanes(
-    maps: Tensor,
-    addresses: Tensor,
-    keys: Tensor,
-    size: int,
-    patch: int,
-    canvas: Tensor,
-    diverged: Tensor,
+    maps: Tensor, addresses: Tensor, keys: Tensor, size: int, patch: int, canvas: Tensor, diverged: Tensor
 ) -> None:
     """See `timm_fractal.fractal.render_torch.render_lanes`."""
     count = maps.shape[2]
