@@ -214,9 +214,7 @@ class Spec:
 
     def non_pixel_options(self) -> dict[str, Any]:
         """Return the options that don't affect the images, with their values."""
-        return {
-            field.name: getattr(self, field.name) for field in dataclasses.fields(self) if not field.metadata['images']
-        }
+        return {field.name: getattr(self, field.name) for field in self.fields() if not field.metadata['images']}
 
     def name(self) -> str:
         """Return the data set name: the options that differ from their defaults, in a fixed order."""
@@ -233,7 +231,8 @@ class Formula(Spec):
     """Base class for the options of a data set that a function renders; see `timm_fractal.data.register`.
 
     A subclass is a frozen dataclass with a docstring, a ``type`` (the name of the data set), and options declared with
-    `option`. It inherits the options below and may redeclare them with other defaults.
+    `option`. It inherits ``classes``, ``size``, ``seed``, ``cache`` and ``loader``, and may redeclare them with other
+    defaults.
 
     With an option ``instances``, a class has that many training images, and the validation split has different
     instances, at most 25 per class. Without it, a class has one training image; its validation image is a crop of it
@@ -338,10 +337,6 @@ class OFDBSpec(IFSSpec):
 
     The categories are those of `FractalDBSpec` with the same seed. Images are rendered as in `Fractal1Spec`, so that
     comparing the two data sets compares shapes.
-
-    Examples:
-        >>> str(parse_name('ofdb/classes=21000'))
-        'ofdb/classes=21000'
     """
 
     type = 'ofdb'
@@ -358,10 +353,6 @@ class FractalDBSpec(IFSSpec):
 
     Instance i scales one of the six parameters of all maps (``i % 25``: none, or a to f times 0.8, 0.9, 1.1, 1.2),
     flips the image (``i // 25 % 4``: none, left to right, top to bottom, both) and has different patches.
-
-    Examples:
-        >>> str(parse_name('fractaldb/instances=100'))
-        'fractaldb/instances=100'
     """
 
     type = 'fractaldb'
@@ -383,11 +374,6 @@ class Image1Spec(Spec):
     magnitude. The authors have not published theirs. The default is larger than that of `Fractal1Spec` because random
     crops hide shifts: on 100 classes of a photograph a small ViT reached 13 % accuracy after 100,000 images with 0.1,
     and 50 % with 0.3.
-
-    Examples:
-        >>> spec = parse_name('image1/warp=elastic,delta=0.3')
-        >>> spec.warp, spec.view
-        ('elastic', 'gray')
     """
 
     type = 'image1'
@@ -411,10 +397,6 @@ class Noise1Spec(Formula):
 
     Pixels take the place of the IFS parameters of `Fractal1Spec`: class k multiplies each pixel of the image by a
     separate sample of U(1 - delta, 1 + delta).
-
-    Examples:
-        >>> parse_name('noise1/noise=uniform').noise
-        'uniform'
     """
 
     type = 'noise1'
@@ -434,10 +416,6 @@ class VisualAtomSpec(Formula):
     spacing up to 0.01, radius up to 50, wave numbers up to 20, stretch 1 to 2.
 
     With ``atoms=K``, class k is a perturbation of atom ``k % K``: "Scaling Backwards" applied to this formula.
-
-    Examples:
-        >>> parse_name('visualatom/atoms=1,instances=1').delta
-        0.1
     """
 
     type = 'visualatom'

@@ -215,7 +215,7 @@ def _preview(args: Any) -> int:
     if values and not all(values):
         args.parser.error(f'--values must be separated by single commas, got {args.values!r}')
     if args.weights:
-        from ..explore.filters import weights_sheet
+        from ..explore.weights import weights_sheet
 
         columns = 13 if args.columns is None else args.columns
         frames = [weights_sheet(args.weights, args.name, columns=columns, tile=tile, data_dir=args.data_dir)]
