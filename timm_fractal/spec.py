@@ -456,8 +456,9 @@ class Types(Mapping[str, type[Spec]]):
     """
 
     def __init__(self, *specs: type[Spec]) -> None:
-        self._built_in = frozenset(spec.type for spec in specs)
-        self._specs = {spec.type: spec for spec in specs}
+        #: Types of this package.
+        self.built_in = {spec.type: spec for spec in specs}
+        self._specs = dict(self.built_in)
 
     def __getitem__(self, name: str) -> type[Spec]:
         if name not in self._specs:
@@ -472,11 +473,6 @@ class Types(Mapping[str, type[Spec]]):
 
     def __len__(self) -> int:
         return len(list(iter(self)))
-
-    @property
-    def built_in(self) -> dict[str, type[Spec]]:
-        """Types of this package."""
-        return {name: self._specs[name] for name in self._specs if name in self._built_in}
 
     def load_all(self) -> tuple[dict[str, type[Spec]], list[str]]:
         """Load all types.

@@ -47,12 +47,11 @@ def examine_dataset(name: str, data_dir: str | Path | None = None) -> Iterator[C
     Raises:
         ValueError: The data set cannot be created.
     """
-    from ..data import create, formula, ranking, separability
+    from ..data import formula, ranking, separability
     from ..spec import Formula, parse_name
 
     spec = parse_name(name)
-    dataset = create(separability.first_classes(spec, data_dir), root=data_dir, only=range(separability.CLASSES))
-    found = separability.measure(dataset, data_dir)
+    found = separability.measure(separability.first_classes(spec, data_dir), data_dir)
     k, fill = found.emptiest
     yield Check('ok', f'{spec}: {found.fill:.1%} of the pixels are not black ({fill:.1%} in class {k}, the emptiest)')
     if ranking.can_measure(spec, data_dir):

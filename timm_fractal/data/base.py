@@ -130,8 +130,6 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
         self.transform = transform
         self.target_transform = target_transform
         self.input_img_mode = input_img_mode
-        #: Whether the warning about an option without effect has been logged.
-        self._warned = False
         self._only = only
         self._open(root)
         if only is not None:
@@ -231,9 +229,9 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         number = self._number(index)
-        if self.spec.loader == 'device' and not self._warned:
-            self._warned = True
-            _logger.warning(
+        if self.spec.loader == 'device':
+            warn_once(
+                _logger,
                 '%s: samples are read one by one; loader=device and redraw only affect batches of '
                 'timm.data.create_loader',
                 self.spec.name(),

@@ -2,16 +2,7 @@
 
 import numpy as np
 
-from .._utils.jit import kernel, part
-
-
-@part
-def _hash(index, key0, key1):  # type: ignore[no-untyped-def]
-    """Mix a counter and two keys to 32 random bits."""
-    h = np.uint32(np.uint32(index) + key0)
-    h = np.uint32((h ^ (h >> np.uint32(16))) * np.uint32(0x7FEB352D)) ^ key1
-    h = np.uint32((h ^ (h >> np.uint32(15))) * np.uint32(0x846CA68B))
-    return h ^ (h >> np.uint32(16))
+from .._utils.jit import kernel, part, random_bits
 
 
 @part
@@ -77,11 +68,11 @@ def render_contours(x, y, cos, sin, waves, eta, spacing, orbits, key0, key1, sca
     """
     count = len(x)
     for orbit in range(orbits):
-        gray = _hash(orbit, key1, key0) >> np.uint32(24)
+        gray = random_bits(orbit, key1, key0) >> np.uint32(24)
         for v in range(count):
             index = 2 * (orbit * count + v)
-            x[v] += cos[v] * (spacing + eta + waves[v] - eta * _perlin(_hash(index, key0, key1)))
-            y[v] += sin[v] * (spacing + eta + waves[v] - eta * _perlin(_hash(index + 1, key0, key1)))
+            x[v] += cos[v] * (spacing + eta + waves[v] - eta * _perlin(random_bits(index, key0, key1)))
+            y[v] += sin[v] * (spacing + eta + waves[v] - eta * _perlin(random_bits(index + 1, key0, key1)))
         # Truncated, as Pillow does.
         first_x, first_y = int(scale * x[0]), int(scale * y[0])
         here_x, here_y = first_x, first_y

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from ..data import create, fractals, ranking, separability
+from ..data import fractals, ranking, separability
 from ..spec import Spec, parse_name
 from . import sheets
 from .samples import samples
@@ -109,8 +109,7 @@ def verdict(name: str, path: str | None) -> str:
     spec = parse_name(name)
     if spec.random_position:
         return 'Instances of a class are at different places here: their pixels cannot be compared.'
-    few = separability.first_classes(spec, path)
-    found = separability.measure(create(few, root=path, only=range(separability.CLASSES)), path)
+    found = separability.measure(separability.first_classes(spec, path), path)
     words = f'{found}; {found.fill:.0%} of the pixels are not black.'
     if ranking.can_measure(spec, path):
         quality = ranking.measure(spec, path)

@@ -26,10 +26,6 @@ def model_input(model: str) -> tuple[tuple[int, int], str]:
 
     Raises:
         ValueError: timm does not know the model, or its images are larger than `MAX_INPUT`.
-
-    Examples:
-        >>> model_input('vit_tiny_patch16_224')
-        ((224, 224), 'bicubic')
     """
     import timm
 

@@ -65,9 +65,7 @@ def tiles(
 ) -> list[Image.Image]:
     """Render the tiles of `contact_sheet`, one image per class; arguments and errors are the same."""
     _check(count=count, tile=tile)
-    spec = parse_name(name)
-    # What is read, a file of parameters or a folder of images, goes with the number of classes.
-    return _images(spec if data_dir else _fewer(spec, count), split, count, tile, data_dir)
+    return [_tile(image, tile) for image in first_images(name, count, data_dir, split)]
 
 
 def sweep(
@@ -92,17 +90,10 @@ def sweep(
 
     Returns:
         An image as that of `contact_sheet`, one row per value, with the value at its left.
-
-    Examples:
-        >>> sheet = sweep('fractal1/size=64,points=3000', 'delta', ['0', '0.3'], columns=4, tile=32)
-        >>> sheet.height
-        70
     """
     _check(columns=columns, tile=tile)
     values, specs = _swept(name, option, values)
-    if data_dir is None:
-        specs = [_fewer(spec, columns) for spec in specs]
-    rows = [_images(changed, split, columns, tile, data_dir) for changed in watched_parts(specs)]
+    rows = [tiles(changed.name(), split, columns, tile, data_dir) for changed in watched_parts(specs)]
     return join(rows, tile, [f'{option}={value}' for value in values])
 
 
@@ -119,11 +110,6 @@ def animate(
     """Render a contact sheet per value of an option, with the value below it: the frames of an animation.
 
     Arguments and errors are those of `sweep` and `contact_sheet`.
-
-    Examples:
-        >>> frames = animate('fractal1/size=64,points=3000', 'delta', ['0', '0.3'], count=4, tile=32)
-        >>> len(frames), frames[0].size
-        (2, (138, 60))
     """
     values, specs = _swept(name, option, values)
     frames = []
@@ -150,10 +136,15 @@ def _swept(name: str, option: str, values: Sequence[str] | None) -> tuple[Sequen
     return values, [with_option(spec, option, value) for value in values]
 
 
-def first_images(name: str, count: int, data_dir: str | Path | None = None) -> list[Image.Image]:
-    """Training images of the first classes, in their own size and levels."""
+def first_images(name: str, count: int, data_dir: str | Path | None = None, split: str = 'train') -> list[Image.Image]:
+    """Images of the first classes, in their own size and levels."""
     spec = parse_name(name)
-    dataset = _open(spec if data_dir else _fewer(spec, count), 'train', data_dir, range(count))
+    if data_dir:
+        # What is read, a file of parameters or a folder of images, goes with the number of classes.
+        dataset = _open(spec, split, data_dir, range(count))
+    else:
+        # Rendered as a whole, with a progress bar.
+        dataset = _open(_fewer(spec, count), split)
     return list(dataset.images(range(min(count, dataset.num_classes)), spec.mode))
 
 
@@ -173,10 +164,6 @@ def class_sheet(
 
     Class ``number`` counts from 0; ``count`` is the number of instances, of which a data set may have one alone. Other
     arguments and errors are those of `contact_sheet`.
-
-    Examples:
-        >>> class_sheet('fractal1/classes=6,size=64,points=3000', 5, tile=32).height
-        70
     """
     _check(count=count, tile=tile)
     splits = ('train', 'validation')
@@ -222,15 +209,11 @@ def with_option(spec: Spec, option: str, text: str) -> Spec:
     return spec.parse(','.join(f'{key}={value}' for key, value in {**vars(spec), option: text}.items()))
 
 
-def _open(spec: Spec, split: str, data_dir: str | Path | None, only: Collection[int] | None = None) -> SyntheticDataset:
+def _open(
+    spec: Spec, split: str, data_dir: str | Path | None = None, only: Collection[int] | None = None
+) -> SyntheticDataset:
     shared = dataclasses.replace(spec.canonical(), cache='shared')
     return create(shared, split=split, root=data_dir, input_img_mode=spec.mode, only=only)
-
-
-def _images(spec: Spec, split: str, count: int, tile: int, data_dir: str | Path | None) -> list[Image.Image]:
-    # A data set that was cut to the classes shown is rendered as a whole, with a progress bar.
-    dataset = _open(spec, split, data_dir, range(count) if data_dir else None)
-    return [_tile(image, tile) for image in dataset.images(range(min(count, dataset.num_classes)), spec.mode)]
 
 
 def _tile(image: Image.Image, tile: int) -> Image.Image:

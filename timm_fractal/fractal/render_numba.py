@@ -12,7 +12,7 @@ back is queued, and the queue, which is shorter than the trajectory, is painted 
 
 import numpy as np
 
-from .._utils.jit import kernel, part
+from .._utils.jit import kernel, part, random_bits
 from ..spec import POINT, RANDOM
 from .canvas import LIMIT, PADDING, ROUND_UP
 
@@ -164,14 +164,7 @@ def _select(bits, lane, v, count, seen, queue, length):  # type: ignore[no-untyp
 def _patches(queue, v, first, count, start, key0, key1, patches):  # type: ignore[no-untyped-def]
     """Compute the patch of each queued point: 9 random bits, not all zero; bit 3 i + j is row i, column j."""
     for k in range(count):
-        h = np.uint32(np.uint32(start) + (queue[v, np.uint64(first + k)] >> np.uint32(24)))
-        h = np.uint32(h + key0)
-        h = np.uint32(h ^ (h >> np.uint32(16)))
-        h = np.uint32(h * np.uint32(0x7FEB352D))
-        h = np.uint32(h ^ key1)
-        h = np.uint32(h ^ (h >> np.uint32(15)))
-        h = np.uint32(h * np.uint32(0x846CA68B))
-        h = np.uint32(h ^ (h >> np.uint32(16)))
+        h = random_bits(np.uint32(start) + (queue[v, np.uint64(first + k)] >> np.uint32(24)), key0, key1)
         patches[k] = np.uint32(1) + np.uint32(np.uint32((h >> np.uint32(9)) * np.uint32(511)) >> np.uint32(23))
 
 
