@@ -241,7 +241,7 @@ def test_a_gpu_draws_the_same_fractals(patch):
     path = ifs.addresses(ifs.probabilities(codes.bases[0]), 100_000, 1)
     keys = np.random.default_rng(0).integers(2**32, size=(40, 2), dtype=np.uint32)
     host = unpack(render(codes.systems, path, keys, patch=patch).bits, 512)
-    device, _ = render_on('cuda', codes.systems, path, keys, 512, patch)
+    device = render_on('cuda', codes.systems, path, keys, 512, patch)
     assert np.array_equal(host, device.cpu().numpy())
 
 

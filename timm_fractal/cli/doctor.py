@@ -73,8 +73,8 @@ def examine_dataset(name: str, data_dir: str | Path | None = None) -> Iterator[C
         nothing = f'use another data set: nothing tried helps ({separability.suggestions(spec, data_dir)})'
         yield Check('warn', text, f'use {change}' if change else nothing)
     if isinstance(spec, Formula):
-        for finding in formula.examine(spec):
-            yield Check('warn' if finding.advice else 'ok', *finding)
+        for fact, advice in formula.examine(spec):
+            yield Check('warn' if advice else 'ok', fact, advice)
 
 
 #: Number of best seeds to show.

@@ -107,7 +107,7 @@ class FractalDataset(SyntheticDataset):
         if device.type == 'cpu':
             images = torch.from_numpy(unpack(render(systems, path, keys, spec.size, spec.patch).bits, spec.size))
         else:
-            images = render_on(device, systems, path, keys, spec.size, spec.patch)[0]
+            images = render_on(device, systems, path, keys, spec.size, spec.patch)
         return images[:, None]
 
     def _to_pil(self, stored: Pixels, mode: str) -> Image.Image:

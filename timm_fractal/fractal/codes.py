@@ -128,11 +128,11 @@ def _render(
         return render_group(order, out=out)
     with ThreadPoolExecutor(cpu_count()) as pool:
         parts = list(pool.map(functools.partial(render_group, threads=1 if len(groups) > 1 else None), groups))
-    bits, fill, diverged = (np.concatenate(arrays)[np.argsort(order)] for arrays in zip(*parts))
+    bits, fill = (np.concatenate(arrays)[np.argsort(order)] for arrays in zip(*parts))
     if out is None:
-        return Rendered(bits, fill, diverged)
+        return Rendered(bits, fill)
     out[:] = bits
-    return Rendered(out, fill, diverged)
+    return Rendered(out, fill)
 
 
 def _thresholds_of(codes: IFSCodes, base: int) -> Array:

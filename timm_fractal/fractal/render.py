@@ -29,13 +29,11 @@ class Rendered(NamedTuple):
 
     Attributes:
         bits: The images, bit-packed, see `timm_fractal.fractal.canvas`.
-        fill: Fraction of the pixels that are not black, shape (images,).
-        diverged: Whether the chaos game diverged, shape (images,); such an image is black.
+        fill: Fraction of the pixels that are not black, shape (images,); 0 if the chaos game diverged.
     """
 
     bits: Bits
     fill: npt.NDArray[np.float64]
-    diverged: npt.NDArray[np.bool_]
 
 
 def render(
@@ -82,7 +80,6 @@ def render(
     count, maps = systems.shape[:2]
     if out is None:
         out = np.empty((count, size, row_bytes(size)), np.uint8)
-    diverged = np.zeros(count, np.bool_)
     if backend == 'auto':
         backend = 'torch' if numba_kernels(f'{__package__}.render_numba') is None else 'numba'
     if backend == 'torch':
@@ -90,8 +87,7 @@ def render(
             # In parts, since an unpacked image takes eight times the memory.
             for start in range(0, len(places), 16 * LANES):
                 part = places[start : start + 16 * LANES]
-                pixels, lost = render_on('cpu', systems[part], path, keys[part], size, patch)
-                out[part], diverged[part] = pack(pixels.numpy()), lost.numpy()
+                out[part] = pack(render_on('cpu', systems[part], path, keys[part], size, patch).numpy())
     else:
         from .render_numba import render_lanes
 
@@ -110,7 +106,7 @@ def render(
                 thresholds = thresholds[:1]
             canvas[part] = 0
             images = images_innermost(systems[part])
-            render_lanes(images, draws, thresholds.T.copy(), keys[part], *settings, canvas[part], diverged[part])
+            render_lanes(images, draws, thresholds.T.copy(), keys[part], *settings, canvas[part])
 
         parts, threads = _blocks(all_thresholds), threads or cpu_count()
         if threads == 1 or len(parts) < 2:
@@ -119,7 +115,7 @@ def render(
         else:
             with ThreadPoolExecutor(threads) as pool:
                 list(pool.map(block, parts))
-    return Rendered(out, np.bitwise_count(out.view(np.uint64)).sum((1, 2), dtype=np.int64) / size**2, diverged)
+    return Rendered(out, np.bitwise_count(out.view(np.uint64)).sum((1, 2), dtype=np.int64) / size**2)
 
 
 def _shared(
@@ -150,12 +146,8 @@ def _blocks(thresholds: Array) -> list[slice]:
 
 def render_on(
     device: Any, systems: Array, addresses: npt.NDArray[np.uint8], keys: npt.NDArray[np.uint32], size: int, patch: str
-) -> tuple[Any, Any]:
-    """Render images like `render`, all with one address sequence, and leave them on a torch device.
-
-    Returns:
-        The images, uint8 of shape (B, size, size), values 0 and `GRAY`, and whether they diverged, bool of shape (B,).
-    """
+) -> Any:
+    """Render images like `render`, all with one address sequence, on a torch device: (B, size, size), 0 and `GRAY`."""
     import torch
 
     from .._utils import device as _device
@@ -168,12 +160,11 @@ def render_on(
     lanes = len(systems) if kernel else LANES if device.type == 'cpu' else LANES_GPU
     path = to_device(addresses, device).long()
     pixels = torch.empty((len(systems), size, size), dtype=torch.uint8, device=device)
-    lost = torch.empty(len(systems), dtype=torch.bool, device=device)
     for start in range(0, len(systems), lanes):
         part = slice(start, start + lanes)
         maps = to_device(images_innermost(systems[part]), device)
         seeds = to_device(keys[part].astype(np.int64), device)
-        arguments = maps, path, seeds, size, PATCHES.index(patch), pixels[part], lost[part]
+        arguments = maps, path, seeds, size, PATCHES.index(patch), pixels[part]
         with _device.on(device):
             (kernel or render_torch).render_lanes(*arguments)
-    return pixels, lost
+    return pixels

@@ -247,7 +247,7 @@ def _close_up(lanes, done, images, maps, by_image, thresholds, starts, frame):  
 
 
 @kernel
-def render_lanes(maps, draws, thresholds, keys, size, patch, enough, canvas, diverged):  # type: ignore[no-untyped-def]
+def render_lanes(maps, draws, thresholds, keys, size, patch, enough, canvas):  # type: ignore[no-untyped-def]
     """Render images.
 
     Args:
@@ -258,8 +258,8 @@ def render_lanes(maps, draws, thresholds, keys, size, patch, enough, canvas, div
         size: Width and height in pixels.
         patch: `RANDOM`, `FILL` or `POINT`.
         enough: Rendering of an image may stop once it has more gray pixels than this.
-        canvas: (B, size * words) uint64 of zeros, painted on; bit c of the words of a row is column c.
-        diverged: (B,) bool, written.
+        canvas: (B, size * words) uint64 of zeros, painted on; bit c of the words of a row is column c. An image that
+            diverges stays black.
     """
     steps = len(draws)
     lanes = maps.shape[2]
@@ -279,10 +279,10 @@ def render_lanes(maps, draws, thresholds, keys, size, patch, enough, canvas, div
     starts = np.zeros((blocks + 1, 2, lanes))
     frame = np.zeros((4, lanes))
     _first_walk(maps, by_image, draws, thresholds, lanes, which, track, starts, frame)
-    _fit(frame, track, lanes, size, diverged)
+    done = np.zeros(lanes, np.bool_)
+    _fit(frame, track, lanes, size, done)
     # The image of each lane; unfinished images take over the lanes of finished ones.
     images = np.arange(lanes)
-    done = diverged.copy()
     lanes = _close_up(lanes, done, images, maps, by_image, thresholds, starts, frame)
 
     # A patch is offset one pixel right and down from its point, a single pixel is not.
