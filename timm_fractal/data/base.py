@@ -97,6 +97,8 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
     spec: Any
     #: Files in ``root`` that the images are made from.
     files: Sequence[Path] = ()
+    #: Maximum number of validation images per class: a thousand take as long to render as many epochs.
+    max_validation: ClassVar[int] = 1_000_000
     #: Images between two updates of the progress bar: enough to keep all threads busy.
     step: ClassVar[int] = 64
 
@@ -137,8 +139,12 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
             self._only = [k for k in only if 0 <= k < self.num_classes]
             if not self._only:
                 raise ValueError(f'{self.spec}: only must contain classes from 0 to {self.num_classes - 1}, got {only}')
+        # `_open` may have replaced the specification.
+        instances: int = self.spec.num_instances
+        if self.split == 'validation':
+            instances = min(instances, self.max_validation)
         #: Number of distinct images; there can be more samples, or fewer.
-        self.num_images: int = self.num_classes * self._instances()
+        self.num_images: int = self.num_classes * instances
         samples = (num_samples or self.num_images) * max(1.0, repeats)
         if samples > MAX_SAMPLES:
             raise ValueError(
@@ -159,9 +165,6 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
         if root is not None:
             codes = ', which is not a file of IFS codes' if self.spec.reads == 'codes' else ''
             warn_once(_logger, '%s: ignored --data-dir %s%s', *(self.spec.type, root, codes))
-
-    def _instances(self) -> int:
-        return int(self.spec.num_instances)
 
     @abstractmethod
     def _shape(self) -> tuple[int, ...]:
@@ -185,7 +188,7 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
     @property
     def num_classes(self) -> int:
         """Number of classes."""
-        return int(self.spec.num_classes)
+        return int(self.spec.classes)
 
     def _allocate(self) -> torch.Tensor | None:
         """Allocate memory that workers share under any start method; None to render images on access."""

@@ -21,8 +21,6 @@ from .base import PixelDataset, Pixels
 #: ``render(spec, k, instance, generator)``: see `timm_fractal.data.register`.
 Render = Callable[[Any, int, int, np.random.Generator], Any]
 
-#: Maximum number of validation images per class: a thousand take as long to render as an epoch of training.
-MAX_VALIDATION = 25
 #: Rendering times, in seconds, that cause a warning: of all images on one core, and of one image on access (timm's
 #: augmentation takes a few milliseconds).
 SLOW_TABLE, SLOW_IMAGE = 120.0, 0.03
@@ -35,9 +33,7 @@ class FormulaDataset(PixelDataset):
 
     spec_type = Formula
     spec: Formula
-
-    def _instances(self) -> int:
-        return super()._instances() if self.split == 'train' else min(super()._instances(), MAX_VALIDATION)
+    max_validation = 25
 
     def _fill(self) -> None:
         # Errors, wrong shapes and hidden state are reported now, not by a worker in the middle of training.

@@ -61,14 +61,6 @@ class FractalDataset(SyntheticDataset):
         if self.files and is_primary():
             _logger.info('%s, %s split: IFS codes of %s', self.spec, self.split, root)
 
-    def _instances(self) -> int:
-        instances = super()._instances()
-        if self.spec.scales and self.split == 'validation':
-            # Rendering a thousand instances takes as long as training for many epochs; these cover all scaled
-            # parameters.
-            return min(instances, len(WEIGHTS))
-        return instances
-
     def _shape(self) -> tuple[int, ...]:
         return self.spec.size, row_bytes(self.spec.size)
 
@@ -250,3 +242,5 @@ class FractalDB(FractalDataset):
     """
 
     spec_type = FractalDBSpec
+    # All scaled parameters.
+    max_validation = len(WEIGHTS)
