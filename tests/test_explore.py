@@ -205,8 +205,9 @@ def test_published_weights(tmp_path: Path) -> None:
     path = tmp_path / 'text.jpg'
     Image.linear_gradient('L').save(tmp_path / 'gradient.png')
     found = weights.resemblances(name, str(tmp_path / 'gradient.png'))
-    assert [one.probability for one in found] == sorted((one.probability for one in found), reverse=True)
-    assert len({one.image.tobytes() for one in found if one.image}) == len({one.label for one in found}) == 5
+    labels, probabilities, images = zip(*found)
+    assert list(probabilities) == sorted(probabilities, reverse=True)
+    assert len({image.tobytes() for image in images}) == len(set(labels)) == 5
     with pytest.raises(ValueError, match='text.jpg is not an image that can be shown here'):
         path.write_text('no image')
         weights.resemblances(name, str(path))
@@ -221,7 +222,7 @@ def test_weights_that_do_not_say_their_data_set(tmp_path: Path, monkeypatch: pyt
         entry = dataclasses.replace(weights.manifest()[name], provenance=said)
         monkeypatch.setattr(weights, 'manifest', lambda entry=entry: {name: entry})
         assert weights.card(name).count('| data set |') == len(said)
-        assert {one.image for one in weights.resemblances(name, str(tmp_path / 'gradient.png'))} == {None}
+        assert {image for _, _, image in weights.resemblances(name, str(tmp_path / 'gradient.png'))} == {None}
 
 
 def test_resemblances_are_those_of_the_picture_as_it_is_seen(tmp_path: Path) -> None:

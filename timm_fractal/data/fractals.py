@@ -17,7 +17,7 @@ from .._utils.messages import listed
 from ..fractal import ifs
 from ..fractal.canvas import row_bytes, unpack
 from ..fractal.codes import WEIGHTS, find_codes, render_images
-from ..fractal.csv_codes import in_order, join, read_category
+from ..fractal.csv_codes import in_order, read_categories
 from ..fractal.ifs import Array, IFSCodes
 from ..fractal.render import LANES, render, render_on
 from ..spec import Fractal1Spec, FractalDBSpec, IFSSpec, OFDBSpec, Spec, parse_name
@@ -56,7 +56,7 @@ class FractalDataset(SyntheticDataset):
             self._base = _read_base(Path(root), self.spec)
         else:
             self.files = _list_categories(Path(root), self.spec)
-            systems, probs = _read(self.files)
+            systems, probs = read_categories(self.files)
             self._loaded = IFSCodes(str(self.spec), systems, systems, probs)
         if self.files and is_primary():
             _logger.info('%s, %s split: IFS codes of %s', self.spec, self.split, root)
@@ -111,9 +111,6 @@ class FractalDataset(SyntheticDataset):
         return image if width == height else image.crop((0, 0, height, height))
 
 
-# Tolerance for the sum of probabilities rounded in a file.
-_SUM_TOLERANCE = 0.01
-
 # The eight pixels of a byte in Pillow's RGB layout, four bytes each: twice as fast as converting from gray.
 _RGBX_OF_BYTE = unpack(np.arange(256, dtype=np.uint8)[:, None], 8).astype(np.uint32) * np.uint32(0x01010101)
 
@@ -153,7 +150,7 @@ def _read_base(path: Path, spec: IFSSpec) -> tuple[Array, Array]:
     given = [name for name in _BASE_OPTIONS if getattr(spec, name) != getattr(type(spec), name)]
     if given:
         raise ValueError(f'{spec}: {path} defines the base fractal: leave out {" and ".join(given)}')
-    return _read([path])
+    return read_categories([path])
 
 
 def _list_categories(root: Path, spec: IFSSpec) -> list[Path]:
@@ -180,18 +177,6 @@ def _list_categories(root: Path, spec: IFSSpec) -> list[Path]:
     if others:
         warn_once(_logger, '%s: skipped files in %s that are not CSV files: %s', *(spec.type, root, listed(others)))
     return in_order(found)[: spec.num_classes]
-
-
-def _read(paths: Sequence[Path]) -> tuple[Array, Array]:
-    read = [read_category(path) for path in paths]
-    odd = [(path.name, p.sum()) for path, (_, p) in zip(paths, read) if abs(p.sum() - 1) > _SUM_TOLERANCE]
-    if odd:
-        warn_once(
-            _logger,
-            'the probabilities p in %d of %d files in %s do not sum to 1 and are divided by their sum (%s: %g)',
-            *(len(odd), len(paths), paths[0].parent, *odd[0]),
-        )
-    return join(read)
 
 
 class Fractal1(FractalDataset):

@@ -129,7 +129,9 @@ def open_image(path: str | Path, enough: int | None = None, formats: tuple[str, 
                 f'against decompression bombs: save a smaller version ({error})'
             ) from None
         except UnidentifiedImageError:
-            raise ValueError(f'{path} is not an image Pillow can read{_advice(file)}') from None
+            hint = 'for HEIC, pip install pillow-heif; AVIF needs Pillow 11.3 or later; or save it as JPEG or PNG'
+            advice = f': {hint}' if _is_heif(file) else ''
+            raise ValueError(f'{path} is not an image Pillow can read{advice}') from None
         except (OSError, SyntaxError, EOFError, ValueError) as error:
             # Pillow's decoders raise all of these for damaged files.
             raise ValueError(f'{path} cannot be used: {error}') from error
@@ -153,12 +155,6 @@ def _is_heif(file: IO[bytes]) -> bool:
     file.seek(0)
     head = file.read(12)
     return head[4:8] == b'ftyp' and head[8:] in _HEIF_BRANDS
-
-
-def _advice(file: IO[bytes]) -> str:
-    if not _is_heif(file):
-        return ''
-    return ': for HEIC, pip install pillow-heif; AVIF needs Pillow 11.3 or later; or save it as JPEG or PNG'
 
 
 def _check(image: Image.Image) -> None:
@@ -228,7 +224,8 @@ def _shallow_gray(image: Image.Image, path: str | Path) -> Image.Image:
         raise ValueError('some of its pixels are not finite numbers')
     if image.mode == 'F':
         if low < 0 or high > 65535:
-            warn_once(_logger, _SCALED, path, low, high, key=Path(path).parent)
+            words = '%s has pixels from %g to %g: scaled to the full range of brightness'
+            warn_once(_logger, words, path, low, high, key=Path(path).parent)
             return Image.fromarray(np.rint((deep - low) * (255 / ((high - low) or 1))).astype(np.uint8))
         deep = np.rint(deep.astype(np.float64) * (65535 if high <= 1 else 1)).astype(np.uint16)
     elif low < 0 or high > 65535:
@@ -245,14 +242,11 @@ def _scale(deep: npt.NDArray[Any], path: str | Path) -> Pixels:
     bits = next(bits for bits in _DEPTHS if largest < 2**bits)
     if bits < 16:
         # One warning per folder, for the first such image.
-        warn_once(_logger, _SHALLOW, path, largest, bits, key=(Path(path).parent, bits))
+        words = '%s has levels up to %d in 16 bits: read as a %d-bit image and scaled to the full range of brightness'
+        warn_once(_logger, words, path, largest, bits, key=(Path(path).parent, bits))
     top = 2**bits - 1
     levels = ((np.arange(2**bits) * 255 + top // 2) // top).astype(np.uint8)
     return np.asarray(levels[deep])
-
-
-_SHALLOW = '%s has levels up to %d in 16 bits: read as a %d-bit image and scaled to the full range of brightness'
-_SCALED = '%s has pixels from %g to %g: scaled to the full range of brightness'
 
 
 def _opaque(image: Image.Image) -> Image.Image:

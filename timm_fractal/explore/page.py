@@ -416,8 +416,8 @@ def _draw_resemblances(spec: Spec, source: Source | None, name: str, image: str 
     found = weights.resemblances(name, image) if image else []
     return [
         ''.join(
-            _figure(f'class {one.label}: {one.probability:.1%}', *[pictures.png(one.image)] if one.image else [])
-            for one in found
+            _figure(f'class {label}: {probability:.1%}', *[pictures.png(tile)] if tile else [])
+            for label, probability, tile in found
         )
     ]
 

@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 
 from .._timm_private import find
-from ..augment import Erase, Mix, Train, create_augment, normalize
+from ..augment import Erase, Mix, create_augment, normalize
 from .recipes import MODELS, recipe
 from .sheets import first_images
 
@@ -83,10 +83,7 @@ def augment(
     options = {new: values[name] for name, new in _OPTIONS.items() if name in values}
     transform = create_augment(size, is_training=True, **{'interpolation': 'random'} | options)
     count, _, height, width = images.shape
-    if isinstance(transform, Train):
-        images = transform.apply(images, transform.make_params(count, height, width, generator))
-    else:
-        images = transform.apply(images)
+    images = transform.apply(images, transform.make_params(count, height, width, generator))
     height, width = size
     if 'mixup' in values:
         alphas = dict(mixup_alpha=values['mixup'], cutmix_alpha=values['cutmix'])

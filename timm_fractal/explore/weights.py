@@ -5,7 +5,7 @@ import difflib
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,20 +26,6 @@ from .uploads import FORMATS, photograph
 
 #: Classes that are named for an image.
 NEAREST = 5
-
-
-class Resemblance(NamedTuple):
-    """A class that an image resembles.
-
-    Attributes:
-        label: Its number.
-        probability: What the model gives it, from 0 to 1.
-        image: Its first training image; None where that takes a photograph that is not here.
-    """
-
-    label: int
-    probability: float
-    image: Image.Image | None
 
 
 def weights_sheet(
@@ -180,8 +166,12 @@ def picture(name: str) -> Image.Image:
     return weights_sheet(name, 'fractal1/size=128,points=20000')
 
 
-def resemblances(name: str, path: str | Path) -> list[Resemblance]:
+def resemblances(name: str, path: str | Path) -> list[tuple[int, float, Image.Image | None]]:
     """The classes of pre-training that an image resembles most, the first ones first.
+
+    Returns:
+        The label of each, what the model gives it, from 0 to 1, and its first training image; None where that takes a
+        photograph that is not here.
 
     Raises:
         ValueError: The file is not an image, or too large.
@@ -201,4 +191,4 @@ def resemblances(name: str, path: str | Path) -> list[Resemblance]:
         if spec.reads != 'images':
             shown = spec.name()
     pairs = zip(found.indices.tolist(), found.values.tolist(), strict=True)
-    return [Resemblance(k, value, class_image(shown, k) if shown else None) for k, value in pairs]
+    return [(k, value, class_image(shown, k) if shown else None) for k, value in pairs]

@@ -117,10 +117,12 @@ def _render(
     groups = np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)
 
     def render_group(places: npt.NDArray[np.int64], threads: int | None = None, out: Bits | None = None) -> Rendered:
-        addresses = AddressSequences(
-            ifs.draws(spec.points, ADDRESS_SEED[split] + int(numbers[places[0]])),
-            np.stack([_thresholds_of(codes, base) for base in bases[places]]),
-        )
+        if codes.probs is None:
+            thresholds = [base_thresholds(codes.bases[base].tobytes()) for base in bases[places]]
+        else:
+            thresholds = [ifs.thresholds(codes.probs[base]) for base in bases[places]]
+        draws = ifs.draws(spec.points, ADDRESS_SEED[split] + int(numbers[places[0]]))
+        addresses = AddressSequences(draws, np.stack(thresholds))
         options: dict[str, Any] = dict(threads=threads, out=out, enough=enough)
         return render(systems[places], addresses, keys[places], spec.size, spec.patch, **options)
 
@@ -133,12 +135,6 @@ def _render(
         return Rendered(bits, fill)
     out[:] = bits
     return Rendered(out, fill)
-
-
-def _thresholds_of(codes: IFSCodes, base: int) -> Array:
-    if codes.probs is not None:
-        return ifs.thresholds(codes.probs[base])
-    return base_thresholds(codes.bases[base].tobytes())
 
 
 def _flip(bits: Bits, size: int, columns: bool, rows: bool) -> Bits:
@@ -173,7 +169,8 @@ def find_codes(
     classes = np.array(range(spec.num_classes) if only is None else sorted(only))
     reference = spec.on_reference_canvas()
     if base is None:
-        bases, probs = np.full((spec.num_bases, *_shape(spec)), np.nan), None
+        maps = vars(spec).get('maps', ifs.UNIFORM_MAPS[-1])
+        bases, probs = np.full((spec.num_bases, maps, 2, 3), np.nan), None
     else:
         bases, probs = base
         number = np.zeros(1, np.int64)
@@ -198,10 +195,6 @@ def find_codes(
         else:
             codes.systems[part] = codes.bases[part]
     return codes
-
-
-def _shape(spec: IFSSpec) -> tuple[int, int, int]:
-    return vars(spec).get('maps', ifs.UNIFORM_MAPS[-1]), 2, 3
 
 
 def _find_classes(reference: Fractal1Spec, codes: IFSCodes, classes: npt.NDArray[np.int64], table: Bits | None) -> None:

@@ -129,13 +129,8 @@ class AddressSequences(NamedTuple):
 def addresses(probs: Array, points: int, seed: int = 100) -> npt.NDArray[np.uint8]:
     """Sample the address sequence of a chaos game, which all images of a base IFS share.
 
-    Args:
-        probs: Probability of each map, shape (N,).
-        points: Number of points of the chaos game, the start included.
-        seed: 100 in the reference generator.
-
-    Returns:
-        Shape (points - 1,): the map from each point to the next.
+    From the probabilities of the maps (N,) and the number of points, the start included, it makes the map from each
+    point to the next, shape (points - 1,). The seed is that of the reference generator.
     """
     return AddressSequences(draws(points, seed), thresholds(probs)[None]).addresses(0)
 
