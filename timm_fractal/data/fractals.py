@@ -119,11 +119,9 @@ def _known(spec: Spec, base: bytes) -> IFSCodes | None:
     """Return the cached IFS codes of a data set, or of the same one with more classes; None if there are none."""
     if found := known_codes.get((spec, base)):
         return found
-    count = spec.num_classes
+    count = spec.classes
     for (other, its_base), codes in list(known_codes.items()):
-        if its_base != base or type(other) is not type(spec):
-            continue
-        if other.num_classes > count and other.first(count) == spec:
+        if its_base == base and other.classes > count and other.first(count) == spec:
             return dataclasses.replace(codes, bases=codes.bases[:count], systems=codes.systems[:count])
     return None
 

@@ -28,24 +28,19 @@ def _line(out, x, y, x1, y1, gray):  # type: ignore[no-untyped-def]
     dx, dy = abs(x1 - x), abs(y1 - y)
     step_x = 1 if x1 > x else -1
     step_y = 1 if y1 > y else -1
-    if dx > dy:
-        error = 2 * dy - dx
-        for _ in range(dx + 1):
-            _paint(out, x, y, gray)
-            if error >= 0:
-                y += step_y
-                error -= 2 * dx
-            error += 2 * dy
-            x += step_x
-    else:
-        error = 2 * dx - dy
-        for _ in range(dy + 1):
-            _paint(out, x, y, gray)
-            if error >= 0:
-                x += step_x
-                error -= 2 * dy
-            error += 2 * dx
-            y += step_y
+    # The coordinate with more pixels advances in each step, the other one with the error.
+    along_x, along_y = (step_x, 0) if dx > dy else (0, step_y)
+    more, fewer = max(dx, dy), min(dx, dy)
+    error = 2 * fewer - more
+    for _ in range(more + 1):
+        _paint(out, x, y, gray)
+        if error >= 0:
+            x += step_x - along_x
+            y += step_y - along_y
+            error -= 2 * more
+        error += 2 * fewer
+        x += along_x
+        y += along_y
 
 
 @kernel
