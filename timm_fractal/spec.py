@@ -84,12 +84,10 @@ class Spec:
 
     #: Name of the type, the first part of a data set name.
     type: ClassVar[str]
-    #: Contents of ``--data-dir``: none, IFS codes (optional), or images.
+    #: Contents of ``--data-dir``: none, IFS codes (optional, and they can be saved), or images.
     reads: ClassVar[Literal['', 'codes', 'images']] = ''
     #: Whether ``--data-dir`` may be a folder of such files.
     reads_folders: ClassVar[bool] = False
-    #: Whether each class is an IFS whose codes can be saved.
-    has_codes: ClassVar[bool] = False
     #: Whether images have two gray levels and are stored as bits.
     is_packed: ClassVar[bool] = False
     #: Whether instances of a class are at random positions, which rules out comparing pixels.
@@ -251,7 +249,6 @@ class IFSSpec(Spec):
     """Base class of the fractal data sets: class k is made from base IFS ``k % num_bases``."""
 
     reads = 'codes'
-    has_codes = True
     is_packed = True
     last_options: ClassVar[tuple[str, ...]] = ('points', 'size', 'patch', 'seed', 'cache', 'loader')
     #: Whether classes are perturbations of sampled bases; if not, each class is a base found by FractalDB's random
@@ -412,8 +409,8 @@ class VisualAtomSpec(Formula):
     """VisualAtom ("Visual Atoms: Pre-training Vision Transformers with Sinusoidal Waves", CVPR 2023), for comparison.
 
     A class is a formula: nested noisy closed contours, modulated by two waves. Instances differ in position and noise.
-    Ranges as published: 200 to 1,000 vertices, 1 to 200 contours, noise amplitude 2 to 6,
-    spacing up to 0.01, radius up to 50, wave numbers up to 20, stretch 1 to 2.
+    Ranges as published: 200 to 1,000 vertices, 1 to 200 contours, noise amplitude 2 to 6, spacing up to 0.01, radius up
+    to 50, wave numbers up to 20, stretch 1 to 2.
 
     With ``atoms=K``, class k is a perturbation of atom ``k % K``: "Scaling Backwards" applied to this formula.
     """

@@ -118,7 +118,7 @@ def export_images(
         check_regular(params)
         check_writable(Path(params).parent)
     spec = parse_name(name)
-    if params is not None and not spec.has_codes:
+    if params is not None and spec.reads != 'codes':
         raise ValueError(f'params must be left out: {spec.type} has no fractals whose parameters could be saved')
     record: dict[str, Any] = {'dataset': str(spec)} | ({} if shards is None else {'shards': shards})
     if data_dir is None:

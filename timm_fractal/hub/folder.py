@@ -240,7 +240,7 @@ def _ifs_codes(found: Checkpoint, num_classes: int) -> Any:
     spec = _dataset(found.args)
     source = str(found.args.get('data_dir') or found.args.get('data') or '')
     # With files, which are not available here, the name does not determine the data set.
-    if spec is None or not spec.has_codes or (source and (spec.reads_folders or Path(source).suffix)):
+    if spec is None or spec.reads != 'codes' or (source and (spec.reads_folders or Path(source).suffix)):
         return None
     if spec.classes > num_classes:
         raise ValueError(
