@@ -92,7 +92,7 @@ class FractalDataset(SyntheticDataset):
         return render_images(self.spec, self.split, self.codes, numbers, out).bits
 
     def redraw(self, numbers: npt.NDArray[np.int64], generator: torch.Generator, device: torch.device) -> torch.Tensor:
-        spec: Any = self.spec
+        spec = self.spec
         sampled = torch.randint(2**32, (2 * len(numbers) + 1,), generator=generator).numpy().astype(np.uint32)
         path = ifs.addresses(self.codes.probabilities(0), spec.points, int(sampled[-1]))
         systems, keys = self.codes.systems[numbers % self.num_classes], sampled[:-1].reshape(-1, 2)
