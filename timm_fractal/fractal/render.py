@@ -77,6 +77,9 @@ def render(
         >>> unpack(images.bits, 64).shape
         (1, 64, 64)
     """
+    if not np.isfinite(systems).all():
+        # Those of classes that were not asked for.
+        raise ValueError('systems must be finite numbers')
     count, maps = systems.shape[:2]
     if out is None:
         out = np.empty((count, size, row_bytes(size)), np.uint8)
