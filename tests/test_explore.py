@@ -26,7 +26,6 @@ import torch
 import yaml
 from PIL import Image
 
-import timm_fractal.explore
 from tests.explorer import explorer
 from timm_fractal import Fractal1, cli, parse_name
 from timm_fractal.augment import create_augment
@@ -70,7 +69,7 @@ def test_a_new_type_has_controls() -> None:
         count: int = option(3, 'how many', low=1)
         way: str = option('up', 'where to', choices=('up', 'down'))
 
-    strength, count, way = controls(NewSpec)
+    strength, count, way = controls(NewSpec)[1:4]
     assert (strength.kind, strength.ends, strength.step, strength.info) == ('slider', (0, 2), 0.01, 'how strong')
     assert (count.kind, count.info) == ('number', 'how many (at least 1)')
     assert (way.kind, way.choices) == ('words', ('up', 'down'))
@@ -190,10 +189,10 @@ def test_the_verdict_renders_no_more_than_it_looks_at(
     monkeypatch.setattr(photos.Image1, '_render_one', lambda self, k: rendered.append(k) or render(self, k))
     monkeypatch.setattr(photos, 'read_image', lambda path, *rest: read.append(path.name) or read_image(path, *rest))
     source = uploads.local(tmp_path)
-    assert 'of the pairs of classes' in pictures.verdict('image1/classes=4095,size=32', source)
+    assert 'of the pairs of classes' in pictures.verdict('image1/classes=4095,size=32', source=source)
     assert sorted(rendered) == sorted(2 * [*range(64)])
     assert sorted(set(read)) == [f'{number:03}.png' for number in range(min(64, images))]
-    pictures.classes('image1/classes=4095,size=32', 'train', 32, source)
+    pictures.classes('image1/classes=4095,size=32', 'train', 32, source=source)
     assert sorted(rendered[128:]) == [*range(32)]
 
 
@@ -206,8 +205,9 @@ def test_published_weights(tmp_path: Path) -> None:
     path = tmp_path / 'text.jpg'
     Image.linear_gradient('L').save(tmp_path / 'gradient.png')
     found = weights.resemblances(name, str(tmp_path / 'gradient.png'))
-    assert [one.probability for one in found] == sorted((one.probability for one in found), reverse=True)
-    assert len({one.image.tobytes() for one in found if one.image}) == len({one.label for one in found}) == 5
+    labels, probabilities, images = zip(*found)
+    assert list(probabilities) == sorted(probabilities, reverse=True)
+    assert len({image.tobytes() for image in images}) == len(set(labels)) == 5
     with pytest.raises(ValueError, match='text.jpg is not an image that can be shown here'):
         path.write_text('no image')
         weights.resemblances(name, str(path))
@@ -222,7 +222,7 @@ def test_weights_that_do_not_say_their_data_set(tmp_path: Path, monkeypatch: pyt
         entry = dataclasses.replace(weights.manifest()[name], provenance=said)
         monkeypatch.setattr(weights, 'manifest', lambda entry=entry: {name: entry})
         assert weights.card(name).count('| data set |') == len(said)
-        assert {one.image for one in weights.resemblances(name, str(tmp_path / 'gradient.png'))} == {None}
+        assert {image for _, _, image in weights.resemblances(name, str(tmp_path / 'gradient.png'))} == {None}
 
 
 def test_resemblances_are_those_of_the_picture_as_it_is_seen(tmp_path: Path) -> None:
@@ -284,10 +284,10 @@ def test_visitors_do_not_mix(tmp_path: Path) -> None:
     """Files of one name are told apart; one that changes is another."""
     name = 'image1/classes=4,size=64'
     first, second = (uploads.photograph(photo_file(tmp_path / color, color)) for color in ('white', 'black'))
-    one, two = pictures.classes(name, 'train', 4, first), pictures.classes(name, 'train', 4, second)
-    assert one != two and pictures.classes(name, 'train', 4, first) == one
+    one, two = pictures.classes(name, 'train', 4, source=first), pictures.classes(name, 'train', 4, source=second)
+    assert one != two and pictures.classes(name, 'train', 4, source=first) == one
     Path(first.path).write_bytes(Path(second.path).read_bytes())
-    assert pictures.classes(name, 'train', 4, uploads.photograph(first.path)) == two
+    assert pictures.classes(name, 'train', 4, source=uploads.photograph(first.path)) == two
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
@@ -322,7 +322,7 @@ def test_uploads_are_refused_before_they_are_decoded(tmp_path: Path, monkeypatch
 def test_no_message_says_where_a_file_lies(tmp_path: Path) -> None:
     source = uploads.photograph(bomb(tmp_path / 'half.png', 300, 300))
     with pytest.raises(ValueError, match='^half.png cannot be used') as info:
-        pictures.classes('image1', 'train', 4, source)
+        pictures.classes('image1', 'train', 4, source=source)
     assert str(tmp_path) not in str(info.value)
 
 
@@ -468,7 +468,7 @@ def test_gradio_is_imported_when_it_is_used() -> None:
 
 def test_console(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(timm_fractal.explore, 'launch', lambda *arguments: calls.append(arguments), raising=False)
+    monkeypatch.setattr('timm_fractal.explore.page.launch', lambda *arguments: calls.append(arguments))
     assert cli.main(['explore']) == 0
     assert cli.main(['explore', 'image1', '--data-dir', 'x.jpg', '--port', '8000', '--host', '0.0.0.0']) == 0
     assert calls == [('fractal1', None, None, None), ('image1', 'x.jpg', '0.0.0.0', 8000)]
@@ -494,7 +494,7 @@ def test_space(monkeypatch: pytest.MonkeyPatch) -> None:
     def record(*given: Any, **options: Any) -> None:
         calls.append(inspect.signature(launch).bind(*given, **options))
 
-    monkeypatch.setattr(timm_fractal.explore, 'launch', record, raising=False)
+    monkeypatch.setattr('timm_fractal.explore.page.launch', record)
     runpy.run_path(str(folder / 'app.py'), run_name='__main__')
     assert [call.arguments for call in calls] == [{'name': 'fractal1', 'host': '0.0.0.0', 'port': 7860}]
     _, front, text = (folder / 'README.md').read_text().split('---\n', 2)

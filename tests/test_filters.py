@@ -8,7 +8,7 @@ from PIL import Image
 from torch import nn
 
 from timm_fractal.cli.main import main
-from timm_fractal.explore.filters import attention_maps, filter_tiles, first_layer, weights_sheet
+from timm_fractal.explore.weights import attention_maps, filter_tiles, first_layer, weights_sheet
 
 NAME = 'fractal1/size=64,points=3000'
 

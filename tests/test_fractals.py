@@ -1,4 +1,3 @@
-import dataclasses
 import functools
 import hashlib
 import itertools
@@ -161,7 +160,7 @@ def test_categories_are_what_the_search_finds():
 
 def test_bases_are_what_the_search_finds():
     """Those of the default seed are in a table: every hundredth is searched for."""
-    reference = dataclasses.replace(parse_name('fractal1/fractals=1000'), **codes.REFERENCE_CANVAS)
+    reference = parse_name('fractal1/fractals=1000').on_reference_canvas()
     numbers = range(0, 1000, 100)
     found = search._search_together(functools.partial(search._sample_base, reference), iter(numbers), len(numbers))
     assert len(search._found(search._FOUND_BASES)) == 1000

@@ -103,10 +103,10 @@ def test_doctor_says_what_to_change(capsys, tmp_path):
 def test_doctor_renders_no_more_than_it_looks_at(capsys, monkeypatch):
     made = []
     real = separability.create
-    monkeypatch.setattr('timm_fractal.data.create', lambda *a, **k: made.append(a[0]) or real(*a, **k))
+    monkeypatch.setattr(separability, 'create', lambda *a, **k: made.append(a[0]) or real(*a, **k))
     assert main(['doctor', '--dataset', 'fractal1/classes=100000,size=64,points=5000,patch=fill']) == 0
     assert 'the first 64 of 100,000 classes' in capsys.readouterr().out
-    assert [spec.classes for spec in made] == [64]
+    assert [spec.classes for spec in made] == [64, 64]
 
 
 def test_the_log_names_the_classes_of_the_data_set_alone(caplog):

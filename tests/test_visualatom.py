@@ -37,15 +37,16 @@ def oracle(atom, center, key, size):
     image = Image.new('L', (size, size))
     draw = ImageDraw.Draw(image)
     angles = [2 * math.pi * v / atom.vertices for v in range(atom.vertices)]
+    ovals = (atom.wide, atom.high)
     points = [
-        [c + atom.radius * oval * f(t) for c, oval, f in zip(center, atom.oval, (math.cos, math.sin))] for t in angles
+        [c + atom.radius * oval * f(t) for c, oval, f in zip(center, ovals, (math.cos, math.sin))] for t in angles
     ]
     for orbit in range(atom.orbits):
         gray = random_bits(orbit, key[1], key[0]) >> 24
         for v, t in enumerate(angles):
             for axis, f in enumerate((math.cos, math.sin)):
                 p = perlin(random_bits(2 * (orbit * atom.vertices + v) + axis, *key))
-                waves = sum(math.sin(n * t) for n in atom.waves)
+                waves = sum(math.sin(n * t) for n in (atom.wave, atom.other_wave))
                 noise = atom.eta * p - atom.eta - waves / 2
                 points[v][axis] += f(t) * (atom.spacing - noise)
         pixels = [tuple(size / 512 * c for c in point) for point in points]
@@ -73,22 +74,22 @@ def test_categories_have_the_published_ranges():
         ([a.eta for a in atoms], 2, 6),
         ([a.spacing for a in atoms], 0, 0.01),
         ([a.radius for a in atoms], 0, 50),
-        ([n for a in atoms for n in a.waves], 0, 20),
-        ([s for a in atoms for s in a.oval], 1, 2),
+        ([n for a in atoms for n in (a.wave, a.other_wave)], 0, 20),
+        ([s for a in atoms for s in (a.wide, a.high)], 1, 2),
     ):
         assert low <= min(values) <= low + 0.02 * (high - low) and high >= max(values) >= high - 0.02 * (high - low)
         assert abs(np.mean(values) - (low + high) / 2) < 0.02 * (high - low)
-    assert all(a.waves[0] != a.waves[1] or a.waves[0] == 0 for a in atoms)
+    assert all(a.wave != a.other_wave or a.wave == 0 for a in atoms)
 
 
 def test_perturbation():
-    atom = Atom(500, 50, 4.0, 0.005, 25, (3, 7), (1.0, 1.5))
+    atom = Atom(500, 50, 4.0, 0.005, 25, 3, 7, 1.0, 1.5)
     assert perturb_atom(atom, 0, stream(0, 1)) == atom
     many = [perturb_atom(atom, 0.1, stream(0, k)) for k in range(500)]
     for name, value in (('vertices', 500), ('orbits', 50), ('eta', 4.0), ('spacing', 0.005), ('radius', 25)):
         values = [getattr(a, name) for a in many]
         assert 0.9 * value <= min(values) < 0.92 * value and 1.08 * value < max(values) <= 1.1 * value
-    assert perturb_atom(Atom(3, 1, 2.0, 0, 0, (0, 0), (1, 1)), 0.9, stream(0, 3)).vertices >= 3
+    assert perturb_atom(Atom(3, 1, 2.0, 0, 0, 0, 0, 1, 1), 0.9, stream(0, 3)).vertices >= 3
 
 
 def test_one_atom_perturbed():

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ._version import __version__
     from .data import OFDB, Fractal1, FractalDB, Image1, Noise1, VisualAtom
     from .device_loader import DeviceLoader, create_device_loader
-    from .fractal import IFSCodes
+    from .fractal.ifs import IFSCodes
     from .plugin import register, unregister
     from .shape import RandomShape
     from .spec import Fractal1Spec, parse_name
@@ -68,7 +68,7 @@ __all__ = [
 # The module of each name that is not a subpackage.
 _HOME = {
     'DeviceLoader': 'device_loader',
-    'IFSCodes': 'fractal',
+    'IFSCodes': 'fractal.ifs',
     'Fractal1': 'data',
     'Fractal1Spec': 'spec',
     'FractalDB': 'data',

@@ -12,12 +12,13 @@ import math
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from ._utils.messages import nearest
 
 T = TypeVar('T')
 SpecT = TypeVar('SpecT', bound='Spec')
+IFSSpecT = TypeVar('IFSSpecT', bound='IFSSpec')
 
 _logger = logging.getLogger('timm_fractal')
 
@@ -63,29 +64,68 @@ def option(
     return field
 
 
+_classes = functools.partial(option, 1000, low=2, high=1_000_000)
+_seed = functools.partial(option, low=0, high=2**32 - 1)
+
+_KINDS: dict[type, str] = {int: 'an integer', float: 'a number', str: 'a string'}
+
+#: Bounds of an option: when they hold, and how they are worded.
+RULES: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
+    'low': (operator.ge, 'at least'),
+    'above': (operator.gt, 'greater than'),
+    'high': (operator.le, 'at most'),
+    'below': (operator.lt, 'less than'),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Spec:
     """Base class of all specifications: parsing, validation, the canonical name, default traits."""
 
     #: Name of the type, the first part of a data set name.
     type: ClassVar[str]
-    #: Contents of ``--data-dir``: none, IFS codes (optional), or images.
+    #: Contents of ``--data-dir``: none, IFS codes (optional, and they can be saved), or images.
     reads: ClassVar[Literal['', 'codes', 'images']] = ''
     #: Whether ``--data-dir`` may be a folder of such files.
     reads_folders: ClassVar[bool] = False
-    #: Whether each class is an IFS whose codes can be saved.
-    has_codes: ClassVar[bool] = False
     #: Whether images have two gray levels and are stored as bits.
     is_packed: ClassVar[bool] = False
     #: Whether instances of a class are at random positions, which rules out comparing pixels.
     random_position: ClassVar[bool] = False
     #: Whether images may be rendered concurrently in threads.
     thread_safe: ClassVar[bool] = True
+    #: Option for the number of bases, if there is one: class k is a perturbation of base ``k % bases``.
+    bases_option: ClassVar[str] = ''
+    #: Options that come last in names, in this order.
+    last_options: ClassVar[tuple[str, ...]] = ('size', 'seed', 'cache', 'loader')
+
+    classes: int = _classes('number of classes')
+    size: int = option(512, 'width and height of the images in pixels', low=16, high=4096)
+    seed: int = _seed(0, 'seed of the classes')
+    cache: str = option(
+        'auto',
+        'keep images in shared memory, or render them on access',
+        choices=('auto', 'shared', 'none'),
+        images=False,
+    )
+    loader: str = option(
+        'auto', "batches come from timm's loader, or from the device loader", choices=('auto', 'device'), images=False
+    )
 
     @property
     def num_classes(self) -> int:
         """Number of classes."""
-        return int(vars(self)['classes'])
+        return self.classes
+
+    @property
+    def num_bases(self) -> int:
+        """Number of bases: one per class unless classes are perturbations."""
+        return int(vars(self).get(self.bases_option) or self.classes)
+
+    @property
+    def has_instances(self) -> bool:
+        """Whether a class can have several training images."""
+        return 'instances' in vars(self)
 
     @property
     def num_instances(self) -> int:
@@ -105,10 +145,11 @@ class Spec:
     @classmethod
     def fields(cls) -> 'tuple[dataclasses.Field[Any], ...]':
         """Return the options in the order of canonical names."""
-        return dataclasses.fields(cls)
+        last = {name: place for place, name in enumerate(cls.last_options)}
+        return tuple(sorted(dataclasses.fields(cls), key=lambda field: last.get(field.name, -1)))
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
+        for field in self.fields():
             value = getattr(self, field.name)
             kind = type(field.default)
             if kind is float and type(value) in (int, float):
@@ -117,6 +158,11 @@ class Spec:
             elif type(value) is not kind:
                 raise TypeError(f'{self.type}: {field.name} must be {_KINDS[kind]}, got {value!r}')
             self._check(field)
+        if self.num_bases > self.classes:
+            raise ValueError(
+                f'{self.type}: {self.bases_option} must be at most classes = {self.classes}, got {self.num_bases}: '
+                f'each needs a class'
+            )
 
     def _check(self, field: 'dataclasses.Field[Any]') -> None:
         value, rules = getattr(self, field.name), field.metadata
@@ -124,7 +170,7 @@ class Spec:
             raise ValueError(f'{self.type}: {field.name} must be a finite number, got {value}')
         if rules['choices'] and value not in rules['choices']:
             raise ValueError(f'{self.type}: unknown {field.name} {value!r}; {nearest(value, rules["choices"])}')
-        for rule, (holds, words) in _RULES.items():
+        for rule, (holds, words) in RULES.items():
             if rules[rule] is not None and not holds(value, rules[rule]):
                 raise ValueError(f'{self.type}: {field.name} must be {words} {rules[rule]}, got {value}')
 
@@ -157,8 +203,8 @@ class Spec:
 
     def first(self: SpecT, classes: int) -> SpecT:
         """Return the specification of the first classes; class k is the same for any number of classes."""
-        changed: Any = {'classes': classes}
-        return dataclasses.replace(self, **changed)
+        bases: Any = {self.bases_option: min(vars(self)[self.bases_option], classes)} if self.bases_option else {}
+        return dataclasses.replace(self, classes=classes, **bases)
 
     def canonical(self: SpecT) -> SpecT:
         """Return the specification with all options that don't affect the images at their defaults."""
@@ -166,9 +212,7 @@ class Spec:
 
     def non_pixel_options(self) -> dict[str, Any]:
         """Return the options that don't affect the images, with their values."""
-        return {
-            field.name: getattr(self, field.name) for field in dataclasses.fields(self) if not field.metadata['images']
-        }
+        return {field.name: getattr(self, field.name) for field in self.fields() if not field.metadata['images']}
 
     def name(self) -> str:
         """Return the data set name: the options that differ from their defaults, in a fixed order."""
@@ -180,44 +224,13 @@ class Spec:
         return f'{self.type}/{",".join(options)}' if options else self.type
 
 
-_KINDS: dict[type, str] = {int: 'an integer', float: 'a number', str: 'a string'}
-
-_RULES: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
-    'low': (operator.ge, 'at least'),
-    'high': (operator.le, 'at most'),
-    'above': (operator.gt, 'greater than'),
-    'below': (operator.lt, 'less than'),
-}
-
-
-# Options shared by several types, with their common defaults.
-_classes = functools.partial(option, 1000, low=2, high=1_000_000)
-_points = functools.partial(option, 100_000, 'points of the chaos game per image', low=1, high=100_000_000)
-_size = functools.partial(option, 512, 'width and height of the images in pixels', low=16, high=4096)
-_patch = functools.partial(option, 'random', 'patch pasted at each point', choices=PATCHES)
-_seed = functools.partial(option, low=0, high=2**32 - 1)
-_cache = functools.partial(
-    option,
-    'auto',
-    'keep images in shared memory, or render them on access',
-    choices=('auto', 'shared', 'none'),
-    images=False,
-)
-_loader = functools.partial(
-    option,
-    'auto',
-    "batches come from timm's loader, or from the device loader",
-    choices=('auto', 'device'),
-    images=False,
-)
-
-
 @dataclasses.dataclass(frozen=True)
 class Formula(Spec):
     """Base class for the options of a data set that a function renders; see `timm_fractal.data.register`.
 
     A subclass is a frozen dataclass with a docstring, a ``type`` (the name of the data set), and options declared with
-    `option`. It inherits the options below and may redeclare them with other defaults.
+    `option`. It inherits ``classes``, ``size``, ``seed``, ``cache`` and ``loader``, and may redeclare them with other
+    defaults.
 
     With an option ``instances``, a class has that many training images, and the validation split has different
     instances, at most 25 per class. Without it, a class has one training image; its validation image is a crop of it
@@ -230,48 +243,29 @@ class Formula(Spec):
 
     type = 'formula'
 
-    classes: int = _classes(doc='number of classes')
-    size: int = _size()
-    seed: int = _seed(0, 'seed of the classes')
-    cache: str = _cache()
-    loader: str = _loader()
-
-    @classmethod
-    def fields(cls) -> 'tuple[dataclasses.Field[Any], ...]':
-        # The subclass's options come after classes and before the shared ones.
-        return tuple(
-            sorted(dataclasses.fields(cls), key=lambda field: field.name in ('size', 'seed', 'cache', 'loader'))
-        )
-
-    @property
-    def has_instances(self) -> bool:
-        """Whether a class can have several training images."""
-        return 'instances' in vars(self)
-
 
 @dataclasses.dataclass(frozen=True)
 class IFSSpec(Spec):
     """Base class of the fractal data sets: class k is made from base IFS ``k % num_bases``."""
 
     reads = 'codes'
-    has_codes = True
     is_packed = True
-    if TYPE_CHECKING:
-        # Each type declares these in the order of its names.
-        points: int
-        size: int
-        patch: str
-        seed: int
+    last_options: ClassVar[tuple[str, ...]] = ('points', 'size', 'patch', 'seed', 'cache', 'loader')
     #: Whether classes are perturbations of sampled bases; if not, each class is a base found by FractalDB's random
     #: search.
     perturbs: ClassVar[bool] = False
     #: Whether instances scale a parameter and flip the image; if not, each has a different address sequence.
     scales: ClassVar[bool] = False
 
-    @property
-    def num_bases(self) -> int:
-        """Number of base IFSs: one per class unless classes are perturbations."""
-        return int(vars(self).get('fractals', self.num_classes))
+    points: int = option(100_000, 'points of the chaos game per image', low=1, high=100_000_000)
+    patch: str = option('random', 'patch pasted at each point', choices=PATCHES)
+
+    def on_reference_canvas(self: IFSSpecT) -> IFSSpecT:
+        """Return the data set on the default canvas.
+
+        On it emptiness is judged, so that the IFS codes of a seed do not depend on the canvas of the data set.
+        """
+        return dataclasses.replace(self, points=IFSSpec.points, size=IFSSpec.size, patch=IFSSpec.patch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -296,14 +290,13 @@ class Fractal1Spec(IFSSpec):
 
     type = 'fractal1'
     perturbs = True
+    bases_option = 'fractals'
+    last_options = ('points', 'size', 'patch', 'perturb', 'fractals', 'seed', 'instances', 'cache', 'loader', 'redraw')
 
-    classes: int = _classes(doc='number of perturbed fractals, one per class')
+    classes: int = _classes('number of perturbed fractals, one per class')
     delta: float = option(0.1, 'strength of the perturbation', low=0, below=1)
     sigma: float = option(3.5, 'sigma-factor (complexity) of the base IFS, less than 3 * maps', above=0)
     maps: int = option(2, 'number of affine maps of the IFS', low=2, high=64)
-    points: int = _points()
-    size: int = _size()
-    patch: str = _patch()
     perturb: str = option(
         'multiply', 'parameter * U(1-delta, 1+delta), or + U(-delta/2, delta/2)', choices=('multiply', 'add')
     )
@@ -312,18 +305,12 @@ class Fractal1Spec(IFSSpec):
     )
     seed: int = _seed(15, 'seed of the base fractals')
     instances: int = option(1, 'images per class: same shape, different noise', low=1, high=1_000_000)
-    cache: str = _cache()
-    loader: str = _loader()
     redraw: str = option(
-        'false',
-        'fresh noise for each training sample; needs loader=device',
-        choices=('false', 'true'),
-        images=False,
+        'false', 'fresh noise for each training sample; needs loader=device', choices=('false', 'true'), images=False
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_bases(self, 'fractals')
         if self.redraw == 'true' and (self.loader != 'device' or self.fractals > 1):
             raise ValueError(
                 f'fractal1: redraw=true needs loader=device and fractals=1, '
@@ -339,9 +326,6 @@ class Fractal1Spec(IFSSpec):
     def redraws(self) -> bool:
         return self.redraw == 'true'
 
-    def first(self, classes: int) -> 'Fractal1Spec':
-        return dataclasses.replace(self, classes=classes, fractals=min(self.fractals, classes))
-
 
 @dataclasses.dataclass(frozen=True)
 class OFDBSpec(IFSSpec):
@@ -350,22 +334,13 @@ class OFDBSpec(IFSSpec):
 
     The categories are those of `FractalDBSpec` with the same seed. Images are rendered as in `Fractal1Spec`, so that
     comparing the two data sets compares shapes.
-
-    Examples:
-        >>> str(parse_name('ofdb/classes=21000'))
-        'ofdb/classes=21000'
     """
 
     type = 'ofdb'
     reads_folders = True
 
-    classes: int = _classes(doc='number of categories, each a different IFS')
-    points: int = _points()
-    size: int = _size()
-    patch: str = _patch()
+    classes: int = _classes('number of categories, each a different IFS')
     seed: int = _seed(0, 'seed of the random search')
-    cache: str = _cache()
-    loader: str = _loader()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -375,26 +350,17 @@ class FractalDBSpec(IFSSpec):
 
     Instance i scales one of the six parameters of all maps (``i % 25``: none, or a to f times 0.8, 0.9, 1.1, 1.2),
     flips the image (``i // 25 % 4``: none, left to right, top to bottom, both) and has different patches.
-
-    Examples:
-        >>> str(parse_name('fractaldb/instances=100'))
-        'fractaldb/instances=100'
     """
 
     type = 'fractaldb'
     reads_folders = True
     scales = True
 
-    classes: int = _classes(doc='number of categories, each a different IFS')
+    classes: int = _classes('number of categories, each a different IFS')
     instances: int = option(
         1000, 'images per class: one parameter scaled, flips, different patches', low=1, high=1_000_000
     )
-    points: int = _points()
-    size: int = _size()
-    patch: str = _patch()
     seed: int = _seed(0, 'seed of the random search')
-    cache: str = _cache()
-    loader: str = _loader()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -405,25 +371,17 @@ class Image1Spec(Spec):
     magnitude. The authors have not published theirs. The default is larger than that of `Fractal1Spec` because random
     crops hide shifts: on 100 classes of a photograph a small ViT reached 13 % accuracy after 100,000 images with 0.1,
     and 50 % with 0.3.
-
-    Examples:
-        >>> spec = parse_name('image1/warp=elastic,delta=0.3')
-        >>> spec.warp, spec.view
-        ('elastic', 'gray')
     """
 
     type = 'image1'
     reads = 'images'
     reads_folders = True
 
-    classes: int = _classes(doc='number of warps, one per class')
+    classes: int = _classes('number of warps, one per class')
     warp: str = option('affine', 'type of shape augmentation', choices=WARPS)
     delta: float = option(0.3, 'magnitude of the warps', low=0, high=1)
     view: str = option('gray', 'what is warped: the image in gray or in color, or its edges', choices=VIEWS)
-    size: int = _size()
     seed: int = _seed(0, 'seed of the warps')
-    cache: str = _cache()
-    loader: str = _loader()
 
     @property
     def mode(self) -> str:
@@ -436,15 +394,11 @@ class Noise1Spec(Formula):
 
     Pixels take the place of the IFS parameters of `Fractal1Spec`: class k multiplies each pixel of the image by a
     separate sample of U(1 - delta, 1 + delta).
-
-    Examples:
-        >>> parse_name('noise1/noise=uniform').noise
-        'uniform'
     """
 
     type = 'noise1'
 
-    classes: int = _classes(doc='number of perturbed images, one per class')
+    classes: int = _classes('number of perturbed images, one per class')
     noise: str = option('gaussian', 'distribution of the gray levels', choices=('gaussian', 'uniform'))
     delta: float = option(0.1, 'strength of the perturbation', low=0, below=1)
     seed: int = _seed(0, 'seed of the noise')
@@ -455,20 +409,17 @@ class VisualAtomSpec(Formula):
     """VisualAtom ("Visual Atoms: Pre-training Vision Transformers with Sinusoidal Waves", CVPR 2023), for comparison.
 
     A class is a formula: nested noisy closed contours, modulated by two waves. Instances differ in position and noise.
-    Ranges as published: 200 to 1,000 vertices, 1 to 200 contours, noise amplitude 2 to 6,
-    spacing up to 0.01, radius up to 50, wave numbers up to 20, stretch 1 to 2.
+    Ranges as published: 200 to 1,000 vertices, 1 to 200 contours, noise amplitude 2 to 6, spacing up to 0.01, radius up
+    to 50, wave numbers up to 20, stretch 1 to 2.
 
     With ``atoms=K``, class k is a perturbation of atom ``k % K``: "Scaling Backwards" applied to this formula.
-
-    Examples:
-        >>> parse_name('visualatom/atoms=1,instances=1').delta
-        0.1
     """
 
     type = 'visualatom'
     random_position = True
+    bases_option = 'atoms'
 
-    classes: int = _classes(doc='number of formulas, one per class')
+    classes: int = _classes('number of formulas, one per class')
     instances: int = option(1000, 'images per class: different position and noise', low=1, high=1_000_000)
     atoms: int = option(
         0, 'number of base atoms that are perturbed; 0: each class has a different atom', low=0, high=1_000_000
@@ -478,20 +429,8 @@ class VisualAtomSpec(Formula):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_bases(self, 'atoms')
         if not self.atoms and self.delta != type(self).delta:
             raise ValueError(f'visualatom: delta={self.delta} needs atoms of at least 1, got atoms=0: add atoms=1')
-
-    def first(self, classes: int) -> 'VisualAtomSpec':
-        return dataclasses.replace(self, classes=classes, atoms=min(self.atoms, classes))
-
-
-def _check_bases(spec: Spec, name: str) -> None:
-    count = getattr(spec, name)
-    if count > spec.num_classes:
-        raise ValueError(
-            f'{spec.type}: {name} must be at most classes = {spec.num_classes}, got {count}: each needs a class'
-        )
 
 
 #: Entry point group in which packages declare data set types: the name of an entry is a type, its value the module that
@@ -514,8 +453,9 @@ class Types(Mapping[str, type[Spec]]):
     """
 
     def __init__(self, *specs: type[Spec]) -> None:
-        self._built_in = frozenset(spec.type for spec in specs)
-        self._specs = {spec.type: spec for spec in specs}
+        #: Types of this package.
+        self.built_in = {spec.type: spec for spec in specs}
+        self._specs = dict(self.built_in)
 
     def __getitem__(self, name: str) -> type[Spec]:
         if name not in self._specs:
@@ -530,11 +470,6 @@ class Types(Mapping[str, type[Spec]]):
 
     def __len__(self) -> int:
         return len(list(iter(self)))
-
-    @property
-    def built_in(self) -> dict[str, type[Spec]]:
-        """Types of this package."""
-        return {name: self._specs[name] for name in self._specs if name in self._built_in}
 
     def load_all(self) -> tuple[dict[str, type[Spec]], list[str]]:
         """Load all types.

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from numba import njit
 
 _logger = logging.getLogger(__name__)
@@ -46,3 +47,12 @@ class _Kernel:
 
 #: Decorator of a kernel.
 kernel: Any = _Kernel
+
+
+@part
+def random_bits(index, key0, key1):  # type: ignore[no-untyped-def]
+    """Mix a counter and two keys, all uint32, to 32 random bits."""
+    h = np.uint32(np.uint32(index) + key0)
+    h = np.uint32(np.uint32((h ^ (h >> np.uint32(16))) * np.uint32(0x7FEB352D)) ^ key1)
+    h = np.uint32((h ^ (h >> np.uint32(15))) * np.uint32(0x846CA68B))
+    return np.uint32(h ^ (h >> np.uint32(16)))

@@ -47,12 +47,11 @@ def examine_dataset(name: str, data_dir: str | Path | None = None) -> Iterator[C
     Raises:
         ValueError: The data set cannot be created.
     """
-    from ..data import create, formula, ranking, separability
+    from ..data import formula, ranking, separability
     from ..spec import Formula, parse_name
 
     spec = parse_name(name)
-    dataset = create(separability.first_classes(spec, data_dir), root=data_dir, only=range(separability.CLASSES))
-    found = separability.measure(dataset, data_dir)
+    found = separability.measure(separability.first_classes(spec, data_dir), data_dir)
     k, fill = found.emptiest
     yield Check('ok', f'{spec}: {found.fill:.1%} of the pixels are not black ({fill:.1%} in class {k}, the emptiest)')
     if ranking.can_measure(spec, data_dir):
@@ -64,11 +63,7 @@ def examine_dataset(name: str, data_dir: str | Path | None = None) -> Iterator[C
         )
     count = min(separability.CLASSES, spec.num_classes)
     classes = f'the first {count} of {spec.num_classes:,}' if count < spec.num_classes else f'{count}'
-    text = (
-        f'{found.confused:.1%} of the pairs of {classes} classes ({separability.SIZE} x {separability.SIZE} pixels) '
-        f'are no farther apart than two crops of one class (limit {separability.LIMIT:.0%}); '
-        f'{found.nearest:.0%} of the crops are nearest to their own class'
-    )
+    text = f'{classes} classes: {found}'
     if spec.random_position:
         yield Check('ok', f'{text}; not meaningful here, as instances are at random positions')
     elif found.confused <= separability.LIMIT:
@@ -78,8 +73,8 @@ def examine_dataset(name: str, data_dir: str | Path | None = None) -> Iterator[C
         nothing = f'use another data set: nothing tried helps ({separability.suggestions(spec, data_dir)})'
         yield Check('warn', text, f'use {change}' if change else nothing)
     if isinstance(spec, Formula):
-        for finding in formula.examine(spec):
-            yield Check('warn' if finding.advice else 'ok', *finding)
+        for fact, advice in formula.examine(spec):
+            yield Check('warn' if advice else 'ok', fact, advice)
 
 
 #: Number of best seeds to show.

@@ -118,7 +118,7 @@ def export_images(
         check_regular(params)
         check_writable(Path(params).parent)
     spec = parse_name(name)
-    if params is not None and not spec.has_codes:
+    if params is not None and spec.reads != 'codes':
         raise ValueError(f'params must be left out: {spec.type} has no fractals whose parameters could be saved')
     record: dict[str, Any] = {'dataset': str(spec)} | ({} if shards is None else {'shards': shards})
     if data_dir is None:
@@ -126,8 +126,7 @@ def export_images(
         for part in splits:
             _refuse_other(dest, record, part)
     # How batches are made has no part in files. What other processes write is not rendered.
-    cache = {'cache': spec.non_pixel_options()['cache'] if shards is None else 'none'}
-    images: Any = dataclasses.replace(spec.canonical(), **cache)
+    images = dataclasses.replace(spec.canonical(), cache=spec.cache if shards is None else 'none')
     results: list[Exported] = []
     # Each shard has a lock of its own.
     with exclusive_lock(dest) if shards is None else contextlib.nullcontext():

@@ -215,7 +215,7 @@ def _preview(args: Any) -> int:
     if values and not all(values):
         args.parser.error(f'--values must be separated by single commas, got {args.values!r}')
     if args.weights:
-        from ..explore.filters import weights_sheet
+        from ..explore.weights import weights_sheet
 
         columns = 13 if args.columns is None else args.columns
         frames = [weights_sheet(args.weights, args.name, columns=columns, tile=tile, data_dir=args.data_dir)]
@@ -244,7 +244,7 @@ def _add_explore(commands: Any) -> None:
 def _explore(args: Any) -> int:
     if args.port is not None and not 1 <= args.port <= 65535:
         raise ValueError(f'--port must be from 1 to 65535, got {args.port}')
-    from ..explore import launch
+    from ..explore.page import launch
 
     launch(args.name, args.data_dir, args.host, args.port)
     return 0

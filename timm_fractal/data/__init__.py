@@ -68,12 +68,7 @@ RENDERERS: dict[str, 'Render'] = {}
 
 __getattr__, _ = lazy_exports(
     __name__,
-    {
-        'Separability': 'separability',
-        'SyntheticDataset': 'base',
-        'measure': 'separability',
-        **dict(_CLASSES.values()),
-    },
+    {'Separability': 'separability', 'SyntheticDataset': 'base', 'measure': 'separability', **dict(_CLASSES.values())},
 )
 
 

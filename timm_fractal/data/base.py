@@ -1,6 +1,5 @@
 """Data sets: index -> (PIL image, label). Image k depends only on the specification and on k."""
 
-import functools
 import logging
 import math
 from abc import ABC, abstractmethod
@@ -58,17 +57,13 @@ def watched_parts(items: Sequence[T]) -> Iterator[T]:
         0.5
         >>> watcher.reset(token)
     """
-    watch = watcher.get()
+    watch = watcher.get() or (lambda fraction: None)
     for part, item in enumerate(items):
-        token = watcher.set(watch and functools.partial(_report_part, watch, part, len(items)))
+        token = watcher.set(lambda fraction, part=part: watch((part + fraction) / len(items)))  # type: ignore[misc]
         try:
             yield item
         finally:
             watcher.reset(token)
-
-
-def _report_part(watch: Callable[[float], None], part: int, parts: int, fraction: float) -> None:
-    watch((part + fraction) / parts)
 
 
 class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
@@ -102,6 +97,8 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
     spec: Any
     #: Files in ``root`` that the images are made from.
     files: Sequence[Path] = ()
+    #: Maximum number of validation images per class: a thousand take as long to render as many epochs.
+    max_validation: ClassVar[int] = 1_000_000
     #: Images between two updates of the progress bar: enough to keep all threads busy.
     step: ClassVar[int] = 64
 
@@ -128,18 +125,13 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
             raise ValueError(f'input_img_mode must be one of {", ".join(IMAGE_MODES)}, got {input_img_mode!r}')
         if num_samples is not None and num_samples < 1:
             raise ValueError(f'num_samples must be at least 1, got {num_samples}')
-        if not (math.isfinite(repeats) and max(1.0, repeats) * (num_samples or 1) <= MAX_SAMPLES):
-            raise ValueError(
-                f'repeats (--epoch-repeats) times num_samples must be at most {MAX_SAMPLES}, '
-                f'got repeats={repeats} and num_samples={num_samples}'
-            )
+        if not math.isfinite(repeats):
+            raise ValueError(f'repeats (--epoch-repeats) must be a finite number, got {repeats}')
         self.spec = spec
         self.split = 'train' if split in TRAIN_SPLITS else 'validation'
         self.transform = transform
         self.target_transform = target_transform
         self.input_img_mode = input_img_mode
-        #: Whether the warning about an option without effect has been logged.
-        self._warned = False
         self._only = only
         self._open(root)
         if only is not None:
@@ -147,11 +139,19 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
             self._only = [k for k in only if 0 <= k < self.num_classes]
             if not self._only:
                 raise ValueError(f'{self.spec}: only must contain classes from 0 to {self.num_classes - 1}, got {only}')
+        # `_open` may have replaced the specification.
+        instances: int = self.spec.num_instances
+        if self.split == 'validation':
+            instances = min(instances, self.max_validation)
         #: Number of distinct images; there can be more samples, or fewer.
-        self.num_images: int = self.num_classes * self._instances()
-        self._length: int = int((num_samples or self.num_images) * max(1.0, repeats))
-        if self._length > MAX_SAMPLES:
-            raise ValueError(f'repeats (--epoch-repeats) must give at most {MAX_SAMPLES} samples, got {repeats}')
+        self.num_images: int = self.num_classes * instances
+        samples = (num_samples or self.num_images) * max(1.0, repeats)
+        if samples > MAX_SAMPLES:
+            raise ValueError(
+                f'repeats (--epoch-repeats) times num_samples must be at most {MAX_SAMPLES}, '
+                f'got repeats={repeats} and num_samples={num_samples}'
+            )
+        self._length: int = int(samples)
         self._table = self._allocate()
         self._fill()
         if only is None and is_primary():
@@ -165,9 +165,6 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
         if root is not None:
             codes = ', which is not a file of IFS codes' if self.spec.reads == 'codes' else ''
             warn_once(_logger, '%s: ignored --data-dir %s%s', *(self.spec.type, root, codes))
-
-    def _instances(self) -> int:
-        return int(self.spec.num_instances)
 
     @abstractmethod
     def _shape(self) -> tuple[int, ...]:
@@ -191,17 +188,13 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
     @property
     def num_classes(self) -> int:
         """Number of classes."""
-        return int(self.spec.num_classes)
+        return int(self.spec.classes)
 
     def _allocate(self) -> torch.Tensor | None:
         """Allocate memory that workers share under any start method; None to render images on access."""
         shape = (self.num_images, *self._shape())
-        size = int(np.prod(shape, dtype=np.int64))
-        if (
-            self._only is not None
-            or self.spec.cache == 'none'
-            or (self.spec.cache == 'auto' and size > _CACHE_BYTES[self.split])
-        ):
+        is_large = math.prod(shape) > _CACHE_BYTES[self.split]
+        if self._only is not None or self.spec.cache == 'none' or (self.spec.cache == 'auto' and is_large):
             return None
         return self._share(shape)
 
@@ -210,21 +203,19 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
             table: torch.Tensor = torch.empty(shape, dtype=torch.uint8)
             return table.share_memory_()  # type: ignore[no-any-return,no-untyped-call]
         except RuntimeError as error:
-            size = np.prod(shape, dtype=np.int64) / 2**20
             raise MemoryError(
-                f'{self.spec}: not enough shared memory for {size:.0f} MB of images ({error}): enlarge /dev/shm '
-                f'(docker run --shm-size), or add cache=none to the data set name to render them on access'
+                f'{self.spec}: not enough shared memory for {math.prod(shape) / 2**20:.0f} MB of images ({error}): '
+                f'enlarge /dev/shm (docker run --shm-size), or add cache=none to the data set name to render them on '
+                f'access'
             ) from error
 
     def _progress(self, count: int, step: int | None = None) -> Iterator[range]:
         """Yield ranges of ``step`` images with a progress bar."""
-        step = step or self.step
-        watch = watcher.get()
+        watch = watcher.get() or (lambda fraction: None)
         with progress_bar(f'rendering {self.spec}', count) as bar:
-            for start in range(0, count, step):
-                if watch is not None:
-                    watch(start / count)
-                chunk = range(start, min(start + step, count))
+            for start in range(0, count, step or self.step):
+                watch(start / count)
+                chunk = range(start, min(start + (step or self.step), count))
                 yield chunk
                 bar.update(len(chunk))
 
@@ -241,9 +232,9 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         number = self._number(index)
-        if self.spec.loader == 'device' and not self._warned:
-            self._warned = True
-            _logger.warning(
+        if self.spec.loader == 'device':
+            warn_once(
+                _logger,
                 '%s: samples are read one by one; loader=device and redraw only affect batches of '
                 'timm.data.create_loader',
                 self.spec.name(),

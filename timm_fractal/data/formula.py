@@ -2,12 +2,13 @@
 
 import hashlib
 import logging
+import math
 import pickle
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -20,8 +21,6 @@ from .base import PixelDataset, Pixels
 #: ``render(spec, k, instance, generator)``: see `timm_fractal.data.register`.
 Render = Callable[[Any, int, int, np.random.Generator], Any]
 
-#: Maximum number of validation images per class: a thousand take as long to render as an epoch of training.
-MAX_VALIDATION = 25
 #: Rendering times, in seconds, that cause a warning: of all images on one core, and of one image on access (timm's
 #: augmentation takes a few milliseconds).
 SLOW_TABLE, SLOW_IMAGE = 120.0, 0.03
@@ -34,9 +33,7 @@ class FormulaDataset(PixelDataset):
 
     spec_type = Formula
     spec: Formula
-
-    def _instances(self) -> int:
-        return super()._instances() if self.split == 'train' else min(super()._instances(), MAX_VALIDATION)
+    max_validation = 25
 
     def _fill(self) -> None:
         # Errors, wrong shapes and hidden state are reported now, not by a worker in the middle of training.
@@ -69,7 +66,7 @@ class FormulaDataset(PixelDataset):
             warn_once(_logger, words, *(self.spec.name(), self.split, each, self.num_images, np.ceil(total / 60)))
         elif self._table is None and seconds > SLOW_IMAGE:
             words = '%s, %s split: %s, on access: a worker delivers at most %.0f per second; %s'
-            size = np.prod((self.num_images, *self._shape()), dtype=np.int64) / 2**20
+            size = self.num_images * math.prod(self._shape()) / 2**20
             advice = f'cache=shared keeps them all in memory, {size:,.0f} MB'
             warn_once(_logger, words, *(self.spec.name(), self.split, each, 1 / seconds, advice))
 
@@ -110,40 +107,37 @@ class FormulaDataset(PixelDataset):
         return self.__dict__
 
 
-class Finding(NamedTuple):
-    """A fact that `examine` finds, and advice if it is a problem."""
+def examine(spec: Formula) -> Iterator[tuple[str, str]]:
+    """Check what is required of a formula in addition to other data sets, for ``timm-fractal doctor --dataset``.
 
-    text: str
-    advice: str = ''
-
-
-def examine(spec: Formula) -> Iterator[Finding]:
-    """Check what is required of a formula in addition to other data sets, for ``timm-fractal doctor --dataset``."""
+    Yields:
+        A fact, and advice if it is a problem, else ''.
+    """
     train = _first_images(spec)
     start = time.perf_counter()
     _first_images(spec)
     # Creating a data set renders three images as a check; then come these two.
     each = 1000 * (time.perf_counter() - start) / 5
-    yield Finding(f'rendering takes {each:.1f} ms per image and core ({spec.size} x {spec.size})')
+    yield (f'rendering takes {each:.1f} ms per image and core ({spec.size} x {spec.size})', '')
     if _digest(_first_images(spec.first(2))) == _digest(train):
-        yield Finding('classes do not depend on the number of classes')
+        yield ('classes do not depend on the number of classes', '')
     else:
         advice = 'render must not depend on spec.classes, nor on any option that spec.first(2) changes'
-        yield Finding('classes depend on the number of classes', advice)
+        yield ('classes depend on the number of classes', advice)
     if any(np.array_equal(a, b) for a, b in zip(train, _first_images(spec, 'validation'))):
-        yield Finding('validation images equal training images', 'sample what differs between instances from generator')
+        yield ('validation images equal training images', 'sample what differs between instances from generator')
     else:
-        yield Finding('validation images differ from training images')
+        yield ('validation images differ from training images', '')
     command = [sys.executable, '-c', _DIGEST, str(spec)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ['no message'])[-1]
-        yield Finding(f'another process cannot render it: {last[:200]}', 'install the package that registers it')
+        yield (f'another process cannot render it: {last[:200]}', 'install the package that registers it')
     elif done.stdout.split()[-1:] != [_digest(train)]:
         advice = 'render must not depend on hash(), the order of a set, a clock or a process id'
-        yield Finding('another process renders different images', advice)
+        yield ('another process renders different images', advice)
     else:
-        yield Finding('another process renders the same images')
+        yield ('another process renders the same images', '')
 
 
 _DIGEST = (

@@ -16,8 +16,8 @@ from .._utils.files import list_files
 from .._utils.messages import listed
 from ..fractal import ifs
 from ..fractal.canvas import row_bytes, unpack
-from ..fractal.codes import REFERENCE_CANVAS, WEIGHTS, find_codes, render_images
-from ..fractal.csv_codes import in_order, join, read_category
+from ..fractal.codes import WEIGHTS, find_codes, render_images
+from ..fractal.csv_codes import in_order, read_categories
 from ..fractal.ifs import Array, IFSCodes
 from ..fractal.render import LANES, render, render_on
 from ..spec import Fractal1Spec, FractalDBSpec, IFSSpec, OFDBSpec, Spec, parse_name
@@ -56,18 +56,10 @@ class FractalDataset(SyntheticDataset):
             self._base = _read_base(Path(root), self.spec)
         else:
             self.files = _list_categories(Path(root), self.spec)
-            systems, probs = _read(self.files)
+            systems, probs = read_categories(self.files)
             self._loaded = IFSCodes(str(self.spec), systems, systems, probs)
         if self.files and is_primary():
             _logger.info('%s, %s split: IFS codes of %s', self.spec, self.split, root)
-
-    def _instances(self) -> int:
-        instances = super()._instances()
-        if self.spec.scales and self.split == 'validation':
-            # Rendering a thousand instances takes as long as training for many epochs; these cover all scaled
-            # parameters.
-            return min(instances, len(WEIGHTS))
-        return instances
 
     def _shape(self) -> tuple[int, ...]:
         return self.spec.size, row_bytes(self.spec.size)
@@ -76,7 +68,7 @@ class FractalDataset(SyntheticDataset):
         table = None if self._table is None else self._table.numpy()
         # IFS codes do not depend on the canvas.
         canonical = self.spec.canonical()
-        everywhere: Any = dataclasses.replace(canonical, **REFERENCE_CANVAS)
+        everywhere = canonical.on_reference_canvas()
         key = everywhere, b''.join(array.tobytes() for array in self._base or ())
         codes = self._loaded or _known(*key)
         rendered = 0
@@ -100,14 +92,14 @@ class FractalDataset(SyntheticDataset):
         return render_images(self.spec, self.split, self.codes, numbers, out).bits
 
     def redraw(self, numbers: npt.NDArray[np.int64], generator: torch.Generator, device: torch.device) -> torch.Tensor:
-        spec: Any = self.spec
+        spec = self.spec
         sampled = torch.randint(2**32, (2 * len(numbers) + 1,), generator=generator).numpy().astype(np.uint32)
         path = ifs.addresses(self.codes.probabilities(0), spec.points, int(sampled[-1]))
         systems, keys = self.codes.systems[numbers % self.num_classes], sampled[:-1].reshape(-1, 2)
         if device.type == 'cpu':
             images = torch.from_numpy(unpack(render(systems, path, keys, spec.size, spec.patch).bits, spec.size))
         else:
-            images = render_on(device, systems, path, keys, spec.size, spec.patch)[0]
+            images = render_on(device, systems, path, keys, spec.size, spec.patch)
         return images[:, None]
 
     def _to_pil(self, stored: Pixels, mode: str) -> Image.Image:
@@ -119,9 +111,6 @@ class FractalDataset(SyntheticDataset):
         return image if width == height else image.crop((0, 0, height, height))
 
 
-# Tolerance for the sum of probabilities rounded in a file.
-_SUM_TOLERANCE = 0.01
-
 # The eight pixels of a byte in Pillow's RGB layout, four bytes each: twice as fast as converting from gray.
 _RGBX_OF_BYTE = unpack(np.arange(256, dtype=np.uint8)[:, None], 8).astype(np.uint32) * np.uint32(0x01010101)
 
@@ -130,11 +119,9 @@ def _known(spec: Spec, base: bytes) -> IFSCodes | None:
     """Return the cached IFS codes of a data set, or of the same one with more classes; None if there are none."""
     if found := known_codes.get((spec, base)):
         return found
-    count = spec.num_classes
+    count = spec.classes
     for (other, its_base), codes in list(known_codes.items()):
-        if its_base != base or type(other) is not type(spec):
-            continue
-        if other.num_classes > count and other.first(count) == spec:
+        if its_base == base and other.classes > count and other.first(count) == spec:
             return dataclasses.replace(codes, bases=codes.bases[:count], systems=codes.systems[:count])
     return None
 
@@ -161,7 +148,7 @@ def _read_base(path: Path, spec: IFSSpec) -> tuple[Array, Array]:
     given = [name for name in _BASE_OPTIONS if getattr(spec, name) != getattr(type(spec), name)]
     if given:
         raise ValueError(f'{spec}: {path} defines the base fractal: leave out {" and ".join(given)}')
-    return _read([path])
+    return read_categories([path])
 
 
 def _list_categories(root: Path, spec: IFSSpec) -> list[Path]:
@@ -186,24 +173,8 @@ def _list_categories(root: Path, spec: IFSSpec) -> list[Path]:
             f'got {spec.num_classes} classes and {len(found)} files: {least}'
         )
     if others:
-        warn_once(
-            _logger,
-            '%s: skipped files in %s that are not CSV files: %s',
-            *(spec.type, root, listed(others)),
-        )
+        warn_once(_logger, '%s: skipped files in %s that are not CSV files: %s', *(spec.type, root, listed(others)))
     return in_order(found)[: spec.num_classes]
-
-
-def _read(paths: Sequence[Path]) -> tuple[Array, Array]:
-    read = [read_category(path) for path in paths]
-    odd = [(path.name, p.sum()) for path, (_, p) in zip(paths, read) if abs(p.sum() - 1) > _SUM_TOLERANCE]
-    if odd:
-        warn_once(
-            _logger,
-            'the probabilities p in %d of %d files in %s do not sum to 1 and are divided by their sum (%s: %g)',
-            *(len(odd), len(paths), paths[0].parent, *odd[0]),
-        )
-    return join(read)
 
 
 class Fractal1(FractalDataset):
@@ -254,3 +225,5 @@ class FractalDB(FractalDataset):
     """
 
     spec_type = FractalDBSpec
+    # All scaled parameters.
+    max_validation = len(WEIGHTS)

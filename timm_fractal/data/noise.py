@@ -21,9 +21,6 @@ def noise_image(kind: str, size: int, rng: np.random.Generator) -> Pixels:
         size: Width and height in pixels.
         rng: Source of randomness; only ``random()`` is used.
 
-    Returns:
-        Shape (size, size).
-
     Examples:
         >>> image = noise_image('gaussian', 256, np.random.default_rng(0))
         >>> float(image.mean().round(1)), float(image.std().round(1))

@@ -1,6 +1,7 @@
 """``image1``: one or a few photographs as a data set; a reader for photographs of all kinds."""
 
 import logging
+import math
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -37,11 +38,10 @@ MIN_SIZE = 16
 # Bit depths of cameras and scanners. Levels stored in 16 bits are scaled from the smallest of these that holds them.
 _DEPTHS = (8, 10, 12, 14, 16)
 # Pillow keeps the upper byte of 16-bit colors; reading with the opposite byte order gives the lower one.
-_LOWER_BYTES = {
-    **{f'{mode};16B': f'{mode};16L' for mode in ('RGB', 'RGBX', 'RGBA')},
-    **{f'{mode};16L': f'{mode};16B' for mode in ('RGB', 'RGBX', 'RGBA')},
-    **{f'{mode};16N': f'{mode};16{"B" if sys.byteorder == "little" else "L"}' for mode in ('RGB', 'RGBX', 'RGBA')},
-}
+_OPPOSITE = {'B': 'L', 'L': 'B', 'N': 'B' if sys.byteorder == 'little' else 'L'}
+_LOWER_BYTES = {f'{mode};16{a}': f'{mode};16{b}' for mode in ('RGB', 'RGBX', 'RGBA') for a, b in _OPPOSITE.items()}
+# Gray and alpha, 16 bits each, are read as four bytes per pixel.
+_LOWER_BYTES['LA;16B'] = 'RGBA'
 # TIFF tags: bits per sample, and planar configuration (2: separate planes).
 _BITS, _PLANAR = 258, 284
 # Brands of HEIC and AVIF files, bytes 8 to 11.
@@ -74,18 +74,9 @@ def list_images(path: str | Path) -> list[Path]:
 
 
 def read_image(path: str | Path, size: int, mode: str = 'RGB') -> Image.Image:
-    """Read a photograph of any size and mode, see `open_image`, and resize it to a square.
+    """Read a photograph, see `open_image`, as a square image of mode ``'L'`` or ``'RGB'``.
 
     Width and height are scaled independently, like the bounding box of a fractal.
-
-    Args:
-        path: A file that Pillow can open.
-        size: Width and height of the result in pixels.
-        mode: Mode of the result, ``'L'`` or ``'RGB'``.
-
-    Raises:
-        ValueError: See `open_image`.
-        OSError: It cannot be read.
     """
     # JPEGs are decoded at 1/8, 1/4 or 1/2 of their size if that is enough.
     image = open_image(path, enough=2 * size)
@@ -138,7 +129,9 @@ def open_image(path: str | Path, enough: int | None = None, formats: tuple[str, 
                 f'against decompression bombs: save a smaller version ({error})'
             ) from None
         except UnidentifiedImageError:
-            raise ValueError(f'{path} is not an image Pillow can read{_advice(file)}') from None
+            hint = 'for HEIC, pip install pillow-heif; AVIF needs Pillow 11.3 or later; or save it as JPEG or PNG'
+            advice = f': {hint}' if _is_heif(file) else ''
+            raise ValueError(f'{path} is not an image Pillow can read{advice}') from None
         except (OSError, SyntaxError, EOFError, ValueError) as error:
             # Pillow's decoders raise all of these for damaged files.
             raise ValueError(f'{path} cannot be used: {error}') from error
@@ -162,12 +155,6 @@ def _is_heif(file: IO[bytes]) -> bool:
     file.seek(0)
     head = file.read(12)
     return head[4:8] == b'ftyp' and head[8:] in _HEIF_BRANDS
-
-
-def _advice(file: IO[bytes]) -> str:
-    if not _is_heif(file):
-        return ''
-    return ': for HEIC, pip install pillow-heif; AVIF needs Pillow 11.3 or later; or save it as JPEG or PNG'
 
 
 def _check(image: Image.Image) -> None:
@@ -197,16 +184,15 @@ def _raw_mode(image: Image.Image) -> str:
 def _shallow_color(upright: Image.Image, raw: str, file: IO[bytes], path: str | Path) -> Image.Image:
     """Scale 16-bit colors that use 14 bits or fewer; Pillow has kept only the upper 8 of 16."""
     upper = np.asarray(upright)
-    colors = slice(0, 3)
     # Levels from 64 * 256 on use more than 14 bits.
-    if upper.ndim < 3 or upper[..., colors].max() >= 64:
+    if upper.ndim < 3 or upper[..., :3].max() >= 64:
         return upright
     file.seek(0)
     with Image.open(file) as image:
         lower = _lower_bytes(image, raw)
     deep = 256 * upper.astype(np.uint16) + lower
     shallow = upper.copy()
-    shallow[..., colors] = _scale(deep[..., colors], path)
+    shallow[..., :3] = _scale(deep[..., :3], path)
     if isinstance(key := upright.info.get('transparency'), tuple):
         shallow[(deep == key).all(-1)] = 255
     # Alpha has the depth of the colors, or all 16 bits.
@@ -217,8 +203,7 @@ def _shallow_color(upright: Image.Image, raw: str, file: IO[bytes], path: str | 
 
 def _lower_bytes(image: Image.Image, raw: str) -> Pixels:
     """Read the lower bytes of 16-bit colors, upright, in the shape of the upper ones."""
-    # Gray and alpha, 16 bits each, are read as four bytes per pixel.
-    other = 'RGBA' if raw == 'LA;16B' else _LOWER_BYTES.get(raw)
+    other = _LOWER_BYTES.get(raw)
     if other is None or getattr(image, 'tag_v2', {}).get(_PLANAR) == 2:
         raise ValueError(f'its 16 bits ({raw}) cannot be read in full, and it is nearly black: save it with 8 bits')
     again: Any = image
@@ -239,7 +224,8 @@ def _shallow_gray(image: Image.Image, path: str | Path) -> Image.Image:
         raise ValueError('some of its pixels are not finite numbers')
     if image.mode == 'F':
         if low < 0 or high > 65535:
-            warn_once(_logger, _SCALED, path, low, high, key=Path(path).parent)
+            words = '%s has pixels from %g to %g: scaled to the full range of brightness'
+            warn_once(_logger, words, path, low, high, key=Path(path).parent)
             return Image.fromarray(np.rint((deep - low) * (255 / ((high - low) or 1))).astype(np.uint8))
         deep = np.rint(deep.astype(np.float64) * (65535 if high <= 1 else 1)).astype(np.uint16)
     elif low < 0 or high > 65535:
@@ -256,15 +242,11 @@ def _scale(deep: npt.NDArray[Any], path: str | Path) -> Pixels:
     bits = next(bits for bits in _DEPTHS if largest < 2**bits)
     if bits < 16:
         # One warning per folder, for the first such image.
-        warn_once(_logger, _SHALLOW, path, largest, bits, key=(Path(path).parent, bits))
+        words = '%s has levels up to %d in 16 bits: read as a %d-bit image and scaled to the full range of brightness'
+        warn_once(_logger, words, path, largest, bits, key=(Path(path).parent, bits))
     top = 2**bits - 1
-    levels: Pixels = ((np.arange(2**bits) * 255 + top // 2) // top).astype(np.uint8)
-    shallow: Pixels = levels[deep]
-    return shallow
-
-
-_SHALLOW = '%s has levels up to %d in 16 bits: read as a %d-bit image and scaled to the full range of brightness'
-_SCALED = '%s has pixels from %g to %g: scaled to the full range of brightness'
+    levels = ((np.arange(2**bits) * 255 + top // 2) // top).astype(np.uint8)
+    return np.asarray(levels[deep])
 
 
 def _opaque(image: Image.Image) -> Image.Image:
@@ -303,13 +285,11 @@ class Image1(PixelDataset):
                 f'{self.spec}: classes must be at least the number of images in {root}, '
                 f'got {self.num_classes} classes and {len(self.files)} images: use classes={len(self.files)} or more'
             )
-        shape = (len(self.files), *self._shape())
         if is_primary():
             _logger.info('%s, %s split: %d images from %s', self.spec, self.split, len(self.files), root)
-        few = np.prod(shape, dtype=np.int64) <= _PHOTO_BYTES
-        self._photos = self._share(shape) if few else None
-        count = len(self.files)
-        which = range(count) if self._only is None else sorted({k % count for k in self._only})
+        shape = (len(self.files), *self._shape())
+        self._photos = self._share(shape) if math.prod(shape) <= _PHOTO_BYTES else None
+        which = sorted({k % len(self.files) for k in self._only or range(len(self.files))})
         with ThreadPoolExecutor(cpu_count()) as pool, progress_bar(f'reading {root}', len(which)) as bar:
             # All are read, even if not kept: damaged files are reported now, not in the middle of training.
             for number, view in zip(which, pool.map(self._read, (self.files[number] for number in which))):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from .._utils.rng import Stream, stream
 from ..fractal.canvas import GRAY, unpack
-from ..spec import Spec
+from ..spec import IFSSpec, Spec
 from . import create
 
 #: Options of the data set on which base fractals were compared (docs/results.md, "Which fractal").
@@ -55,8 +55,7 @@ EVIDENCE = (
 
 def can_measure(spec: Spec, root: str | Path | None = None) -> bool:
     """Whether a data set has one base fractal, sampled or read from a CSV file."""
-    codes: Any = spec
-    is_one = codes.has_codes and codes.perturbs and codes.num_bases == 1
+    is_one = isinstance(spec, IFSSpec) and spec.perturbs and spec.num_bases == 1
     return is_one and (root is None or Path(root).suffix.lower() == '.csv')
 
 
@@ -91,8 +90,7 @@ def rank(spec: Spec, seeds: Iterable[int]) -> Iterator[tuple[int, Quality | None
     """
     for seed in seeds:
         try:
-            with_seed: Any = {'seed': seed}
-            yield seed, measure(dataclasses.replace(spec, **with_seed))
+            yield seed, measure(dataclasses.replace(spec, seed=seed))
         except ValueError:
             yield seed, None
 

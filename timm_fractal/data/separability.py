@@ -46,6 +46,12 @@ class Separability(NamedTuple):
     fill: float
     emptiest: tuple[int, float]
 
+    def __str__(self) -> str:
+        return (
+            f'{self.confused:.1%} of the pairs of classes are no farther apart than two crops of one class (limit '
+            f'{LIMIT:.0%}, {SIZE} x {SIZE} pixels); {self.nearest:.0%} of the crops are nearest to their own class'
+        )
+
 
 def measure(dataset: SyntheticDataset, root: str | Path | None = None) -> Separability:
     """Compare the first `CLASSES` training images with crops of the validation images of the same classes.
@@ -62,7 +68,7 @@ def measure(dataset: SyntheticDataset, root: str | Path | None = None) -> Separa
         True
     """
     count = min(CLASSES, dataset.num_classes)
-    held_out = create(first_classes(dataset.spec, root), 'validation', root=root, only=range(count))
+    held_out = first_classes(dataset.spec, root, 'validation')
     pairs = [(_vector(image), np.count_nonzero(np.asarray(image))) for image in dataset.images(range(count), 'L')]
     own = np.stack([vector for vector, _ in pairs])
     other = np.stack([_vector(image, crop=k) for k, image in enumerate(held_out.images(range(count), 'L'))])
@@ -80,11 +86,13 @@ def measure(dataset: SyntheticDataset, root: str | Path | None = None) -> Separa
     )
 
 
-def first_classes(spec: Spec, root: str | Path | None = None) -> Spec:
-    """Return the data set limited to the classes compared; with ``root``, all classes, as files are read for all."""
-    first = spec.canonical() if root is not None else spec.canonical().first(min(CLASSES, spec.num_classes))
-    changed: dict[str, Any] = {'cache': 'none'}
-    return dataclasses.replace(first, **changed)
+def first_classes(spec: Spec, root: str | Path | None = None, split: str = 'train') -> SyntheticDataset:
+    """Create the data set of the classes that `measure` compares."""
+    first = dataclasses.replace(spec.canonical(), cache='none')
+    if root is None:
+        # Files are read for a number of classes.
+        first = first.first(min(CLASSES, spec.num_classes))
+    return create(first, split, root=root, only=range(CLASSES))
 
 
 def _vector(image: Image.Image, crop: int | None = None) -> _Vectors:
@@ -116,7 +124,6 @@ def suggest_options(spec: Spec, root: str | Path | None = None) -> str:
         deltas += [
             {'delta': round(factor * (options['delta'] or 0.01), 3)} for factor in (1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)
         ]
-    first = first_classes(spec, root)
     with progress_bar('looking for better options', len(others) * len(deltas), 'trial') as bar:
         for number, other in enumerate(others):
             for delta in deltas:
@@ -124,7 +131,7 @@ def suggest_options(spec: Spec, root: str | Path | None = None) -> str:
                 if not changed:
                     continue
                 try:
-                    found = measure(create(dataclasses.replace(first, **changed), root=root, only=range(CLASSES)), root)
+                    found = measure(first_classes(dataclasses.replace(spec, **changed), root), root)
                 except ValueError:
                     break  # Out of range, or only empty images.
                 bar.update()

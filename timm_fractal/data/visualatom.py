@@ -1,6 +1,6 @@
 """``visualatom``: contours of one formula with random parameters, for comparison."""
 
-import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,8 +15,7 @@ from .visualatom_numba import render_contours
 CANVAS = 512
 
 
-@dataclasses.dataclass(frozen=True)
-class Atom:
+class Atom(NamedTuple):
     """Parameters of a category, in pixels of an image of 512 x 512.
 
     Attributes:
@@ -25,8 +24,10 @@ class Atom:
         eta: Amplitude of the noise.
         spacing: Distance between contours without noise.
         radius: Radius of the circle that the contours start from.
-        waves: Two wave numbers.
-        oval: Horizontal and vertical stretch of that circle.
+        wave: First wave number.
+        other_wave: Second wave number.
+        wide: Horizontal stretch of that circle.
+        high: Vertical stretch.
     """
 
     vertices: int
@@ -34,15 +35,14 @@ class Atom:
     eta: float
     spacing: float
     radius: float
-    waves: tuple[float, float]
-    oval: tuple[float, float]
+    wave: float
+    other_wave: float
+    wide: float
+    high: float
 
 
 def sample_atom(rng: np.random.Generator) -> Atom:
     """Sample a category in the published ranges ("Visual Atoms", CVPR 2023; the defaults of the authors' renderer).
-
-    Args:
-        rng: Source of randomness; only ``random()`` is used.
 
     Examples:
         >>> atom = sample_atom(np.random.default_rng(0))
@@ -59,21 +59,13 @@ def sample_atom(rng: np.random.Generator) -> Atom:
     # The wave numbers differ, unless both are 0 (no waves).
     second = whole(0, 20) if first == 0 else whole(0, 19)
     second += first > 0 and second >= first
-    return Atom(vertices, orbits, eta, spacing, radius, (first, second), (1 + rng.random(), 1 + rng.random()))
+    return Atom(vertices, orbits, eta, spacing, radius, first, second, 1 + rng.random(), 1 + rng.random())
 
 
 def perturb_atom(atom: Atom, delta: float, rng: np.random.Generator) -> Atom:
     """Multiply each parameter by its own U(1 - delta, 1 + delta), like `ifs.perturb`; counts are rounded."""
-    f = (1 - delta) + 2 * delta * rng.random(9)
-    return Atom(
-        max(3, round(atom.vertices * f[0])),
-        max(1, round(atom.orbits * f[1])),
-        float(atom.eta * f[2]),
-        float(atom.spacing * f[3]),
-        float(atom.radius * f[4]),
-        (float(atom.waves[0] * f[5]), float(atom.waves[1] * f[6])),
-        (float(atom.oval[0] * f[7]), float(atom.oval[1] * f[8])),
-    )
+    vertices, orbits, *others = (np.array(atom) * ((1 - delta) + 2 * delta * rng.random(9))).tolist()
+    return Atom(max(3, round(vertices)), max(1, round(orbits)), *others)
 
 
 def render_atom(atom: Atom, center: tuple[float, float], key: tuple[int, int], size: int) -> Pixels:
@@ -84,16 +76,13 @@ def render_atom(atom: Atom, center: tuple[float, float], key: tuple[int, int], s
         center: Horizontal and vertical position, from 0 to 512.
         key: Two 32-bit numbers that seed the noise and the gray levels.
         size: Width and height in pixels.
-
-    Returns:
-        Shape (size, size).
     """
     angles = 2 * np.pi * np.arange(atom.vertices) / atom.vertices
     # Sines differ in the last bit between machines; rounded to nine decimals they agree.
     cos, sin = np.cos(angles).round(9), np.sin(angles).round(9)
-    waves = (0.5 * np.sin(atom.waves[0] * angles) + 0.5 * np.sin(atom.waves[1] * angles)).round(9)
-    x = center[0] + cos * atom.radius * atom.oval[0]
-    y = center[1] + sin * atom.radius * atom.oval[1]
+    waves = (0.5 * np.sin(atom.wave * angles) + 0.5 * np.sin(atom.other_wave * angles)).round(9)
+    x = center[0] + cos * atom.radius * atom.wide
+    y = center[1] + sin * atom.radius * atom.high
     out = np.zeros((size, size), np.uint8)
     keys = np.uint32(key[0]), np.uint32(key[1])
     render_contours(x, y, cos, sin, waves, atom.eta, atom.spacing, atom.orbits, *keys, size / CANVAS, out)

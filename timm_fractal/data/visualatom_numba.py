@@ -2,16 +2,7 @@
 
 import numpy as np
 
-from .._utils.jit import kernel, part
-
-
-@part
-def _hash(index, key0, key1):  # type: ignore[no-untyped-def]
-    """Mix a counter and two keys to 32 random bits."""
-    h = np.uint32(np.uint32(index) + key0)
-    h = np.uint32((h ^ (h >> np.uint32(16))) * np.uint32(0x7FEB352D)) ^ key1
-    h = np.uint32((h ^ (h >> np.uint32(15))) * np.uint32(0x846CA68B))
-    return h ^ (h >> np.uint32(16))
+from .._utils.jit import kernel, part, random_bits
 
 
 @part
@@ -37,24 +28,19 @@ def _line(out, x, y, x1, y1, gray):  # type: ignore[no-untyped-def]
     dx, dy = abs(x1 - x), abs(y1 - y)
     step_x = 1 if x1 > x else -1
     step_y = 1 if y1 > y else -1
-    if dx > dy:
-        error = 2 * dy - dx
-        for _ in range(dx + 1):
-            _paint(out, x, y, gray)
-            if error >= 0:
-                y += step_y
-                error -= 2 * dx
-            error += 2 * dy
-            x += step_x
-    else:
-        error = 2 * dx - dy
-        for _ in range(dy + 1):
-            _paint(out, x, y, gray)
-            if error >= 0:
-                x += step_x
-                error -= 2 * dy
-            error += 2 * dx
-            y += step_y
+    # The coordinate with more pixels advances in each step, the other one with the error.
+    along_x, along_y = (step_x, 0) if dx > dy else (0, step_y)
+    more, fewer = max(dx, dy), min(dx, dy)
+    error = 2 * fewer - more
+    for _ in range(more + 1):
+        _paint(out, x, y, gray)
+        if error >= 0:
+            x += step_x - along_x
+            y += step_y - along_y
+            error -= 2 * more
+        error += 2 * fewer
+        x += along_x
+        y += along_y
 
 
 @kernel
@@ -77,11 +63,11 @@ def render_contours(x, y, cos, sin, waves, eta, spacing, orbits, key0, key1, sca
     """
     count = len(x)
     for orbit in range(orbits):
-        gray = _hash(orbit, key1, key0) >> np.uint32(24)
+        gray = random_bits(orbit, key1, key0) >> np.uint32(24)
         for v in range(count):
             index = 2 * (orbit * count + v)
-            x[v] += cos[v] * (spacing + eta + waves[v] - eta * _perlin(_hash(index, key0, key1)))
-            y[v] += sin[v] * (spacing + eta + waves[v] - eta * _perlin(_hash(index + 1, key0, key1)))
+            x[v] += cos[v] * (spacing + eta + waves[v] - eta * _perlin(random_bits(index, key0, key1)))
+            y[v] += sin[v] * (spacing + eta + waves[v] - eta * _perlin(random_bits(index + 1, key0, key1)))
         # Truncated, as Pillow does.
         first_x, first_y = int(scale * x[0]), int(scale * y[0])
         here_x, here_y = first_x, first_y

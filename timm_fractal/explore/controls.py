@@ -5,7 +5,8 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from ..spec import SPECS, Spec
+from ..spec import RULES, SPECS, Spec
+from .sheets import with_option
 
 #: Whole numbers up to this many apart are chosen with a slider.
 _SLIDER = 10_000
@@ -36,12 +37,7 @@ class Control:
 
 
 def controls(spec: Spec | type[Spec]) -> list[Control]:
-    """Controls for the options of a data set type, in the order of its name.
-
-    Examples:
-        >>> [control.kind for control in controls(SPECS['image1'])][:4]
-        ['number', 'words', 'slider', 'words']
-    """
+    """Controls for the options of a data set type, in the order of its name."""
     return [_control(spec, field) for field in spec.fields()]
 
 
@@ -62,9 +58,8 @@ def _control(spec: Any, field: 'dataclasses.Field[Any]') -> Control:
 
 
 def _range(field: 'dataclasses.Field[Any]') -> str:
-    rules = field.metadata
-    words = {'low': 'at least', 'above': 'greater than', 'high': 'at most', 'below': 'less than'}
-    return ', '.join(f'{word} {rules[rule]:,}' for rule, word in words.items() if rules[rule] is not None)
+    bounds = ((words, field.metadata[rule]) for rule, (_, words) in RULES.items())
+    return ', '.join(f'{words} {bound:,}' for words, bound in bounds if bound is not None)
 
 
 def _text(value: Any) -> str:
@@ -119,8 +114,7 @@ def steps(spec: Spec, option: str, count: int = 5) -> list[str]:
 
 def _is_valid(spec: Spec, option: str, text: str) -> bool:
     try:
-        kind: Any = type(getattr(spec, option))
-        dataclasses.replace(spec, **{option: kind(text)})
+        with_option(spec, option, text)
     except ValueError:
         return False
     return True

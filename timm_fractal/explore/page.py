@@ -137,11 +137,7 @@ def launch(
 
 
 def make_page(name: str = 'fractal1', data_dir: str | Path | None = None) -> Any:
-    """Make the page without serving it; arguments and errors are those of `launch`.
-
-    Returns:
-        ``gradio.Blocks``.
-    """
+    """Make the page, ``gradio.Blocks``, without serving it; arguments and errors are those of `launch`."""
     if gr is None:
         raise ImportError(f'the page needs Gradio: {install_extra("explore")}')
     start = parse_name(name)
@@ -181,12 +177,12 @@ class _Page:
                 self.photo = gr.File(label='Photograph', elem_id='photo', height=120, visible=start.reads == 'images')
                 gr.render(self.filled, [page.load, self.filled.change], show_progress='hidden')(self._controls)
         verdict = gr.Markdown(elem_id='verdict')
-        self._draws(page, _draw_classes, [count], [sheet])
+        self._draws(page, functools.partial(_draw_classes, 'train'), [count], [sheet])
         self._draws(page, _say_verdict, [], [verdict], show_progress='hidden')
 
         with gr.Accordion('Validation images', open=False) as fold:
             validation = gr.HTML(elem_id='validation')
-        self._draws(fold, _draw_validation, [count], [validation])
+        self._draws(fold, functools.partial(_draw_classes, 'validation'), [count], [validation])
         with gr.Accordion('Sweep of an option', open=False) as fold:
             self._sweep(fold)
         with gr.Accordion('One class', open=False) as fold:
@@ -270,14 +266,10 @@ class _Page:
     def _draws(
         self, place: Any, draw: Callable[..., list[Any]], own: list[Any], outputs: list[Any], **options: Any
     ) -> None:
-        """Render something whenever what it depends on changes, in a fold while that is open.
+        """Render something on the page, or in a fold while that is open, whenever what it depends on changes.
 
-        Args:
-            place: The page, or the fold.
-            draw: Called with the specification, the file that it is made from, and the values of `own`.
-            own: Components that it depends on besides the data set.
-            outputs: Components for what it returns; an error is shown by the first.
-            options: Of the event.
+        ``draw`` is called with the specification, its source, and the values of the components ``own``. What it returns
+        is for ``outputs``, the first of which also shows errors.
         """
         is_open = gr.State(place is self.page)
         if place is self.page:
@@ -309,7 +301,7 @@ class _Page:
         ) -> Any:
             if not is_open:
                 return gr.skip()
-            watch = self.turns.take(str(request.session_hash), draw.__name__, progress)
+            watch = self.turns.take(str(request.session_hash), outputs[0].elem_id, progress)
             async with self.free:
                 return await asyncio.to_thread(render, watch, *shown)
 
@@ -371,24 +363,16 @@ def _head() -> str:
     return f'# timm-fractal\n{_WHAT} ' + ' '.join(f'[{label}]({url})' for label, url in links.items())
 
 
-def _draw_classes(spec: Spec, source: Source | None, count: float) -> list[Any]:
-    return [_sheet(spec, source, count, 'train')]
-
-
-def _draw_validation(spec: Spec, source: Source | None, count: float) -> list[Any]:
-    return [_sheet(spec, source, count, 'validation')]
-
-
-def _sheet(spec: Spec, source: Source | None, count: float, split: str) -> str:
-    found = pictures.classes(spec.name(), split, int(count), source)
+def _draw_classes(split: str, spec: Spec, source: Source | None, count: float) -> list[Any]:
+    found = pictures.classes(spec.name(), split, int(count), source=source)
     caption = f'{spec.name()}: the first {len(found)} of {spec.num_classes:,} classes'
     words = (caption, 'validation' if split == 'validation' else '', pictures.shown(spec)[1])
-    return _figure(', '.join(filter(None, words)), *found, alt='class {}')
+    return [_figure(', '.join(filter(None, words)), *found, alt='class {}')]
 
 
 def _say_verdict(spec: Spec, source: Source | None) -> list[Any]:
     try:
-        return [pictures.verdict(spec.name(), source)]
+        return [pictures.verdict(spec.name(), source=source)]
     except ValueError:
         # The sheet says so.
         return ['']
@@ -399,18 +383,18 @@ def _draw_sweep(spec: Spec, source: Source | None, option: str, text: str) -> li
     option = option if option in options else _first(options)
     given = [value.strip() for value in text.split(',') if value.strip()]
     rows = given or SWEEPS.get(option) or steps(spec, option)
-    sheet = pictures.sweep(spec.name(), option, tuple(rows), source)
+    sheet = pictures.sweep(spec.name(), option, tuple(rows), source=source)
     caption = f'The first {pictures.ROW} classes, one row per value'
     return [_figure(caption, sheet), gr.update(choices=options, value=option)]
 
 
 def _draw_class(spec: Spec, source: Source | None, number: float) -> list[Any]:
-    large, instances = pictures.one_class(spec.name(), int(number), source)
+    large, instances = pictures.one_class(spec.name(), int(number), source=source)
     return [_figure(f'Class {int(number)}, and images of it', large, instances)]
 
 
 def _draw_samples(spec: Spec, source: Source | None, recipe: str, model: str, seed: float | None) -> list[Any]:
-    made = pictures.training_samples(spec.name(), recipe, model or '', int(seed or 0) % 2**32, source)
+    made = pictures.training_samples(spec.name(), recipe, model or '', int(seed or 0) % 2**32, source=source)
     return [_figure(f'{len(made)} samples of the first classes, as the model gets them', *made)]
 
 
@@ -432,8 +416,8 @@ def _draw_resemblances(spec: Spec, source: Source | None, name: str, image: str 
     found = weights.resemblances(name, image) if image else []
     return [
         ''.join(
-            _figure(f'class {one.label}: {one.probability:.1%}', *[pictures.png(one.image)] if one.image else [])
-            for one in found
+            _figure(f'class {label}: {probability:.1%}', *[pictures.png(tile)] if tile else [])
+            for label, probability, tile in found
         )
     ]
 

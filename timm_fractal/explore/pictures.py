@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from ..data import create, fractals, ranking, separability
+from ..data import fractals, ranking, separability
 from ..spec import Spec, parse_name
 from . import sheets
 from .samples import samples
@@ -41,93 +41,76 @@ def shown(spec: Spec) -> tuple[Spec, str]:
     return dataclasses.replace(spec, **changed), f'shown with {words}' if words else ''
 
 
-def classes(name: str, split: str, count: int, source: Source | None = None) -> list[bytes]:
-    """The first classes, at most `CLASSES`, as PNG; all pictures are.
+def _picture(draw: Callable[..., T]) -> Callable[..., T]:
+    """Decorate what is shown of a data set: rendered once for equal arguments, whoever asks, and bounded in cost.
 
-    Raises:
-        ValueError: The data set cannot be rendered; no message says where a visitor's file lies, here and below.
+    ``draw`` is called with the canonical name of the data set that `shown` gives, the path of its source, and its own
+    arguments. The result is called with a name, these arguments, and ``source=``; a changed file is another source.
+    Whatever goes wrong is a ValueError, which does not say where a visitor's file lies.
     """
-    return _drawn(_classes, _name(name), split, min(max(count, 1), CLASSES), source)
+
+    @functools.lru_cache(32)
+    def rendered(name: str, source: Source | None, *arguments: Any) -> T:
+        return draw(name, source.path if source else None, *arguments)
+
+    @functools.wraps(draw)
+    def picture(name: str, *arguments: Any, source: Source | None = None) -> T:
+        spec, _ = shown(parse_name(name))
+        if source is None and spec.reads == 'images':
+            raise ValueError(f'{spec.type} needs an image: upload one in the box "Photograph"')
+        try:
+            return rendered(str(spec), source, *arguments)
+        except (ValueError, OSError, MemoryError) as error:
+            raise ValueError(source.hide(str(error)) if source else str(error)) from None
+        finally:
+            if len(fractals.known_codes) > _FAMILIES:
+                # Visitors try many names: what was found for them is found again if need be.
+                fractals.known_codes.clear()
+
+    return picture
 
 
-def sweep(name: str, option: str, values: tuple[str, ...], source: Source | None = None) -> bytes:
-    """One row per value of an option.
+@_picture
+def classes(name: str, path: str | None, split: str, count: int) -> list[bytes]:
+    """The first classes, at most `CLASSES`, as PNG; all pictures are."""
+    return [png(image) for image in sheets.tiles(name, split, min(max(count, 1), CLASSES), data_dir=path)]
 
-    Raises:
-        ValueError: See `sheets.sweep`; also too many values, or a canvas that is too large here.
-    """
+
+@_picture
+def sweep(name: str, path: str | None, option: str, values: tuple[str, ...]) -> bytes:
+    """One row per value of an option."""
     if len(values) > MAX_ROWS:
         raise ValueError(f'values must be at most {MAX_ROWS}, got {len(values)}')
     if option in LIMITS:
-        small = shown(parse_name(name))[0]
         for value in values:
-            if shown(sheets.with_option(small, option, value))[1]:
+            if shown(sheets.with_option(parse_name(name), option, value))[1]:
                 raise ValueError(f'{option} must be at most {LIMITS[option]:,} to be shown here, got {value[:100]}')
-    return _drawn(_sweep, _name(name), option, values, source)
+    return png(sheets.sweep(name, option, values, columns=ROW, data_dir=path))
 
 
-def one_class(name: str, number: int, source: Source | None = None) -> tuple[bytes, bytes]:
-    """One class large, and its instances.
-
-    Raises:
-        ValueError: There is no such class, or it is too far from the first here.
-    """
+@_picture
+def one_class(name: str, path: str | None, number: int) -> tuple[bytes, bytes]:
+    """One class large, and its instances."""
     if number > LAST_CLASS:
         raise ValueError(f'class must be at most {LAST_CLASS} to be shown here, got {number}')
-    return _drawn(_one_class, _name(name), number, source)
+    large = sheets.class_image(name, number, data_dir=path)
+    return png(large), png(sheets.class_sheet(name, number, INSTANCES, tile=192, data_dir=path))
 
 
-def training_samples(name: str, recipe: str, model: str, seed: int, source: Source | None = None) -> list[bytes]:
+@_picture
+def training_samples(name: str, path: str | None, recipe: str, model: str, seed: int) -> list[bytes]:
     """What a training sees; see `samples.samples`."""
-    return _drawn(_samples, _name(name), recipe, model, seed, source)
+    return [png(image) for image in samples(name, recipe, model, seed, path, SAMPLES)]
 
 
-def verdict(name: str, source: Source | None = None) -> str:
+@_picture
+def verdict(name: str, path: str | None) -> str:
     """Whether classes can be told apart, in a sentence of Markdown; see `timm_fractal.data.separability`."""
-    return _drawn(_verdict, _name(name), source)
-
-
-def _name(name: str) -> str:
-    """What the pictures depend on."""
-    return str(shown(parse_name(name))[0])
-
-
-def _drawn(draw: Callable[..., T], *arguments: Any) -> T:
-    source: Source | None = arguments[-1]
-    spec = parse_name(arguments[0])
-    if source is None and spec.reads == 'images':
-        raise ValueError(f'{spec.type} needs an image: upload one in the box "Photograph"')
-    try:
-        return draw(*arguments)
-    except (ValueError, OSError, MemoryError) as error:
-        message = source.hide(str(error)) if source else str(error)
-        raise ValueError(message) from None
-    finally:
-        if len(fractals.known_codes) > _FAMILIES:
-            # Visitors try many names: what was found for them is found again if need be.
-            fractals.known_codes.clear()
-
-
-# Rendered once for equal arguments, whoever asks. A changed file is another source.
-
-
-@functools.lru_cache(64)
-def _classes(name: str, split: str, count: int, source: Source | None) -> list[bytes]:
-    return [png(image) for image in sheets.tiles(name, split, count, data_dir=_path(source))]
-
-
-@functools.lru_cache(64)
-def _verdict(name: str, source: Source | None) -> str:
-    spec, path = parse_name(name), _path(source)
+    spec = parse_name(name)
     if spec.random_position:
         return 'Instances of a class are at different places here: their pixels cannot be compared.'
-    few = separability.first_classes(spec, path)
-    found = separability.measure(create(few, root=path, only=range(separability.CLASSES)), path)
-    words = (
-        f'{found.confused:.1%} of the pairs of classes are no farther from each other than two crops of one class '
-        f'(limit {separability.LIMIT:.0%}, {separability.SIZE} x {separability.SIZE} pixels); {found.nearest:.0%} of '
-        f'the crops are nearest to their own class; {found.fill:.0%} of the pixels are not black.'
-    )
+    found = separability.measure(separability.first_classes(spec, path), path)
+    words = f'{found}; {found.fill:.0%} of the pixels are not black.'
     if ranking.can_measure(spec, path):
         quality = ranking.measure(spec, path)
         words += f' The fractal has a score of **{quality.score:+.1f}**: {ranking.EVIDENCE}.'
@@ -135,26 +118,6 @@ def _verdict(name: str, source: Source | None) -> str:
         advice = separability.suggestions(spec, path)
         return f'\N{WARNING SIGN} **A model may not learn these classes**: take {advice}. {words}'
     return f'\N{CHECK MARK} **The classes can be told apart.** {words}'
-
-
-@functools.lru_cache(32)
-def _sweep(name: str, option: str, values: tuple[str, ...], source: Source | None) -> bytes:
-    return png(sheets.sweep(name, option, values, columns=ROW, data_dir=_path(source)))
-
-
-@functools.lru_cache(32)
-def _one_class(name: str, number: int, source: Source | None) -> tuple[bytes, bytes]:
-    large = sheets.class_image(name, number, data_dir=_path(source))
-    return png(large), png(sheets.class_sheet(name, number, INSTANCES, tile=192, data_dir=_path(source)))
-
-
-@functools.lru_cache(16)
-def _samples(name: str, recipe: str, model: str, seed: int, source: Source | None) -> list[bytes]:
-    return [png(image) for image in samples(name, recipe, model, seed, _path(source), SAMPLES)]
-
-
-def _path(source: Source | None) -> str | None:
-    return source.path if source else None
 
 
 def png(image: Image.Image) -> bytes:

@@ -38,24 +38,16 @@ MODELS = ('vit_tiny_patch16_224', 'vit_small_patch16_224', 'vit_base_patch16_224
 
 
 def recipe(name: str) -> dict[str, Any]:
-    """The arguments of a recipe.
-
-    Raises:
-        ValueError: There is none of that name.
-    """
+    """The arguments of a recipe; ValueError if there is none of that name."""
     if name not in RECIPES:
         raise ValueError(f'unknown recipe {name!r}; {nearest(name, RECIPES)}')
     return RECIPES[name]
 
 
 def arguments(spec: Spec, model: str, name: str, data_dir: str | None = None) -> dict[str, Any]:
-    """Arguments of train.py for a data set, a model and a recipe.
+    """Arguments of train.py for a data set, a model of timm and a recipe.
 
-    Args:
-        spec: The data set.
-        model: timm's name of the model.
-        name: A recipe of `RECIPES`.
-        data_dir: What the data set is made from; one that needs an image and has none gets ``photo.jpg``.
+    A data set that needs an image and has none gets ``photo.jpg``.
     """
     if spec.reads == 'images':
         data_dir = data_dir or 'photo.jpg'

@@ -4,17 +4,21 @@ import difflib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor
 
 from .._timm_private import find
-from ..augment import Erase, Mix, Train, create_augment, normalize
+from ..augment import Erase, Mix, create_augment, normalize
 from .recipes import MODELS, recipe
 from .sheets import first_images
 
 #: Largest input of a model whose samples are shown, in pixels.
 MAX_INPUT = 640
+
+# Arguments of train.py for the augmentation of each image, and their names in `create_augment`.
+_OPTIONS = {name: name for name in ('no_aug', 'scale', 'ratio', 'hflip', 'vflip', 'color_jitter', 'mean')}
+_OPTIONS |= {'aa': 'auto_augment', 'train_interpolation': 'interpolation'}
 
 
 def model_input(model: str) -> tuple[tuple[int, int], str]:
@@ -22,10 +26,6 @@ def model_input(model: str) -> tuple[tuple[int, int], str]:
 
     Raises:
         ValueError: timm does not know the model, or its images are larger than `MAX_INPUT`.
-
-    Examples:
-        >>> model_input('vit_tiny_patch16_224')
-        ((224, 224), 'bicubic')
     """
     import timm
 
@@ -65,9 +65,8 @@ def samples(
     if values.get('no_aug'):
         # So does train.py.
         values = values | {'train_interpolation': interpolation}
-    images = [np.asarray(image) for image in first_images(name, count, data_dir)]
-    stack = np.stack([images[i % len(images)] for i in range(count)])
-    batch = torch.from_numpy(stack[:, None] if stack.ndim == 3 else stack.transpose(0, 3, 1, 2).copy())
+    images = [pil_to_tensor(image) for image in first_images(name, count, data_dir)]
+    batch = torch.stack([images[i % len(images)] for i in range(count)])
     batch = augment(batch, values, size, torch.Generator().manual_seed(seed))
     pixels = batch.permute(0, 2, 3, 1).mul(255).round_().clamp_(0, 255).to(torch.uint8).numpy()
     return [Image.fromarray(image) for image in pixels]
@@ -76,50 +75,23 @@ def samples(
 def augment(
     images: torch.Tensor, values: dict[str, Any], size: tuple[int, int], generator: torch.Generator
 ) -> torch.Tensor:
-    """Augment a batch as train.py does with these arguments.
-
-    Args:
-        images: uint8 of shape (B, C, H, W), B even.
-        values: Arguments of train.py, as in `recipes.RECIPES`.
-        size: Height and width of the result.
-        generator: Of the CPU.
+    """Augment a batch (B, C, H, W), uint8, as train.py does with the arguments of a recipe.
 
     Returns:
         float32 of shape (B, 3, *size), from 0 to 1 except where pixels are erased.
     """
-    mean, std = values['mean'], values['std']
-    transform = create_augment(
-        size,
-        is_training=True,
-        no_aug=values.get('no_aug', False),
-        scale=values.get('scale'),
-        ratio=values.get('ratio'),
-        hflip=values.get('hflip', 0.5),
-        vflip=values.get('vflip', 0.0),
-        color_jitter=values.get('color_jitter', 0.4),
-        auto_augment=values.get('aa'),
-        interpolation=values.get('train_interpolation', 'random'),
-        mean=mean,
-    )
+    options = {new: values[name] for name, new in _OPTIONS.items() if name in values}
+    transform = create_augment(size, is_training=True, **{'interpolation': 'random'} | options)
     count, _, height, width = images.shape
-    if isinstance(transform, Train):
-        images = transform.apply(images, transform.make_params(count, height, width, generator))
-    else:
-        images = transform.apply(images)
+    images = transform.apply(images, transform.make_params(count, height, width, generator))
     height, width = size
-    if values.get('mixup') or values.get('cutmix'):
-        mixup = find('timm.data.mixup.Mixup')(
-            mixup_alpha=values.get('mixup', 0.0),
-            cutmix_alpha=values.get('cutmix', 0.0),
-            switch_prob=values.get('mixup_switch_prob', 0.5),
-            label_smoothing=values.get('smoothing', 0.1),
-            num_classes=count,
-        )
-        mix = Mix(mixup)
+    if 'mixup' in values:
+        alphas = dict(mixup_alpha=values['mixup'], cutmix_alpha=values['cutmix'])
+        mix = Mix(find('timm.data.mixup.Mixup')(**alphas, switch_prob=values['mixup_switch_prob'], num_classes=count))
         images, _ = mix.apply(images, torch.arange(count), mix.make_params(height, width, generator))
-    batch = normalize(images, mean, std)
-    if values.get('reprob'):
-        erase = Erase(values['reprob'], values.get('remode', 'pixel'))
+    batch = normalize(images, values['mean'], values['std'])
+    if 'reprob' in values:
+        erase = Erase(values['reprob'], values['remode'])
         batch = erase.apply(batch, erase.make_params(count, height, width, generator))
-    center, width_of = (torch.tensor(numbers)[:, None, None] for numbers in (mean, std))
-    return batch * width_of + center
+    mean, std = (torch.tensor(values[name])[:, None, None] for name in ('mean', 'std'))
+    return batch * std + mean

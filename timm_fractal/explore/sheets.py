@@ -4,7 +4,6 @@ import dataclasses
 import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 from PIL import Image, ImageDraw
 
@@ -64,16 +63,9 @@ def contact_sheet(
 def tiles(
     name: str, split: str = 'train', count: int = 32, tile: int = 128, data_dir: str | Path | None = None
 ) -> list[Image.Image]:
-    """Render the tiles of `contact_sheet`, one image per class; arguments and errors are the same.
-
-    Examples:
-        >>> [image.size for image in tiles('fractal1/classes=6,size=64,points=3000', count=2, tile=32)]
-        [(32, 32), (32, 32)]
-    """
+    """Render the tiles of `contact_sheet`, one image per class; arguments and errors are the same."""
     _check(count=count, tile=tile)
-    spec = parse_name(name)
-    # What is read, a file of parameters or a folder of images, goes with the number of classes.
-    return _images(spec if data_dir else _fewer(spec, count), split, count, tile, data_dir)
+    return [_tile(image, tile) for image in first_images(name, count, data_dir, split)]
 
 
 def sweep(
@@ -92,27 +84,16 @@ def sweep(
         option: An option of the data set, for instance ``'delta'``.
         values: As they are written in a name; by default all words of an option that takes one of a few, and for
             ``'delta'`` and ``'sigma'`` some of the range.
-        split: ``'train'`` or ``'validation'``.
         columns: Number of classes, at least 1.
-        tile: Width and height of an image on the sheet, in pixels.
-        data_dir: What ``--data-dir`` is in a training script: an image or a file that the data set is made from.
+
+    Other arguments and errors are those of `contact_sheet`.
 
     Returns:
         An image as that of `contact_sheet`, one row per value, with the value at its left.
-
-    Raises:
-        ValueError: An argument is out of range, or one of the data sets cannot be rendered.
-
-    Examples:
-        >>> sheet = sweep('fractal1/size=64,points=3000', 'delta', ['0', '0.3'], columns=4, tile=32)
-        >>> sheet.height
-        70
     """
     _check(columns=columns, tile=tile)
     values, specs = _swept(name, option, values)
-    if data_dir is None:
-        specs = [_fewer(spec, columns) for spec in specs]
-    rows = [_images(changed, split, columns, tile, data_dir) for changed in watched_parts(specs)]
+    rows = [tiles(changed.name(), split, columns, tile, data_dir) for changed in watched_parts(specs)]
     return join(rows, tile, [f'{option}={value}' for value in values])
 
 
@@ -128,12 +109,7 @@ def animate(
 ) -> list[Image.Image]:
     """Render a contact sheet per value of an option, with the value below it: the frames of an animation.
 
-    Args and errors are those of `sweep` and `contact_sheet`.
-
-    Examples:
-        >>> frames = animate('fractal1/size=64,points=3000', 'delta', ['0', '0.3'], count=4, tile=32)
-        >>> len(frames), frames[0].size
-        (2, (138, 60))
+    Arguments and errors are those of `sweep` and `contact_sheet`.
     """
     values, specs = _swept(name, option, values)
     frames = []
@@ -151,7 +127,7 @@ def _swept(name: str, option: str, values: Sequence[str] | None) -> tuple[Sequen
     options = sweepable(spec)
     if option not in options:
         raise ValueError(f'{spec.type}: cannot sweep {option!r}; {nearest(option, options)}')
-    choices = {field.name: field.metadata['choices'] for field in dataclasses.fields(spec)}
+    choices = {field.name: field.metadata['choices'] for field in spec.fields()}
     values = values or SWEEPS.get(option) or choices[option]
     if not values:
         raise ValueError(
@@ -160,15 +136,15 @@ def _swept(name: str, option: str, values: Sequence[str] | None) -> tuple[Sequen
     return values, [with_option(spec, option, value) for value in values]
 
 
-def first_images(name: str, count: int, data_dir: str | Path | None = None) -> list[Image.Image]:
-    """Training images of the first classes, in their own size and levels.
-
-    Examples:
-        >>> [image.size for image in first_images('fractal1/size=64,points=3000', 2)]
-        [(64, 64), (64, 64)]
-    """
+def first_images(name: str, count: int, data_dir: str | Path | None = None, split: str = 'train') -> list[Image.Image]:
+    """Images of the first classes, in their own size and levels."""
     spec = parse_name(name)
-    dataset = _open(spec if data_dir else _fewer(spec, count), 'train', data_dir, range(count))
+    if data_dir:
+        # What is read, a file of parameters or a folder of images, goes with the number of classes.
+        dataset = _open(spec, split, data_dir, range(count))
+    else:
+        # Rendered as a whole, with a progress bar.
+        dataset = _open(_fewer(spec, count), split)
     return list(dataset.images(range(min(count, dataset.num_classes)), spec.mode))
 
 
@@ -177,7 +153,7 @@ def sweepable(spec: Spec | type[Spec]) -> list[str]:
 
     One that changes no image has nothing to show, and the number of classes is the number of columns.
     """
-    options = [field.name for field in dataclasses.fields(spec) if field.metadata['images']]
+    options = [field.name for field in spec.fields() if field.metadata['images']]
     return [name for name in options if name not in _NUMBERS]
 
 
@@ -186,19 +162,8 @@ def class_sheet(
 ) -> Image.Image:
     """Render instances of one class: the training images in the first row, those for validation in the second.
 
-    Args:
-        name: Data set name.
-        number: The class, from 0.
-        count: Number of instances; a data set without instances has one image of a class.
-        tile: Width and height of an image on the sheet, in pixels.
-        data_dir: As for `contact_sheet`.
-
-    Raises:
-        ValueError: An argument is out of range, or the data set cannot be rendered.
-
-    Examples:
-        >>> class_sheet('fractal1/classes=6,size=64,points=3000', 5, tile=32).height
-        70
+    Class ``number`` counts from 0; ``count`` is the number of instances, of which a data set may have one alone. Other
+    arguments and errors are those of `contact_sheet`.
     """
     _check(count=count, tile=tile)
     splits = ('train', 'validation')
@@ -207,12 +172,7 @@ def class_sheet(
 
 
 def class_image(name: str, number: int, split: str = 'train', data_dir: str | Path | None = None) -> Image.Image:
-    """Render the first instance of a class in its own size; arguments and errors are those of `class_sheet`.
-
-    Examples:
-        >>> class_image('fractal1/classes=6,size=64,points=3000', 5).size
-        (64, 64)
-    """
+    """Render the first instance of a class in its own size; arguments and errors are those of `class_sheet`."""
     (image,) = _of_class(name, number, 1, split, data_dir)
     return _tile(image, image.width)
 
@@ -223,17 +183,11 @@ def _of_class(name: str, number: int, count: int, split: str, data_dir: str | Pa
         raise ValueError(f'class must be from 0 to {spec.num_classes - 1}, got {number}')
     if data_dir is None:
         spec = _fewer(spec, number + 1)
-    if has_instances(spec):
-        changed: Any = {'instances': count}
-        spec = dataclasses.replace(spec, **changed)
+    if spec.has_instances:
+        spec = with_option(spec, 'instances', str(count))
     dataset = _open(spec, split, data_dir, [number])
     instances = min(count, dataset.num_images // dataset.num_classes)
     return [dataset[i * dataset.num_classes + number][0] for i in range(instances)]
-
-
-def has_instances(spec: Spec) -> bool:
-    """Whether a class can have several training images."""
-    return any(field.name == 'instances' for field in dataclasses.fields(spec))
 
 
 def _check(**numbers: int | None) -> None:
@@ -245,27 +199,21 @@ def _check(**numbers: int | None) -> None:
 
 def _fewer(spec: Spec, count: int) -> Spec:
     """The same data set without the classes and instances that are not shown."""
-    fields: dict[str, Any] = {field.name: field for field in dataclasses.fields(spec)}
+    fields = {field.name: field for field in spec.fields()}
     spec = spec.first(min(spec.num_classes, max(count, fields['classes'].metadata['low'])))
-    single: Any = {'instances': 1} if 'instances' in fields else {}
-    return dataclasses.replace(spec, **single)
+    return with_option(spec, 'instances', '1') if spec.has_instances else spec
 
 
 def with_option(spec: Spec, option: str, text: str) -> Spec:
     """Change an option to what a user would have written in the name: the same rules, the same errors."""
-    values = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
-    return spec.parse(','.join(f'{key}={value}' for key, value in {**values, option: text}.items()))
+    return spec.parse(','.join(f'{key}={value}' for key, value in {**vars(spec), option: text}.items()))
 
 
-def _open(spec: Spec, split: str, data_dir: str | Path | None, only: Collection[int] | None = None) -> SyntheticDataset:
-    shared: Any = dataclasses.replace(spec.canonical(), **{'cache': 'shared'})
+def _open(
+    spec: Spec, split: str, data_dir: str | Path | None = None, only: Collection[int] | None = None
+) -> SyntheticDataset:
+    shared = dataclasses.replace(spec.canonical(), cache='shared')
     return create(shared, split=split, root=data_dir, input_img_mode=spec.mode, only=only)
-
-
-def _images(spec: Spec, split: str, count: int, tile: int, data_dir: str | Path | None) -> list[Image.Image]:
-    # A data set that was cut to the classes shown is rendered as a whole, with a progress bar.
-    dataset = _open(spec, split, data_dir, range(count) if data_dir else None)
-    return [_tile(image, tile) for image in dataset.images(range(min(count, dataset.num_classes)), spec.mode)]
 
 
 def _tile(image: Image.Image, tile: int) -> Image.Image:

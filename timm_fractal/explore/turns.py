@@ -18,15 +18,11 @@ class Turns:
     def take(
         self, visitor: str, what: str, progress: Callable[[float], object] | None = None
     ) -> Callable[[float], None]:
-        """Take the turn of rendering something for a visitor; it ends the one before.
-
-        Args:
-            visitor: A session of the page.
-            what: The picture to render.
-            progress: Is told the fraction of a data set that is rendered.
+        """Take the turn of rendering something for a visitor, a session of the page; it ends the one before.
 
         Returns:
-            What to call along the way, a `timm_fractal.data.base.watcher`: raises `Superseded` when the turn has ended.
+            What to call along the way, a `timm_fractal.data.base.watcher`: it raises `Superseded` when the turn has
+            ended, and else tells ``progress`` the fraction of a data set that is rendered.
 
         Examples:
             >>> turns = Turns()

@@ -39,14 +39,14 @@ class Source:
         return message.replace(self.path, self.shown)
 
 
-def local(path: str | Path) -> Source:
-    """What the person who started the page named with ``--data-dir``.
+def _source(path: Path, shown: str) -> Source:
+    found = path.stat()
+    return Source(str(path), shown, found.st_mtime_ns, found.st_size)
 
-    Raises:
-        OSError: There is no such file or folder.
-    """
-    found = Path(path).stat()
-    return Source(str(path), str(path), found.st_mtime_ns, found.st_size)
+
+def local(path: str | Path) -> Source:
+    """What the person who started the page named with ``--data-dir``; OSError if it does not exist."""
+    return _source(Path(path), str(path))
 
 
 def photograph(path: str | Path) -> Source:
@@ -55,11 +55,9 @@ def photograph(path: str | Path) -> Source:
     Raises:
         ValueError: Too many bytes or pixels, or no image of one of `FORMATS`.
     """
-    path = Path(path)
-    found = path.stat()
-    source = Source(str(path), path.name, found.st_mtime_ns, found.st_size)
-    if found.st_size > MAX_BYTES:
-        raise ValueError(f'the photograph must have at most {MAX_BYTES:,} bytes, got {found.st_size:,}')
+    source = _source(Path(path), Path(path).name)
+    if source.size > MAX_BYTES:
+        raise ValueError(f'the photograph must have at most {MAX_BYTES:,} bytes, got {source.size:,}')
     limit = Image.MAX_IMAGE_PIXELS
     try:
         with Image.open(path, formats=FORMATS) as image:

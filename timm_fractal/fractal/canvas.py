@@ -1,8 +1,7 @@
 """Shared by all engines: the canvas that points fall on, and bit-packed images.
 
-Images have two levels, black and `GRAY`, and are stored as bits: uint8 of shape (images, size, 8 * ceil(size / 64)),
-bit
-``c & 7`` of byte ``c >> 3`` of a row is column c. `unpack` converts them to gray images.
+Images have two levels, black and `GRAY`, and are stored as bits, uint8 of shape (images, size, 8 * ceil(size / 64)):
+bit ``c & 7`` of byte ``c >> 3`` of a row is column c. `unpack` converts them to gray images.
 """
 
 import numpy as np
@@ -29,17 +28,16 @@ def row_bytes(size: int) -> int:
 
 
 def unpack(bits: Bits, size: int) -> npt.NDArray[np.uint8]:
-    """Unpack bit-packed images to gray ones.
-
-    Args:
-        bits: Shape (..., size, row bytes).
-        size: Width and height in pixels.
-
-    Returns:
-        Shape (..., size, size), values 0 and `GRAY`.
-    """
+    """Unpack bit-packed images (..., size, row bytes) -> (..., size, size), values 0 and `GRAY`."""
     pixels = np.take(_GRAY_OF_BYTE, bits, axis=0)
     return pixels.reshape(*bits.shape[:-1], -1)[..., :size]
+
+
+def pack(pixels: npt.NDArray[np.uint8]) -> Bits:
+    """Pack gray images to bits, the inverse of `unpack`."""
+    size = pixels.shape[-1]
+    padding = [(0, 0)] * (pixels.ndim - 1) + [(0, 8 * row_bytes(size) - size)]
+    return np.packbits(np.pad(pixels, padding), axis=-1, bitorder='little')
 
 
 _GRAY_OF_BYTE = GRAY * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder='little')

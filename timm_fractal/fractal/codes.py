@@ -12,7 +12,6 @@ Class k is made from base fractal ``k % fractals``, so that a smaller data set h
 Image number ``n`` is instance ``n // classes`` of class ``n % classes``.
 """
 
-import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -26,7 +25,7 @@ from .._utils.cpu import cpu_count
 from .._utils.rng import Stream, stream
 from ..spec import Fractal1Spec, IFSSpec
 from . import ifs
-from .canvas import Bits, unpack
+from .canvas import Bits, pack, unpack
 from .ifs import AddressSequences, Array, IFSCodes
 from .render import Rendered, render
 from .search import ADDRESS_SEED, MIN_FILL, SEARCHES, base_thresholds, find_bases
@@ -34,8 +33,6 @@ from .search import ADDRESS_SEED, MIN_FILL, SEARCHES, base_thresholds, find_base
 #: Progress display: takes a number of images and a step, and yields consecutive ranges that cover the images.
 Progress = Callable[[int, int | None], Iterable[range]]
 
-#: Canvas on which emptiness is judged, so that the IFS codes of a seed do not depend on the canvas of the data set.
-REFERENCE_CANVAS = {name: getattr(Fractal1Spec(), name) for name in ('points', 'size', 'patch')}
 #: An image with at most this many gray pixels, or `MIN_FILL` of a small canvas, is degenerate.
 MIN_PIXELS = 64
 #: Attempts to perturb a base IFS into a class.
@@ -52,17 +49,7 @@ for _i, (_place, _weight) in enumerate(
 def render_images(
     spec: IFSSpec, split: str, codes: IFSCodes, numbers: Sequence[int], out: Bits | None = None
 ) -> Rendered:
-    """Render images of a data set.
-
-    Args:
-        spec: The data set.
-        split: ``'train'`` or ``'validation'``: same systems, different noise.
-        codes: Its IFS codes.
-        numbers: Image numbers.
-        out: Output array, see `render`.
-
-    Returns:
-        The images, as returned by `render`.
+    """Render the images of a data set with these numbers; the splits have the same systems and different noise.
 
     Raises:
         ValueError: An image is degenerate on this canvas.
@@ -98,10 +85,8 @@ def _valid_weights(
     unknown = [key for key in dict.fromkeys(keys) if key[2] > 0 and key not in _too_empty]
     if unknown:
         which, scales = (np.array(column) for column in list(zip(*unknown))[1:3])
-        reference = dataclasses.replace(spec, **REFERENCE_CANVAS)
-        images = _render(
-            reference, 'train', codes, codes.systems[which] * WEIGHTS[scales, None], which, scales, enough=MIN_FILL
-        )
+        systems = codes.systems[which] * WEIGHTS[scales, None]
+        images = _render(spec.on_reference_canvas(), 'train', codes, systems, which, scales, enough=MIN_FILL)
         _too_empty.update(zip(unknown, (images.fill <= MIN_FILL).tolist()))
     return np.array([0 if _too_empty.get(key) else key[2] for key in keys])
 
@@ -132,39 +117,30 @@ def _render(
     groups = np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)
 
     def render_group(places: npt.NDArray[np.int64], threads: int | None = None, out: Bits | None = None) -> Rendered:
-        addresses = AddressSequences(
-            ifs.draws(spec.points, ADDRESS_SEED[split] + int(numbers[places[0]])),
-            np.stack([_thresholds_of(codes, base) for base in bases[places]]),
-        )
-        patch: Any = spec.patch
-        return render(
-            systems[places], addresses, keys[places], spec.size, patch, threads=threads, out=out, enough=enough
-        )
+        if codes.probs is None:
+            thresholds = [base_thresholds(codes.bases[base].tobytes()) for base in bases[places]]
+        else:
+            thresholds = [ifs.thresholds(codes.probs[base]) for base in bases[places]]
+        draws = ifs.draws(spec.points, ADDRESS_SEED[split] + int(numbers[places[0]]))
+        addresses = AddressSequences(draws, np.stack(thresholds))
+        options: dict[str, Any] = dict(threads=threads, out=out, enough=enough)
+        return render(systems[places], addresses, keys[places], spec.size, spec.patch, **options)
 
     if len(groups) == 1 and (np.diff(order) > 0).all():
         return render_group(order, out=out)
     with ThreadPoolExecutor(cpu_count()) as pool:
         parts = list(pool.map(functools.partial(render_group, threads=1 if len(groups) > 1 else None), groups))
-    bits, fill, diverged = (np.concatenate(arrays)[np.argsort(order)] for arrays in zip(*parts))
+    bits, fill = (np.concatenate(arrays)[np.argsort(order)] for arrays in zip(*parts))
     if out is None:
-        return Rendered(bits, fill, diverged)
+        return Rendered(bits, fill)
     out[:] = bits
-    return Rendered(out, fill, diverged)
-
-
-def _thresholds_of(codes: IFSCodes, base: int) -> Array:
-    if codes.probs is not None:
-        return ifs.thresholds(codes.probs[base])
-    return base_thresholds(codes.bases[base].tobytes())
+    return Rendered(out, fill)
 
 
 def _flip(bits: Bits, size: int, columns: bool, rows: bool) -> Bits:
-    if rows:
-        bits = bits[::-1]
     if columns:
-        flipped = np.packbits(unpack(bits, size)[:, ::-1] != 0, axis=1, bitorder='little')
-        bits = np.pad(flipped, ((0, 0), (0, bits.shape[1] - flipped.shape[1])))
-    return bits
+        bits = pack(unpack(bits, size)[:, ::-1])
+    return bits[::-1] if rows else bits
 
 
 def find_codes(
@@ -181,8 +157,8 @@ def find_codes(
     Args:
         spec: The data set.
         progress: Called once, with the number of classes.
-        table: Output for the training images of instance 0 of a `Fractal1Spec` on `REFERENCE_CANVAS`, which the search
-            renders anyway; uint8 of shape (classes, size, row bytes).
+        table: Output for the training images of instance 0 of a `Fractal1Spec` on the reference canvas, which the
+            search renders anyway; uint8 of shape (classes, size, row bytes).
         only: Classes to find, by default all. The IFS codes of the others and of their bases are NaN.
         base: The only base and the probabilities of its maps, shapes (1, N, 2, 3) and (1, N); by default bases are
             sampled.
@@ -191,9 +167,10 @@ def find_codes(
         ValueError: No base or no perturbation for a class is found, or the given base is too empty.
     """
     classes = np.array(range(spec.num_classes) if only is None else sorted(only))
-    reference: Any = dataclasses.replace(spec, **REFERENCE_CANVAS)
+    reference = spec.on_reference_canvas()
     if base is None:
-        bases, probs = np.full((spec.num_bases, *_shape(spec)), np.nan), None
+        maps = vars(spec).get('maps', ifs.UNIFORM_MAPS[-1])
+        bases, probs = np.full((spec.num_bases, maps, 2, 3), np.nan), None
     else:
         bases, probs = base
         number = np.zeros(1, np.int64)
@@ -220,10 +197,6 @@ def find_codes(
     return codes
 
 
-def _shape(spec: IFSSpec) -> tuple[int, int, int]:
-    return vars(spec).get('maps', ifs.UNIFORM_MAPS[-1]), 2, 3
-
-
 def _find_classes(reference: Fractal1Spec, codes: IFSCodes, classes: npt.NDArray[np.int64], table: Bits | None) -> None:
     """Perturb until each of these classes has an image that is not too empty; store the images in ``table``."""
     pending = classes
@@ -232,7 +205,7 @@ def _find_classes(reference: Fractal1Spec, codes: IFSCodes, classes: npt.NDArray
         for k in pending:
             rng = stream(reference.seed, Stream.PERTURBATION, int(k), attempt)
             base = codes.bases[k % reference.num_bases]
-            codes.systems[k] = ifs.perturb(base, reference.delta, rng, reference.perturb)  # type: ignore[arg-type]
+            codes.systems[k] = ifs.perturb(base, reference.delta, rng, reference.perturb)
         # The first attempt renders straight into the table; later ones only repeat empty images.
         out = table if attempt == 0 else None
         zeros = np.zeros_like(pending)

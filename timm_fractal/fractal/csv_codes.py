@@ -5,6 +5,7 @@ probability p.
 """
 
 import codecs
+import logging
 import math
 import re
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .._utils.console import warn_once
 from .ifs import Array
 
 COLUMNS = ('a', 'b', 'c', 'd', 'e', 'f', 'p')
@@ -19,6 +21,10 @@ COLUMNS = ('a', 'b', 'c', 'd', 'e', 'f', 'p')
 MAX_MAPS = 64
 #: Maximum size of a file in bytes; published ones have about 500.
 MAX_BYTES = 100_000
+# Tolerance for the sum of probabilities rounded in a file.
+_SUM_TOLERANCE = 0.01
+
+_logger = logging.getLogger(__name__)
 
 
 def in_order(paths: Sequence[Path]) -> list[Path]:
@@ -89,12 +95,20 @@ def _row(words: list[str], place: str) -> list[float]:
     return row
 
 
-def join(categories: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
-    """Stack categories, with probabilities that sum to 1; missing maps are zero and never chosen.
+def read_categories(paths: Sequence[Path]) -> tuple[Array, Array]:
+    """Read categories, whose probabilities are made to sum to 1, with a warning; missing maps are never chosen.
 
     Returns:
         IFS of shape (K, N, 2, 3), where N is the largest number of maps, and probabilities of shape (K, N).
     """
+    categories = [read_category(path) for path in paths]
+    odd = [(path.name, p.sum()) for path, (_, p) in zip(paths, categories) if abs(p.sum() - 1) > _SUM_TOLERANCE]
+    if odd:
+        warn_once(
+            _logger,
+            'the probabilities p in %d of %d files in %s do not sum to 1 and are divided by their sum (%s: %g)',
+            *(len(odd), len(paths), paths[0].parent, *odd[0]),
+        )
     maps = max(len(system) for system, _ in categories)
     systems, probs = np.zeros((len(categories), maps, 2, 3)), np.zeros((len(categories), maps))
     for k, (system, p) in enumerate(categories):

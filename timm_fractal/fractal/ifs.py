@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import json
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,26 +27,18 @@ UNIFORM_MAPS = range(2, 8)
 
 
 def sample_singular_values(maps: int, sigma: float, rng: np.random.Generator) -> Array:
-    """Sample singular values with a given sigma-factor ("Improving Fractal Pre-training", section 3.2).
+    """Sample the singular values of maps with a given sigma-factor ("Improving Fractal Pre-training", section 3.2).
 
-    Args:
-        maps: Number N of affine maps, at least 1.
-        sigma: The sigma-factor: the sum over maps of (larger + 2 * smaller singular value), 0 < sigma < 3 N.
-        rng: Source of randomness.
+    The sigma-factor is the sum over N maps of (larger + 2 * smaller singular value), 0 < sigma < 3 N.
 
     Returns:
         Shape (N, 2), with 0 <= values[:, 1] <= values[:, 0] <= 1.
-
-    Raises:
-        ValueError: ``sigma`` is not between 0 and 3 N.
 
     Examples:
         >>> values = sample_singular_values(2, 3.5, np.random.default_rng(0))
         >>> float(round((values @ [1, 2]).sum(), 12))
         3.5
     """
-    if not 0 < sigma < 3 * maps:
-        raise ValueError(f'sigma must be greater than 0 and less than 3 * maps = {3 * maps}, got {sigma}')
     values = np.empty((maps, 2))
     budget = sigma
     # Minimum for this map, so that the following maps, at most 3 each, can make up the rest.
@@ -67,23 +59,8 @@ def sample(maps: int, sigma: float, rng: np.random.Generator) -> Array:
 
     The linear part of map j is U diag(s1, s2) V with random rotations U, V (angles uniform in [-pi, pi]) of a basis
     with random signs; the translation is uniform in [-1, 1]^2; the sigma-factor itself is uniform within `SIGMA_MARGIN`
-    of ``sigma``. Samples in the order of the reference: the same numpy generator gives the same IFS.
-
-    Args:
-        maps: Number N of affine maps, at least 2.
-        sigma: Target sigma-factor, 0 < sigma < 3 N.
-        rng: Source of randomness.
-
-    Returns:
-        Shape (N, 2, 3).
-
-    Raises:
-        ValueError: ``maps`` or ``sigma`` is out of range.
+    of ``sigma``, 0 < sigma < 3 N. Samples in the order of the reference: the same numpy generator gives the same IFS.
     """
-    if maps < 2:
-        raise ValueError(f'maps must be at least 2, got {maps}')
-    if not 0 < sigma < 3 * maps:
-        raise ValueError(f'sigma must be greater than 0 and less than 3 * maps = {3 * maps}, got {sigma}')
     signs = np.sign(rng.random((2 * maps, 2, 1)) - 0.5) * np.eye(2)
     angles = _uniform(rng, -np.pi, np.pi, (2 * maps,))
     rotations = np.empty((2 * maps, 2, 2))
@@ -102,47 +79,31 @@ def sample(maps: int, sigma: float, rng: np.random.Generator) -> Array:
 
 
 def probabilities(system: Array) -> Array:
-    """Return the probability of each map in the chaos game, p_j = |det A_j| / sum |det A|.
+    """Return the probability of each map in the chaos game, p_j = |det A_j| / sum |det A|, shape (N,).
 
-    Args:
-        system: Shape (N, 2, 3).
-
-    Returns:
-        Shape (N,), summing to 1. If every determinant is 0, all maps are equally likely.
+    If every determinant is 0, all maps are equally likely.
     """
     areas = np.abs(system[:, 0, 0] * system[:, 1, 1] - system[:, 0, 1] * system[:, 1, 0])
     total = areas.sum()
     return areas / total if total > 0 else np.full(len(system), 1 / len(system))
 
 
-def perturb(
-    system: Array, delta: float, rng: np.random.Generator, mode: Literal['multiply', 'add'] = 'multiply'
-) -> Array:
+def perturb(system: Array, delta: float, rng: np.random.Generator, mode: str = 'multiply') -> Array:
     """Perturb each parameter of an IFS independently ("Scaling Backwards", section 4).
 
+    The result may have maps that are not contractive: its chaos game may diverge.
+
     Args:
-        system: The base IFS, shape (N, 2, 3).
+        system: The base IFS.
         delta: Strength, 0 <= delta < 1.
         rng: Source of randomness.
         mode: ``'multiply'``: multiply each parameter by a sample of U(1 - delta, 1 + delta), as in the released
             generator. ``'add'``: add a sample of U(-delta/2, delta/2), as in the paper.
-
-    Returns:
-        Shape (N, 2, 3). Maps may not be contractive: see `timm_fractal.fractal.render.render`.
-
-    Raises:
-        ValueError: ``delta`` is out of range or ``mode`` unknown.
     """
-    if not 0 <= delta < 1:
-        raise ValueError(f'delta must be at least 0 and less than 1, got {delta}')
     # Sampled in the order a, b, c, d, e, f of the map x' = a x + b y + e, y' = c x + d y + f.
     draws = rng.random((len(system), 6))
     noise = np.concatenate([draws[:, :4].reshape(-1, 2, 2), draws[:, 4:, None]], axis=2)
-    if mode == 'multiply':
-        return system * ((1 - delta) + 2 * delta * noise)
-    if mode == 'add':
-        return system + delta * (noise - 0.5)
-    raise ValueError(f"mode must be 'multiply' or 'add', got {mode!r}")
+    return system + delta * (noise - 0.5) if mode == 'add' else system * ((1 - delta) + 2 * delta * noise)
 
 
 class AddressSequences(NamedTuple):
@@ -166,28 +127,16 @@ class AddressSequences(NamedTuple):
 
 
 def addresses(probs: Array, points: int, seed: int = 100) -> npt.NDArray[np.uint8]:
-    """Sample the address sequence of a chaos game; all images of a base IFS share it.
+    """Sample the address sequence of a chaos game, which all images of a base IFS share.
 
-    Args:
-        probs: Probability of each map, shape (N,).
-        points: Number of points of the chaos game, the start included.
-        seed: Seed of the sequence; 100 as in the reference generator.
-
-    Returns:
-        Shape (points - 1,): the map from each point to the next.
+    From the probabilities of the maps (N,) and the number of points, the start included, it makes the map from each
+    point to the next, shape (points - 1,). The seed is that of the reference generator.
     """
     return AddressSequences(draws(points, seed), thresholds(probs)[None]).addresses(0)
 
 
 def thresholds(probs: Array) -> Array:
-    """Return the thresholds that choose a map from a random number, see `AddressSequences`.
-
-    Args:
-        probs: Probability of each map, shape (N,).
-
-    Returns:
-        Shape (N - 1,).
-    """
+    """Convert the probabilities of maps (N,) to a row of thresholds (N - 1,) of `AddressSequences`."""
     # Map j is the first whose cumulative probability reaches the sample; rounding may leave the last one below 1.
     # Trailing maps with probability 0 are padding.
     reached = np.cumsum(probs)
@@ -205,13 +154,8 @@ def draws(points: int, seed: int) -> Array:
 def sample_uniform(rng: np.random.Generator) -> Array:
     """Sample an IFS like FractalDB's random search ("Pre-training without Natural Images", section 3).
 
-    The number of maps is uniform in `UNIFORM_MAPS`; every parameter is uniform in [-1, 1].
-
-    Args:
-        rng: Source of randomness; the same number of samples is used for any number of maps.
-
-    Returns:
-        Shape (7, 2, 3). Maps beyond the sampled number are zero and have probability 0.
+    The number of maps is uniform in `UNIFORM_MAPS`; every parameter is uniform in [-1, 1]. The result has the shape
+    (7, 2, 3): maps beyond the sampled number are zero and have probability 0.
 
     Examples:
         >>> system = sample_uniform(np.random.default_rng(0))
@@ -293,6 +237,9 @@ class IFSCodes:
             shape = (*array.shape[:1], *maps, 2, 3)
             if not isinstance(codes.name, str) or array.shape != shape or not np.isfinite(array).all():
                 raise ValueError(f'{path}: {key!r} must be finite numbers of shape {shape}, got shape {array.shape}')
+        # An address is a byte.
+        if not 1 <= codes.bases.shape[1] <= 256:
+            raise ValueError(f'{path}: systems must have 1 to 256 maps each, got {codes.bases.shape[1]}')
         probs = codes.probs
         if probs is not None and not (
             probs.shape == codes.bases.shape[:2] and (probs >= 0).all() and np.allclose(probs.sum(1), 1)

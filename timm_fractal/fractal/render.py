@@ -5,7 +5,7 @@ import logging
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +13,10 @@ import numpy.typing as npt
 from .._utils.cpu import cpu_count
 from .._utils.lazy import numba_kernels
 from ..spec import PATCHES
-from .canvas import Bits, images_innermost, row_bytes
+from .canvas import Bits, images_innermost, pack, row_bytes
 from .ifs import AddressSequences, Array
 
 _logger = logging.getLogger(__name__)
-
-Patch = Literal['random', 'fill', 'point']
-Backend = Literal['auto', 'numba', 'torch']
 
 #: Images rendered side by side by one thread: enough SIMD lanes to hide the latency of the recurrence.
 LANES = 32
@@ -32,13 +29,11 @@ class Rendered(NamedTuple):
 
     Attributes:
         bits: The images, bit-packed, see `timm_fractal.fractal.canvas`.
-        fill: Fraction of the pixels that are not black, shape (images,).
-        diverged: Whether the chaos game diverged, shape (images,); such an image is black.
+        fill: Fraction of the pixels that are not black, shape (images,); 0 if the chaos game diverged.
     """
 
     bits: Bits
     fill: npt.NDArray[np.float64]
-    diverged: npt.NDArray[np.bool_]
 
 
 def render(
@@ -46,10 +41,9 @@ def render(
     addresses: npt.NDArray[np.uint8] | AddressSequences,
     keys: npt.NDArray[np.uint32],
     size: int = 512,
-    patch: Patch = 'random',
+    patch: str = 'random',
     *,
-    backend: Backend = 'auto',
-    device: Any = None,
+    backend: str = 'auto',
     threads: int | None = None,
     out: Bits | None = None,
     enough: float = 1.0,
@@ -68,18 +62,11 @@ def render(
         size: Width and height in pixels, 16 to 4096.
         patch: ``'random'``: 3 x 3 pixels, each gray or black by a random bit, not all black. ``'fill'``: 3 x 3 gray
             pixels. ``'point'``: one gray pixel.
-        backend: ``'numba'`` renders on the CPU, ``'torch'`` on ``device``; ``'auto'`` uses torch if a device is given
-            or numba cannot be imported. Both render identical images.
-        device: torch device for the torch back end, by default the CPU.
-        threads: CPU threads of the numba back end, by default all available to this process.
+        backend: ``'numba'`` or ``'torch'``, which render identical images; ``'auto'`` uses torch, which is slower, if
+            numba cannot be imported.
+        threads: Threads of the numba back end, by default all available to this process.
         out: Output array of shape (B, size, row bytes), uint8, C-contiguous.
         enough: Rendering of an image may stop once its fill exceeds this fraction.
-
-    Returns:
-        The images, their fill and whether they diverged.
-
-    Raises:
-        ValueError: An argument has the wrong shape or is out of range.
 
     Examples:
         >>> from timm_fractal.fractal import ifs
@@ -90,71 +77,48 @@ def render(
         >>> unpack(images.bits, 64).shape
         (1, 64, 64)
     """
-    systems = np.asarray(systems, dtype=np.float64)
-    _check(systems, addresses, keys, size, patch, backend)
+    if not np.isfinite(systems).all():
+        # Those of classes that were not asked for.
+        raise ValueError('systems must be finite numbers')
     count, maps = systems.shape[:2]
-    shape = (count, size, row_bytes(size))
     if out is None:
-        out = np.empty(shape, np.uint8)
-    elif out.shape != shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
-        raise ValueError(f'out must be a C-contiguous uint8 array of shape {shape}')
-
+        out = np.empty((count, size, row_bytes(size)), np.uint8)
     if backend == 'auto':
-        backend = 'torch' if device is not None or numba_kernels(f'{__package__}.render_numba') is None else 'numba'
-    diverged = np.zeros(count, np.bool_)
-    keys = np.asarray(keys, np.uint32)
+        backend = 'torch' if numba_kernels(f'{__package__}.render_numba') is None else 'numba'
     if backend == 'torch':
         for places, path in _shared(addresses, count):
             # In parts, since an unpacked image takes eight times the memory.
             for start in range(0, len(places), 16 * LANES):
                 part = places[start : start + 16 * LANES]
-                pixels, lost = render_on(device, systems[part], path, keys[part], size, patch)
-                packed = np.packbits(pixels.cpu().numpy(), axis=2, bitorder='little')
-                out[part, :, : packed.shape[2]], out[part, :, packed.shape[2] :] = packed, 0
-                diverged[part] = lost.cpu().numpy()
+                out[part] = pack(render_on('cpu', systems[part], path, keys[part], size, patch).numpy())
     else:
+        from .render_numba import render_lanes
+
         if not isinstance(addresses, AddressSequences):
             # Map numbers take the place of random numbers.
             halves = np.arange(maps - 1) + 0.5
             addresses = AddressSequences(addresses.astype(np.float64), np.broadcast_to(halves, (count, maps - 1)))
-        pixels = math.ceil(enough * size**2)
-        _render_numba(
-            systems, addresses, keys, size, PATCHES.index(patch), pixels, out, diverged, threads or cpu_count()
-        )
-    return Rendered(out, np.bitwise_count(out.view(np.uint64)).sum((1, 2), dtype=np.int64) / size**2, diverged)
+        draws, all_thresholds = np.ascontiguousarray(addresses.draws), addresses.thresholds
+        # The bits as 64-bit words, in the same order on little-endian machines.
+        canvas = out.reshape(count, -1).view('<u8')
+        settings = size, PATCHES.index(patch), math.ceil(enough * size**2)
 
+        def block(part: slice) -> None:
+            thresholds = all_thresholds[part]
+            if (thresholds == thresholds[0]).all():
+                thresholds = thresholds[:1]
+            canvas[part] = 0
+            images = images_innermost(systems[part])
+            render_lanes(images, draws, thresholds.T.copy(), keys[part], *settings, canvas[part])
 
-def _check(
-    systems: Array,
-    addresses: npt.NDArray[np.uint8] | AddressSequences,
-    keys: npt.NDArray[np.uint32],
-    size: int,
-    patch: Patch,
-    backend: Backend,
-) -> None:
-    if systems.ndim != 4 or systems.shape[2:] != (2, 3):
-        raise ValueError(f'systems must have the shape (B, N, 2, 3), got {systems.shape}')
-    if not 1 <= systems.shape[1] <= 256:
-        raise ValueError(f'systems must have 1 to 256 maps each, got {systems.shape[1]}')
-    if not np.isfinite(systems).all():
-        raise ValueError('systems must be finite numbers')
-    count, maps = systems.shape[:2]
-    if isinstance(addresses, AddressSequences):
-        if addresses.draws.ndim != 1 or addresses.thresholds.shape != (count, maps - 1):
-            raise ValueError(
-                f'addresses must have draws of shape (points - 1,) and thresholds of shape {(count, maps - 1)}, '
-                f'got {addresses.draws.shape} and {addresses.thresholds.shape}'
-            )
-    elif addresses.ndim != 1 or (len(addresses) and addresses.max() >= maps):
-        raise ValueError(f'addresses must be one row of map numbers less than {maps}')
-    if keys.shape != (count, 2):
-        raise ValueError(f'keys must have the shape {(count, 2)}, got {keys.shape}')
-    if not 16 <= size <= 4096:
-        raise ValueError(f'size must be from 16 to 4096, got {size}')
-    if patch not in PATCHES:
-        raise ValueError(f'patch must be one of {", ".join(PATCHES)}, got {patch!r}')
-    if backend not in ('auto', 'numba', 'torch'):
-        raise ValueError(f"backend must be 'auto', 'numba' or 'torch', got {backend!r}")
+        parts, threads = _blocks(all_thresholds), threads or cpu_count()
+        if threads == 1 or len(parts) < 2:
+            for each in parts:
+                block(each)
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(block, parts))
+    return Rendered(out, np.bitwise_count(out.view(np.uint64)).sum((1, 2), dtype=np.int64) / size**2)
 
 
 def _shared(
@@ -167,39 +131,6 @@ def _shared(
     _, first, which = np.unique(addresses.thresholds, axis=0, return_index=True, return_inverse=True)
     for group, image in enumerate(first.tolist()):
         yield np.flatnonzero(which.ravel() == group), addresses.addresses(image)
-
-
-def _render_numba(
-    systems: Array,
-    addresses: AddressSequences,
-    keys: npt.NDArray[np.uint32],
-    size: int,
-    patch: int,
-    enough: int,
-    out: Bits,
-    diverged: npt.NDArray[np.bool_],
-    threads: int,
-) -> None:
-    from .render_numba import render_lanes
-
-    # The bits as 64-bit words, in the same order on little-endian machines.
-    canvas = out.reshape(len(out), -1).view('<u8')
-    draws = np.ascontiguousarray(addresses.draws)
-
-    def block(part: slice) -> None:
-        maps, thresholds = images_innermost(systems[part]), addresses.thresholds[part]
-        if (thresholds == thresholds[0]).all():
-            thresholds = thresholds[:1]
-        canvas[part] = 0
-        render_lanes(maps, draws, thresholds.T.copy(), keys[part], size, patch, enough, canvas[part], diverged[part])
-
-    parts = _blocks(addresses.thresholds)
-    if threads == 1 or len(parts) < 2:
-        for part in parts:
-            block(part)
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(block, parts))
 
 
 def _blocks(thresholds: Array) -> list[slice]:
@@ -217,36 +148,26 @@ def _blocks(thresholds: Array) -> list[slice]:
 
 
 def render_on(
-    device: Any,
-    systems: Array,
-    addresses: npt.NDArray[np.uint8],
-    keys: npt.NDArray[np.uint32],
-    size: int,
-    patch: Patch,
-) -> tuple[Any, Any]:
-    """Render images like `render`, without checks, and leave them on a torch device.
-
-    Returns:
-        The images, uint8 of shape (B, size, size), values 0 and `GRAY`, and whether they diverged, bool of shape (B,).
-    """
+    device: Any, systems: Array, addresses: npt.NDArray[np.uint8], keys: npt.NDArray[np.uint32], size: int, patch: str
+) -> Any:
+    """Render images like `render`, all with one address sequence, on a torch device: (B, size, size), 0 and `GRAY`."""
     import torch
 
     from .._utils import device as _device
     from .._utils.device import to_device
     from . import render_torch
 
-    device = torch.device(device or 'cpu')
+    device = torch.device(device)
     kernel: Any = _device.triton_kernels(device, f'{__package__}.render_triton')
     # The torch kernel needs about 8 MB per image.
     lanes = len(systems) if kernel else LANES if device.type == 'cpu' else LANES_GPU
     path = to_device(addresses, device).long()
     pixels = torch.empty((len(systems), size, size), dtype=torch.uint8, device=device)
-    lost = torch.empty(len(systems), dtype=torch.bool, device=device)
     for start in range(0, len(systems), lanes):
         part = slice(start, start + lanes)
         maps = to_device(images_innermost(systems[part]), device)
         seeds = to_device(keys[part].astype(np.int64), device)
-        arguments = maps, path, seeds, size, PATCHES.index(patch), pixels[part], lost[part]
+        arguments = maps, path, seeds, size, PATCHES.index(patch), pixels[part]
         with _device.on(device):
             (kernel or render_torch).render_lanes(*arguments)
-    return pixels, lost
+    return pixels

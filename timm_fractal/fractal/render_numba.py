@@ -12,7 +12,7 @@ back is queued, and the queue, which is shorter than the trajectory, is painted 
 
 import numpy as np
 
-from .._utils.jit import kernel, part
+from .._utils.jit import kernel, part, random_bits
 from ..spec import POINT, RANDOM
 from .canvas import LIMIT, PADDING, ROUND_UP
 
@@ -164,14 +164,7 @@ def _select(bits, lane, v, count, seen, queue, length):  # type: ignore[no-untyp
 def _patches(queue, v, first, count, start, key0, key1, patches):  # type: ignore[no-untyped-def]
     """Compute the patch of each queued point: 9 random bits, not all zero; bit 3 i + j is row i, column j."""
     for k in range(count):
-        h = np.uint32(np.uint32(start) + (queue[v, np.uint64(first + k)] >> np.uint32(24)))
-        h = np.uint32(h + key0)
-        h = np.uint32(h ^ (h >> np.uint32(16)))
-        h = np.uint32(h * np.uint32(0x7FEB352D))
-        h = np.uint32(h ^ key1)
-        h = np.uint32(h ^ (h >> np.uint32(15)))
-        h = np.uint32(h * np.uint32(0x846CA68B))
-        h = np.uint32(h ^ (h >> np.uint32(16)))
+        h = random_bits(np.uint32(start) + (queue[v, np.uint64(first + k)] >> np.uint32(24)), key0, key1)
         patches[k] = np.uint32(1) + np.uint32(np.uint32((h >> np.uint32(9)) * np.uint32(511)) >> np.uint32(23))
 
 
@@ -254,7 +247,7 @@ def _close_up(lanes, done, images, maps, by_image, thresholds, starts, frame):  
 
 
 @kernel
-def render_lanes(maps, draws, thresholds, keys, size, patch, enough, canvas, diverged):  # type: ignore[no-untyped-def]
+def render_lanes(maps, draws, thresholds, keys, size, patch, enough, canvas):  # type: ignore[no-untyped-def]
     """Render images.
 
     Args:
@@ -265,8 +258,8 @@ def render_lanes(maps, draws, thresholds, keys, size, patch, enough, canvas, div
         size: Width and height in pixels.
         patch: `RANDOM`, `FILL` or `POINT`.
         enough: Rendering of an image may stop once it has more gray pixels than this.
-        canvas: (B, size * words) uint64 of zeros, painted on; bit c of the words of a row is column c.
-        diverged: (B,) bool, written.
+        canvas: (B, size * words) uint64 of zeros, painted on; bit c of the words of a row is column c. An image that
+            diverges stays black.
     """
     steps = len(draws)
     lanes = maps.shape[2]
@@ -286,10 +279,10 @@ def render_lanes(maps, draws, thresholds, keys, size, patch, enough, canvas, div
     starts = np.zeros((blocks + 1, 2, lanes))
     frame = np.zeros((4, lanes))
     _first_walk(maps, by_image, draws, thresholds, lanes, which, track, starts, frame)
-    _fit(frame, track, lanes, size, diverged)
+    done = np.zeros(lanes, np.bool_)
+    _fit(frame, track, lanes, size, done)
     # The image of each lane; unfinished images take over the lanes of finished ones.
     images = np.arange(lanes)
-    done = diverged.copy()
     lanes = _close_up(lanes, done, images, maps, by_image, thresholds, starts, frame)
 
     # A patch is offset one pixel right and down from its point, a single pixel is not.

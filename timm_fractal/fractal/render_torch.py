@@ -72,24 +72,16 @@ def _trajectory(maps: Tensor, addresses: Tensor) -> Tensor:
     return points[: len(addresses) + 1]
 
 
-def frame(low: Tensor, high: Tensor, size: int, diverged: Tensor) -> tuple[Tensor, Tensor]:
-    """Return origin and scale (pixels per unit) of the canvas, float64 (2, B); write ``diverged``, bool (B,)."""
+def frame(low: Tensor, high: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return origin and scale (pixels per unit) of the canvas, float64 (2, B), and which images diverged, bool (B,)."""
     span = high - low
-    diverged.copy_(~((span < LIMIT).all(0)))
+    diverged = ~((span < LIMIT).all(0))
     # Points of diverged images and images without extent stay in a corner.
     scale = (size - 2 * PADDING) * ROUND_UP / torch.where(diverged | (span == 0), torch.inf, span)
-    return torch.where(diverged, 0.0, low), scale
+    return torch.where(diverged, 0.0, low), scale, diverged
 
 
-def render_lanes(
-    maps: Tensor,
-    addresses: Tensor,
-    keys: Tensor,
-    size: int,
-    patch: int,
-    canvas: Tensor,
-    diverged: Tensor,
-) -> None:
+def render_lanes(maps: Tensor, addresses: Tensor, keys: Tensor, size: int, patch: int, canvas: Tensor) -> None:
     """Render images.
 
     Args:
@@ -98,11 +90,10 @@ def render_lanes(
         keys: (B, 2) int64 in [0, 2^32), seeds of the patches of each image.
         size: Width and height in pixels.
         patch: `RANDOM`, `FILL` or `POINT`.
-        canvas: (B, size, size) uint8, written.
-        diverged: (B,) bool, written.
+        canvas: (B, size, size) uint8, written; an image that diverges is black.
     """
     points = _trajectory(maps, addresses)
-    start, scale = frame(points.amin(0), points.amax(0), size, diverged)
+    start, scale, diverged = frame(points.amin(0), points.amax(0), size)
     points = torch.where(diverged, 0.0, points)
     column, row = ((points - start) * scale + PADDING).long().unbind(1)
 

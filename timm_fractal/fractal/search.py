@@ -16,11 +16,11 @@ from .._utils.rng import Stream, stream
 from ..spec import Fractal1Spec, IFSSpec
 from . import ifs
 from .ifs import AddressSequences, Array
-from .render import LANES, Patch, render
+from .render import LANES, render
 
 T = TypeVar('T')
 
-#: A base or class whose image on `REFERENCE_CANVAS` has at most this fraction of gray pixels is sampled again
+#: A base or class whose image on the reference canvas has at most this fraction of gray pixels is sampled again
 #: (the reference generator's threshold).
 MIN_FILL = 0.05
 #: Attempts to sample a base IFS.
@@ -47,7 +47,7 @@ _FOUND_BASES = 'bases.npy'
 
 @functools.lru_cache(maxsize=2048)
 def base_thresholds(base: bytes) -> Array:
-    """Return the thresholds of a base IFS, given as the bytes of its parameters, for `AddressSequences`."""
+    """Return `ifs.thresholds` of a base IFS, given as the bytes of its parameters."""
     return ifs.thresholds(ifs.probabilities(np.frombuffer(base).reshape(-1, 2, 3)))
 
 
@@ -56,7 +56,7 @@ class _Look(NamedTuple):
 
     points: int
     size: int
-    patch: Patch
+    patch: str
     key: tuple[int, ...]
     fill: float
 
@@ -109,14 +109,7 @@ def _fill(look: _Look, bases: Array, systems: Array) -> npt.NDArray[np.float64]:
 
 
 def find_bases(reference: IFSSpec, numbers: list[int]) -> Array:
-    """Find base IFS.
-
-    Args:
-        reference: The data set on `REFERENCE_CANVAS`.
-        numbers: Which of its bases.
-
-    Returns:
-        Shape (len(numbers), N, 2, 3).
+    """Find some of the base IFSs of a data set, which is given on the reference canvas: shape (numbers, N, 2, 3).
 
     Raises:
         ValueError: One of them is not found.
@@ -154,7 +147,7 @@ def _attempt(reference: Fractal1Spec, number: int, attempt: int) -> Array:
 def _sample_base(reference: Fractal1Spec, number: int) -> _Search[Array]:
     # As class 0 would be rendered.
     key = np.random.SeedSequence((reference.seed, Stream.PATCHES, 0, 0, 0)).generate_state(2).tolist()
-    look = _Look(reference.points, reference.size, reference.patch, tuple(key), MIN_FILL)  # type: ignore[arg-type]
+    look = _Look(reference.points, reference.size, reference.patch, tuple(key), MIN_FILL)
     attempt = 0
     while attempt < MAX_BASES:
         # One at a time at first, since the second is often accepted, then in growing batches.

@@ -28,7 +28,6 @@ from .._utils.files import sha256
 from .._utils.messages import listed
 from .._version import __version__
 from ..data import create
-from ..fractal.codes import REFERENCE_CANVAS
 from ..spec import parse_name
 from . import architecture, checkpoint, origin, values
 from .checkpoint import Checkpoint, Tensors
@@ -241,7 +240,7 @@ def _ifs_codes(found: Checkpoint, num_classes: int) -> Any:
     spec = _dataset(found.args)
     source = str(found.args.get('data_dir') or found.args.get('data') or '')
     # With files, which are not available here, the name does not determine the data set.
-    if spec is None or not spec.has_codes or (source and (spec.reads_folders or Path(source).suffix)):
+    if spec is None or spec.reads != 'codes' or (source and (spec.reads_folders or Path(source).suffix)):
         return None
     if spec.classes > num_classes:
         raise ValueError(
@@ -249,7 +248,7 @@ def _ifs_codes(found: Checkpoint, num_classes: int) -> Any:
             f'have been trained on it'
         )
     # IFS codes do not depend on the canvas, so a small one is faster.
-    small: Any = dataclasses.replace(spec, cache='none', **REFERENCE_CANVAS)
+    small = dataclasses.replace(spec.on_reference_canvas(), cache='none')
     dataset: Any = create(small.name())
     return dataclasses.replace(dataset.codes, name=str(spec))
 
