@@ -187,8 +187,7 @@ NAMES = (*LUTS, *PIXELS, *MATRICES, *SHAPES)
 def warp(images: Tensor, name: str, magnitude: Numbers, seed: int, fill: Sequence[int]) -> Tensor:
     """Warp a batch by an operation in `SHAPES`: uint8 (b, C, H, W) -> the same, for magnitudes (b,)."""
     rng = np.random.Generator(np.random.PCG64([seed, list(SHAPES).index(name)]))
-    values = SHAPES[name].sample(rng, magnitude.clip(max=MAX_MAGNITUDE))
-    return SHAPES[name].apply(images, [{SHAPES[name].name: row} for row in values.tolist()], fill=fill)
+    return SHAPES[name].apply(images, SHAPES[name].sample(rng, magnitude.clip(max=MAX_MAGNITUDE)), fill=fill)
 
 
 def apply_layer(
