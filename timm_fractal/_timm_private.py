@@ -133,13 +133,13 @@ class Policy(NamedTuple):
         operations: All operations.
         layers: Number of operations applied to an image.
         weights: Probabilities of choosing each, without replacement; None for uniform, with replacement.
-        rows: For AutoAugment, sequences of indices in ``operations``, one of which is chosen; None for RandAugment.
+        table: For AutoAugment, indices in ``operations``, of which one row is chosen; None for RandAugment.
     """
 
     operations: list[Operation]
     layers: int
     weights: Any
-    rows: list[list[int]] | None
+    table: npt.NDArray[np.int64] | None
 
 
 def read_policy(text: str, options: dict[str, Any]) -> Policy:
@@ -164,10 +164,11 @@ def read_policy(text: str, options: dict[str, Any]) -> Policy:
     try:
         if is_rand:
             return Policy([_operation(op) for op in policy.ops], policy.num_layers, policy.choice_weights, None)
-        numbers = iter(range(sum(map(len, policy.policy))))
-        rows = [[next(numbers) for _ in row] for row in policy.policy]
-        return Policy([_operation(op) for row in policy.policy for op in row], max(map(len, rows)), None, rows)
-    except (AttributeError, TypeError, KeyError) as error:
+        operations = [_operation(op) for row in policy.policy for op in row]
+        # All rows have as many operations.
+        table = np.arange(len(operations)).reshape(len(policy.policy), -1)
+        return Policy(operations, table.shape[1], None, table)
+    except (AttributeError, TypeError, KeyError, ValueError) as error:
         raise UnknownTimm(f'{type(policy).__name__}: {error}') from error
 
 

@@ -28,7 +28,7 @@ from .augment.batch import Output
 from .augment.erasing import Erase, EraseParams
 from .augment.mixup import Mix, MixParams, check_even
 from .augment.policy import refuse
-from .augment.transforms import Evaluate, Train, create_augment, normalize, run
+from .augment.transforms import Evaluate, Train, create_augment, normalize
 from .data.base import SyntheticDataset
 from .fractal.canvas import unpack
 
@@ -258,12 +258,12 @@ class DeviceLoader:
         upload = Upload()
         places = [upload.add(values) for values in (numbers, labels)]
         direct = None if table is None or self._images.spec.is_packed else _channels_first(table)
-        resize, layers = augment.record(upload, params, np.arange(count) if direct is None else numbers, shape)
+        run, rows = augment.record(upload, params, np.arange(count) if direct is None else numbers, shape)
         mode = self.erase.mode if self.erase else 'const'
         targets = None
         if self.mix is not None:
             targets = labels, self.mix.collate.num_classes, self.mix.collate.label_smoothing
-        output = Output(upload, layers.rows, sizes, mixed, erased, mode, targets)
+        output = Output(upload, rows, sizes, mixed, erased, mode, targets)
         upload.send(self.device)
         with _device.on(self.device):
             if rendered is not None:
@@ -272,7 +272,7 @@ class DeviceLoader:
                 images = direct
             else:
                 images = kernels.unpack(table, upload[places[0]], self._levels)[..., :width]
-            images = run(kernels, resize, layers, images)
+            images = run(kernels, images)
         return self._by_kernels(kernels, output, images, upload[places[1]], sizes)
 
     def _by_kernels(

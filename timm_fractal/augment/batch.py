@@ -4,9 +4,7 @@ Each step is first recorded on the host, which adds its parameters to an `Upload
 The pixels equal those of `resample`, `apply_layer`, `Mix`, `normalize` and, except for noise, `Erase`.
 """
 
-import functools
-import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -19,13 +17,11 @@ from .._utils import device as _device
 from .._utils.device import Upload
 from .._utils.lazy import numba_kernels
 from .erasing import ERASING_MODES, EraseParams
-from .mixup import MixParams, SoftTargets, fill_targets, soft_targets
+from .mixup import MixParams, fill_targets, soft_targets
 from .policy import Layer
 from .reference import NAMES, PIXELS, SHAPES, warp
 from .resample import Crop
 from .tables import LUTS, MATRICES, count_taps, rows_first
-
-_logger = logging.getLogger(__name__)
 
 _MAPS_LEVELS = np.array([name in (*LUTS, 'Color') for name in NAMES])
 _READS_NEIGHBORS = np.array([name in (*MATRICES, 'Sharpness') for name in NAMES])
@@ -44,84 +40,75 @@ def kernels(device: torch.device) -> ModuleType | None:
     return _device.triton_kernels(device, f'{__package__}.kernels_triton')
 
 
-@functools.cache
-def _max_taps(shape: tuple[int, int], resized: tuple[int, int]) -> list[int]:
-    """Return the maximum numbers of taps of rows and columns, for boxes in images of this height and width."""
-    return [int(count_taps(have, want)) for have, want in zip(shape, resized)]
-
-
 def can_resize(shape: Sequence[int], resized: tuple[int, int]) -> bool:
     """Whether the kernels can resize images of this height and width."""
-    return max(_max_taps((shape[0], shape[1]), resized)) <= _MAX_TAPS
+    return bool(count_taps(shape, resized).max() <= _MAX_TAPS)
 
 
-class Resize:
+#: Resizes with kernels: uint8 (images, C, H, W) -> uint8 (rows, C, *size), of which the first B rows are written.
+Resize = Callable[[Any, Tensor, int], Tensor]
+
+
+def record_resize(
+    upload: Upload,
+    crop: Crop,
+    take: npt.NDArray[np.int64],
+    shape: Sequence[int],
+    resized: tuple[int, int],
+    size: tuple[int, int],
+    offset: tuple[int, int],
+) -> Resize:
     """`resample` with kernels, in two passes over the pixels.
 
     Args as for `resample`, except:
         upload: Receives the parameters.
         take: Index of the source image of each box, shape (B,).
-        shape: Height and width of the source images.
+        shape: Channels, height and width of the source images.
     """
+    top, left, height, width, cubic, hflip, vflip = (values.numpy() for values in crop)
+    channels, most = shape[0], count_taps(shape[1:], resized).tolist()
+    is_rows_first = rows_first(height, width, resized)
+    area = np.where(is_rows_first, size[0] * width, height * size[1])
+    box = upload.add(np.stack([top, left, height, width], 1).astype(np.int32))
+    flags = upload.add(np.stack([cubic, vflip, hflip], 1).astype(np.int32))
+    images, begins = upload.add(take), upload.add((np.cumsum(area) - area) * channels)
+    taps = [
+        upload.add(np.minimum(count_taps(length, want, cubic), length).astype(np.int32))
+        for length, want in zip((height, width), resized)
+    ]
+    # Axis of the first pass, its images, and their maximum number of lines across that axis.
+    orders = [
+        (axis, upload.add(chosen.astype(np.int32)), int(across[chosen].max()))
+        for axis, chosen, across in (
+            (1, (~is_rows_first).nonzero()[0], height),
+            (0, is_rows_first.nonzero()[0], width),
+        )
+        if len(chosen)
+    ]
 
-    def __init__(
-        self,
-        upload: Upload,
-        crop: Crop,
-        take: npt.NDArray[np.int64],
-        shape: tuple[int, int],
-        resized: tuple[int, int],
-        size: tuple[int, int],
-        offset: tuple[int, int] = (0, 0),
-    ) -> None:
-        top, left, height, width, cubic, hflip, vflip = (values.numpy() for values in crop)
-        self._upload, self._resized, self._size, self._offset = upload, resized, size, offset
-        self._most = _max_taps(shape, resized)
-        is_rows_first = rows_first(height, width, resized)
-        area = np.where(is_rows_first, size[0] * width, height * size[1])
-        self._between = int(area.sum())
-        self._take = upload.add(take)
-        self._box = upload.add(np.stack([top, left, height, width], 1).astype(np.int32))
-        self._flags = upload.add(np.stack([cubic, vflip, hflip], 1).astype(np.int32))
-        self._taps = [
-            upload.add(np.minimum(count_taps(length, want, cubic), length).astype(np.int32))
-            for length, want in zip((height, width), resized)
-        ]
-        begin = np.cumsum(area) - area
-        # Axis of the first pass, its images, and their maximum number of lines across that axis.
-        self._orders = [
-            (axis, upload.add(chosen.astype(np.int32)), int(across[chosen].max()))
-            for axis, chosen, across in (
-                (1, (~is_rows_first).nonzero()[0], height),
-                (0, is_rows_first.nonzero()[0], width),
-            )
-            if len(chosen)
-        ]
-        self._begins = {channels: upload.add(begin * channels) for channels in (1, 3)}
-
-    def run(self, kernels: Any, source: Tensor, rows: int) -> Tensor:
-        """Resize uint8 (images, C, H, W) -> uint8 (rows, C, *size), of which the first B rows are written."""
-        upload, channels = self._upload, source.shape[1]
-        box, flags, take, begins = (upload[k] for k in (self._box, self._flags, self._take, self._begins[channels]))
+    def resize(kernels: Any, source: Tensor, rows: int) -> Tensor:
         weights = [
             kernels.weigh(
-                box, flags, axis, self._resized[axis], self._size[axis], self._offset[axis],
-                upload[self._taps[axis]], self._most[axis],
+                upload[box],
+                upload[flags],
+                axis,
+                resized[axis],
+                size[axis],
+                offset[axis],
+                upload[taps[axis]],
+                most[axis],
             )
             for axis in (0, 1)
-        ]  # fmt: skip
-        between = source.new_empty(self._between * channels)
-        target = source.new_empty(rows, channels, *self._size)
-        for axis, index, across in self._orders:
-            chosen = upload[index]
-            kernels.resize(
-                source, between, take, chosen, box, begins, weights[axis], self._size, axis, True, across
-            )  # fmt: skip
-            kernels.resize(
-                between, target, take, chosen, box, begins, weights[1 - axis], self._size, 1 - axis, False,
-                self._size[axis],
-            )  # fmt: skip
+        ]
+        between = source.new_empty(int(area.sum()) * channels)
+        target = source.new_empty(rows, channels, *size)
+        for axis, index, across in orders:
+            arguments = upload[images], upload[index], upload[box], upload[begins]
+            kernels.resize(source, between, *arguments, weights[axis], size, axis, True, across)
+            kernels.resize(between, target, *arguments, weights[1 - axis], size, 1 - axis, False, size[axis])
         return target
+
+    return resize
 
 
 class Layers:
@@ -135,14 +122,12 @@ class Layers:
         fill: Fill value outside the image, one per channel.
 
     Attributes:
-        channels: Channels of the images.
         rows: Final row of each image, int32 of shape (B,); image k starts in row k.
         room: Required rows of the buffer.
     """
 
     def __init__(self, upload: Upload, layers: Sequence[Layer], count: int, shape: Sequence[int], fill: Sequence[int]):
         self._upload, self._fill = upload, fill
-        self.channels = shape[0]
         self._fill_color = upload.add(np.array(fill, np.int32))
         self.rows = np.arange(count, dtype=np.int32)
         self.room = count
@@ -259,5 +244,5 @@ class Output:
 
     def targets(self, begin: int, count: int) -> Tensor:
         """Make the mixed targets of one batch, float32 (count, classes)."""
-        parts = SoftTargets(*(self._upload[k][begin : begin + count] for k in self._targets))
-        return fill_targets(parts, self._classes)
+        labels, values, other = (self._upload[k][begin : begin + count] for k in self._targets)
+        return fill_targets(labels, values, other, self._classes)

@@ -11,7 +11,7 @@ on every device. Gray images keep one channel until `normalize`.
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,8 +24,8 @@ from .._utils import device as _device
 from .._utils.device import Upload, to_device
 from .._utils.messages import nearest
 from . import batch
-from .batch import Layers, Resize
-from .policy import Layer, Policy, refuse
+from .batch import Layers, record_resize
+from .policy import Layer, Policy, check_choice, refuse
 from .reference import NAMES, apply_layer
 from .resample import Crop, resample
 from .sampling import Pair, numpy_generator, sample_sides
@@ -67,22 +67,34 @@ class _Augment:
 
     def record(
         self, upload: Upload, params: TrainParams, take: npt.NDArray[np.int64], shape: Sequence[int]
-    ) -> tuple[Resize, Layers]:
-        """Record the steps for images ``take`` of a source of shape (images, C, H, W)."""
+    ) -> tuple[Callable[[Any, Tensor], Tensor], npt.NDArray[np.int32]]:
+        """Record the steps for images ``take`` of a source of shape (images, C, H, W).
+
+        Returns:
+            A function that runs them, from the kernels and the source to uint8 (rows, C, *size); and the row of each
+            image in its result, shape (B,).
+        """
         channels, fill = self._filled(shape[1])
         resized, offset = self._geometry(shape[2], shape[3])
-        resize = Resize(upload, params.crop, take, (shape[2], shape[3]), resized, self.size, offset)
-        return resize, Layers(upload, params.layers, len(take), (channels, *self.size), fill)
+        resize = record_resize(upload, params.crop, take, (channels, *shape[2:]), resized, self.size, offset)
+        layers = Layers(upload, params.layers, len(take), (channels, *self.size), fill)
+
+        def run(kernels: Any, source: Tensor) -> Tensor:
+            images = resize(kernels, source.expand(-1, channels, -1, -1), layers.room)
+            layers.run(kernels, images)
+            return images
+
+        return run, layers.rows
 
     def _apply(self, images: Tensor, params: TrainParams) -> Tensor:
         if kernels := self.kernels(images.device, images.shape):
             upload = Upload()
-            resize, layers = self.record(upload, params, np.arange(len(images)), images.shape)
-            rows = upload.add(layers.rows)
+            run, rows = self.record(upload, params, np.arange(len(images)), images.shape)
+            index = upload.add(rows)
             upload.send(images.device)
             with _device.on(images.device):
-                result = run(kernels, resize, layers, images)
-            return result if len(result) == len(images) else result.index_select(0, upload[rows])
+                result = run(kernels, images)
+            return result if len(result) == len(images) else result.index_select(0, upload[index])
         resized, offset = self._geometry(images.shape[2], images.shape[3])
         images = resample(images, params.crop, resized, self.size, offset)
         channels, fill = self._filled(images.shape[1])
@@ -146,7 +158,7 @@ class Train(_Augment):
         interpolation: str = 'bilinear',
         mean: Sequence[float] = (0.485, 0.456, 0.406),
     ) -> None:
-        _check_interpolation(interpolation)
+        check_choice('interpolation', interpolation, INTERPOLATIONS)
         self.size = _size(input_size)
         self.scale = scale or (0.08, 1.0)
         self.ratio = ratio or (3 / 4, 4 / 3)
@@ -214,20 +226,6 @@ class Train(_Augment):
         return channels, fill if len(fill) == channels else fill * channels
 
 
-def run(kernels: Any, resize: Resize, layers: Layers, images: Tensor) -> Tensor:
-    """Resize images, then apply the layers: uint8 (images, C, H, W) -> uint8 (rows, C, *size)."""
-    if images.shape[1] < layers.channels:
-        images = images.expand(-1, layers.channels, -1, -1)
-    result = resize.run(kernels, images, layers.room)
-    layers.run(kernels, result)
-    return result
-
-
-def _check_interpolation(interpolation: str) -> None:
-    if interpolation not in INTERPOLATIONS:
-        refuse('interpolation', interpolation, nearest(str(interpolation), INTERPOLATIONS))
-
-
 def _jitter(strength: float | Sequence[float] | None) -> dict[str, Pair]:
     """Return the operations of color jitter with the ranges of their factors, from torchvision."""
     if strength is None:
@@ -283,10 +281,8 @@ class Evaluate(_Augment):
         crop_mode: str | None = None,
         interpolation: str = 'bilinear',
     ) -> None:
-        if interpolation not in INTERPOLATIONS[:2]:
-            refuse('interpolation', interpolation, nearest(str(interpolation), INTERPOLATIONS[:2]))
-        if crop_mode not in (None, 'center', 'squash'):
-            refuse('crop_mode', crop_mode, nearest(str(crop_mode), ('center', 'squash')))
+        check_choice('interpolation', interpolation, INTERPOLATIONS[:2])
+        check_choice('crop_mode', crop_mode or 'center', ('center', 'squash'))
         crop_pct = crop_pct or 0.875
         if not 0 < crop_pct <= 1:
             refuse('crop_pct', crop_pct, 'greater than 0, at most 1')
