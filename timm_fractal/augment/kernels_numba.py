@@ -17,18 +17,12 @@ from torch import Tensor
 from .._utils.jit import kernel, part
 from .erasing import ERASING_MODES
 from .reference import NAMES
+from .reference import unpack as unpack
 from .tables import blend, cubic, keys_far, keys_near, luma
 
-_AUTO_CONTRAST = NAMES.index('AutoContrast')
-_EQUALIZE = NAMES.index('Equalize')
-_INVERT = NAMES.index('Invert')
-_POSTERIZE = NAMES.index('Posterize')
-_SOLARIZE = NAMES.index('Solarize')
-_SOLARIZE_ADD = NAMES.index('SolarizeAdd')
-_BRIGHTNESS = NAMES.index('Brightness')
-_CONTRAST = NAMES.index('Contrast')
-_COLOR = NAMES.index('Color')
-_SHARPNESS = NAMES.index('Sharpness')
+_AUTO_CONTRAST, _EQUALIZE, _INVERT, _POSTERIZE = map(NAMES.index, ('AutoContrast', 'Equalize', 'Invert', 'Posterize'))
+_SOLARIZE, _SOLARIZE_ADD, _BRIGHTNESS = map(NAMES.index, ('Solarize', 'SolarizeAdd', 'Brightness'))
+_CONTRAST, _COLOR, _SHARPNESS = map(NAMES.index, ('Contrast', 'Color', 'Sharpness'))
 _RAND, _PIXEL = ERASING_MODES.index('rand'), ERASING_MODES.index('pixel')
 
 # Rows whose columns are resized together; they should fit into the L1 cache.
@@ -36,13 +30,6 @@ _ROWS = 64
 
 _blend_levels, _interpolate, _keys_near, _keys_far = part(blend), part(cubic), part(keys_near), part(keys_far)
 _luma_of = part(luma)
-
-
-@kernel
-def _unpack(begin, end, table, numbers, levels, out):
-    for n in range(begin, end):
-        for word in range(table.shape[1]):
-            out[n, word] = levels[table[numbers[n], word]]
 
 
 @kernel
@@ -499,28 +486,17 @@ def _share(function: Callable[..., None], count: int, *arguments: Any) -> None:
     list(_pool(threads).map(lambda start, stop: function(start, stop, *arrays), edges, edges[1:]))
 
 
-def unpack(table: Tensor, numbers: Tensor, levels: Tensor) -> Tensor:
-    """See `kernels_triton`, also for the functions below."""
-    rows, line = table.shape[1:]
-    result = table.new_empty(len(numbers), 1, rows, 8 * line)
-    words = result.view(torch.int64).view(len(numbers), -1)
-    _share(_unpack, len(numbers), table.flatten(1), numbers, levels.view(torch.int64)[:, 0], words)
-    return result
+# For the interface, see `kernels_triton`; `unpack` is torch's, which is as fast.
 
 
-def weigh(
-    box: Tensor, flags: Tensor, axis: int, resized: int, size: int, offset: int, taps: Tensor, most: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def weigh(box, flags, axis, resized, size, offset, taps, most):
     first = box.new_empty(len(box), size)
     weights = box.new_empty(len(box), size, most)
     _share(_weigh, len(box), box, flags, axis, resized, offset, taps, first, weights)
     return first, taps, weights
 
 
-def resize(
-    source: Tensor, target: Tensor, take: Tensor, index: Tensor, box: Tensor, begins: Tensor,
-    weights: tuple[Tensor, Tensor, Tensor], size: tuple[int, int], axis: int, is_first: bool, lines: int,
-) -> None:  # fmt: skip
+def resize(source, target, take, index, box, begins, weights, size, axis, is_first, lines):
     channels = source.shape[1] if is_first else target.shape[1]
     strides = np.array(source.stride() if is_first else (0, 0, 0, 0))
     # The images may be a view: take the underlying memory.
@@ -529,20 +505,17 @@ def resize(
     _share(_resize, len(index), flat, strides, target.view(-1), *arguments)
 
 
-def look_up(images: Tensor, rows: Tensor, operation: Tensor, argument: Tensor) -> None:
+def look_up(images, rows, operation, argument):
     _share(_look_up, len(rows), images.flatten(2), rows, operation, argument)
 
 
-def transform(
-    images: Tensor, rows: Tensor, put: Tensor, operation: Tensor, cubic: Tensor, data: Tensor, fill: Tensor
-) -> None:
+def transform(images, rows, put, operation, cubic, data, fill):
     _share(_transform, len(rows), images, rows, put, operation, cubic, data, fill)
 
 
 def mix_normalize_erase(
-    images: Tensor, rows: Tensor, partners: Tensor, lam: Tensor, paste: Tensor, table: Tensor, erased: Tensor,
-    color: Tensor, seed: int, mode: int, is_mixed: bool, begin: int, count: int,
-) -> Tensor:  # fmt: skip
+    images, rows, partners, lam, paste, table, erased, color, seed, mode, is_mixed, begin, count
+):  # fmt: skip
     height, width = images.shape[2:]
     result = torch.empty(count, len(table), height, width, dtype=table.dtype)
     counts = erased[begin : begin + count, :, 2:].prod(2).sum(1) * len(table)

@@ -28,17 +28,14 @@ _PIXELS_TRANSFORMED = 256
 _PIXELS = 1024
 _EXACT: dict[str, Any] = {'enable_fp_fusion': False}
 
-_AUTO_CONTRAST = tl.constexpr(NAMES.index('AutoContrast'))
-_EQUALIZE = tl.constexpr(NAMES.index('Equalize'))
-_INVERT = tl.constexpr(NAMES.index('Invert'))
-_POSTERIZE = tl.constexpr(NAMES.index('Posterize'))
-_SOLARIZE = tl.constexpr(NAMES.index('Solarize'))
-_SOLARIZE_ADD = tl.constexpr(NAMES.index('SolarizeAdd'))
-_BRIGHTNESS = tl.constexpr(NAMES.index('Brightness'))
-_CONTRAST = tl.constexpr(NAMES.index('Contrast'))
-_COLOR = tl.constexpr(NAMES.index('Color'))
-_SHARPNESS = tl.constexpr(NAMES.index('Sharpness'))
 
+def _code(name: str) -> Any:
+    return tl.constexpr(NAMES.index(name))
+
+
+_AUTO_CONTRAST, _EQUALIZE, _INVERT, _POSTERIZE = map(_code, ('AutoContrast', 'Equalize', 'Invert', 'Posterize'))
+_SOLARIZE, _SOLARIZE_ADD, _BRIGHTNESS = map(_code, ('Solarize', 'SolarizeAdd', 'Brightness'))
+_CONTRAST, _COLOR, _SHARPNESS = map(_code, ('Contrast', 'Color', 'Sharpness'))
 # Modes of random erasing, as in `timm_fractal.augment.erasing.ERASING_MODES`.
 _RAND, _PIXEL = tl.constexpr(1), tl.constexpr(2)
 
@@ -285,15 +282,6 @@ def _interpolate_row(plane, row, column, part, height, width, wanted):
 
 
 @triton.jit
-def _sum_of_three(plane, row, column, height, width, wanted):
-    return (
-        _tap(plane, row, column - 1, height, width, wanted).to(tl.int32)
-        + _tap(plane, row, column, height, width, wanted).to(tl.int32)
-        + _tap(plane, row, column + 1, height, width, wanted).to(tl.int32)
-    )
-
-
-@triton.jit
 def _sharpen(source, target, factor, pixel, height, width, CHANNELS: tl.constexpr):
     area = height * width
     wanted = pixel < area
@@ -304,8 +292,8 @@ def _sharpen(source, target, factor, pixel, height, width, CHANNELS: tl.constexp
         plane = source + channel * area
         level = tl.load(plane + pixel, mask=wanted, other=0).to(tl.int32)
         around = 4 * level
-        for step in tl.static_range(3):
-            around += _sum_of_three(plane, row + (step - 1), column, height, width, wanted)
+        for k in tl.static_range(9):
+            around += _tap(plane, row + (k // 3 - 1), column + (k % 3 - 1), height, width, wanted).to(tl.int32)
         # An integer over 13 is never halfway between two integers.
         smooth = tl.where(inner, (around + 6) // 13, level).to(tl.float32)
         result = _blend(smooth, level.to(tl.float32), factor)
@@ -380,14 +368,6 @@ def _two_normal(first, second):
 
 
 @triton.jit
-def _four_normal(seed, index):
-    a, b, c, d = tl.rand4x(seed, index)
-    first, second = _two_normal(a, b)
-    third, fourth = _two_normal(c, d)
-    return first, second, third, fourth
-
-
-@triton.jit
 def _contains(box, row, column):
     """Whether a box (top, left, height, width) contains pixels."""
     top, left, high, wide = tl.load(box), tl.load(box + 1), tl.load(box + 2), tl.load(box + 3)
@@ -444,7 +424,9 @@ def _mix_normalize_erase(
                 # Noise is the most expensive part.
                 if is_any_erased:
                     index = (n * ((OUTPUT + 3) // 4) + channel // 4) * area + pixel
-                    noise, second, third, fourth = _four_normal(seed, index)
+                    a, b, c, d = tl.rand4x(seed, index)
+                    noise, second = _two_normal(a, b)
+                    third, fourth = _two_normal(c, d)
             if channel % 4 == 1:
                 noise = second
             if channel % 4 == 2:

@@ -16,6 +16,15 @@ from ..shape.warps import MAX_MAGNITUDE, WARPS, Warp
 from .sampling import Numbers
 from .tables import LUTS, MATRICES, blend, cubic, luma, make_lut
 
+
+def unpack(table: Tensor, numbers: Tensor, levels: Tensor) -> Tensor:
+    """See `kernels_triton`."""
+    stored = table.index_select(0, numbers)
+    # Eight pixels at a time.
+    words = levels.view(torch.int64)[:, 0].index_select(0, stored.flatten().int())
+    return words.view(torch.uint8).view(len(stored), 1, stored.shape[1], -1)
+
+
 # Levels.
 
 
@@ -25,27 +34,18 @@ def _luma(images: Tensor) -> Tensor:
     return gray.to(torch.uint8)[:, None]
 
 
-def _histogram(images: Tensor) -> Tensor:
-    """(b, C, H, W) -> (b, C, 256), int32."""
-    levels = images.flatten(2).long()
-    one = torch.ones((), dtype=torch.int32, device=images.device)
-    return one.new_zeros(*levels.shape[:2], 256).scatter_add_(2, levels, one.expand_as(levels))
-
-
-def _look_up(images: Tensor, luts: Tensor) -> Tensor:
-    """Map the levels of images (b, C, H, W) by LUTs broadcastable to (b, C, 256)."""
+def _map_levels(images: Tensor, name: str, argument: Numbers) -> Tensor:
+    """Map the levels of images (b, C, H, W) by look-up tables."""
     count, channels = images.shape[:2]
+    histogram = torch.empty(0, device=images.device)
+    if name in ('AutoContrast', 'Equalize', 'Contrast'):
+        levels = (_luma(images) if name == 'Contrast' and channels == 3 else images).flatten(2).long()
+        one = torch.ones((), dtype=torch.int32, device=images.device)
+        histogram = one.new_zeros(*levels.shape[:2], 256).scatter_add_(2, levels, one.expand_as(levels))
+    luts = make_lut(name, to_device(argument, images.device), histogram)
     start = 256 * torch.arange(count * channels, dtype=torch.int32, device=images.device)
     entry = images.flatten(0, 1).int() + start[:, None, None]
     return luts.expand(count, channels, -1).flatten().index_select(0, entry.flatten()).view_as(images)
-
-
-def _map_levels(images: Tensor, name: str, argument: Numbers) -> Tensor:
-    histogram = torch.empty(0, device=images.device)
-    if name in ('AutoContrast', 'Equalize', 'Contrast'):
-        in_gray = name == 'Contrast' and images.shape[1] == 3
-        histogram = _histogram(_luma(images) if in_gray else images)
-    return _look_up(images, make_lut(name, to_device(argument, images.device), histogram))
 
 
 def _color(images: Tensor, argument: Numbers) -> Tensor:
@@ -158,8 +158,7 @@ def _centers(count: int, device: torch.device) -> Tensor:
 
 
 def _reach(is_cubic: bool) -> range:
-    """Return the offsets of the pixels to interpolate, relative to the last with its center at or left of the
-    position."""
+    # Offsets of the pixels to interpolate, relative to the last with its center at or left of the position.
     return range(-1, 3) if is_cubic else range(2)
 
 

@@ -1,12 +1,8 @@
-"""timm's transforms for batches on a torch device: sample parameters, then apply them.
+"""timm's transforms for batches of uint8 images on a torch device: sample parameters, then apply them.
 
-timm transforms one PIL image at a time, in worker processes; this module transforms batches of uint8 tensors on any
-device: random resized crop and flips, RandAugment and AutoAugment from timm's configuration strings, color jitter, and
-the evaluation transform. Pixels match Pillow's (see `resample` and `reference`); the order of operations and the
-distributions of their parameters match timm's (see `policy`).
-
-All randomness comes from one seed sampled from the generator passed in: with a CPU generator, parameters are the same
-on every device. Gray images keep one channel until `normalize`.
+Pixels match Pillow's (see `resample` and `reference`); the order of operations and the distributions of their
+parameters match timm's (see `policy`). All randomness comes from one seed sampled from the generator passed in: with a
+CPU generator, parameters are the same on every device. Gray images keep one channel until `normalize`.
 """
 
 import inspect
@@ -86,7 +82,26 @@ class _Augment:
 
         return run, layers.rows
 
-    def _apply(self, images: Tensor, params: TrainParams) -> Tensor:
+    def apply(self, images: Tensor, params: TrainParams) -> Tensor:
+        """Crop, resize, flip and augment images.
+
+        Args:
+            images: uint8 of shape (B, C, H, W), C = 1 or 3.
+            params: From `make_params`, for as many images of that height and width.
+
+        Returns:
+            uint8 of shape (B, C, *size), on the device of ``images``. Gray images become RGB (C = 3) if the policy has
+            geometric transforms that fill with a color.
+
+        Raises:
+            ValueError: Wrong dtype or shape.
+        """
+        _check_images(images)
+        crop, (height, width) = params.crop, images.shape[2:]
+        if len(crop.top) != len(images):
+            raise ValueError(f'params must be for {len(images)} images, got {len(crop.top)}')
+        if int((crop.top + crop.height).max()) > height or int((crop.left + crop.width).max()) > width:
+            raise ValueError(f'params must be for images of {height} x {width} pixels, got a box outside of them')
         if kernels := self.kernels(images.device, images.shape):
             upload = Upload()
             run, rows = self.record(upload, params, np.arange(len(images)), images.shape)
@@ -95,7 +110,7 @@ class _Augment:
             with _device.on(images.device):
                 result = run(kernels, images)
             return result if len(result) == len(images) else result.index_select(0, upload[index])
-        resized, offset = self._geometry(images.shape[2], images.shape[3])
+        resized, offset = self._geometry(height, width)
         images = resample(images, params.crop, resized, self.size, offset)
         channels, fill = self._filled(images.shape[1])
         if params.layers and channels > images.shape[1]:
@@ -197,29 +212,6 @@ class Train(_Augment):
             layers.append(Layer(gray, np.zeros(count), cubic))
         return layers
 
-    def apply(self, images: Tensor, params: TrainParams) -> Tensor:
-        """Crop, resize, flip and augment images.
-
-        Args:
-            images: uint8 of shape (B, C, H, W), C = 1 or 3.
-            params: From `make_params`, for as many images of that height and width.
-
-        Returns:
-            uint8 of shape (B, C, *size), on the device of ``images``. Gray images become RGB (C = 3) if the policy has
-            geometric transforms that fill with a color.
-
-        Raises:
-            ValueError: Wrong dtype or shape.
-        """
-        _check_images(images)
-        if len(params.crop.top) != len(images):
-            raise ValueError(f'params must be for {len(images)} images, got {len(params.crop.top)}')
-        top, left, high, wide = params.crop[:4]
-        height, width = images.shape[2:]
-        if int((top + high).max()) > height or int((left + wide).max()) > width:
-            raise ValueError(f'params must be for images of {height} x {width} pixels, got a box outside of them')
-        return self._apply(images, params)
-
     def _filled(self, channels: int) -> tuple[int, tuple[int, ...]]:
         fill: tuple[int, ...] = self.policy.fill if self.policy else (0,)
         channels = max(channels, len(fill))
@@ -300,21 +292,19 @@ class Evaluate(_Augment):
     def apply(self, images: Tensor, params: TrainParams | None = None) -> Tensor:
         """Resize and crop uint8 (B, C, H, W) -> uint8 (B, C, *size); raise ValueError for a wrong dtype or shape."""
         _check_images(images)
-        return self._apply(images, params or self.make_params(len(images), images.shape[2], images.shape[3]))
+        return super().apply(images, params or self.make_params(len(images), *images.shape[2:]))
 
     def _geometry(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        resized = self.scaled if self.squash else self._resized(height, width)
+        # Otherwise the smallest height and width that cover ``scaled`` with the aspect ratio of the image.
+        resized = self.scaled
+        if not self.squash and resized[0] == resized[1]:
+            long = int(resized[0] * max(height, width) / min(height, width))
+            resized = (resized[0], long) if height <= width else (long, resized[0])
+        elif not self.squash:
+            ratio = min(height / resized[0], width / resized[1])
+            resized = round(height / ratio), round(width / ratio)
         top, left = (round((large - small) / 2) for large, small in zip(resized, self.size))
         return resized, (top, left)
-
-    def _resized(self, height: int, width: int) -> tuple[int, int]:
-        """Return the smallest height and width that cover ``scaled`` with the aspect ratio of the image."""
-        if self.scaled[0] == self.scaled[1]:
-            short = self.scaled[0]
-            long = int(short * max(height, width) / min(height, width))
-            return (short, long) if height <= width else (long, short)
-        ratio = min(height / self.scaled[0], width / self.scaled[1])
-        return round(height / ratio), round(width / ratio)
 
 
 def create_augment(
@@ -332,15 +322,13 @@ def create_augment(
     """Create the equivalent of ``timm.data.create_transform`` for batches on a device.
 
     Args:
-        input_size: See `Train`.
+        input_size, interpolation: See `Train` and `Evaluate`.
         is_training: Whether to create `Train`, else `Evaluate`.
         no_aug: Train without augmentation: like `Evaluate` with ``crop_pct`` 1.
         train_crop_mode: None or ``'rrc'``.
         gaussian_blur_prob: Must be 0.
-        crop_pct: See `Evaluate`.
-        crop_mode: See `Evaluate`.
+        crop_pct, crop_mode: See `Evaluate`.
         crop_border_pixels: None or 0.
-        interpolation: See `Train` and `Evaluate`.
         options: Other arguments of `Train`; `Evaluate` ignores them.
 
     Raises:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..spec import SPECS, parse_name
 from . import augment
-from .patches import Undo, set_attribute, set_item
+from .patches import Undo, set_item
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -49,32 +49,28 @@ PATCHED_IF_THERE = (
 
 
 def patch(host: Any, undo: Undo) -> None:
-    dataset_factory, loader = host.dataset_factory, host.loader
-    # timm has each function in two modules, which share a wrapper.
-    create_dataset = _wrap_create_dataset(host.create_dataset)
-    create_loader = _wrap_create_loader(host.create_loader)
-    for module in (host, dataset_factory):
-        set_attribute(undo, module, 'create_dataset', create_dataset)
-    for module in (host, loader):
-        set_attribute(undo, module, 'create_loader', create_loader)
     # A script may have bound timm's functions before this package was imported, for example with --device-modules.
     script = sys.modules.get('__main__')
-    for name, original, wrapper in (
-        ('create_dataset', create_dataset.__wrapped__, create_dataset),  # type: ignore[attr-defined]
-        ('create_loader', create_loader.__wrapped__, create_loader),  # type: ignore[attr-defined]
-    ):
-        if getattr(script, name, None) is original:
-            set_attribute(undo, script, name, wrapper)
+    factories = [
+        ('create_dataset', _wrap_create_dataset, host.dataset_factory),
+        ('create_loader', _wrap_create_loader, host.loader),
+    ]
     if hasattr(host, 'create_naflex_loader'):
-        create_naflex_loader = _wrap_create_naflex_loader(host.create_naflex_loader)
-        for module in (host, host.naflex_loader):
-            set_attribute(undo, module, 'create_naflex_loader', create_naflex_loader)
+        factories.append(('create_naflex_loader', _wrap_create_naflex_loader, host.naflex_loader))
+    for name, wrap, home in factories:
+        original = getattr(host, name)
+        wrapper = wrap(original)
+        # timm has each function in two modules, which share a wrapper.
+        for module in (host, home):
+            set_item(undo, vars(module), name, wrapper)
+        if getattr(script, name, None) is original:
+            set_item(undo, vars(script), name, wrapper)
     for module in (host.mixup, getattr(host, 'naflex_mixup', None)):
         for name in ('mixup_target', 'pairwise_mixup_target'):
             if hasattr(module, name):
-                set_attribute(undo, module, name, _wrap_targets(getattr(module, name)))
+                set_item(undo, vars(module), name, _wrap_targets(getattr(module, name)))
     for name in SPECS:
-        set_item(undo, dataset_factory._TORCH_BASIC_DS, name, functools.partial(_torch_dataset, name))
+        set_item(undo, host.dataset_factory._TORCH_BASIC_DS, name, functools.partial(_torch_dataset, name))
     augment.patch(host.auto_augment, undo)
 
 
@@ -83,39 +79,38 @@ def _is_ours(name: Any) -> bool:
 
 
 def _wrap_create_dataset(original: Callable[..., Any]) -> Callable[..., Any]:
-    named = _names(original, 'name', 'root', 'split')
-
     @functools.wraps(original)
     def create_dataset(*args: Any, **kwargs: Any) -> Any:
         name = args[0] if args else kwargs.get('name')
         if not _is_ours(name):
             _explain_typo(name, args[1] if len(args) > 1 else kwargs.get('root'))
             return original(*args, **kwargs)
-        return _our_dataset(**named(args, kwargs))
+        return _our_dataset(**_by_name(original, ['name', 'root', 'split'], args, kwargs))
 
     return create_dataset
 
 
-class _names:
-    """Maps the arguments of a timm function to names, by its signature or else by its documentation.
+def _by_name(
+    function: Callable[..., Any], documented: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """Name the arguments of a timm function by its signature, or else by its documentation.
 
     Another plug-in may have hidden the signature with a wrapper such as ``lambda *args, **kwargs: ...``.
     """
+    parameters = _parameters(function)
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if names[: len(documented)] != documented:
+        names = documented
+    if len(args) > len(names):
+        raise TypeError(f'only {", ".join(names)} can be positional arguments, got {len(args)} of them')
+    return dict(zip(names, args)) | kwargs
 
-    def __init__(self, function: Callable[..., Any], *documented: str) -> None:
-        try:
-            parameters = inspect.signature(function).parameters
-        except (TypeError, ValueError):
-            parameters = {}  # type: ignore[assignment]
-        known = [p for p in parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        first = known[: len(documented)]
-        self.names = [p.name for p in known] if [p.name for p in first] == list(documented) else list(documented)
-        self.defaults = {p.name: p.default for p in parameters.values() if p.default is not p.empty}
 
-    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        if len(args) > len(self.names):
-            raise TypeError(f'only {", ".join(self.names)} can be positional arguments, got {len(args)} of them')
-        return dict(zip(self.names, args)) | kwargs
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return []
 
 
 def _explain_typo(name: Any, root: Any) -> None:
@@ -161,15 +156,13 @@ def _torch_dataset(name: str, train: bool, download: bool = False, **options: An
 
 
 def _wrap_create_loader(original: Callable[..., Any]) -> Callable[..., Any]:
-    named = _names(original, 'dataset', 'input_size', 'batch_size')
-
     @functools.wraps(original)
     def create_loader(*args: Any, **kwargs: Any) -> Any:
         dataset: Any = args[0] if args else kwargs.get('dataset')
         within = _ours_within(dataset)
         if not within:
             return original(*args, **kwargs)
-        arguments = named(args, kwargs)
+        arguments = _by_name(original, ['dataset', 'input_size', 'batch_size'], args, kwargs)
         outputs = getattr(arguments.get('collate_fn'), 'num_classes', None)
         most = max(within, key=lambda ours: ours.num_classes)
         if outputs is not None and outputs < most.num_classes:
@@ -188,9 +181,10 @@ def _wrap_create_loader(original: Callable[..., Any]) -> Callable[..., Any]:
             if inner is not within[0]:
                 _refuse_wrapper(inner, within, 'leave out --aug-splits, or loader=device')
             # Unknown arguments of a newer timm are dropped if they have timm's default.
-            defaults = named.defaults
-            asked = {k: v for k, v in arguments.items() if is_known(k) or k not in defaults or v is not defaults[k]}
-            return create_device_loader(**{k: v for k, v in defaults.items() if is_known(k)} | asked)
+            defaults = {p.name: p.default for p in _parameters(original) if p.default is not p.empty}
+            arguments = defaults | arguments
+            asked = [k for k in arguments if is_known(k) or k not in defaults or arguments[k] is not defaults[k]]
+            return create_device_loader(**{k: arguments[k] for k in asked})
         if arguments.get('num_workers') == 0:
             # timm always requests persistent workers, which torch refuses with num_workers=0.
             return original(**arguments | {'persistent_workers': False})

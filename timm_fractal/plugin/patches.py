@@ -7,26 +7,14 @@ from typing import Any
 Undo = list[Callable[[], None]]
 
 
-def set_attribute(undo: Undo, owner: Any, name: str, value: Any) -> None:
-    """Set an existing attribute."""
-    old = getattr(owner, name)
-    setattr(owner, name, value)
-
-    def restore() -> None:
-        # Keep the wrapper of another plug-in.
-        if getattr(owner, name, None) is value:
-            setattr(owner, name, old)
-
-    undo.append(restore)
-
-
 def set_item(undo: Undo, table: dict[str, Any], name: str, value: Any) -> None:
-    """Set or add an item of a dict."""
+    """Set or add an item of a dict, or a global name of a module, given its ``vars``."""
     missing = object()
     old = table.get(name, missing)
     table[name] = value
 
     def restore() -> None:
+        # Keep the wrapper of another plug-in.
         if table.get(name) is value:
             if old is missing:
                 del table[name]
