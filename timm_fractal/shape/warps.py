@@ -198,11 +198,6 @@ class Warp(ABC):
     def nearest(self, params: Params, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The pixel of an image that each pixel of a canvas of the same size shows; positions are those of `apply`.
 
-        Args:
-            params: What `make_params` drew.
-            height: Of both in pixels.
-            width: Likewise.
-
         Returns:
             Places in the flat image, int64, and whether it shows there, bool, both of shape (height * width,). Where it
             does not, the place is that of a pixel at the edge.
@@ -220,12 +215,7 @@ class Warp(ABC):
     def locate(self, places: Array, params: Params) -> Array:
         """Where the canvas shows places of the image: the inverse of the map.
 
-        Args:
-            places: x and y, -1 and 1 at the edges of the image, shape (..., 2).
-            params: What `make_params` drew.
-
-        Returns:
-            Likewise of the canvas. A place that the canvas does not show is outside of it.
+        Both are x and y, -1 and 1 at the edges, shape (..., 2). What the canvas does not show is outside of it.
 
         Examples:
             >>> Affine().locate(np.array([[0.0, 0.0], [0.5, 1.0]]), {'affine': [1, 0, 0.5, 0, 0, 0]})
@@ -242,7 +232,7 @@ class Warp(ABC):
         values = self._values(params, 1)
         if not values.any() and (width, height) == image.size:
             return image.copy()
-        factors = _factors(image.width, width), _factors(image.height, height)
+        factors = max(1, image.width // width), max(1, image.height // height)
         if factors != (1, 1):
             # The mean as PIL computes it takes a fifth of the time of torch's, most of which is floating point.
             image = image.reduce(factors)
@@ -265,14 +255,13 @@ class Warp(ABC):
         same = (values == 0).all(axis=1) & (batch.shape[-2:] == (height, width))
         if same.all():
             return batch.clone()
-        factors = _factors(batch.shape[-2], height), _factors(batch.shape[-1], width)
+        factors = max(1, batch.shape[-2] // height), max(1, batch.shape[-1] // width)
         pixels = batch
         if factors != (1, 1):
             # A last row or column of fewer pixels is the mean of those that are there, as in PIL.
-            pixels = functional.avg_pool2d(
-                batch.to(_precise(batch.dtype)), factors, ceil_mode=True, count_include_pad=False
-            )
-            pixels = pixels.to(batch.dtype) if batch.is_floating_point() else (pixels + 0.5).to(torch.uint8)
+            precise = batch.to(_precise(batch.dtype))
+            pixels = functional.avg_pool2d(precise, factors, ceil_mode=True, count_include_pad=False)
+            pixels = (pixels if batch.is_floating_point() else pixels + 0.5).to(batch.dtype)
         warped = self._sample(pixels, values, height, width, fill)
         if same.any():
             # Sampling in the middle of a pixel gives its value but for the last bit.
@@ -305,13 +294,8 @@ class Warp(ABC):
         scale = column(*(1 / (_STEPS // 2 * more) for more in room))
         offset = column(*(n / more - 1 for n, more in zip(have, room)))
         grid = torch.addcmul(offset, source, scale)
-        warped = functional.grid_sample(
-            pixels.to(precise),
-            grid.permute(0, 2, 3, 1).to(precise).expand(len(pixels), -1, -1, -1),
-            mode='bilinear',
-            padding_mode='border',
-            align_corners=False,
-        )
+        grid = grid.permute(0, 2, 3, 1).to(precise).expand(len(pixels), -1, -1, -1)
+        warped = functional.grid_sample(pixels.to(precise), grid, padding_mode='border', align_corners=False)
         filled = torch.tensor(_fill(fill, pixels.shape[1], pixels.dtype == torch.uint8), dtype=precise)
         color = to_device(filled, device)[:, None, None]
         # With weights 0 and 1 this is one or the other, to the last bit.
@@ -605,10 +589,6 @@ def _keep_bits(values: torch.Tensor, bits: int) -> torch.Tensor:
 @functools.cache
 def _basis_of_corners(warp: type[Warp]) -> Array:
     return warp._basis(_CORNERS)
-
-
-def _factors(have: int, want: int) -> int:
-    return max(1, have // want)
 
 
 def _size(size: Size, height: int, width: int) -> tuple[int, int]:
