@@ -23,7 +23,7 @@ from ._timm_private import find
 from ._utils import device as _device
 from ._utils.device import Batch, Upload, prefetch, to_device
 from ._utils.indices import check_indices
-from .augment.batch import Output
+from .augment.batch import record_output
 from .augment.erasing import Erase, EraseParams
 from .augment.mixup import Mix, MixParams, check_even
 from .augment.policy import refuse
@@ -259,34 +259,19 @@ class DeviceLoader:
             return self._by_torch(images, to_device(labels, self.device), sizes, mixed, erased)
 
         upload = Upload()
-        places = [upload.add(values) for values in (numbers, labels)]
+        place = upload.add(numbers)
         # Images in stored form are read where they are.
         direct = None if self._table is None or is_packed else _channels_first(self._table)
         run, rows = augment.record(upload, params, np.arange(count) if direct is None else numbers, shape)
         mode = self.erase.mode if self.erase else 'const'
-        targets = None
-        if self.mix is not None:
-            targets = labels, self.mix.collate.num_classes, self.mix.collate.label_smoothing
-        output = Output(upload, rows, sizes, mixed, erased, mode, targets)
+        output = record_output(upload, rows, labels, sizes, self.mix, mixed, mode, erased)
         upload.send(self.device)
         with _device.on(self.device):
             source = rendered if rendered is not None else direct
             if source is None:
-                source = kernels.unpack(self._table, upload[places[0]], self._levels)[..., :width]
+                source = kernels.unpack(self._table, upload[place], self._levels)[..., :width]
             images = run(kernels, source)
-        return self._by_kernels(kernels, output, images, upload[places[1]], sizes)
-
-    def _by_kernels(
-        self, kernels: Any, output: Output, images: Tensor, labels: Tensor, sizes: list[int]
-    ) -> Iterator[Batch]:
-        """Mix, normalize and erase batches lazily, so that only batches in use take memory."""
-        begin = 0
-        for size in sizes:
-            with _device.on(self.device):
-                batch = output.images(kernels, images, self._normalized, begin, size)
-                target = labels[begin : begin + size] if self.mix is None else output.targets(begin, size)
-            yield batch, target
-            begin += size
+        return output(kernels, images, self._normalized)
 
     def _groups(self) -> Iterator[tuple[int, list[list[int]]]]:
         """Yield the batches of each mega-batch, with the index of their transform."""

@@ -92,7 +92,7 @@ class Mix:
             images = (images.float() * lam + images.flip(0).float() * (1 - lam)).round_().to(torch.uint8)
         classes, smoothing = self.collate.num_classes, self.collate.label_smoothing
         both = to_device(torch.tensor([[lam, 1 - lam]]), labels.device)
-        return images, fill_targets(*soft_targets(labels, labels.flip(0), both, classes, smoothing), classes)
+        return images, fill_targets(classes, *soft_targets(labels, labels.flip(0), both, classes, smoothing))
 
 
 def soft_targets(
@@ -116,14 +116,14 @@ def soft_targets(
     return torch.stack([labels, partners], 1), chosen, values[:, 3:]
 
 
-def fill_targets(labels: Tensor, values: Tensor, other: Tensor, classes: int) -> Tensor:
+def fill_targets(classes: int, labels: Tensor, values: Tensor, other: Tensor) -> Tensor:
     """Expand targets of images with two labels each to float32 of shape (B, classes).
 
     Args:
+        classes: Number of classes.
         labels: Both labels, int64 of shape (B, 2).
         values: Targets of both labels, float32 of shape (B, 2).
         other: Target of all other classes, float32 of shape (B, 1), or (1, 1) for all images.
-        classes: Number of classes.
     """
     result = other.expand(len(labels), classes).clone(memory_format=torch.contiguous_format)
     return result.scatter_(1, labels, values)

@@ -20,7 +20,7 @@ from .._utils import device as _device
 from .._utils.device import Upload, to_device
 from .._utils.messages import nearest
 from . import batch
-from .batch import Layers, record_resize
+from .batch import record_layers, record_resize
 from .policy import Layer, Policy, check_choice, refuse
 from .reference import NAMES, apply_layer
 from .resample import Crop, resample
@@ -73,14 +73,14 @@ class _Augment:
         channels, fill = self._filled(shape[1])
         resized, offset = self._geometry(shape[2], shape[3])
         resize = record_resize(upload, params.crop, take, (channels, *shape[2:]), resized, self.size, offset)
-        layers = Layers(upload, params.layers, len(take), (channels, *self.size), fill)
+        apply, rows, room = record_layers(upload, params.layers, len(take), (channels, *self.size), fill)
 
         def run(kernels: Any, source: Tensor) -> Tensor:
-            images = resize(kernels, source.expand(-1, channels, -1, -1), layers.room)
-            layers.run(kernels, images)
+            images = resize(kernels, source.expand(-1, channels, -1, -1), room)
+            apply(kernels, images)
             return images
 
-        return run, layers.rows
+        return run, rows
 
     def apply(self, images: Tensor, params: TrainParams) -> Tensor:
         """Crop, resize, flip and augment images.

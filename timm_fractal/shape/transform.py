@@ -58,7 +58,11 @@ class RandomShape(v2.Transform):  # type: ignore[misc]
             raise ValueError(f'p must be at least 0 and at most 1, got {p}')
         if not isinstance(mask_fill, (int, float)) or not math.isfinite(mask_fill):
             raise ValueError(f'mask_fill must be one finite number, got {mask_fill!r}')
-        self.warp, self.magnitude, self.p, self.fill, self.mask_fill = warp, magnitude, p, fill, mask_fill
+        self.warp = warp
+        self.magnitude = magnitude
+        self.p = p
+        self.fill = fill
+        self.mask_fill = mask_fill
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Sample a warp, or None."""
