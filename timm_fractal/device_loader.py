@@ -328,10 +328,6 @@ def unwrap(dataset: Any) -> tuple[SyntheticDataset, npt.NDArray[np.int64] | None
 
     Returns:
         The data set, and the indices of the samples, nonnegative int64 of shape (samples,); None for all.
-
-    Raises:
-        ValueError: Not a data set of ours, an empty Subset, or a subclass that overrides ``__getitem__``.
-        TypeError, IndexError: An index is invalid, see `check_index`.
     """
     indices: npt.NDArray[np.int64] | None = None
     while isinstance(dataset, Subset):
@@ -445,19 +441,12 @@ def create_device_loader(
         batch_sampler = scheduled(sampler, drop_last=True, **schedule)
     augment_options = {name: options[name] for name in known & options.keys()}
     augment_options |= dict(is_training=is_training, no_aug=no_aug, mean=mean)
-    return DeviceLoader(
-        dataset,
-        [create_augment(size if isinstance(size, int) else tuple(size[-2:]), **augment_options) for size in sizes],
-        batch_sampler,
-        mean,
-        std,
-        device,
-        torch.float16 if fp16 else img_dtype or torch.float32,
-        None if collate_fn is None else Mix(collate_fn),
-        Erase(re_prob, re_mode, re_count) if re_prob and is_training and not no_aug else None,
-        seed,
-        is_training and unwrap(dataset)[0].spec.redraws,
-    )
+    augments = [create_augment(size if isinstance(size, int) else size[-2:], **augment_options) for size in sizes]
+    mix = None if collate_fn is None else Mix(collate_fn)
+    erase = Erase(re_prob, re_mode, re_count) if re_prob and is_training and not no_aug else None
+    redraw = is_training and unwrap(dataset)[0].spec.redraws
+    dtype = torch.float16 if fp16 else img_dtype or torch.float32
+    return DeviceLoader(dataset, augments, batch_sampler, mean, std, device, dtype, mix, erase, seed, redraw)
 
 
 def _sampler(dataset: Any, is_training: bool, distributed: bool, num_aug_repeats: int, seed: int) -> Any:

@@ -312,27 +312,18 @@ def _slide_columns(plane, slope, shift, fill, out):
         for row in range(height):
             if 0 <= row + 0.5 + move < height:
                 k = row + whole
-                value = _interpolate(
-                    _tap(plane, k - 1, column),
-                    _tap(plane, k, column),
-                    _tap(plane, k + 1, column),
-                    _tap(plane, k + 2, column),
-                    fraction,
-                )
-                out[row, column] = _to_uint8(value)
+                before, first = _tap(plane, k - 1, column), _tap(plane, k, column)
+                second, after = _tap(plane, k + 1, column), _tap(plane, k + 2, column)
+                out[row, column] = _to_uint8(_interpolate(before, first, second, after, fraction))
             else:
                 out[row, column] = fill
 
 
 @part
 def _interpolate_row(plane, row, column, fraction):
-    return _interpolate(
-        _tap(plane, row, column - 1),
-        _tap(plane, row, column),
-        _tap(plane, row, column + 1),
-        _tap(plane, row, column + 2),
-        fraction,
-    )
+    before, first = _tap(plane, row, column - 1), _tap(plane, row, column)
+    second, after = _tap(plane, row, column + 1), _tap(plane, row, column + 2)
+    return _interpolate(before, first, second, after, fraction)
 
 
 @part
@@ -351,20 +342,15 @@ def _transform_plane(plane, data, is_cubic, fill, out):
             i, k = np.int64(top), np.int64(left)
             if is_cubic:
                 right = np.float32(across - left)
-                value = _interpolate(
-                    _interpolate_row(plane, i - 1, k, right),
-                    _interpolate_row(plane, i, k, right),
-                    _interpolate_row(plane, i + 1, k, right),
-                    _interpolate_row(plane, i + 2, k, right),
-                    np.float32(down - top),
-                )
-                out[row, column] = _to_uint8(value)
+                before, upper = _interpolate_row(plane, i - 1, k, right), _interpolate_row(plane, i, k, right)
+                lower, after = _interpolate_row(plane, i + 1, k, right), _interpolate_row(plane, i + 2, k, right)
+                out[row, column] = _to_uint8(_interpolate(before, upper, lower, after, np.float32(down - top)))
             else:
                 first, second = np.float64(_tap(plane, i, k)), np.float64(_tap(plane, i, k + 1))
                 third, fourth = np.float64(_tap(plane, i + 1, k)), np.float64(_tap(plane, i + 1, k + 1))
-                upper = first + (second - first) * (across - left)
-                lower = third + (fourth - third) * (across - left)
-                out[row, column] = np.uint8(upper + (lower - upper) * (down - top))
+                above = first + (second - first) * (across - left)
+                under = third + (fourth - third) * (across - left)
+                out[row, column] = np.uint8(above + (under - above) * (down - top))
 
 
 @part

@@ -272,13 +272,11 @@ def _tap(plane, row, column, height, width, wanted):
 
 @triton.jit
 def _interpolate_row(plane, row, column, part, height, width, wanted):
-    return _interpolate(
-        _tap(plane, row, column - 1, height, width, wanted).to(tl.float32),
-        _tap(plane, row, column, height, width, wanted).to(tl.float32),
-        _tap(plane, row, column + 1, height, width, wanted).to(tl.float32),
-        _tap(plane, row, column + 2, height, width, wanted).to(tl.float32),
-        part,
-    )
+    before = _tap(plane, row, column - 1, height, width, wanted).to(tl.float32)
+    first = _tap(plane, row, column, height, width, wanted).to(tl.float32)
+    second = _tap(plane, row, column + 1, height, width, wanted).to(tl.float32)
+    after = _tap(plane, row, column + 2, height, width, wanted).to(tl.float32)
+    return _interpolate(before, first, second, after, part)
 
 
 @triton.jit
@@ -317,14 +315,11 @@ def _map(source, target, data, is_cubic, fill, pixel, height, width, CHANNELS: t
         plane = source + channel * area
         if is_cubic:
             fraction = right.to(tl.float32)
-            value = _interpolate(
-                _interpolate_row(plane, row - 1, column, fraction, height, width, inside),
-                _interpolate_row(plane, row, column, fraction, height, width, inside),
-                _interpolate_row(plane, row + 1, column, fraction, height, width, inside),
-                _interpolate_row(plane, row + 2, column, fraction, height, width, inside),
-                below.to(tl.float32),
-            )
-            level = _truncate(value)
+            before = _interpolate_row(plane, row - 1, column, fraction, height, width, inside)
+            current = _interpolate_row(plane, row, column, fraction, height, width, inside)
+            following = _interpolate_row(plane, row + 1, column, fraction, height, width, inside)
+            after = _interpolate_row(plane, row + 2, column, fraction, height, width, inside)
+            level = _truncate(_interpolate(before, current, following, after, below.to(tl.float32)))
         else:
             # In double precision, see `_transform` in `reference`.
             first = _tap(plane, row, column, height, width, inside).to(tl.float64)

@@ -107,13 +107,7 @@ LUTS: dict[str, Lut] = {
 
 
 def make_lut(name: str, argument: Tensor, histogram: Tensor) -> Tensor:
-    """Compute the LUTs of an operation in `LUTS`, uint8, broadcastable to (b, C, 256).
-
-    Args:
-        name: The operation.
-        argument: Shape (b,).
-        histogram: Shape (b, C, 256).
-    """
+    """Compute the LUTs of an operation from arguments (b,) and histograms (b, C, 256): uint8, as in `Lut`."""
     level = torch.arange(256, device=argument.device)
     return LUTS[name](level, argument[:, None, None], histogram).clamp(0, 255).to(torch.uint8)
 

@@ -129,25 +129,19 @@ _REFUSED = frozenset({'class_map', 'load_bytes', 'input_key', 'target_key'})
 
 
 def _our_dataset(name: str, split: str = 'validation', **options: Any) -> 'Dataset[Any]':
-    from ..data import create
+    from ..data import create, separability
 
     for option in _REFUSED & options.keys():
         if options.pop(option):
             raise ValueError(f'{option} cannot be used with the rendered data set {name!r}: leave it out')
     options = {k: v for k, v in options.items() if k not in _IGNORED and v is not None}
     dataset = create(name, split=split, **options)
-    _warn_if_inseparable(dataset, options.get('root'))
-    return dataset
-
-
-def _warn_if_inseparable(dataset: Any, root: Any) -> None:
-    from ..data import separability
-
     try:
-        separability.warn(dataset, root)
+        separability.warn(dataset, options.get('root'))
     except Exception as error:
         # A diagnostic must not fail the data set.
         _logger.debug('cannot measure %s: %r', dataset, error)
+    return dataset
 
 
 def _torch_dataset(name: str, train: bool, download: bool = False, **options: Any) -> 'Dataset[Any]':
@@ -179,7 +173,7 @@ def _wrap_create_loader(original: Callable[..., Any]) -> Callable[..., Any]:
             while isinstance(inner, Subset):
                 inner = inner.dataset
             if inner is not within[0]:
-                _refuse_wrapper(inner, within, 'leave out --aug-splits, or loader=device')
+                _refuse_wrapper(type(inner).__name__, within, 'leave out --aug-splits, or loader=device')
             # Unknown arguments of a newer timm are dropped if they have timm's default.
             defaults = {p.name: p.default for p in _parameters(original) if p.default is not p.empty}
             arguments = defaults | arguments
@@ -205,10 +199,9 @@ def _wrap_create_naflex_loader(original: Callable[..., Any]) -> Callable[..., An
     return create_naflex_loader
 
 
-def _refuse_wrapper(wrapper: Any, within: list[Any], advice: str) -> None:
-    name = wrapper if isinstance(wrapper, str) else type(wrapper).__name__
+def _refuse_wrapper(wrapper: str, within: list[Any], advice: str) -> None:
     raise ValueError(
-        f'{name} with {within[0].spec.name()!r}: loader=device supports one data set or a Subset of it, through '
+        f'{wrapper} with {within[0].spec.name()!r}: loader=device supports one data set or a Subset of it, through '
         f'timm.data.create_loader; {advice}'
     )
 

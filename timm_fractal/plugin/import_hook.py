@@ -55,11 +55,10 @@ class Hook(importlib.abc.MetaPathFinder):
         self.patched: Any = None
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> 'ModuleSpec | None':
-        # Submodules of a patched host count as well: reloading one would restore timm's functions.
-        if fullname != self.host and not (self.undo and fullname.startswith(f'{self.host}.')):
-            return None
-        if self.searching:
-            # Another hook restarted the search within ours.
+        # Submodules of a patched host count as well: reloading one would restore timm's functions. Another hook may
+        # restart the search within ours.
+        is_part = self.undo and fullname.startswith(f'{self.host}.')
+        if self.searching or (fullname != self.host and not is_part):
             return None
         self.searching = True
         try:
