@@ -29,9 +29,6 @@ READ = {
     'timm.data.mixup.Mixup': 'base class of FastCollateMixup, whose attributes say how to mix',
 }
 
-#: Names that some of these versions lack.
-OPTIONAL = {'timm.data.scheduled_sampler.ScheduledBatchSampler': 'batches of varying size'}
-
 
 class UnknownTimm(RuntimeError):
     """A required name is missing in this version of timm, or has a different meaning."""
@@ -46,7 +43,7 @@ class UnknownTimm(RuntimeError):
 
 
 def find(name: str) -> Any:
-    """Import a name of `READ` or `OPTIONAL`.
+    """Import a name of `READ`, or one that some versions lack.
 
     Raises:
         UnknownTimm: There is no such name in this version.

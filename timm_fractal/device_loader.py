@@ -64,10 +64,6 @@ _SCHEDULE_OPTIONS = {
 class ShuffleSampler(Sampler[int]):
     """Shuffles all samples; the order depends only on seed and epoch, so a resumed run sees the same one.
 
-    Args:
-        dataset: Its length is the number of samples.
-        seed: The seed of the run.
-
     Examples:
         >>> sampler = ShuffleSampler(range(5), seed=1)
         >>> first = list(sampler)
@@ -86,8 +82,7 @@ class ShuffleSampler(Sampler[int]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        order: list[int] = torch.randperm(len(self.dataset), generator=_generator(self.seed, self.epoch)).tolist()
-        return iter(order)
+        yield from torch.randperm(len(self.dataset), generator=_generator(self.seed, self.epoch)).tolist()
 
     def __len__(self) -> int:
         return len(self.dataset)

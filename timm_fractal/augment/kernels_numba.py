@@ -164,9 +164,7 @@ def _resize(
         top, left, height, width = box[n, 0], box[n, 1], box[n, 2], box[n, 3]
         for channel in range(channels):
             # Size of the intermediate image.
-            between = height * wide if axis == 1 else high * width
-            if not is_first:
-                between = high * width if axis == 1 else height * wide
+            between = height * wide if (axis == 1) == is_first else high * width
             image, row, column = strides[0], strides[2], strides[3]
             origin = take[n] * image + channel * strides[1] + top * row + left * column
             start = begins[n] + channel * between
@@ -368,7 +366,6 @@ def _sharpen(plane, factor, out):
                 total = 4 * smooth
                 for k in range(column - 1, column + 2):
                     total += np.int32(above[k]) + np.int32(here[k]) + np.int32(below[k])
-                # An integer over 13 is never halfway between two integers.
                 smooth = (total + 6) // 13
             out[row, column] = _blend(smooth, here[column], factor)
 

@@ -25,9 +25,6 @@ def unpack(table: Tensor, numbers: Tensor, levels: Tensor) -> Tensor:
     return words.view(torch.uint8).view(len(stored), 1, stored.shape[1], -1)
 
 
-# Levels.
-
-
 def _luma(images: Tensor) -> Tensor:
     """uint8 (b, 3, H, W) -> uint8 (b, 1, H, W)."""
     gray: Tensor = luma(*images.int().unbind(1))
@@ -57,9 +54,6 @@ def _color(images: Tensor, argument: Numbers) -> Tensor:
 
 def _to_levels(values: Tensor) -> Tensor:
     return values.clamp_(0, 255).to(torch.uint8)
-
-
-# Neighborhoods.
 
 
 def _sharpness(images: Tensor, argument: Numbers) -> Tensor:
@@ -99,9 +93,6 @@ def _gaussian_blur(images: Tensor, argument: Numbers) -> Tensor:
             blurred = total >> 24
         blurred = blurred.mT
     return blurred.to(torch.uint8)
-
-
-# Geometric transforms.
 
 
 def _transform(images: Tensor, data: Numbers, is_cubic: bool, fill: Tensor) -> Tensor:
@@ -202,10 +193,7 @@ def apply_layer(
     Args:
         images: uint8 of shape (B, C, H, W), C = 1 or 3.
         fill: Fill value outside the image, one per channel.
-        operation: Index of the operation in `NAMES`, shape (B,); -1 for none.
-        argument: Argument of timm's operation, shape (B,): a factor, degrees, bits, a threshold, ...
-        cubic: Whether geometric transforms are bicubic, else bilinear, shape (B,) or one for all.
-        seed: Seed of the warps in `SHAPES`.
+        operation, argument, cubic, seed: See `timm_fractal.augment.policy.Layer`.
     """
     color = to_device(np.array(fill, np.uint8), images.device)
     group = 2 * operation + (np.broadcast_to(cubic, operation.shape) & np.isin(operation, _MATRICES))

@@ -17,8 +17,6 @@ from torch import Tensor
 
 from .sampling import Numbers
 
-# Arithmetic shared with the kernels.
-
 
 def luma(red, green, blue):  # type: (Any, Any, Any) -> Any
     """Compute ITU-R 601 luma in fixed point, from integers of at least 32 bits."""
@@ -51,8 +49,7 @@ def keys_far(distance):  # type: (Any) -> Any
     return ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
 
 
-# Look-up tables (LUTs).
-# The kernels duplicate these formulas for speed: computing the tables here takes 119 more calls per mega-batch of the
+# The kernels duplicate the formulas of LUTs for speed: computing them here takes 119 more calls per mega-batch of the
 # paper's recipe (the budget is 100), and 16 us instead of 2 per image on the CPU.
 
 #: Levels 0 ... 255, int64; arguments, float64 of shape (b, 1, 1); and histograms (b, C, 256) -> LUTs that broadcast to
@@ -112,8 +109,6 @@ def make_lut(name: str, argument: Tensor, histogram: Tensor) -> Tensor:
     return LUTS[name](level, argument[:, None, None], histogram).clamp(0, 255).to(torch.uint8)
 
 
-# Geometric transforms.
-
 #: Arguments, height, width -> the data of Image.transform with AFFINE, (b, 6).
 Matrix = Callable[[Numbers, int, int], Numbers]
 
@@ -144,8 +139,6 @@ MATRICES: dict[str, Matrix] = {
     'TranslateYRel': lambda argument, height, width: _matrix(len(argument), f=argument * height),
 }
 
-
-# Resize.
 
 # Pillow's fixed-point weights have as many bits as a weighted sum of bytes in 32 bits allows.
 _ONE = 2.0**22

@@ -82,26 +82,7 @@ class _Augment:
 
         return run, rows
 
-    def apply(self, images: Tensor, params: TrainParams) -> Tensor:
-        """Crop, resize, flip and augment images.
-
-        Args:
-            images: uint8 of shape (B, C, H, W), C = 1 or 3.
-            params: From `make_params`, for as many images of that height and width.
-
-        Returns:
-            uint8 of shape (B, C, *size), on the device of ``images``. Gray images become RGB (C = 3) if the policy has
-            geometric transforms that fill with a color.
-
-        Raises:
-            ValueError: Wrong dtype or shape.
-        """
-        _check_images(images)
-        crop, (height, width) = params.crop, images.shape[2:]
-        if len(crop.top) != len(images):
-            raise ValueError(f'params must be for {len(images)} images, got {len(crop.top)}')
-        if int((crop.top + crop.height).max()) > height or int((crop.left + crop.width).max()) > width:
-            raise ValueError(f'params must be for images of {height} x {width} pixels, got a box outside of them')
+    def _apply(self, images: Tensor, params: TrainParams) -> Tensor:
         if kernels := self.kernels(images.device, images.shape):
             upload = Upload()
             run, rows = self.record(upload, params, np.arange(len(images)), images.shape)
@@ -110,7 +91,7 @@ class _Augment:
             with _device.on(images.device):
                 result = run(kernels, images)
             return result if len(result) == len(images) else result.index_select(0, upload[index])
-        resized, offset = self._geometry(height, width)
+        resized, offset = self._geometry(*images.shape[2:])
         images = resample(images, params.crop, resized, self.size, offset)
         channels, fill = self._filled(images.shape[1])
         if params.layers and channels > images.shape[1]:
@@ -212,6 +193,28 @@ class Train(_Augment):
             layers.append(Layer(gray, np.zeros(count), cubic))
         return layers
 
+    def apply(self, images: Tensor, params: TrainParams) -> Tensor:
+        """Crop, resize, flip and augment images.
+
+        Args:
+            images: uint8 of shape (B, C, H, W), C = 1 or 3.
+            params: From `make_params`, for as many images of that height and width.
+
+        Returns:
+            uint8 of shape (B, C, *size), on the device of ``images``. Gray images become RGB (C = 3) if the policy has
+            geometric transforms that fill with a color.
+
+        Raises:
+            ValueError: Wrong dtype or shape.
+        """
+        _check_images(images)
+        crop, (height, width) = params.crop, images.shape[2:]
+        if len(crop.top) != len(images):
+            raise ValueError(f'params must be for {len(images)} images, got {len(crop.top)}')
+        if int((crop.top + crop.height).max()) > height or int((crop.left + crop.width).max()) > width:
+            raise ValueError(f'params must be for images of {height} x {width} pixels, got a box outside of them')
+        return self._apply(images, params)
+
     def _filled(self, channels: int) -> tuple[int, tuple[int, ...]]:
         fill: tuple[int, ...] = self.policy.fill if self.policy else (0,)
         channels = max(channels, len(fill))
@@ -292,7 +295,7 @@ class Evaluate(_Augment):
     def apply(self, images: Tensor, params: TrainParams | None = None) -> Tensor:
         """Resize and crop uint8 (B, C, H, W) -> uint8 (B, C, *size); raise ValueError for a wrong dtype or shape."""
         _check_images(images)
-        return super().apply(images, params or self.make_params(len(images), *images.shape[2:]))
+        return self._apply(images, params or self.make_params(len(images), *images.shape[2:]))
 
     def _geometry(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
         # Otherwise the smallest height and width that cover ``scaled`` with the aspect ratio of the image.

@@ -2,8 +2,8 @@
 
 * ``NAME_TO_OP`` and ``LEVEL_TO_ARG`` get the warps of `timm_fractal.shape` as operations of RandAugment, and
   ``rand_augment_choices`` is wrapped so that ``--aa rand-m9-tshape`` selects them.
-* ``NAME_TO_OP``: if Pillow refuses ``ImageOps.posterize(image, 0)`` (13 and later), the posterize operations return a
-  black image for 0 bits, as before; timm uses 0 bits at magnitude 10.
+* ``NAME_TO_OP``: the posterize operations return a black image for 0 bits, which timm uses at magnitude 10; Pillow 13
+  and later would refuse them.
 """
 
 import difflib
@@ -13,7 +13,7 @@ from typing import Any
 
 from .._utils.messages import nearest
 from ..spec import WARPS
-from .patches import Undo, set_item
+from .import_hook import Undo, set_item
 
 #: Patched or extended names, each covered by a test.
 PATCHED = (
@@ -37,10 +37,9 @@ def patch(auto_augment: Any, undo: Undo) -> None:
         set_item(undo, auto_augment.LEVEL_TO_ARG, name, _level_to_magnitude)
     choices = _wrap_rand_augment_choices(auto_augment.rand_augment_choices)
     set_item(undo, vars(auto_augment), 'rand_augment_choices', choices)
-    if _pillow_refuses_zero_bits():
-        for name, operation in list(auto_augment.NAME_TO_OP.items()):
-            if operation is auto_augment.posterize:
-                set_item(undo, auto_augment.NAME_TO_OP, name, _posterize)
+    for name, operation in list(auto_augment.NAME_TO_OP.items()):
+        if operation is auto_augment.posterize:
+            set_item(undo, auto_augment.NAME_TO_OP, name, _posterize)
 
 
 def _shape_operation(image: Any, magnitude: float, warp: str, **kwargs: Any) -> Any:
@@ -83,18 +82,8 @@ def _wrap_rand_augment_choices(original: Callable[..., Any]) -> Callable[..., An
     return rand_augment_choices
 
 
-def _pillow_refuses_zero_bits() -> bool:
-    from PIL import Image, ImageOps
-
-    try:
-        ImageOps.posterize(Image.new('L', (1, 1)), 0)
-    except ValueError:
-        return True
-    return False
-
-
 def _posterize(image: Any, bits_to_keep: int, **kwargs: Any) -> Any:
-    """Posterize like timm, but return a black image for 0 bits, as Pillow before 13."""
+    """Posterize like timm, but return a black image for 0 bits, as Pillow before 13 does."""
     from timm.data.auto_augment import posterize
 
     if bits_to_keep < 1:

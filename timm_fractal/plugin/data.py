@@ -24,14 +24,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..spec import SPECS, parse_name
 from . import augment
-from .patches import Undo, set_item
+from .import_hook import Undo, set_item
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
 _logger = logging.getLogger('timm_fractal')
 
-#: Patched or extended names, each covered by a test. Some versions of timm lack some of `PATCHED_IF_THERE`.
+#: Patched or extended names that all versions have, each covered by a test.
 PATCHED = (
     'timm.data.create_dataset',
     'timm.data.dataset_factory.create_dataset',
@@ -39,12 +39,6 @@ PATCHED = (
     'timm.data.loader.create_loader',
     'timm.data.mixup.mixup_target',
     'timm.data.dataset_factory._TORCH_BASIC_DS',
-)
-PATCHED_IF_THERE = (
-    'timm.data.create_naflex_loader',
-    'timm.data.naflex_loader.create_naflex_loader',
-    'timm.data.naflex_mixup.mixup_target',
-    'timm.data.naflex_mixup.pairwise_mixup_target',
 )
 
 

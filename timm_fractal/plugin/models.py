@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from .._utils.console import is_primary
 from .._utils.messages import nearest
 from ..spec import SPECS
-from .patches import Undo, set_item
+from .import_hook import Undo, set_item
 
 if TYPE_CHECKING:
     from ..hub.manifest import Weights
