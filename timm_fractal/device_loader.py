@@ -155,8 +155,8 @@ class DeviceLoader:
         self.mix = mix
         self.erase = erase
         self.seed = seed
-        # With redraw, no images are stored.
-        self._table = None if redraw else _table(images, device)
+        #: All images: (images, rows, row bytes) if they are packed, else (images, C, H, W); None with redraw.
+        self._table: Any = None if redraw else _table(images, device)
         room = 0 if self._table is None else self._table.numel()
         _logger.info(
             '%s, %s split: device loader on %s, %s',
@@ -169,7 +169,7 @@ class DeviceLoader:
         #: Channels, height and width of an image before augmentation.
         self._shape: tuple[int, ...] = (1, images.spec.size, images.spec.size)
         if self._table is not None and not images.spec.is_packed:
-            self._shape = tuple(_channels_first(self._table).shape[1:])
+            self._shape = tuple(self._table.shape[1:])
         all_levels = torch.arange(256, dtype=torch.uint8, device=device).view(1, 1, 16, 16)
         self._normalized = normalize(all_levels, mean, std, img_dtype).view(len(mean), 256)
         most = _BYTES_AT_ONCE
@@ -238,7 +238,8 @@ class DeviceLoader:
         """Sample the parameters of a mega-batch, then apply them."""
         count, _, height, width = shape = len(numbers), *self._shape
         kernels, is_packed = augment.kernels(self.device, shape), self._images.spec.is_packed
-        rendered = self._images.redraw(numbers, generator, self.device) if self._table is None else None
+        # Rendered images, or else those of the data set.
+        images = self._images.redraw(numbers, generator, self.device) if self._table is None else None
         params = augment.make_params(count, height, width, generator)
         mixed = erased = None
         if self.mix is not None:
@@ -249,23 +250,27 @@ class DeviceLoader:
             erased = self.erase.make_params(count, *augment.size, generator)
         labels = numbers % self._images.num_classes
         if kernels is None:
-            images = self._stored(numbers) if rendered is None else rendered
+            index = to_device(numbers, self.device)
+            if images is None and is_packed:
+                images = unpack_bits(self._table, index, self._levels)[..., :width]
+            elif images is None:
+                images = self._table.index_select(0, index)
             images = augment.apply(images, params)
             return self._by_torch(images, to_device(labels, self.device), sizes, mixed, erased)
 
         upload = Upload()
         place = upload.add(numbers)
-        # Images in stored form are read where they are.
-        direct = None if self._table is None or is_packed else _channels_first(self._table)
-        run, rows = augment.record(upload, params, np.arange(count) if direct is None else numbers, shape)
+        is_direct = images is None and not is_packed
+        run, rows = augment.record(upload, params, numbers if is_direct else np.arange(count), shape)
         mode = self.erase.mode if self.erase else 'const'
         output = record_output(upload, rows, labels, sizes, self.mix, mixed, mode, erased)
         upload.send(self.device)
         with _device.on(self.device):
-            source = rendered if rendered is not None else direct
-            if source is None:
-                source = kernels.unpack(self._table, upload[place], self._levels)[..., :width]
-            images = run(kernels, source)
+            if is_direct:
+                images = self._table
+            elif images is None:
+                images = kernels.unpack(self._table, upload[place], self._levels)[..., :width]
+            images = run(kernels, images)
         return output(kernels, images, self._normalized)
 
     def _groups(self) -> Iterator[tuple[int, list[list[int]]]]:
@@ -283,13 +288,6 @@ class DeviceLoader:
             last, count = choice, count + len(batch)
         if group:
             yield last, group
-
-    def _stored(self, numbers: npt.NDArray[np.int64]) -> Tensor:
-        assert self._table is not None
-        index = to_device(numbers, self.device)
-        if not self._images.spec.is_packed:
-            return _channels_first(self._table.index_select(0, index))
-        return unpack_bits(self._table, index, self._levels)[..., : self._shape[2]]
 
     def _by_torch(
         self,
@@ -313,11 +311,6 @@ class DeviceLoader:
         return f'{type(self).__name__}({self.dataset!r}, batches={len(self)}, device={str(self.device)!r})'
 
 
-def _channels_first(images: Tensor) -> Tensor:
-    """Rearrange stored images (B, H, W) or (B, H, W, C) -> (B, C, H, W)."""
-    return images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
-
-
 def unwrap(dataset: Any) -> tuple[SyntheticDataset, npt.NDArray[np.int64] | None]:
     """Unwrap the data set in (nested) subsets, such as those of `torch.utils.data.random_split`.
 
@@ -339,7 +332,7 @@ def unwrap(dataset: Any) -> tuple[SyntheticDataset, npt.NDArray[np.int64] | None
 
 
 def _table(dataset: SyntheticDataset, device: torch.device) -> Tensor:
-    """Copy all images to the device in stored form; color images become gray with ``input_img_mode='L'``."""
+    """Copy all images to the device, as `DeviceLoader` keeps them; color becomes gray with ``input_img_mode='L'``."""
     count = dataset.num_images
     in_gray = dataset.input_img_mode == 'L' and dataset.stored(0).shape[2:] == (3,)
     shape = dataset.stored(0).shape[: 2 if in_gray else None]
@@ -356,7 +349,9 @@ def _table(dataset: SyntheticDataset, device: torch.device) -> Tensor:
         if in_gray:
             part = np.stack([np.asarray(Image.fromarray(pixels).convert('L')) for pixels in part])
         table[start : start + len(part)] = torch.from_numpy(part)
-    return table
+    if dataset.spec.is_packed:
+        return table
+    return table[:, None] if table.ndim == 3 else table.permute(0, 3, 1, 2)
 
 
 def create_device_loader(

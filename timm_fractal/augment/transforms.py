@@ -325,13 +325,15 @@ def create_augment(
     """Create the equivalent of ``timm.data.create_transform`` for batches on a device.
 
     Args:
-        input_size, interpolation: See `Train` and `Evaluate`.
+        input_size: See `Train`.
         is_training: Whether to create `Train`, else `Evaluate`.
         no_aug: Train without augmentation: like `Evaluate` with ``crop_pct`` 1.
         train_crop_mode: None or ``'rrc'``.
         gaussian_blur_prob: Must be 0.
-        crop_pct, crop_mode: See `Evaluate`.
+        crop_pct: See `Evaluate`.
+        crop_mode: See `Evaluate`.
         crop_border_pixels: None or 0.
+        interpolation: See `Train` and `Evaluate`.
         options: Other arguments of `Train`; `Evaluate` ignores them.
 
     Raises:

@@ -91,20 +91,13 @@ def _by_name(
 
     Another plug-in may have hidden the signature with a wrapper such as ``lambda *args, **kwargs: ...``.
     """
-    parameters = _parameters(function)
+    parameters = inspect.signature(function).parameters.values()
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     if names[: len(documented)] != documented:
         names = documented
     if len(args) > len(names):
         raise TypeError(f'only {", ".join(names)} can be positional arguments, got {len(args)} of them')
     return dict(zip(names, args)) | kwargs
-
-
-def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    try:
-        return list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):
-        return []
 
 
 def _explain_typo(name: Any, root: Any) -> None:
@@ -169,7 +162,8 @@ def _wrap_create_loader(original: Callable[..., Any]) -> Callable[..., Any]:
             if inner is not within[0]:
                 _refuse_wrapper(type(inner).__name__, within, 'leave out --aug-splits, or loader=device')
             # Unknown arguments of a newer timm are dropped if they have timm's default.
-            defaults = {p.name: p.default for p in _parameters(original) if p.default is not p.empty}
+            parameters = inspect.signature(original).parameters.values()
+            defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
             arguments = defaults | arguments
             asked = [k for k in arguments if is_known(k) or k not in defaults or arguments[k] is not defaults[k]]
             return create_device_loader(**{k: arguments[k] for k in asked})
