@@ -145,7 +145,7 @@ def test_weights_in_two_parts_survive_products_of_11_bits():
         return ((values.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
 
     yes = torch.ones(1, dtype=torch.bool)
-    (weights,) = _resample._bands(torch.tensor([300]), 224, 224, 0, yes, yes, torch.device('cpu')).weights
+    _, (weights,), _ = _resample._bands(torch.tensor([300]), 224, 224, 0, yes, yes, torch.device('cpu'))
     pixels = torch.randint(0, 256, (50, weights.shape[2]), generator=generator()).float()
     exact = pixels.double() @ weights.double()
     parts = [with_11_bits(part) for part in _resample._split(weights)]

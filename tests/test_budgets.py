@@ -57,9 +57,9 @@ def test_warps_are_sampled_in_a_batch(name):
     for magnitude in (0.05, 0.3, 1.0):
         got = warp.sample(np.random.default_rng(3), np.full(50, magnitude))
         values = magnitude * warp.scale * (2 * np.random.default_rng(3).random((50, warp.count)) - 1)
-        for row in values:
-            while magnitude > warp._safe and not warp._is_an_image(row):
-                row *= 0.9
+        for k in range(50):
+            while magnitude > warp._safe and not warp._are_valid(values[k : k + 1]):
+                values[k] *= 0.9
         np.testing.assert_allclose(got, values, atol=2e-6)
     with pytest.raises(ValueError, match='magnitude must be at least 0 and at most 1'):
         warp.sample(np.random.default_rng(0), np.array([0.3, 1.1]))

@@ -15,7 +15,7 @@ from timm_fractal._utils import device as _device
 from timm_fractal._utils.device import Upload
 from timm_fractal.augment import Evaluate, Mix, MixParams, Train, TrainParams, normalize
 from timm_fractal.augment import batch as _batch
-from timm_fractal.augment.batch import Layers, Output
+from timm_fractal.augment.batch import record_layers, record_output
 from timm_fractal.augment.erasing import ERASING_MODES, EraseParams
 from timm_fractal.augment.policy import Layer
 from timm_fractal.augment.reference import NAMES, apply_layer
@@ -144,12 +144,12 @@ def test_evaluation(images, kernels, monkeypatch):
 
 def apply_layers(batch, layers, fill, module, device):
     upload = Upload()
-    recorded = Layers(upload, layers, len(batch), batch.shape[1:], fill)
+    run, rows, room = record_layers(upload, layers, len(batch), batch.shape[1:], fill)
     upload.send(device)
-    rows = torch.full((recorded.room, *batch.shape[1:]), 99, dtype=torch.uint8, device=device)
-    rows[: len(batch)] = batch.to(device)
-    recorded.run(module, rows)
-    return rows.cpu()[recorded.rows]
+    buffer = torch.full((room, *batch.shape[1:]), 99, dtype=torch.uint8, device=device)
+    buffer[: len(batch)] = batch.to(device)
+    run(module, buffer)
+    return buffer.cpu()[rows]
 
 
 @pytest.mark.parametrize('kind', ['gray', 'color', 'drawing'])
@@ -200,21 +200,18 @@ def test_every_image_has_operations_of_its_own(images, kind, kernels):
 
 
 def make_output(kernels, batch, sizes, mixed, erased, mode='const', mean=IMAGENET, dtype=torch.float32):
-    """What `Output` makes of images that lie in any order of rows: images and targets of each batch."""
+    """What `record_output` makes of images that lie in any order of rows: images and targets of each batch."""
     module, device = kernels
     upload = Upload()
     order = np.random.default_rng(0).permutation(len(batch)).astype(np.int32)
-    output = Output(upload, order, sizes, mixed, erased, mode, (np.arange(len(batch)) % 5, 5, 0.1))
+    mix = Mix(FastCollateMixup(num_classes=5, label_smoothing=0.1))
+    run = record_output(upload, order, np.arange(len(batch)) % 5, sizes, mix, mixed, mode, erased)
     upload.send(device)
     rows = torch.empty_like(batch)
     rows[order] = batch
     levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
     table = normalize(levels, mean, (0.2, 0.3, 0.5), dtype).view(3, 256).to(device)
-    starts = np.cumsum([0, *sizes]).tolist()
-    return [
-        (output.images(module, rows.to(device), table, start, size).cpu(), output.targets(start, size).cpu())
-        for start, size in zip(starts, sizes)
-    ]
+    return [(images.cpu(), target.cpu()) for images, target in run(module, rows.to(device), table)]
 
 
 @pytest.mark.parametrize('channels, dtype', [(1, torch.float32), (3, torch.float16), (3, torch.bfloat16)])

@@ -29,9 +29,6 @@ READ = {
     'timm.data.mixup.Mixup': 'base class of FastCollateMixup, whose attributes say how to mix',
 }
 
-#: Names that some of these versions lack.
-OPTIONAL = {'timm.data.scheduled_sampler.ScheduledBatchSampler': 'batches of varying size'}
-
 
 class UnknownTimm(RuntimeError):
     """A required name is missing in this version of timm, or has a different meaning."""
@@ -46,7 +43,7 @@ class UnknownTimm(RuntimeError):
 
 
 def find(name: str) -> Any:
-    """Import a name of `READ` or `OPTIONAL`.
+    """Import a name of `READ`, or one that some versions lack.
 
     Raises:
         UnknownTimm: There is no such name in this version.
@@ -59,14 +56,7 @@ def find(name: str) -> Any:
 
 
 def save_config(model: Any, path: Path, model_args: dict[str, Any], **more: Any) -> None:
-    """Write ``config.json`` in timm's Hub format, from which timm rebuilds the model.
-
-    Args:
-        model: Its ``pretrained_cfg`` describes the weights.
-        path: The file.
-        model_args: Arguments of the architecture.
-        more: Other entries of the file.
-    """
+    """Write ``config.json`` in timm's Hub format, from which timm rebuilds the model, with ``more`` entries."""
     find('timm.models._hub.save_config_for_hf')(model, path, model_config=more, model_args=model_args)
     config = json.loads(path.read_text(encoding='utf-8'))
     # Some versions repeat it here, and transformers then passes it to timm twice.
@@ -126,28 +116,17 @@ class Operation(NamedTuple):
     filters: tuple[Any, ...]
 
 
-class Policy(NamedTuple):
-    """RandAugment or AutoAugment.
-
-    Attributes:
-        operations: All operations.
-        layers: Number of operations applied to an image.
-        weights: Probabilities of choosing each, without replacement; None for uniform, with replacement.
-        rows: For AutoAugment, sequences of indices in ``operations``, one of which is chosen; None for RandAugment.
-    """
-
-    operations: list[Operation]
-    layers: int
-    weights: Any
-    rows: list[list[int]] | None
-
-
-def read_policy(text: str, options: dict[str, Any]) -> Policy:
-    """Parse a configuration string with timm.
+def read_policy(text: str, options: dict[str, Any]) -> tuple[list[Operation], int, Any, npt.NDArray[np.int64] | None]:
+    """Parse a configuration string of RandAugment or AutoAugment, such as ``'rand-m9-mstd0.5-inc1'``, with timm.
 
     Args:
-        text: Configuration string, such as ``'rand-m9-mstd0.5-inc1'``.
+        text: The string.
         options: timm's ``hparams``.
+
+    Returns:
+        All operations; the number of operations applied to an image; the probabilities of choosing each, without
+        replacement, or None for uniform, with replacement; and for AutoAugment indices of operations, of which one row
+        is chosen, or None for RandAugment.
 
     Raises:
         ValueError: timm does not accept the string.
@@ -163,11 +142,12 @@ def read_policy(text: str, options: dict[str, Any]) -> Policy:
         raise ValueError(f'auto_augment={text!r} is not a configuration string of timm: {error}') from None
     try:
         if is_rand:
-            return Policy([_operation(op) for op in policy.ops], policy.num_layers, policy.choice_weights, None)
-        numbers = iter(range(sum(map(len, policy.policy))))
-        rows = [[next(numbers) for _ in row] for row in policy.policy]
-        return Policy([_operation(op) for row in policy.policy for op in row], max(map(len, rows)), None, rows)
-    except (AttributeError, TypeError, KeyError) as error:
+            return [_operation(op) for op in policy.ops], policy.num_layers, policy.choice_weights, None
+        operations = [_operation(op) for row in policy.policy for op in row]
+        # All rows have as many operations.
+        table = np.arange(len(operations)).reshape(len(policy.policy), -1)
+        return operations, table.shape[1], None, table
+    except (AttributeError, TypeError, KeyError, ValueError) as error:
         raise UnknownTimm(f'{type(policy).__name__}: {error}') from error
 
 

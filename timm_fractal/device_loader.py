@@ -5,7 +5,6 @@ numbers: there are no worker processes and no PIL images, and only parameters ar
 at once (a mega-batch), which takes hardly longer than a single one.
 """
 
-import functools
 import inspect
 import itertools
 import logging
@@ -24,11 +23,12 @@ from ._timm_private import find
 from ._utils import device as _device
 from ._utils.device import Batch, Upload, prefetch, to_device
 from ._utils.indices import check_indices
-from .augment.batch import Output
+from .augment.batch import record_output
 from .augment.erasing import Erase, EraseParams
 from .augment.mixup import Mix, MixParams, check_even
 from .augment.policy import refuse
-from .augment.transforms import Evaluate, Train, create_augment, normalize, run
+from .augment.reference import unpack as unpack_bits
+from .augment.transforms import Evaluate, Train, create_augment, normalize
 from .data.base import SyntheticDataset
 from .fractal.canvas import unpack
 
@@ -46,7 +46,7 @@ _COMPILED_WITH = 64
 _IGNORED = frozenset(
     {'num_workers', 'pin_memory', 'persistent_workers', 'worker_seeding', 'use_prefetcher', 'use_multi_epochs_loader'}
 )
-# Arguments that are not supported, and the options of train.py.
+# Options of train.py for arguments that are not supported.
 _REFUSED = {'re_split': '--resplit', 'num_aug_splits': '--aug-splits', 'tf_preprocessing': '--tf-preprocessing'}
 # Arguments about batches of varying size, and their names in timm's sampler.
 _SCHEDULE_OPTIONS = {
@@ -63,10 +63,6 @@ _SCHEDULE_OPTIONS = {
 
 class ShuffleSampler(Sampler[int]):
     """Shuffles all samples; the order depends only on seed and epoch, so a resumed run sees the same one.
-
-    Args:
-        dataset: Its length is the number of samples.
-        seed: The seed of the run.
 
     Examples:
         >>> sampler = ShuffleSampler(range(5), seed=1)
@@ -86,8 +82,7 @@ class ShuffleSampler(Sampler[int]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        order: list[int] = torch.randperm(len(self.dataset), generator=_generator(self.seed, self.epoch)).tolist()
-        return iter(order)
+        yield from torch.randperm(len(self.dataset), generator=_generator(self.seed, self.epoch)).tolist()
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -148,10 +143,10 @@ class DeviceLoader:
         redraw: bool = False,
     ) -> None:
         self.dataset = dataset
-        images, self._indices = unwrap(dataset)
+        self._images, self._indices = unwrap(dataset)
+        images = self._images
         if images.target_transform is not None:
             refuse('target_transform', images.target_transform, 'only None is')
-        self._images = images
         self.augments = tuple(augments)
         self.batch_sampler = batch_sampler
         self.mean, self.std = mean, std
@@ -160,8 +155,8 @@ class DeviceLoader:
         self.mix = mix
         self.erase = erase
         self.seed = seed
-        # With redraw, no images are stored.
-        self._table = None if redraw else _table(images, device)
+        #: All images: (images, rows, row bytes) if they are packed, else (images, C, H, W); None with redraw.
+        self._table: Any = None if redraw else _table(images, device)
         room = 0 if self._table is None else self._table.numel()
         _logger.info(
             '%s, %s split: device loader on %s, %s',
@@ -174,12 +169,15 @@ class DeviceLoader:
         #: Channels, height and width of an image before augmentation.
         self._shape: tuple[int, ...] = (1, images.spec.size, images.spec.size)
         if self._table is not None and not images.spec.is_packed:
-            self._shape = tuple(_channels_first(self._table).shape[1:])
+            self._shape = tuple(self._table.shape[1:])
         all_levels = torch.arange(256, dtype=torch.uint8, device=device).view(1, 1, 16, 16)
         self._normalized = normalize(all_levels, mean, std, img_dtype).view(len(mean), 256)
-        image = math.prod(self._shape)
+        most = _BYTES_AT_ONCE
+        if device.type == 'cuda':
+            # A mega-batch takes about three times the bytes of its images before resizing.
+            most = min(most, _device.free_bytes(device) // 8)
         #: Maximum number of images in a mega-batch, unless a single batch is larger.
-        self.at_once = min(_AT_ONCE.get(device.type, _AT_ONCE_GPU), _max_bytes(device) // image)
+        self.at_once = min(_AT_ONCE.get(device.type, _AT_ONCE_GPU), most // math.prod(self._shape))
         #: The last epoch, and the number of previous passes over it.
         self._passed = -1, 0
         if hasattr(self.sampler, 'set_epoch'):
@@ -238,9 +236,10 @@ class DeviceLoader:
         generator: torch.Generator,
     ) -> Iterable[Batch]:
         """Sample the parameters of a mega-batch, then apply them."""
-        count, channels, height, width = shape = len(numbers), *self._shape
-        table, kernels = self._table, augment.kernels(self.device, shape)
-        rendered = self._images.redraw(numbers, generator, self.device) if table is None else None
+        count, _, height, width = shape = len(numbers), *self._shape
+        kernels, is_packed = augment.kernels(self.device, shape), self._images.spec.is_packed
+        # Rendered images, or else those of the data set.
+        images = self._images.redraw(numbers, generator, self.device) if self._table is None else None
         params = augment.make_params(count, height, width, generator)
         mixed = erased = None
         if self.mix is not None:
@@ -251,41 +250,28 @@ class DeviceLoader:
             erased = self.erase.make_params(count, *augment.size, generator)
         labels = numbers % self._images.num_classes
         if kernels is None:
-            images = self._stored(numbers) if rendered is None else rendered
+            index = to_device(numbers, self.device)
+            if images is None and is_packed:
+                images = unpack_bits(self._table, index, self._levels)[..., :width]
+            elif images is None:
+                images = self._table.index_select(0, index)
             images = augment.apply(images, params)
             return self._by_torch(images, to_device(labels, self.device), sizes, mixed, erased)
 
         upload = Upload()
-        places = [upload.add(values) for values in (numbers, labels)]
-        direct = None if table is None or self._images.spec.is_packed else _channels_first(table)
-        resize, layers = augment.record(upload, params, np.arange(count) if direct is None else numbers, shape)
+        place = upload.add(numbers)
+        is_direct = images is None and not is_packed
+        run, rows = augment.record(upload, params, numbers if is_direct else np.arange(count), shape)
         mode = self.erase.mode if self.erase else 'const'
-        targets = None
-        if self.mix is not None:
-            targets = labels, self.mix.collate.num_classes, self.mix.collate.label_smoothing
-        output = Output(upload, layers.rows, sizes, mixed, erased, mode, targets)
+        output = record_output(upload, rows, labels, sizes, self.mix, mixed, mode, erased)
         upload.send(self.device)
         with _device.on(self.device):
-            if rendered is not None:
-                images = rendered
-            elif direct is not None:
-                images = direct
-            else:
-                images = kernels.unpack(table, upload[places[0]], self._levels)[..., :width]
-            images = run(kernels, resize, layers, images)
-        return self._by_kernels(kernels, output, images, upload[places[1]], sizes)
-
-    def _by_kernels(
-        self, kernels: Any, output: Output, images: Tensor, labels: Tensor, sizes: list[int]
-    ) -> Iterator[Batch]:
-        """Mix, normalize and erase batches lazily, so that only batches in use take memory."""
-        begin = 0
-        for size in sizes:
-            with _device.on(self.device):
-                batch = output.images(kernels, images, self._normalized, begin, size)
-                target = labels[begin : begin + size] if self.mix is None else output.targets(begin, size)
-            yield batch, target
-            begin += size
+            if is_direct:
+                images = self._table
+            elif images is None:
+                images = kernels.unpack(self._table, upload[place], self._levels)[..., :width]
+            images = run(kernels, images)
+        return output(kernels, images, self._normalized)
 
     def _groups(self) -> Iterator[tuple[int, list[list[int]]]]:
         """Yield the batches of each mega-batch, with the index of their transform."""
@@ -303,15 +289,6 @@ class DeviceLoader:
         if group:
             yield last, group
 
-    def _stored(self, numbers: npt.NDArray[np.int64]) -> Tensor:
-        assert self._table is not None
-        stored = self._table.index_select(0, to_device(numbers, self.device))
-        if not self._images.spec.is_packed:
-            return _channels_first(stored)
-        # Eight pixels at a time.
-        words = self._levels.view(torch.int64)[:, 0].index_select(0, stored.flatten().int())
-        return words.view(torch.uint8).view(len(stored), 1, stored.shape[1], -1)[..., : self._shape[2]]
-
     def _by_torch(
         self,
         images: Tensor,
@@ -323,10 +300,8 @@ class DeviceLoader:
         """Mix, normalize and erase a mega-batch."""
         targets: Sequence[Tensor] = torch.split(labels, sizes)
         if self.mix is not None and mixed is not None:
-            parts = zip(torch.split(images, sizes), targets, mixed)
-            results = [self.mix.apply(*part) for part in parts]
-            images = torch.cat([part for part, _ in results]) if len(results) > 1 else results[0][0]
-            targets = [target for _, target in results]
+            parts, targets = zip(*map(self.mix.apply, torch.split(images, sizes), targets, mixed))
+            images = torch.cat(parts)
         images = normalize(images, self.mean, self.std, self.img_dtype)
         if self.erase is not None and erased is not None:
             images = self.erase.apply(images, erased)
@@ -336,25 +311,11 @@ class DeviceLoader:
         return f'{type(self).__name__}({self.dataset!r}, batches={len(self)}, device={str(self.device)!r})'
 
 
-def _max_bytes(device: torch.device) -> int:
-    """Return the maximum size of a mega-batch before resizing, in bytes; it takes about three times that in total."""
-    return min(_BYTES_AT_ONCE, _device.free_bytes(device) // 8) if device.type == 'cuda' else _BYTES_AT_ONCE
-
-
-def _channels_first(images: Tensor) -> Tensor:
-    """Rearrange stored images (B, H, W) or (B, H, W, C) -> (B, C, H, W)."""
-    return images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
-
-
 def unwrap(dataset: Any) -> tuple[SyntheticDataset, npt.NDArray[np.int64] | None]:
     """Unwrap the data set in (nested) subsets, such as those of `torch.utils.data.random_split`.
 
     Returns:
         The data set, and the indices of the samples, nonnegative int64 of shape (samples,); None for all.
-
-    Raises:
-        ValueError: Not a data set of ours, an empty Subset, or a subclass that overrides ``__getitem__``.
-        TypeError, IndexError: An index is invalid, see `check_index`.
     """
     indices: npt.NDArray[np.int64] | None = None
     while isinstance(dataset, Subset):
@@ -371,7 +332,7 @@ def unwrap(dataset: Any) -> tuple[SyntheticDataset, npt.NDArray[np.int64] | None
 
 
 def _table(dataset: SyntheticDataset, device: torch.device) -> Tensor:
-    """Copy all images to the device in stored form; color images become gray with ``input_img_mode='L'``."""
+    """Copy all images to the device, as `DeviceLoader` keeps them; color becomes gray with ``input_img_mode='L'``."""
     count = dataset.num_images
     in_gray = dataset.input_img_mode == 'L' and dataset.stored(0).shape[2:] == (3,)
     shape = dataset.stored(0).shape[: 2 if in_gray else None]
@@ -388,7 +349,9 @@ def _table(dataset: SyntheticDataset, device: torch.device) -> Tensor:
         if in_gray:
             part = np.stack([np.asarray(Image.fromarray(pixels).convert('L')) for pixels in part])
         table[start : start + len(part)] = torch.from_numpy(part)
-    return table
+    if dataset.spec.is_packed:
+        return table
+    return table[:, None] if table.ndim == 3 else table.permute(0, 3, 1, 2)
 
 
 def create_device_loader(
@@ -434,8 +397,16 @@ def create_device_loader(
         options: Arguments of `create_augment`; of timm's ``ScheduledBatchSampler``, by their names in
             ``create_loader``; and of worker processes, which are ignored.
     """
-    device = _check_device(device)
-    schedule, options = _split_options(options)
+    device = torch.device(device)
+    if device.type == 'mps':
+        refuse('device', 'mps', 'it lacks double precision; cpu and cuda are')
+    if device.type == 'cuda' and not torch.cuda.is_available():
+        raise ValueError(f"device={str(device)!r}, timm's default, is not available: use device=torch.device('cpu')")
+    known = _augment_options()
+    for name, value in options.items():
+        # An option of a newer timm, which usually is off.
+        if value and name not in known | _IGNORED | _SCHEDULE_OPTIONS.keys():
+            refuse(name, value, f'leave out {_REFUSED[name]}' if name in _REFUSED else 'leave it out')
     if collate_fn is not None and not isinstance(collate_fn, find('timm.data.mixup.Mixup')):
         refuse('collate_fn', collate_fn, "only timm's FastCollateMixup is")
     if num_aug_repeats and not (distributed and is_training):
@@ -454,52 +425,18 @@ def create_device_loader(
         if not is_training:
             refuse('input_size_choices', input_size_choices, 'only for training')
         sizes = list(input_size_choices)
-        batch_sampler = _scheduled(sampler, [batch_size] * len(sizes), schedule)
-    return DeviceLoader(
-        dataset,
-        [
-            create_augment(
-                size if isinstance(size, int) else tuple(size[-2:]),
-                is_training=is_training,
-                no_aug=no_aug,
-                mean=mean,
-                **options,
-            )
-            for size in sizes
-        ],
-        batch_sampler,
-        mean,
-        std,
-        device,
-        torch.float16 if fp16 else img_dtype or torch.float32,
-        None if collate_fn is None else Mix(collate_fn),
-        Erase(re_prob, re_mode, re_count) if re_prob and is_training and not no_aug else None,
-        seed,
-        is_training and unwrap(dataset)[0].spec.redraws,
-    )
-
-
-def _check_device(name: Any) -> torch.device:
-    device: torch.device = torch.device(name)
-    if device.type == 'mps':
-        refuse('device', 'mps', 'it lacks double precision; cpu and cuda are')
-    if device.type == 'cuda' and not torch.cuda.is_available():
-        raise ValueError(f"device={str(device)!r}, timm's default, is not available: use device=torch.device('cpu')")
-    return device
-
-
-def _split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split options into arguments of timm's ``ScheduledBatchSampler`` and of `create_augment`; refuse others."""
-    for name, flag in _REFUSED.items():
-        if value := options.get(name):
-            refuse(name, value, f'leave out {flag}')
-    known = _augment_options()
-    for name in options.keys() - known - _IGNORED - _SCHEDULE_OPTIONS.keys() - _REFUSED.keys():
-        # An option of a newer timm, which usually is off.
-        if value := options[name]:
-            refuse(name, value, 'leave it out')
-    schedule = {_SCHEDULE_OPTIONS[name]: options[name] for name in _SCHEDULE_OPTIONS.keys() & options.keys()}
-    return schedule, {name: options[name] for name in known & options.keys()}
+        schedule = {name: options[key] for key, name in _SCHEDULE_OPTIONS.items() if key in options}
+        schedule['batch_sizes'] = schedule.get('batch_sizes') or [batch_size] * len(sizes)
+        scheduled = find('timm.data.scheduled_sampler.ScheduledBatchSampler')
+        batch_sampler = scheduled(sampler, drop_last=True, **schedule)
+    augment_options = {name: options[name] for name in known & options.keys()}
+    augment_options |= dict(is_training=is_training, no_aug=no_aug, mean=mean)
+    augments = [create_augment(size if isinstance(size, int) else size[-2:], **augment_options) for size in sizes]
+    mix = None if collate_fn is None else Mix(collate_fn)
+    erase = Erase(re_prob, re_mode, re_count) if re_prob and is_training and not no_aug else None
+    redraw = is_training and unwrap(dataset)[0].spec.redraws
+    dtype = torch.float16 if fp16 else img_dtype or torch.float32
+    return DeviceLoader(dataset, augments, batch_sampler, mean, std, device, dtype, mix, erase, seed, redraw)
 
 
 def _sampler(dataset: Any, is_training: bool, distributed: bool, num_aug_repeats: int, seed: int) -> Any:
@@ -514,18 +451,11 @@ def _sampler(dataset: Any, is_training: bool, distributed: bool, num_aug_repeats
     return DistributedSampler(dataset)
 
 
-@functools.cache
-def _augment_options() -> frozenset[str]:
-    return frozenset({*inspect.signature(create_augment).parameters, *inspect.signature(Train).parameters})
+def _augment_options() -> set[str]:
+    return {*inspect.signature(create_augment).parameters, *inspect.signature(Train).parameters}
 
 
 def is_known(name: str) -> bool:
     """Whether `create_device_loader` supports an argument of timm's ``create_loader``."""
     own = inspect.signature(create_device_loader).parameters.keys() - {'options'}
     return name in own | _augment_options() | _IGNORED | _REFUSED.keys() | _SCHEDULE_OPTIONS.keys()
-
-
-def _scheduled(sampler: Any, batch_sizes: list[int], schedule: dict[str, Any]) -> Any:
-    """Create timm's sampler for batches of varying size, which older versions lack."""
-    schedule['batch_sizes'] = schedule.get('batch_sizes') or batch_sizes
-    return find('timm.data.scheduled_sampler.ScheduledBatchSampler')(sampler, drop_last=True, **schedule)

@@ -23,15 +23,7 @@ __all__ = [
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
-    {
-        'Erase': 'erasing',
-        'EraseParams': 'erasing',
-        'Evaluate': 'transforms',
-        'Mix': 'mixup',
-        'MixParams': 'mixup',
-        'Train': 'transforms',
-        'TrainParams': 'transforms',
-        'create_augment': 'transforms',
-        'normalize': 'transforms',
-    },
+    dict.fromkeys(('Erase', 'EraseParams'), 'erasing')
+    | dict.fromkeys(('Mix', 'MixParams'), 'mixup')
+    | dict.fromkeys(('Evaluate', 'Train', 'TrainParams', 'create_augment', 'normalize'), 'transforms'),
 )

@@ -17,18 +17,12 @@ from torch import Tensor
 from .._utils.jit import kernel, part
 from .erasing import ERASING_MODES
 from .reference import NAMES
+from .reference import unpack as unpack
 from .tables import blend, cubic, keys_far, keys_near, luma
 
-_AUTO_CONTRAST = NAMES.index('AutoContrast')
-_EQUALIZE = NAMES.index('Equalize')
-_INVERT = NAMES.index('Invert')
-_POSTERIZE = NAMES.index('Posterize')
-_SOLARIZE = NAMES.index('Solarize')
-_SOLARIZE_ADD = NAMES.index('SolarizeAdd')
-_BRIGHTNESS = NAMES.index('Brightness')
-_CONTRAST = NAMES.index('Contrast')
-_COLOR = NAMES.index('Color')
-_SHARPNESS = NAMES.index('Sharpness')
+_AUTO_CONTRAST, _EQUALIZE, _INVERT, _POSTERIZE = map(NAMES.index, ('AutoContrast', 'Equalize', 'Invert', 'Posterize'))
+_SOLARIZE, _SOLARIZE_ADD, _BRIGHTNESS = map(NAMES.index, ('Solarize', 'SolarizeAdd', 'Brightness'))
+_CONTRAST, _COLOR, _SHARPNESS = map(NAMES.index, ('Contrast', 'Color', 'Sharpness'))
 _RAND, _PIXEL = ERASING_MODES.index('rand'), ERASING_MODES.index('pixel')
 
 # Rows whose columns are resized together; they should fit into the L1 cache.
@@ -36,13 +30,6 @@ _ROWS = 64
 
 _blend_levels, _interpolate, _keys_near, _keys_far = part(blend), part(cubic), part(keys_near), part(keys_far)
 _luma_of = part(luma)
-
-
-@kernel
-def _unpack(begin, end, table, numbers, levels, out):
-    for n in range(begin, end):
-        for word in range(table.shape[1]):
-            out[n, word] = levels[table[numbers[n], word]]
 
 
 @kernel
@@ -177,9 +164,7 @@ def _resize(
         top, left, height, width = box[n, 0], box[n, 1], box[n, 2], box[n, 3]
         for channel in range(channels):
             # Size of the intermediate image.
-            between = height * wide if axis == 1 else high * width
-            if not is_first:
-                between = high * width if axis == 1 else height * wide
+            between = height * wide if (axis == 1) == is_first else high * width
             image, row, column = strides[0], strides[2], strides[3]
             origin = take[n] * image + channel * strides[1] + top * row + left * column
             start = begins[n] + channel * between
@@ -325,27 +310,18 @@ def _slide_columns(plane, slope, shift, fill, out):
         for row in range(height):
             if 0 <= row + 0.5 + move < height:
                 k = row + whole
-                value = _interpolate(
-                    _tap(plane, k - 1, column),
-                    _tap(plane, k, column),
-                    _tap(plane, k + 1, column),
-                    _tap(plane, k + 2, column),
-                    fraction,
-                )
-                out[row, column] = _to_uint8(value)
+                before, first = _tap(plane, k - 1, column), _tap(plane, k, column)
+                second, after = _tap(plane, k + 1, column), _tap(plane, k + 2, column)
+                out[row, column] = _to_uint8(_interpolate(before, first, second, after, fraction))
             else:
                 out[row, column] = fill
 
 
 @part
 def _interpolate_row(plane, row, column, fraction):
-    return _interpolate(
-        _tap(plane, row, column - 1),
-        _tap(plane, row, column),
-        _tap(plane, row, column + 1),
-        _tap(plane, row, column + 2),
-        fraction,
-    )
+    before, first = _tap(plane, row, column - 1), _tap(plane, row, column)
+    second, after = _tap(plane, row, column + 1), _tap(plane, row, column + 2)
+    return _interpolate(before, first, second, after, fraction)
 
 
 @part
@@ -364,20 +340,15 @@ def _transform_plane(plane, data, is_cubic, fill, out):
             i, k = np.int64(top), np.int64(left)
             if is_cubic:
                 right = np.float32(across - left)
-                value = _interpolate(
-                    _interpolate_row(plane, i - 1, k, right),
-                    _interpolate_row(plane, i, k, right),
-                    _interpolate_row(plane, i + 1, k, right),
-                    _interpolate_row(plane, i + 2, k, right),
-                    np.float32(down - top),
-                )
-                out[row, column] = _to_uint8(value)
+                before, upper = _interpolate_row(plane, i - 1, k, right), _interpolate_row(plane, i, k, right)
+                lower, after = _interpolate_row(plane, i + 1, k, right), _interpolate_row(plane, i + 2, k, right)
+                out[row, column] = _to_uint8(_interpolate(before, upper, lower, after, np.float32(down - top)))
             else:
                 first, second = np.float64(_tap(plane, i, k)), np.float64(_tap(plane, i, k + 1))
                 third, fourth = np.float64(_tap(plane, i + 1, k)), np.float64(_tap(plane, i + 1, k + 1))
-                upper = first + (second - first) * (across - left)
-                lower = third + (fourth - third) * (across - left)
-                out[row, column] = np.uint8(upper + (lower - upper) * (down - top))
+                above = first + (second - first) * (across - left)
+                under = third + (fourth - third) * (across - left)
+                out[row, column] = np.uint8(above + (under - above) * (down - top))
 
 
 @part
@@ -395,7 +366,6 @@ def _sharpen(plane, factor, out):
                 total = 4 * smooth
                 for k in range(column - 1, column + 2):
                     total += np.int32(above[k]) + np.int32(here[k]) + np.int32(below[k])
-                # An integer over 13 is never halfway between two integers.
                 smooth = (total + 6) // 13
             out[row, column] = _blend(smooth, here[column], factor)
 
@@ -499,28 +469,17 @@ def _share(function: Callable[..., None], count: int, *arguments: Any) -> None:
     list(_pool(threads).map(lambda start, stop: function(start, stop, *arrays), edges, edges[1:]))
 
 
-def unpack(table: Tensor, numbers: Tensor, levels: Tensor) -> Tensor:
-    """See `kernels_triton`, also for the functions below."""
-    rows, line = table.shape[1:]
-    result = table.new_empty(len(numbers), 1, rows, 8 * line)
-    words = result.view(torch.int64).view(len(numbers), -1)
-    _share(_unpack, len(numbers), table.flatten(1), numbers, levels.view(torch.int64)[:, 0], words)
-    return result
+# For the interface, see `kernels_triton`; `unpack` is torch's, which is as fast.
 
 
-def weigh(
-    box: Tensor, flags: Tensor, axis: int, resized: int, size: int, offset: int, taps: Tensor, most: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def weigh(box, flags, axis, resized, size, offset, taps, most):
     first = box.new_empty(len(box), size)
     weights = box.new_empty(len(box), size, most)
     _share(_weigh, len(box), box, flags, axis, resized, offset, taps, first, weights)
     return first, taps, weights
 
 
-def resize(
-    source: Tensor, target: Tensor, take: Tensor, index: Tensor, box: Tensor, begins: Tensor,
-    weights: tuple[Tensor, Tensor, Tensor], size: tuple[int, int], axis: int, is_first: bool, lines: int,
-) -> None:  # fmt: skip
+def resize(source, target, take, index, box, begins, weights, size, axis, is_first, lines):
     channels = source.shape[1] if is_first else target.shape[1]
     strides = np.array(source.stride() if is_first else (0, 0, 0, 0))
     # The images may be a view: take the underlying memory.
@@ -529,20 +488,17 @@ def resize(
     _share(_resize, len(index), flat, strides, target.view(-1), *arguments)
 
 
-def look_up(images: Tensor, rows: Tensor, operation: Tensor, argument: Tensor) -> None:
+def look_up(images, rows, operation, argument):
     _share(_look_up, len(rows), images.flatten(2), rows, operation, argument)
 
 
-def transform(
-    images: Tensor, rows: Tensor, put: Tensor, operation: Tensor, cubic: Tensor, data: Tensor, fill: Tensor
-) -> None:
+def transform(images, rows, put, operation, cubic, data, fill):
     _share(_transform, len(rows), images, rows, put, operation, cubic, data, fill)
 
 
 def mix_normalize_erase(
-    images: Tensor, rows: Tensor, partners: Tensor, lam: Tensor, paste: Tensor, table: Tensor, erased: Tensor,
-    color: Tensor, seed: int, mode: int, is_mixed: bool, begin: int, count: int,
-) -> Tensor:  # fmt: skip
+    images, rows, partners, lam, paste, table, erased, color, seed, mode, is_mixed, begin, count
+):  # fmt: skip
     height, width = images.shape[2:]
     result = torch.empty(count, len(table), height, width, dtype=table.dtype)
     counts = erased[begin : begin + count, :, 2:].prod(2).sum(1) * len(table)

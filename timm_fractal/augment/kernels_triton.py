@@ -28,17 +28,14 @@ _PIXELS_TRANSFORMED = 256
 _PIXELS = 1024
 _EXACT: dict[str, Any] = {'enable_fp_fusion': False}
 
-_AUTO_CONTRAST = tl.constexpr(NAMES.index('AutoContrast'))
-_EQUALIZE = tl.constexpr(NAMES.index('Equalize'))
-_INVERT = tl.constexpr(NAMES.index('Invert'))
-_POSTERIZE = tl.constexpr(NAMES.index('Posterize'))
-_SOLARIZE = tl.constexpr(NAMES.index('Solarize'))
-_SOLARIZE_ADD = tl.constexpr(NAMES.index('SolarizeAdd'))
-_BRIGHTNESS = tl.constexpr(NAMES.index('Brightness'))
-_CONTRAST = tl.constexpr(NAMES.index('Contrast'))
-_COLOR = tl.constexpr(NAMES.index('Color'))
-_SHARPNESS = tl.constexpr(NAMES.index('Sharpness'))
 
+def _code(name: str) -> Any:
+    return tl.constexpr(NAMES.index(name))
+
+
+_AUTO_CONTRAST, _EQUALIZE, _INVERT, _POSTERIZE = map(_code, ('AutoContrast', 'Equalize', 'Invert', 'Posterize'))
+_SOLARIZE, _SOLARIZE_ADD, _BRIGHTNESS = map(_code, ('Solarize', 'SolarizeAdd', 'Brightness'))
+_CONTRAST, _COLOR, _SHARPNESS = map(_code, ('Contrast', 'Color', 'Sharpness'))
 # Modes of random erasing, as in `timm_fractal.augment.erasing.ERASING_MODES`.
 _RAND, _PIXEL = tl.constexpr(1), tl.constexpr(2)
 
@@ -60,9 +57,6 @@ def _unpack(table, numbers, levels, target, words, PIXELS: tl.constexpr):
     wanted = word < words
     bits = tl.load(table + tl.load(numbers + n) * words + word, mask=wanted, other=0).to(tl.int32)
     tl.store(target + n * words + word, tl.load(levels + bits, mask=wanted, other=0), mask=wanted)
-
-
-# Resize.
 
 
 @triton.jit(do_not_specialize=['axis', 'resized', 'size', 'offset'])
@@ -155,9 +149,6 @@ def _resize(
         weights += size
         pixels += step
     tl.store(result + line[:, None] * places + place[None, :], _to_level(total), mask=wanted)
-
-
-# Operations on levels.
 
 
 @triton.jit
@@ -263,9 +254,6 @@ def _look_up(images, rows, operation, argument, luts, area, CHANNELS: tl.constex
         tl.store(place, result.to(tl.uint8), mask=wanted)
 
 
-# Operations that read neighbors.
-
-
 @triton.jit
 def _tap(plane, row, column, height, width, wanted):
     row = tl.minimum(tl.maximum(row, 0), height - 1)
@@ -275,22 +263,11 @@ def _tap(plane, row, column, height, width, wanted):
 
 @triton.jit
 def _interpolate_row(plane, row, column, part, height, width, wanted):
-    return _interpolate(
-        _tap(plane, row, column - 1, height, width, wanted).to(tl.float32),
-        _tap(plane, row, column, height, width, wanted).to(tl.float32),
-        _tap(plane, row, column + 1, height, width, wanted).to(tl.float32),
-        _tap(plane, row, column + 2, height, width, wanted).to(tl.float32),
-        part,
-    )
-
-
-@triton.jit
-def _sum_of_three(plane, row, column, height, width, wanted):
-    return (
-        _tap(plane, row, column - 1, height, width, wanted).to(tl.int32)
-        + _tap(plane, row, column, height, width, wanted).to(tl.int32)
-        + _tap(plane, row, column + 1, height, width, wanted).to(tl.int32)
-    )
+    before = _tap(plane, row, column - 1, height, width, wanted).to(tl.float32)
+    first = _tap(plane, row, column, height, width, wanted).to(tl.float32)
+    second = _tap(plane, row, column + 1, height, width, wanted).to(tl.float32)
+    after = _tap(plane, row, column + 2, height, width, wanted).to(tl.float32)
+    return _interpolate(before, first, second, after, part)
 
 
 @triton.jit
@@ -304,9 +281,8 @@ def _sharpen(source, target, factor, pixel, height, width, CHANNELS: tl.constexp
         plane = source + channel * area
         level = tl.load(plane + pixel, mask=wanted, other=0).to(tl.int32)
         around = 4 * level
-        for step in tl.static_range(3):
-            around += _sum_of_three(plane, row + (step - 1), column, height, width, wanted)
-        # An integer over 13 is never halfway between two integers.
+        for k in tl.static_range(9):
+            around += _tap(plane, row + (k // 3 - 1), column + (k % 3 - 1), height, width, wanted).to(tl.int32)
         smooth = tl.where(inner, (around + 6) // 13, level).to(tl.float32)
         result = _blend(smooth, level.to(tl.float32), factor)
         tl.store(target + channel * area + pixel, result.to(tl.uint8), mask=wanted)
@@ -329,14 +305,11 @@ def _map(source, target, data, is_cubic, fill, pixel, height, width, CHANNELS: t
         plane = source + channel * area
         if is_cubic:
             fraction = right.to(tl.float32)
-            value = _interpolate(
-                _interpolate_row(plane, row - 1, column, fraction, height, width, inside),
-                _interpolate_row(plane, row, column, fraction, height, width, inside),
-                _interpolate_row(plane, row + 1, column, fraction, height, width, inside),
-                _interpolate_row(plane, row + 2, column, fraction, height, width, inside),
-                below.to(tl.float32),
-            )
-            level = _truncate(value)
+            before = _interpolate_row(plane, row - 1, column, fraction, height, width, inside)
+            current = _interpolate_row(plane, row, column, fraction, height, width, inside)
+            following = _interpolate_row(plane, row + 1, column, fraction, height, width, inside)
+            after = _interpolate_row(plane, row + 2, column, fraction, height, width, inside)
+            level = _truncate(_interpolate(before, current, following, after, below.to(tl.float32)))
         else:
             # In double precision, see `_transform` in `reference`.
             first = _tap(plane, row, column, height, width, inside).to(tl.float64)
@@ -365,9 +338,6 @@ def _transform(
         _map(source, target, data, tl.load(cubic + n) != 0, fill, pixel, height, width, CHANNELS)
 
 
-# Mix, normalize, erase.
-
-
 @triton.jit
 def _two_normal(first, second):
     """Convert two uniform numbers to two standard normal ones (Box-Muller, with half-angle formulas)."""
@@ -377,14 +347,6 @@ def _two_normal(first, second):
     sine = z * (1 - y / 6 * (1 - y / 20 * (1 - y / 42 * (1 - y / 72 * (1 - y / 110)))))
     cosine = 1 - y / 2 * (1 - y / 12 * (1 - y / 30 * (1 - y / 56 * (1 - y / 90 * (1 - y / 132)))))
     return radius * (1 - 2 * sine * sine), radius * 2 * sine * cosine
-
-
-@triton.jit
-def _four_normal(seed, index):
-    a, b, c, d = tl.rand4x(seed, index)
-    first, second = _two_normal(a, b)
-    third, fourth = _two_normal(c, d)
-    return first, second, third, fourth
 
 
 @triton.jit
@@ -444,7 +406,9 @@ def _mix_normalize_erase(
                 # Noise is the most expensive part.
                 if is_any_erased:
                     index = (n * ((OUTPUT + 3) // 4) + channel // 4) * area + pixel
-                    noise, second, third, fourth = _four_normal(seed, index)
+                    a, b, c, d = tl.rand4x(seed, index)
+                    noise, second = _two_normal(a, b)
+                    third, fourth = _two_normal(c, d)
             if channel % 4 == 1:
                 noise = second
             if channel % 4 == 2:
@@ -462,17 +426,38 @@ def _mix_normalize_erase(
         tl.store(result + channel * area, value, mask=wanted)
 
 
+# Arguments of the functions below, as of those of `kernels_numba`, for the B images of a mega-batch or b of them:
+#   table      bit-packed images, uint8 (images, rows, bytes of a row); of `mix_normalize_erase`, normalized levels,
+#              (channels, 256), with the dtype of the result
+#   numbers    images of a table, int64 (B,)
+#   levels     levels of the eight bits of each byte, uint8 (256, 8)
+#   box        top, left, height, width, int32 (B, 4)
+#   flags      bicubic (else bilinear), flip of rows, flip of columns, int32 (B, 3)
+#   axis       0 for rows, 1 for columns
+#   resized    number of lines to resize each box to
+#   offset     first line of the result in the resized box; ``size`` is the number of lines, or height and width
+#   taps       `count_taps`, at most the lines of the box, int32 (B,); ``most`` is an upper bound
+#   take       image of the source, int64 (B,)
+#   index      images to resize, int32 (b,)
+#   begins     start of each image in the intermediate buffer, int64 (B,)
+#   lines      maximum number of lines across the axis
+#   images     buffer, uint8 (rows, C, H, W)
+#   rows, put  rows to read, and to write to, int32 (b,), or (B,) of `mix_normalize_erase`
+#   operation  index in `timm_fractal.augment.reference.NAMES`, int32 (b,); ``argument`` is float64 (b,)
+#   cubic      bicubic, else bilinear, int32 (b,)
+#   data       data of Image.transform with AFFINE, float64 (b, 6); for Sharpness, the factor comes first
+#   fill       fill value outside the image, int32 (C,)
+#   partners   row of the image that each is mixed with, int32 (B,)
+#   lam        mixing coefficient and 1 minus it, float32 (B, 2)
+#   paste      top, bottom, left and right of the box to paste, int32 (B, 4)
+#   erased     top, left, height and width of each box, int32 (B, boxes, 4); ``color`` is float32 (B, boxes, 3)
+#   seed       of the noise
+#   mode       index in `timm_fractal.augment.erasing.ERASING_MODES`
+#   begin      first image of the batch among the B; ``count`` is the number of its images
+
+
 def unpack(table: Tensor, numbers: Tensor, levels: Tensor) -> Tensor:
-    """Unpack images ``numbers`` of a bit-packed table.
-
-    Args:
-        table: uint8 of shape (images, rows, bytes of a row).
-        numbers: int64 of shape (B,).
-        levels: Levels of the eight bits of each byte, uint8 of shape (256, 8).
-
-    Returns:
-        uint8 of shape (B, 1, rows, 8 * bytes of a row).
-    """
+    """Unpack images of a bit-packed table: uint8 (B, 1, rows, 8 * bytes of a row)."""
     rows, line = table.shape[1:]
     result = table.new_empty(len(numbers), 1, rows, 8 * line)
     grid = triton.cdiv(rows * line, _PIXELS), len(numbers)
@@ -484,16 +469,6 @@ def weigh(
     box: Tensor, flags: Tensor, axis: int, resized: int, size: int, offset: int, taps: Tensor, most: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the weights of one axis of a resize for all images, like `resize_weights` in `tables`.
-
-    Args:
-        box: Top, left, height, width of each image, int32 of shape (B, 4).
-        flags: Bicubic, flip of rows, flip of columns of each image, int32 of shape (B, 3).
-        axis: 0 for rows, 1 for columns.
-        resized: Number of lines to resize each box to.
-        size: Number of lines of the result.
-        offset: First of these lines in the resized box.
-        taps: `count_taps`, at most the lines of the box, int32 of shape (B,).
-        most: Upper bound of ``taps``.
 
     Returns:
         The first contributing line of the box, int32 of shape (B, size); ``taps``; and the weights times 2**22, int32
@@ -511,20 +486,10 @@ def resize(
     source: Tensor, target: Tensor, take: Tensor, index: Tensor, box: Tensor, begins: Tensor,
     weights: tuple[Tensor, Tensor, Tensor], size: tuple[int, int], axis: int, is_first: bool, lines: int,
 ) -> None:  # fmt: skip
-    """Run one pass of a resize on images ``index``.
+    """Run one of the two passes of a resize, with the result of `weigh` for its axis.
 
-    Args:
-        source: uint8, of shape (images, C, H, W) with any strides in the first pass, flat in the second.
-        target: uint8, flat in the first pass, of shape (rows, C, *size) in the second.
-        take: Index of each image in the source, int64 of shape (B,).
-        index: Images to resize, of the B, int32 of shape (b,).
-        box: See `weigh`.
-        begins: Start of each image in the intermediate buffer, int64 of shape (B,).
-        weights: Result of `weigh` for the axis.
-        size: Height and width of the result.
-        axis: 0 to resize rows, 1 to resize columns.
-        is_first: Whether this is the first of the two passes.
-        lines: Maximum number of lines across the axis.
+    In the first, the source is uint8 (images, C, H, W) with any strides, and the target is flat; in the second, the
+    source is flat, and the target has shape (rows, C, *size).
     """
     first, taps, numbers = weights
     channels = source.shape[1] if is_first else target.shape[1]
@@ -539,14 +504,7 @@ def resize(
 
 
 def look_up(images: Tensor, rows: Tensor, operation: Tensor, argument: Tensor) -> None:
-    """Apply an operation on levels, or Color, to the given rows in place.
-
-    Args:
-        images: uint8 of shape (rows, C, H, W).
-        rows: int32 of shape (b,).
-        operation: Index in `timm_fractal.augment.reference.NAMES`, int32 of shape (b,).
-        argument: float64 of shape (b,).
-    """
+    """Apply an operation on levels, or Color, to some rows in place."""
     channels, area = images.shape[1], images.shape[2] * images.shape[3]
     luts = images.new_empty(len(rows), channels, 256)
     _make_luts[len(rows), channels](images, rows, operation, argument, luts, area, channels, _PIXELS, **_EXACT)
@@ -557,17 +515,7 @@ def look_up(images: Tensor, rows: Tensor, operation: Tensor, argument: Tensor) -
 def transform(
     images: Tensor, rows: Tensor, put: Tensor, operation: Tensor, cubic: Tensor, data: Tensor, fill: Tensor
 ) -> None:
-    """Apply a geometric transform or Sharpness to the given rows, and write the results to others.
-
-    Args:
-        images: uint8 of shape (rows, C, H, W).
-        rows: int32 of shape (b,).
-        put: Rows to write to, int32 of shape (b,).
-        operation: Index in `timm_fractal.augment.reference.NAMES`, int32 of shape (b,).
-        cubic: Whether to interpolate bicubic, else bilinear, int32 of shape (b,).
-        data: Data of Image.transform with AFFINE, float64 of shape (b, 6); for Sharpness, the factor comes first.
-        fill: Fill value outside the image, int32 of shape (C,).
-    """
+    """Apply a geometric transform or Sharpness to some rows, and write the results to others."""
     channels, height, width = images.shape[1:]
     grid = triton.cdiv(height * width, _PIXELS_TRANSFORMED), len(rows)
     _transform[grid](
@@ -579,26 +527,7 @@ def mix_normalize_erase(
     images: Tensor, rows: Tensor, partners: Tensor, lam: Tensor, paste: Tensor, table: Tensor, erased: Tensor,
     color: Tensor, seed: int, mode: int, is_mixed: bool, begin: int, count: int,
 ) -> Tensor:  # fmt: skip
-    """Mix, normalize and erase the images of a batch in one pass.
-
-    Args:
-        images: uint8 of shape (rows, C, H, W).
-        rows: Row of each image, int32 of shape (B,).
-        partners: Row of the image that each is mixed with, int32 of shape (B,).
-        lam: Mixing coefficient and 1 minus it, float32 of shape (B, 2).
-        paste: Top, bottom, left and right of the box to paste, int32 of shape (B, 4).
-        table: Normalized levels, shape (channels, 256), with the dtype of the result.
-        erased: Top, left, height and width of each box, int32 of shape (B, boxes, 4).
-        color: Color of each box, float32 of shape (B, boxes, 3).
-        seed: Seed of the noise.
-        mode: Index in `timm_fractal.augment.erasing.ERASING_MODES`.
-        is_mixed: Whether to mix.
-        begin: Index of the first image of the batch among the B.
-        count: Number of images in the batch.
-
-    Returns:
-        Shape (count, channels, H, W).
-    """
+    """Mix, normalize and erase the images of a batch in one pass: (count, channels, H, W)."""
     channels, height, width = images.shape[1:]
     result = torch.empty(count, len(table), height, width, dtype=table.dtype, device=images.device)
     grid = triton.cdiv(height * width, _PIXELS), count

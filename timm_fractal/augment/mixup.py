@@ -92,25 +92,13 @@ class Mix:
             images = (images.float() * lam + images.flip(0).float() * (1 - lam)).round_().to(torch.uint8)
         classes, smoothing = self.collate.num_classes, self.collate.label_smoothing
         both = to_device(torch.tensor([[lam, 1 - lam]]), labels.device)
-        return images, fill_targets(soft_targets(labels, labels.flip(0), both, classes, smoothing), classes)
+        return images, fill_targets(classes, *soft_targets(labels, labels.flip(0), both, classes, smoothing))
 
 
-class SoftTargets(NamedTuple):
-    """Targets of images with two labels each.
-
-    Attributes:
-        labels: Both labels, int64 of shape (B, 2).
-        values: Targets of both labels, float32 of shape (B, 2).
-        other: Target of all other classes, float32 of shape (B, 1), or (1, 1) for all images.
-    """
-
-    labels: Tensor
-    values: Tensor
-    other: Tensor
-
-
-def soft_targets(labels: Tensor, partners: Tensor, lam: Tensor, classes: int, smoothing: float) -> SoftTargets:
-    """Mix labels with the rounding of timm's ``mixup_target``.
+def soft_targets(
+    labels: Tensor, partners: Tensor, lam: Tensor, classes: int, smoothing: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mix labels with the rounding of timm's ``mixup_target``; see `fill_targets` for the result.
 
     Args:
         labels: int64 of shape (B,).
@@ -125,13 +113,20 @@ def soft_targets(labels: Tensor, partners: Tensor, lam: Tensor, classes: int, sm
     # For a class that is both labels, only the own one, only the partner's, or neither.
     values = (weights[:, 0, :, None] + weights[:, 1, None]).flatten(1)
     chosen = torch.where((labels == partners)[:, None], values[:, :1], values[:, 1:3])
-    return SoftTargets(torch.stack([labels, partners], 1), chosen, values[:, 3:])
+    return torch.stack([labels, partners], 1), chosen, values[:, 3:]
 
 
-def fill_targets(targets: SoftTargets, classes: int) -> Tensor:
-    """Expand targets to float32 of shape (B, classes)."""
-    result = targets.other.expand(len(targets.labels), classes).clone(memory_format=torch.contiguous_format)
-    return result.scatter_(1, targets.labels, targets.values)
+def fill_targets(classes: int, labels: Tensor, values: Tensor, other: Tensor) -> Tensor:
+    """Expand targets of images with two labels each to float32 of shape (B, classes).
+
+    Args:
+        classes: Number of classes.
+        labels: Both labels, int64 of shape (B, 2).
+        values: Targets of both labels, float32 of shape (B, 2).
+        other: Target of all other classes, float32 of shape (B, 1), or (1, 1) for all images.
+    """
+    result = other.expand(len(labels), classes).clone(memory_format=torch.contiguous_format)
+    return result.scatter_(1, labels, values)
 
 
 def check_even(count: int) -> None:

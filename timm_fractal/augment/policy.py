@@ -42,6 +42,12 @@ def refuse(option: str, value: Any, available: str) -> NoReturn:
     )
 
 
+def check_choice(option: str, value: Any, valid: Sequence[str]) -> None:
+    """Refuse values that are not available, and suggest the nearest one."""
+    if value not in valid:
+        refuse(option, value, nearest(str(value), valid))
+
+
 class Policy:
     """RandAugment or AutoAugment, from timm's configuration string.
 
@@ -57,16 +63,14 @@ class Policy:
         options: dict[str, Any] = dict(translate_const=int(min(size) * 0.45), img_mean=level)
         if interpolation != 'random':
             options['interpolation'] = Image.Resampling[interpolation.upper()]
-        policy = read_policy(text, options)
-        self._layers, self._weights, self._table = policy.layers, policy.weights, None
-        if self._weights is not None and self._layers > len(policy.operations):
-            raise ValueError(f'auto_augment={text!r}: n must be at most {len(policy.operations)}, got {self._layers}')
-        if policy.rows is not None:
-            self._table = np.array([row + [-1] * (self._layers - len(row)) for row in policy.rows])
-        self._operations = [_Operation(op, text) for op in policy.operations]
-        warps = any(op.name in (*MATRICES, *SHAPES) for op in self._operations)
-        self._seeds = any(op.name in SHAPES for op in self._operations)
-        self.fill: tuple[int, ...] = level if warps and len(set(level)) > 1 else level[:1]
+        self._operations, self._layers, self._weights, self._table = read_policy(text, options)
+        count = len(self._operations)
+        if self._weights is not None and self._layers > count:
+            raise ValueError(f'auto_augment={text!r}: n must be at most {count}, got {self._layers}')
+        self._names = [_name(op, text) for op in self._operations]
+        self._seeds = not SHAPES.keys().isdisjoint(self._names)
+        fills = self._seeds or not MATRICES.keys().isdisjoint(self._names)
+        self.fill: tuple[int, ...] = level if fills and len(set(level)) > 1 else level[:1]
 
     def sample(self, count: int, rng: np.random.Generator) -> list[Layer]:
         """Sample the operations for ``count`` images, layer by layer."""
@@ -84,44 +88,39 @@ class Policy:
         count = len(chosen)
         uniform, normal = rng.random((4, count)), rng.standard_normal(count)
         operation, argument, cubic = np.full(count, -1), np.zeros(count), np.zeros(count, np.bool_)
-        for number in np.unique(chosen[chosen >= 0]):
+        for number in np.unique(chosen):
             op = self._operations[number]
             which = (chosen == number).nonzero()[0]
             if op.prob < 1:
                 which = which[uniform[0, which] <= op.prob]
-            operation[which] = NAMES.index(op.name)
-            argument[which] = op.arguments(uniform[1, which], normal[which], uniform[2, which])
-            cubic[which] = op.cubic[(uniform[3, which] * len(op.cubic)).astype(np.int64)]
+            operation[which] = NAMES.index(self._names[number])
+            argument[which] = _arguments(op, uniform[1, which], normal[which], uniform[2, which])
+            is_cubic = np.array([one == Image.Resampling.BICUBIC for one in op.filters])
+            cubic[which] = is_cubic[(uniform[3, which] * len(is_cubic)).astype(np.int64)]
         return Layer(operation, argument, cubic, int(rng.integers(2**63 - 1)) if self._seeds else 0)
 
 
-class _Operation:
-    """One of timm's ``AugmentOp``s: the distribution of its arguments."""
+def _name(op: Operation, text: str) -> str:
+    """Return the name in `NAMES` of the operation that timm's is, with other arguments."""
+    name = {'Desaturate': 'Color', 'GaussianBlurRand': 'GaussianBlur'}.get(op.name, op.name)
+    name = name.removesuffix('Increasing').removesuffix('Original')
+    if name not in NAMES:
+        refuse('auto_augment', text, f'operation {op.name!r} has no batched version; {nearest(op.name, NAMES)}')
+    return name
 
-    def __init__(self, op: Operation, text: str) -> None:
-        self.name = {'Desaturate': 'Color', 'GaussianBlurRand': 'GaussianBlur'}.get(op.name, op.name)
-        self.name = self.name.removesuffix('Increasing').removesuffix('Original')
-        if self.name not in NAMES:
-            refuse('auto_augment', text, f'operation {op.name!r} has no batched version; {nearest(op.name, NAMES)}')
-        self.prob = op.prob
-        self._timm = op
-        self.cubic = np.array([one == Image.Resampling.BICUBIC for one in op.filters])
 
-    def arguments(self, uniform: Numbers, normal: Numbers, sign: Numbers) -> Numbers:
-        """Compute arguments from uniform, standard normal and uniform random numbers of equal shape."""
-        op = self._timm
-        if op.argument is None:
-            return np.zeros_like(uniform)
-        if op.std == math.inf:
-            magnitude = uniform * op.magnitude
-        elif op.std > 0:
-            magnitude = op.magnitude + op.std * normal
-        else:
-            magnitude = np.full_like(uniform, op.magnitude)
-        argument = op.argument(magnitude.clip(0, op.highest), np.where(sign > 0.5, -1.0, 1.0))
-        if op.name == 'Desaturate':
-            argument = (1 - argument).clip(0, 1)
-        elif op.name == 'GaussianBlurRand':
-            # timm samples the radius inside its operation.
-            argument = 0.1 + (2 * argument - 0.1) * uniform
-        return argument
+def _arguments(op: Operation, uniform: Numbers, normal: Numbers, sign: Numbers) -> Numbers:
+    """Compute arguments from uniform, standard normal and uniform random numbers of equal shape."""
+    if op.argument is None:
+        return np.zeros_like(uniform)
+    if op.std == math.inf:
+        magnitude = uniform * op.magnitude
+    else:
+        magnitude = op.magnitude + op.std * normal
+    argument = op.argument(magnitude.clip(0, op.highest), np.where(sign > 0.5, -1.0, 1.0))
+    if op.name == 'Desaturate':
+        argument = (1 - argument).clip(0, 1)
+    elif op.name == 'GaussianBlurRand':
+        # timm samples the radius inside its operation.
+        argument = 0.1 + (2 * argument - 0.1) * uniform
+    return argument

@@ -16,7 +16,13 @@ from ..shape.warps import MAX_MAGNITUDE, WARPS, Warp
 from .sampling import Numbers
 from .tables import LUTS, MATRICES, blend, cubic, luma, make_lut
 
-# Levels.
+
+def unpack(table: Tensor, numbers: Tensor, levels: Tensor) -> Tensor:
+    """See `kernels_triton`."""
+    stored = table.index_select(0, numbers)
+    # Eight pixels at a time.
+    words = levels.view(torch.int64)[:, 0].index_select(0, stored.flatten().int())
+    return words.view(torch.uint8).view(len(stored), 1, stored.shape[1], -1)
 
 
 def _luma(images: Tensor) -> Tensor:
@@ -25,27 +31,18 @@ def _luma(images: Tensor) -> Tensor:
     return gray.to(torch.uint8)[:, None]
 
 
-def _histogram(images: Tensor) -> Tensor:
-    """(b, C, H, W) -> (b, C, 256), int32."""
-    levels = images.flatten(2).long()
-    one = torch.ones((), dtype=torch.int32, device=images.device)
-    return one.new_zeros(*levels.shape[:2], 256).scatter_add_(2, levels, one.expand_as(levels))
-
-
-def _look_up(images: Tensor, luts: Tensor) -> Tensor:
-    """Map the levels of images (b, C, H, W) by LUTs broadcastable to (b, C, 256)."""
+def _map_levels(images: Tensor, name: str, argument: Numbers) -> Tensor:
+    """Map the levels of images (b, C, H, W) by look-up tables."""
     count, channels = images.shape[:2]
+    histogram = torch.empty(0, device=images.device)
+    if name in ('AutoContrast', 'Equalize', 'Contrast'):
+        levels = (_luma(images) if name == 'Contrast' and channels == 3 else images).flatten(2).long()
+        one = torch.ones((), dtype=torch.int32, device=images.device)
+        histogram = one.new_zeros(*levels.shape[:2], 256).scatter_add_(2, levels, one.expand_as(levels))
+    luts = make_lut(name, to_device(argument, images.device), histogram)
     start = 256 * torch.arange(count * channels, dtype=torch.int32, device=images.device)
     entry = images.flatten(0, 1).int() + start[:, None, None]
     return luts.expand(count, channels, -1).flatten().index_select(0, entry.flatten()).view_as(images)
-
-
-def _map_levels(images: Tensor, name: str, argument: Numbers) -> Tensor:
-    histogram = torch.empty(0, device=images.device)
-    if name in ('AutoContrast', 'Equalize', 'Contrast'):
-        in_gray = name == 'Contrast' and images.shape[1] == 3
-        histogram = _histogram(_luma(images) if in_gray else images)
-    return _look_up(images, make_lut(name, to_device(argument, images.device), histogram))
 
 
 def _color(images: Tensor, argument: Numbers) -> Tensor:
@@ -57,9 +54,6 @@ def _color(images: Tensor, argument: Numbers) -> Tensor:
 
 def _to_levels(values: Tensor) -> Tensor:
     return values.clamp_(0, 255).to(torch.uint8)
-
-
-# Neighborhoods.
 
 
 def _sharpness(images: Tensor, argument: Numbers) -> Tensor:
@@ -99,9 +93,6 @@ def _gaussian_blur(images: Tensor, argument: Numbers) -> Tensor:
             blurred = total >> 24
         blurred = blurred.mT
     return blurred.to(torch.uint8)
-
-
-# Geometric transforms.
 
 
 def _transform(images: Tensor, data: Numbers, is_cubic: bool, fill: Tensor) -> Tensor:
@@ -158,8 +149,7 @@ def _centers(count: int, device: torch.device) -> Tensor:
 
 
 def _reach(is_cubic: bool) -> range:
-    """Return the offsets of the pixels to interpolate, relative to the last with its center at or left of the
-    position."""
+    # Offsets of the pixels to interpolate, relative to the last with its center at or left of the position.
     return range(-1, 3) if is_cubic else range(2)
 
 
@@ -187,8 +177,7 @@ NAMES = (*LUTS, *PIXELS, *MATRICES, *SHAPES)
 def warp(images: Tensor, name: str, magnitude: Numbers, seed: int, fill: Sequence[int]) -> Tensor:
     """Warp a batch by an operation in `SHAPES`: uint8 (b, C, H, W) -> the same, for magnitudes (b,)."""
     rng = np.random.Generator(np.random.PCG64([seed, list(SHAPES).index(name)]))
-    values = SHAPES[name].sample(rng, magnitude.clip(max=MAX_MAGNITUDE))
-    return SHAPES[name].apply(images, [{SHAPES[name].name: row} for row in values.tolist()], fill=fill)
+    return SHAPES[name].apply(images, SHAPES[name].sample(rng, magnitude.clip(max=MAX_MAGNITUDE)), fill=fill)
 
 
 def apply_layer(
@@ -204,10 +193,7 @@ def apply_layer(
     Args:
         images: uint8 of shape (B, C, H, W), C = 1 or 3.
         fill: Fill value outside the image, one per channel.
-        operation: Index of the operation in `NAMES`, shape (B,); -1 for none.
-        argument: Argument of timm's operation, shape (B,): a factor, degrees, bits, a threshold, ...
-        cubic: Whether geometric transforms are bicubic, else bilinear, shape (B,) or one for all.
-        seed: Seed of the warps in `SHAPES`.
+        operation, argument, cubic, seed: See `timm_fractal.augment.policy.Layer`.
     """
     color = to_device(np.array(fill, np.uint8), images.device)
     group = 2 * operation + (np.broadcast_to(cubic, operation.shape) & np.isin(operation, _MATRICES))

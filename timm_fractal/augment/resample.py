@@ -44,18 +44,10 @@ class Crop(NamedTuple):
     vflip: Tensor
 
 
-class _Bands(NamedTuple):
-    """The matrices of one axis, in blocks of lines that read the same window of the image.
-
-    Attributes:
-        windows: Lines of the box in each window, int64 (B, blocks, window).
-        weights: Summands of the matrix, float32 (B, blocks, window, lines per block).
-        lines: Number of lines of the result; the last block is padded.
-    """
-
-    windows: Tensor
-    weights: list[Tensor]
-    lines: int
+#: The matrix of one axis for each image, in blocks of lines that read the same window of the image: lines of the box in
+#: each window, int64 (B, blocks, window); summands of the matrix, float32 (B, blocks, window, lines per block); and the
+#: number of lines of the result, since the last block is padded.
+_Bands = tuple[Tensor, list[Tensor], int]
 
 
 def resample(
@@ -118,20 +110,20 @@ def _select(images: Tensor, rows: Tensor) -> Tensor:
 def _apply(pixels: Tensor, left: Tensor, rows: _Bands, columns: _Bands) -> Tensor:
     """Multiply by the column, then the row matrices: (B, C, rows, W) -> (B, C, lines of rows, lines of columns)."""
     count, channels, height, width = pixels.shape
-    blocks = columns.windows.shape[1]
+    (row_index, row_parts, high), (column_index, column_parts, wide) = rows, columns
     # Channels share weights, so they are treated as additional rows here and additional columns below.
-    index = (to_device(left, pixels.device)[:, None, None] + columns.windows).clamp_(max=width - 1)[:, :, None]
-    windows = pixels.flatten(1, 2)[:, None].expand(-1, blocks, -1, -1)
+    index = (to_device(left, pixels.device)[:, None, None] + column_index).clamp_(max=width - 1)[:, :, None]
+    windows = pixels.flatten(1, 2)[:, None].expand(-1, column_index.shape[1], -1, -1)
     windows = windows.gather(3, index.expand(-1, -1, channels * height, -1)).float()
     # (B, blocks, C * rows, window) x (B, blocks, window, lines)
-    across = _round(sum(windows @ part for part in columns.weights))
-    across = across.transpose(1, 2).flatten(2)[..., : columns.lines].contiguous()
+    across = _round(sum(windows @ part for part in column_parts))
+    across = across.transpose(1, 2).flatten(2)[..., :wide].contiguous()
 
     plane = torch.arange(count * channels, device=pixels.device).view(count, 1, 1, channels)
-    windows = _select(across, plane * height + rows.windows.clamp(max=height - 1)[..., None]).flatten(3)
+    windows = _select(across, plane * height + row_index.clamp(max=height - 1)[..., None]).flatten(3)
     # (B, blocks, lines, window) x (B, blocks, window, C * columns)
-    down = _round(sum(part.mT @ windows for part in rows.weights)).flatten(1, 2)[:, : rows.lines]
-    return down.view(count, rows.lines, channels, columns.lines).transpose(1, 2).to(torch.uint8)
+    down = _round(sum(part.mT @ windows for part in row_parts)).flatten(1, 2)[:, :high]
+    return down.view(count, high, channels, wide).transpose(1, 2).to(torch.uint8)
 
 
 def _bands(
@@ -157,9 +149,8 @@ def _bands(
     place = (first - start)[..., None] + torch.arange(taps, device=device)
     banded.scatter_(3, place, weights.view(place.shape))
     banded = banded.mT
-    return _Bands(
-        start + torch.arange(window, device=device), _split(banded) if device.type == 'cuda' else [banded], size
-    )
+    windows = start + torch.arange(window, device=device)
+    return windows, _split(banded) if device.type == 'cuda' else [banded], size
 
 
 def _split(weights: Tensor) -> list[Tensor]:

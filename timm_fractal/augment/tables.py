@@ -17,8 +17,6 @@ from torch import Tensor
 
 from .sampling import Numbers
 
-# Arithmetic shared with the kernels.
-
 
 def luma(red, green, blue):  # type: (Any, Any, Any) -> Any
     """Compute ITU-R 601 luma in fixed point, from integers of at least 32 bits."""
@@ -51,91 +49,65 @@ def keys_far(distance):  # type: (Any) -> Any
     return ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
 
 
-# Look-up tables (LUTs).
-# The kernels duplicate these formulas for speed: computing the tables here takes 119 more calls per mega-batch of the
+# The kernels duplicate the formulas of LUTs for speed: computing them here takes 119 more calls per mega-batch of the
 # paper's recipe (the budget is 100), and 16 us instead of 2 per image on the CPU.
 
-#: Arguments (b,) and histograms (b, C, 256) -> LUTs that broadcast to (b, C, 256).
-Lut = Callable[[Tensor, Tensor], Tensor]
+#: Levels 0 ... 255, int64; arguments, float64 of shape (b, 1, 1); and histograms (b, C, 256) -> LUTs that broadcast to
+#: (b, C, 256).
+Lut = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def _levels(like: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.arange(256, dtype=dtype, device=like.device)
+def _last(histogram: Tensor) -> Tensor:
+    """Return the brightest level of each image and channel."""
+    return 255 - (histogram > 0).int().flip(-1).argmax(-1, keepdim=True)
 
 
-def _invert(argument: Tensor, histogram: Tensor) -> Tensor:
-    return 255 - _levels(histogram, torch.int64)
-
-
-def _auto_contrast(argument: Tensor, histogram: Tensor) -> Tensor:
-    levels = _levels(histogram, torch.float64)
-    present = (histogram > 0).int()
-    low = present.argmax(-1, keepdim=True)
-    high = 255 - present.flip(-1).argmax(-1, keepdim=True)
+def _auto_contrast(level: Tensor, argument: Tensor, histogram: Tensor) -> Tensor:
+    low, high = (histogram > 0).int().argmax(-1, keepdim=True), _last(histogram)
     # torch divides a scalar by a tensor by multiplying with the reciprocal, which rounds twice.
-    scale = torch.full_like(levels[:1], 255) / (high - low)
-    return torch.where(high > low, levels * scale + -low * scale, levels)
+    scale = torch.full_like(level[:1], 255, dtype=torch.float64) / (high - low)
+    return torch.where(high > low, level * scale + -low * scale, level.double())
 
 
-def _equalize(argument: Tensor, histogram: Tensor) -> Tensor:
-    histogram = histogram.long()
-    below = histogram.cumsum(-1) - histogram
+def _equalize(level: Tensor, argument: Tensor, histogram: Tensor) -> Tensor:
+    below = histogram.long().cumsum(-1) - histogram
     # Pillow excludes the brightest level of the image.
-    last = 255 - (histogram > 0).int().flip(-1).argmax(-1, keepdim=True)
-    step = below.gather(-1, last) // 255
+    step = below.gather(-1, _last(histogram)) // 255
     ranks = (step // 2 + below) // step.clamp(min=1)
-    return torch.where(step > 0, ranks, _levels(histogram, torch.int64))
+    return torch.where(step > 0, ranks, level)
 
 
-def _posterize(argument: Tensor, histogram: Tensor) -> Tensor:
+def _posterize(level: Tensor, argument: Tensor, histogram: Tensor) -> Tensor:
     # Zero bits give black, as in Pillow before version 13.
-    dropped = 2 ** (8 - argument.long().clamp(0, 8))[:, None, None]
-    return _levels(histogram, torch.int64) // dropped * dropped
+    dropped = 2 ** (8 - argument.long().clamp(0, 8))
+    return level // dropped * dropped
 
 
-def _solarize(argument: Tensor, histogram: Tensor) -> Tensor:
-    levels = _levels(histogram, torch.int64)
-    return torch.where(levels < argument[:, None, None], levels, 255 - levels)
-
-
-def _solarize_add(argument: Tensor, histogram: Tensor) -> Tensor:
-    levels = _levels(histogram, torch.int64)
-    return torch.where(levels < 128, levels + argument.long()[:, None, None], levels)
-
-
-def _brightness(argument: Tensor, histogram: Tensor) -> Tensor:
-    levels = _levels(histogram, torch.float32)
-    lut: Tensor = blend(torch.zeros_like(levels), levels, argument[:, None, None].float())
-    return lut
-
-
-def _contrast(argument: Tensor, histogram: Tensor) -> Tensor:
+def _contrast(level: Tensor, argument: Tensor, histogram: Tensor) -> Tensor:
     """Compute LUTs from the histogram of the luma, which has one channel."""
-    histogram = histogram.long()
-    total = (histogram * _levels(histogram, torch.int64)).sum(-1, keepdim=True)
+    total = (histogram * level).sum(-1, keepdim=True)
     mean = (total.double() / histogram.sum(-1, keepdim=True) + 0.5).floor().float()
-    lut: Tensor = blend(mean, _levels(histogram, torch.float32), argument[:, None, None].float())
+    lut: Tensor = blend(mean, level.float(), argument.float())
     return lut
 
 
 LUTS: dict[str, Lut] = {
     'AutoContrast': _auto_contrast,
     'Equalize': _equalize,
-    'Invert': _invert,
+    'Invert': lambda level, argument, histogram: 255 - level,
     'Posterize': _posterize,
-    'Solarize': _solarize,
-    'SolarizeAdd': _solarize_add,
-    'Brightness': _brightness,
+    'Solarize': lambda level, argument, histogram: torch.where(level < argument, level, 255 - level),
+    'SolarizeAdd': lambda level, argument, histogram: torch.where(level < 128, level + argument.long(), level),
+    'Brightness': lambda level, argument, histogram: argument.float() * level,
     'Contrast': _contrast,
 }
 
 
 def make_lut(name: str, argument: Tensor, histogram: Tensor) -> Tensor:
-    """Compute the LUTs of an operation in `LUTS`: uint8, broadcastable to (b, C, 256)."""
-    return LUTS[name](argument, histogram).clamp(0, 255).to(torch.uint8)
+    """Compute the LUTs of an operation from arguments (b,) and histograms (b, C, 256): uint8, as in `Lut`."""
+    level = torch.arange(256, device=argument.device)
+    return LUTS[name](level, argument[:, None, None], histogram).clamp(0, 255).to(torch.uint8)
 
-
-# Geometric transforms.
 
 #: Arguments, height, width -> the data of Image.transform with AFFINE, (b, 6).
 Matrix = Callable[[Numbers, int, int], Numbers]
@@ -167,8 +139,6 @@ MATRICES: dict[str, Matrix] = {
     'TranslateYRel': lambda argument, height, width: _matrix(len(argument), f=argument * height),
 }
 
-
-# Resize.
 
 # Pillow's fixed-point weights have as many bits as a weighted sum of bytes in 32 bits allows.
 _ONE = 2.0**22

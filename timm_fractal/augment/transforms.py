@@ -1,17 +1,13 @@
-"""timm's transforms for batches on a torch device: sample parameters, then apply them.
+"""timm's transforms for batches of uint8 images on a torch device: sample parameters, then apply them.
 
-timm transforms one PIL image at a time, in worker processes; this module transforms batches of uint8 tensors on any
-device: random resized crop and flips, RandAugment and AutoAugment from timm's configuration strings, color jitter, and
-the evaluation transform. Pixels match Pillow's (see `resample` and `reference`); the order of operations and the
-distributions of their parameters match timm's (see `policy`).
-
-All randomness comes from one seed sampled from the generator passed in: with a CPU generator, parameters are the same
-on every device. Gray images keep one channel until `normalize`.
+Pixels match Pillow's (see `resample` and `reference`); the order of operations and the distributions of their
+parameters match timm's (see `policy`). All randomness comes from one seed sampled from the generator passed in: with a
+CPU generator, parameters are the same on every device. Gray images keep one channel until `normalize`.
 """
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,8 +20,8 @@ from .._utils import device as _device
 from .._utils.device import Upload, to_device
 from .._utils.messages import nearest
 from . import batch
-from .batch import Layers, Resize
-from .policy import Layer, Policy, refuse
+from .batch import record_layers, record_resize
+from .policy import Layer, Policy, check_choice, refuse
 from .reference import NAMES, apply_layer
 from .resample import Crop, resample
 from .sampling import Pair, numpy_generator, sample_sides
@@ -67,23 +63,35 @@ class _Augment:
 
     def record(
         self, upload: Upload, params: TrainParams, take: npt.NDArray[np.int64], shape: Sequence[int]
-    ) -> tuple[Resize, Layers]:
-        """Record the steps for images ``take`` of a source of shape (images, C, H, W)."""
+    ) -> tuple[Callable[[Any, Tensor], Tensor], npt.NDArray[np.int32]]:
+        """Record the steps for images ``take`` of a source of shape (images, C, H, W).
+
+        Returns:
+            A function that runs them, from the kernels and the source to uint8 (rows, C, *size); and the row of each
+            image in its result, shape (B,).
+        """
         channels, fill = self._filled(shape[1])
         resized, offset = self._geometry(shape[2], shape[3])
-        resize = Resize(upload, params.crop, take, (shape[2], shape[3]), resized, self.size, offset)
-        return resize, Layers(upload, params.layers, len(take), (channels, *self.size), fill)
+        resize = record_resize(upload, params.crop, take, (channels, *shape[2:]), resized, self.size, offset)
+        apply, rows, room = record_layers(upload, params.layers, len(take), (channels, *self.size), fill)
+
+        def run(kernels: Any, source: Tensor) -> Tensor:
+            images = resize(kernels, source.expand(-1, channels, -1, -1), room)
+            apply(kernels, images)
+            return images
+
+        return run, rows
 
     def _apply(self, images: Tensor, params: TrainParams) -> Tensor:
         if kernels := self.kernels(images.device, images.shape):
             upload = Upload()
-            resize, layers = self.record(upload, params, np.arange(len(images)), images.shape)
-            rows = upload.add(layers.rows)
+            run, rows = self.record(upload, params, np.arange(len(images)), images.shape)
+            index = upload.add(rows)
             upload.send(images.device)
             with _device.on(images.device):
-                result = run(kernels, resize, layers, images)
-            return result if len(result) == len(images) else result.index_select(0, upload[rows])
-        resized, offset = self._geometry(images.shape[2], images.shape[3])
+                result = run(kernels, images)
+            return result if len(result) == len(images) else result.index_select(0, upload[index])
+        resized, offset = self._geometry(*images.shape[2:])
         images = resample(images, params.crop, resized, self.size, offset)
         channels, fill = self._filled(images.shape[1])
         if params.layers and channels > images.shape[1]:
@@ -146,7 +154,7 @@ class Train(_Augment):
         interpolation: str = 'bilinear',
         mean: Sequence[float] = (0.485, 0.456, 0.406),
     ) -> None:
-        _check_interpolation(interpolation)
+        check_choice('interpolation', interpolation, INTERPOLATIONS)
         self.size = _size(input_size)
         self.scale = scale or (0.08, 1.0)
         self.ratio = ratio or (3 / 4, 4 / 3)
@@ -200,11 +208,10 @@ class Train(_Augment):
             ValueError: Wrong dtype or shape.
         """
         _check_images(images)
-        if len(params.crop.top) != len(images):
-            raise ValueError(f'params must be for {len(images)} images, got {len(params.crop.top)}')
-        top, left, high, wide = params.crop[:4]
-        height, width = images.shape[2:]
-        if int((top + high).max()) > height or int((left + wide).max()) > width:
+        crop, (height, width) = params.crop, images.shape[2:]
+        if len(crop.top) != len(images):
+            raise ValueError(f'params must be for {len(images)} images, got {len(crop.top)}')
+        if int((crop.top + crop.height).max()) > height or int((crop.left + crop.width).max()) > width:
             raise ValueError(f'params must be for images of {height} x {width} pixels, got a box outside of them')
         return self._apply(images, params)
 
@@ -212,20 +219,6 @@ class Train(_Augment):
         fill: tuple[int, ...] = self.policy.fill if self.policy else (0,)
         channels = max(channels, len(fill))
         return channels, fill if len(fill) == channels else fill * channels
-
-
-def run(kernels: Any, resize: Resize, layers: Layers, images: Tensor) -> Tensor:
-    """Resize images, then apply the layers: uint8 (images, C, H, W) -> uint8 (rows, C, *size)."""
-    if images.shape[1] < layers.channels:
-        images = images.expand(-1, layers.channels, -1, -1)
-    result = resize.run(kernels, images, layers.room)
-    layers.run(kernels, result)
-    return result
-
-
-def _check_interpolation(interpolation: str) -> None:
-    if interpolation not in INTERPOLATIONS:
-        refuse('interpolation', interpolation, nearest(str(interpolation), INTERPOLATIONS))
 
 
 def _jitter(strength: float | Sequence[float] | None) -> dict[str, Pair]:
@@ -283,10 +276,8 @@ class Evaluate(_Augment):
         crop_mode: str | None = None,
         interpolation: str = 'bilinear',
     ) -> None:
-        if interpolation not in INTERPOLATIONS[:2]:
-            refuse('interpolation', interpolation, nearest(str(interpolation), INTERPOLATIONS[:2]))
-        if crop_mode not in (None, 'center', 'squash'):
-            refuse('crop_mode', crop_mode, nearest(str(crop_mode), ('center', 'squash')))
+        check_choice('interpolation', interpolation, INTERPOLATIONS[:2])
+        check_choice('crop_mode', crop_mode or 'center', ('center', 'squash'))
         crop_pct = crop_pct or 0.875
         if not 0 < crop_pct <= 1:
             refuse('crop_pct', crop_pct, 'greater than 0, at most 1')
@@ -304,21 +295,19 @@ class Evaluate(_Augment):
     def apply(self, images: Tensor, params: TrainParams | None = None) -> Tensor:
         """Resize and crop uint8 (B, C, H, W) -> uint8 (B, C, *size); raise ValueError for a wrong dtype or shape."""
         _check_images(images)
-        return self._apply(images, params or self.make_params(len(images), images.shape[2], images.shape[3]))
+        return self._apply(images, params or self.make_params(len(images), *images.shape[2:]))
 
     def _geometry(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        resized = self.scaled if self.squash else self._resized(height, width)
+        # Otherwise the smallest height and width that cover ``scaled`` with the aspect ratio of the image.
+        resized = self.scaled
+        if not self.squash and resized[0] == resized[1]:
+            long = int(resized[0] * max(height, width) / min(height, width))
+            resized = (resized[0], long) if height <= width else (long, resized[0])
+        elif not self.squash:
+            ratio = min(height / resized[0], width / resized[1])
+            resized = round(height / ratio), round(width / ratio)
         top, left = (round((large - small) / 2) for large, small in zip(resized, self.size))
         return resized, (top, left)
-
-    def _resized(self, height: int, width: int) -> tuple[int, int]:
-        """Return the smallest height and width that cover ``scaled`` with the aspect ratio of the image."""
-        if self.scaled[0] == self.scaled[1]:
-            short = self.scaled[0]
-            long = int(short * max(height, width) / min(height, width))
-            return (short, long) if height <= width else (long, short)
-        ratio = min(height / self.scaled[0], width / self.scaled[1])
-        return round(height / ratio), round(width / ratio)
 
 
 def create_augment(

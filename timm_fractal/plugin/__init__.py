@@ -4,21 +4,11 @@ The patches and their reasons are listed in `timm_fractal.plugin.data` and `timm
 imports timm.
 """
 
-import functools
-from importlib import import_module
-from typing import Any
-
 from .import_hook import Hook
-from .patches import Undo
-
-
-def _patch(module: str, host: Any, undo: Undo) -> None:
-    import_module(f'.{module}', __name__).patch(host, undo)
-
 
 HOOKS = (
-    Hook('timm.data', 'create_dataset', functools.partial(_patch, 'data'), 'data sets'),
-    Hook('timm.models', 'create_model', functools.partial(_patch, 'models'), 'weights'),
+    Hook('timm.data', 'create_dataset', f'{__name__}.data', 'data sets'),
+    Hook('timm.models', 'create_model', f'{__name__}.models', 'weights'),
 )
 
 

@@ -2,8 +2,8 @@
 
 * ``NAME_TO_OP`` and ``LEVEL_TO_ARG`` get the warps of `timm_fractal.shape` as operations of RandAugment, and
   ``rand_augment_choices`` is wrapped so that ``--aa rand-m9-tshape`` selects them.
-* ``NAME_TO_OP``: if Pillow refuses ``ImageOps.posterize(image, 0)`` (13 and later), the posterize operations return a
-  black image for 0 bits, as before; timm uses 0 bits at magnitude 10.
+* ``NAME_TO_OP``: the posterize operations return a black image for 0 bits, which timm uses at magnitude 10; Pillow 13
+  and later would refuse them.
 """
 
 import difflib
@@ -13,7 +13,7 @@ from typing import Any
 
 from .._utils.messages import nearest
 from ..spec import WARPS
-from .patches import Undo, set_attribute, set_item
+from .import_hook import Undo, set_item
 
 #: Patched or extended names, each covered by a test.
 PATCHED = (
@@ -27,21 +27,19 @@ PATCHED = (
 MAX_OPERATION_MAGNITUDE = 0.3
 
 
+# Names of our operations, capitalized as timm's, and their warps.
+_OPERATIONS = {warp.capitalize(): warp for warp in WARPS}
+
+
 def patch(auto_augment: Any, undo: Undo) -> None:
-    for name, warp in _operations().items():
+    for name, warp in _OPERATIONS.items():
         set_item(undo, auto_augment.NAME_TO_OP, name, functools.partial(_shape_operation, warp=warp))
         set_item(undo, auto_augment.LEVEL_TO_ARG, name, _level_to_magnitude)
     choices = _wrap_rand_augment_choices(auto_augment.rand_augment_choices)
-    set_attribute(undo, auto_augment, 'rand_augment_choices', choices)
-    if _pillow_refuses_zero_bits():
-        for name, operation in list(auto_augment.NAME_TO_OP.items()):
-            if operation is auto_augment.posterize:
-                set_item(undo, auto_augment.NAME_TO_OP, name, _posterize)
-
-
-def _operations() -> dict[str, str]:
-    """Return the names of our RandAugment operations, capitalized as timm's, and their warps."""
-    return {warp.capitalize(): warp for warp in WARPS}
+    set_item(undo, vars(auto_augment), 'rand_augment_choices', choices)
+    for name, operation in list(auto_augment.NAME_TO_OP.items()):
+        if operation is auto_augment.posterize:
+            set_item(undo, auto_augment.NAME_TO_OP, name, _posterize)
 
 
 def _shape_operation(image: Any, magnitude: float, warp: str, **kwargs: Any) -> Any:
@@ -61,18 +59,17 @@ def _wrap_rand_augment_choices(original: Callable[..., Any]) -> Callable[..., An
         timm's set."""
         from timm.data.auto_augment import NAME_TO_OP
 
-        ours = _operations()
-        parts = name.split('+')
-        if not any(part == 'shape' or part in ours for part in parts):
+        ours, parts = ['shape', *_OPERATIONS], name.split('+')
+        if not any(part in ours for part in parts):
             # timm uses its default set for unknown names, so a typo would go unnoticed.
-            if len(parts) > 1 or difflib.get_close_matches(name, ['shape', *ours], n=1, cutoff=0.75):
-                valid = nearest(name, ['shape', *ours])
+            if len(parts) > 1 or difflib.get_close_matches(name, ours, n=1, cutoff=0.75):
+                valid = nearest(name, ours)
                 raise ValueError(f"unknown RandAugment set {name!r}; {valid}, also joined with timm's by +")
             return original(name, increasing=increasing)
         names: list[str] = []
         for part in parts:
             if part == 'shape':
-                names += ours
+                names += _OPERATIONS
             elif part == 'default':
                 names += original('', increasing=increasing)
             elif part in NAME_TO_OP:
@@ -85,18 +82,8 @@ def _wrap_rand_augment_choices(original: Callable[..., Any]) -> Callable[..., An
     return rand_augment_choices
 
 
-def _pillow_refuses_zero_bits() -> bool:
-    from PIL import Image, ImageOps
-
-    try:
-        ImageOps.posterize(Image.new('L', (1, 1)), 0)
-    except ValueError:
-        return True
-    return False
-
-
 def _posterize(image: Any, bits_to_keep: int, **kwargs: Any) -> Any:
-    """Posterize like timm, but return a black image for 0 bits, as Pillow before 13."""
+    """Posterize like timm, but return a black image for 0 bits, as Pillow before 13 does."""
     from timm.data.auto_augment import posterize
 
     if bits_to_keep < 1:

@@ -24,14 +24,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..spec import SPECS, parse_name
 from . import augment
-from .patches import Undo, set_attribute, set_item
+from .import_hook import Undo, set_item
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
 _logger = logging.getLogger('timm_fractal')
 
-#: Patched or extended names, each covered by a test. Some versions of timm lack some of `PATCHED_IF_THERE`.
+#: Patched or extended names that all versions have, each covered by a test.
 PATCHED = (
     'timm.data.create_dataset',
     'timm.data.dataset_factory.create_dataset',
@@ -40,41 +40,31 @@ PATCHED = (
     'timm.data.mixup.mixup_target',
     'timm.data.dataset_factory._TORCH_BASIC_DS',
 )
-PATCHED_IF_THERE = (
-    'timm.data.create_naflex_loader',
-    'timm.data.naflex_loader.create_naflex_loader',
-    'timm.data.naflex_mixup.mixup_target',
-    'timm.data.naflex_mixup.pairwise_mixup_target',
-)
 
 
 def patch(host: Any, undo: Undo) -> None:
-    dataset_factory, loader = host.dataset_factory, host.loader
-    # timm has each function in two modules, which share a wrapper.
-    create_dataset = _wrap_create_dataset(host.create_dataset)
-    create_loader = _wrap_create_loader(host.create_loader)
-    for module in (host, dataset_factory):
-        set_attribute(undo, module, 'create_dataset', create_dataset)
-    for module in (host, loader):
-        set_attribute(undo, module, 'create_loader', create_loader)
     # A script may have bound timm's functions before this package was imported, for example with --device-modules.
     script = sys.modules.get('__main__')
-    for name, original, wrapper in (
-        ('create_dataset', create_dataset.__wrapped__, create_dataset),  # type: ignore[attr-defined]
-        ('create_loader', create_loader.__wrapped__, create_loader),  # type: ignore[attr-defined]
-    ):
-        if getattr(script, name, None) is original:
-            set_attribute(undo, script, name, wrapper)
+    factories = [
+        ('create_dataset', _wrap_create_dataset, host.dataset_factory),
+        ('create_loader', _wrap_create_loader, host.loader),
+    ]
     if hasattr(host, 'create_naflex_loader'):
-        create_naflex_loader = _wrap_create_naflex_loader(host.create_naflex_loader)
-        for module in (host, host.naflex_loader):
-            set_attribute(undo, module, 'create_naflex_loader', create_naflex_loader)
+        factories.append(('create_naflex_loader', _wrap_create_naflex_loader, host.naflex_loader))
+    for name, wrap, home in factories:
+        original = getattr(host, name)
+        wrapper = wrap(original)
+        # timm has each function in two modules, which share a wrapper.
+        for module in (host, home):
+            set_item(undo, vars(module), name, wrapper)
+        if getattr(script, name, None) is original:
+            set_item(undo, vars(script), name, wrapper)
     for module in (host.mixup, getattr(host, 'naflex_mixup', None)):
         for name in ('mixup_target', 'pairwise_mixup_target'):
             if hasattr(module, name):
-                set_attribute(undo, module, name, _wrap_targets(getattr(module, name)))
+                set_item(undo, vars(module), name, _wrap_targets(getattr(module, name)))
     for name in SPECS:
-        set_item(undo, dataset_factory._TORCH_BASIC_DS, name, functools.partial(_torch_dataset, name))
+        set_item(undo, host.dataset_factory._TORCH_BASIC_DS, name, functools.partial(_torch_dataset, name))
     augment.patch(host.auto_augment, undo)
 
 
@@ -83,39 +73,31 @@ def _is_ours(name: Any) -> bool:
 
 
 def _wrap_create_dataset(original: Callable[..., Any]) -> Callable[..., Any]:
-    named = _names(original, 'name', 'root', 'split')
-
     @functools.wraps(original)
     def create_dataset(*args: Any, **kwargs: Any) -> Any:
         name = args[0] if args else kwargs.get('name')
         if not _is_ours(name):
             _explain_typo(name, args[1] if len(args) > 1 else kwargs.get('root'))
             return original(*args, **kwargs)
-        return _our_dataset(**named(args, kwargs))
+        return _our_dataset(**_by_name(original, ['name', 'root', 'split'], args, kwargs))
 
     return create_dataset
 
 
-class _names:
-    """Maps the arguments of a timm function to names, by its signature or else by its documentation.
+def _by_name(
+    function: Callable[..., Any], documented: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """Name the arguments of a timm function by its signature, or else by its documentation.
 
     Another plug-in may have hidden the signature with a wrapper such as ``lambda *args, **kwargs: ...``.
     """
-
-    def __init__(self, function: Callable[..., Any], *documented: str) -> None:
-        try:
-            parameters = inspect.signature(function).parameters
-        except (TypeError, ValueError):
-            parameters = {}  # type: ignore[assignment]
-        known = [p for p in parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        first = known[: len(documented)]
-        self.names = [p.name for p in known] if [p.name for p in first] == list(documented) else list(documented)
-        self.defaults = {p.name: p.default for p in parameters.values() if p.default is not p.empty}
-
-    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        if len(args) > len(self.names):
-            raise TypeError(f'only {", ".join(self.names)} can be positional arguments, got {len(args)} of them')
-        return dict(zip(self.names, args)) | kwargs
+    parameters = inspect.signature(function).parameters.values()
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if names[: len(documented)] != documented:
+        names = documented
+    if len(args) > len(names):
+        raise TypeError(f'only {", ".join(names)} can be positional arguments, got {len(args)} of them')
+    return dict(zip(names, args)) | kwargs
 
 
 def _explain_typo(name: Any, root: Any) -> None:
@@ -134,25 +116,19 @@ _REFUSED = frozenset({'class_map', 'load_bytes', 'input_key', 'target_key'})
 
 
 def _our_dataset(name: str, split: str = 'validation', **options: Any) -> 'Dataset[Any]':
-    from ..data import create
+    from ..data import create, separability
 
     for option in _REFUSED & options.keys():
         if options.pop(option):
             raise ValueError(f'{option} cannot be used with the rendered data set {name!r}: leave it out')
     options = {k: v for k, v in options.items() if k not in _IGNORED and v is not None}
     dataset = create(name, split=split, **options)
-    _warn_if_inseparable(dataset, options.get('root'))
-    return dataset
-
-
-def _warn_if_inseparable(dataset: Any, root: Any) -> None:
-    from ..data import separability
-
     try:
-        separability.warn(dataset, root)
+        separability.warn(dataset, options.get('root'))
     except Exception as error:
         # A diagnostic must not fail the data set.
         _logger.debug('cannot measure %s: %r', dataset, error)
+    return dataset
 
 
 def _torch_dataset(name: str, train: bool, download: bool = False, **options: Any) -> 'Dataset[Any]':
@@ -161,15 +137,13 @@ def _torch_dataset(name: str, train: bool, download: bool = False, **options: An
 
 
 def _wrap_create_loader(original: Callable[..., Any]) -> Callable[..., Any]:
-    named = _names(original, 'dataset', 'input_size', 'batch_size')
-
     @functools.wraps(original)
     def create_loader(*args: Any, **kwargs: Any) -> Any:
         dataset: Any = args[0] if args else kwargs.get('dataset')
         within = _ours_within(dataset)
         if not within:
             return original(*args, **kwargs)
-        arguments = named(args, kwargs)
+        arguments = _by_name(original, ['dataset', 'input_size', 'batch_size'], args, kwargs)
         outputs = getattr(arguments.get('collate_fn'), 'num_classes', None)
         most = max(within, key=lambda ours: ours.num_classes)
         if outputs is not None and outputs < most.num_classes:
@@ -186,11 +160,13 @@ def _wrap_create_loader(original: Callable[..., Any]) -> Callable[..., Any]:
             while isinstance(inner, Subset):
                 inner = inner.dataset
             if inner is not within[0]:
-                _refuse_wrapper(inner, within, 'leave out --aug-splits, or loader=device')
+                _refuse_wrapper(type(inner).__name__, within, 'leave out --aug-splits, or loader=device')
             # Unknown arguments of a newer timm are dropped if they have timm's default.
-            defaults = named.defaults
-            asked = {k: v for k, v in arguments.items() if is_known(k) or k not in defaults or v is not defaults[k]}
-            return create_device_loader(**{k: v for k, v in defaults.items() if is_known(k)} | asked)
+            parameters = inspect.signature(original).parameters.values()
+            defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+            arguments = defaults | arguments
+            asked = [k for k in arguments if is_known(k) or k not in defaults or arguments[k] is not defaults[k]]
+            return create_device_loader(**{k: arguments[k] for k in asked})
         if arguments.get('num_workers') == 0:
             # timm always requests persistent workers, which torch refuses with num_workers=0.
             return original(**arguments | {'persistent_workers': False})
@@ -211,10 +187,9 @@ def _wrap_create_naflex_loader(original: Callable[..., Any]) -> Callable[..., An
     return create_naflex_loader
 
 
-def _refuse_wrapper(wrapper: Any, within: list[Any], advice: str) -> None:
-    name = wrapper if isinstance(wrapper, str) else type(wrapper).__name__
+def _refuse_wrapper(wrapper: str, within: list[Any], advice: str) -> None:
     raise ValueError(
-        f'{name} with {within[0].spec.name()!r}: loader=device supports one data set or a Subset of it, through '
+        f'{wrapper} with {within[0].spec.name()!r}: loader=device supports one data set or a Subset of it, through '
         f'timm.data.create_loader; {advice}'
     )
 

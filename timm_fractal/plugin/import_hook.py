@@ -1,4 +1,4 @@
-"""Import hook: patches a module right after its import, and can undo that. It imports nothing itself."""
+"""Import hook: patches a module right after its import, and can undo that. It imports nothing of this package."""
 
 import importlib.abc
 import logging
@@ -6,13 +6,31 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .patches import Undo
-
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
 _logger = logging.getLogger('timm_fractal')
+
+#: Functions that undo the changes, in the order of the changes.
+Undo = list[Callable[[], None]]
+
+
+def set_item(undo: Undo, table: dict[str, Any], name: str, value: Any) -> None:
+    """Set or add an item of a dict, or a global name of a module, given its ``vars``."""
+    missing = object()
+    old = table.get(name, missing)
+    table[name] = value
+
+    def restore() -> None:
+        # Keep the wrapper of another plug-in.
+        if table.get(name) is value:
+            if old is missing:
+                del table[name]
+            else:
+                table[name] = old
+
+    undo.append(restore)
 
 
 class _Loader(importlib.abc.Loader):
@@ -44,22 +62,21 @@ class Hook(importlib.abc.MetaPathFinder):
     Args:
         host: Module name.
         landmark: An attribute that it has once its import is complete.
-        patch: Patches the module, and appends functions that undo the changes to a list.
+        patcher: Name of a module whose ``patch(module, undo)`` appends functions that undo the changes to ``undo``.
         what: The feature that is unavailable if patching fails.
     """
 
-    def __init__(self, host: str, landmark: str, patch: Callable[[Any, Undo], None], what: str) -> None:
-        self.host, self.landmark, self.patch, self.what = host, landmark, patch, what
+    def __init__(self, host: str, landmark: str, patcher: str, what: str) -> None:
+        self.host, self.landmark, self.patcher, self.what = host, landmark, patcher, what
         self.undo: Undo = []
         self.searching = False
         self.patched: Any = None
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> 'ModuleSpec | None':
-        # Submodules of a patched host count as well: reloading one would restore timm's functions.
-        if fullname != self.host and not (self.undo and fullname.startswith(f'{self.host}.')):
-            return None
-        if self.searching:
-            # Another hook restarted the search within ours.
+        # Submodules of a patched host count as well: reloading one would restore timm's functions. Another hook may
+        # restart the search within ours.
+        is_part = self.undo and fullname.startswith(f'{self.host}.')
+        if self.searching or (fullname != self.host and not is_part):
             return None
         self.searching = True
         try:
@@ -106,7 +123,7 @@ class Hook(importlib.abc.MetaPathFinder):
         """Patch the host; on failure, undo everything and log a warning."""
         self.restore()
         try:
-            self.patch(host, self.undo)
+            importlib.import_module(self.patcher).patch(host, self.undo)
             self.patched = host
         except Exception as error:
             self.disarm()

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from .._utils.console import is_primary
 from .._utils.messages import nearest
 from ..spec import SPECS
-from .patches import Undo, set_attribute, set_item
+from .import_hook import Undo, set_item
 
 if TYPE_CHECKING:
     from ..hub.manifest import Weights
@@ -40,9 +40,6 @@ PATCHED = (
     'timm.models.PretrainedCfg',
 )
 
-# Sources of weights in timm's configuration; if a user overrides one, ours are not loaded.
-_SOURCES = ('url', 'file', 'state_dict', 'hf_hub_id', 'hf_hub_filename', 'source')
-
 # Extensions of files written by torch or safetensors.
 _TORCH_SUFFIXES = ('.bin', '.ckpt', '.pt', '.pth', '.safetensors', '.tar')
 
@@ -59,8 +56,8 @@ def patch(host: Any, undo: Undo) -> None:
             _add_tag(undo, registry, entry, _pretrained_cfg(host.PretrainedCfg, entry))
     load_pretrained = _wrap_load_pretrained(host.load_pretrained, registry, ours)
     for module in (host, builder):
-        set_attribute(undo, module, 'load_pretrained', load_pretrained)
-    set_attribute(undo, builder, 'get_pretrained_cfg', _wrap_get_pretrained_cfg(builder.get_pretrained_cfg, ours))
+        set_item(undo, vars(module), 'load_pretrained', load_pretrained)
+    set_item(undo, vars(builder), 'get_pretrained_cfg', _wrap_get_pretrained_cfg(builder.get_pretrained_cfg, ours))
 
 
 def _pretrained_cfg(kind: Any, entry: 'Weights') -> Any:
@@ -94,10 +91,12 @@ def _wrap_load_pretrained(original: Callable[..., Any], registry: Any, ours: 'di
         cfg: Any = pretrained_cfg or getattr(model, 'pretrained_cfg', None)
         name = f'{cfg.get("architecture")}.{cfg.get("tag")}' if isinstance(cfg, dict) else ''
         if name in ours:
-            registered = registry._model_pretrained_cfgs[name]
-            if all(cfg.get(key) == getattr(registered, key) for key in _SOURCES):
-                from ..hub.manifest import load
+            from ..hub.manifest import load
+            from ..hub.origin import SOURCES
 
+            # If a user overrides a source, ours is not loaded.
+            registered = registry._model_pretrained_cfgs[name]
+            if all(cfg.get(key) == getattr(registered, key) for key in SOURCES):
                 pretrained_cfg = {**cfg, 'state_dict': load(ours[name], kwargs.get('cache_dir'))}
                 size = ours[name].pretrained_cfg['input_size'][-1]
                 usual = registry._model_default_cfgs[ours[name].architecture].default.input_size[-1]

@@ -27,19 +27,7 @@ __all__ = [
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
-    {
-        'Affine': 'warps',
-        'Elastic': 'warps',
-        'Homography': 'warps',
-        'MAX_MAGNITUDE': 'warps',
-        'Polynomial': 'warps',
-        'RandomShape': 'transform',
-        'VIEWS': 'views',
-        'WARPS': 'warps',
-        'Warp': 'warps',
-        'contour': 'views',
-        'gray': 'views',
-        'rgb': 'views',
-        'shape_op': 'transform',
-    },
+    dict.fromkeys(('RandomShape', 'shape_op'), 'transform')
+    | dict.fromkeys(('VIEWS', 'contour', 'gray', 'rgb'), 'views')
+    | dict.fromkeys(('MAX_MAGNITUDE', 'WARPS', 'Affine', 'Elastic', 'Homography', 'Polynomial', 'Warp'), 'warps'),
 )

@@ -17,16 +17,10 @@ _PER_SIDE = 32
 
 
 def warp_mask(warp: Warp, mask: torch.Tensor, params: Params, fill: float) -> torch.Tensor:
-    """Give every pixel of the canvas the pixel of the mask that it shows, or ``fill`` where that is outside.
-
-    Args:
-        warp: One of `WARPS`.
-        mask: Shape (..., H, W), any dtype.
-        params: A record of the warp.
-        fill: A value of the mask's dtype.
+    """Give every pixel of the canvas the pixel of the mask (..., H, W) that it shows, or ``fill`` outside of it.
 
     Raises:
-        ValueError: The dtype does not have ``fill``.
+        ValueError: The mask's dtype does not have ``fill``.
     """
     exact = torch.tensor(fill, dtype=torch.float64)
     filled = exact.to(mask.dtype)
@@ -40,17 +34,10 @@ def warp_mask(warp: Warp, mask: torch.Tensor, params: Params, fill: float) -> to
 
 
 def warp_points(warp: Warp, points: torch.Tensor, params: Params, canvas_size: tuple[int, int]) -> torch.Tensor:
-    """Where the canvas shows points of the image, or would if it were larger.
+    """Where the canvas shows points of an image of this height and width, or would if it were larger.
 
-    Args:
-        warp: One of `WARPS`.
-        points: x and y in pixels, shape (..., 2), any dtype.
-        params: A record of the warp.
-        canvas_size: Height and width of the image.
-
-    Returns:
-        New points of the same dtype, to the nearest whole number if it has no others. What the canvas does not show is
-        outside of it.
+    Points are x and y in pixels, shape (..., 2), of any dtype, and stay of that dtype, rounded to whole numbers if it
+    has no others. What the canvas does not show is outside of it.
     """
     half = torch.tensor(canvas_size[::-1], dtype=torch.float64) / 2
     found = warp.locate((_exact(points) / half - 1).numpy(), params)
@@ -58,14 +45,9 @@ def warp_points(warp: Warp, points: torch.Tensor, params: Params, canvas_size: t
 
 
 def warp_boxes(warp: Warp, boxes: Any, params: Params) -> Any:
-    """The boxes around warped boxes, clamped as torchvision does it.
+    """The boxes around warped ``BoundingBoxes`` of any format, clamped as torchvision does it.
 
     A rotated box turns as its middle lines do, and is as large as it has to be.
-
-    Args:
-        warp: One of `WARPS`.
-        boxes: ``torchvision.tv_tensors.BoundingBoxes`` of any format.
-        params: A record of the warp.
     """
     plain = boxes.as_subclass(torch.Tensor)
     is_rotated = plain.shape[-1] != 4

@@ -11,7 +11,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from .annotations import warp_boxes, warp_mask, warp_points
-from .warps import MAX_MAGNITUDE, WARPS, Fill, Params
+from .warps import MAX_MAGNITUDE, WARPS, Fill, Params, check_magnitude
 
 #: What torchvision 0.20 to 0.22 do not have.
 _KEY_POINTS: Any = getattr(tv_tensors, 'KeyPoints', ())
@@ -52,10 +52,8 @@ class RandomShape(v2.Transform):  # type: ignore[misc]
         self, warp: str = 'affine', magnitude: float = 0.1, p: float = 1.0, fill: Fill = 0, mask_fill: float = 0
     ) -> None:
         super().__init__()
-        if warp not in WARPS:
-            raise ValueError(f'warp must be one of {", ".join(WARPS)}, got {warp!r}')
-        if not 0 <= magnitude <= MAX_MAGNITUDE:
-            raise ValueError(f'magnitude must be at least 0 and at most {MAX_MAGNITUDE:g}, got {magnitude}')
+        _check_warp(warp)
+        check_magnitude(magnitude)
         if not 0 <= p <= 1:
             raise ValueError(f'p must be at least 0 and at most 1, got {p}')
         if not isinstance(mask_fill, (int, float)) or not math.isfinite(mask_fill):
@@ -101,6 +99,11 @@ class RandomShape(v2.Transform):  # type: ignore[misc]
     _transform = transform
 
 
+def _check_warp(name: str) -> None:
+    if name not in WARPS:
+        raise ValueError(f'warp must be one of {", ".join(WARPS)}, got {name!r}')
+
+
 def shape_op(image: Image.Image, magnitude: float, warp: str = 'affine', **kwargs: Any) -> Image.Image:
     """Warp an image at random, as an operation of timm's RandAugment; ``functools.partial`` chooses the warp.
 
@@ -119,9 +122,7 @@ def shape_op(image: Image.Image, magnitude: float, warp: str = 'affine', **kwarg
         >>> shape_op(Image.linear_gradient('L'), 0.2, 'polynomial', fillcolor=(128, 128, 128)).mode
         'L'
     """
-    if warp not in WARPS:
-        raise ValueError(f'warp must be one of {", ".join(WARPS)}, got {warp!r}')
+    _check_warp(warp)
     rng = np.random.Generator(np.random.PCG64(random.getrandbits(64)))
     params = WARPS[warp].make_params(rng, min(magnitude, MAX_MAGNITUDE))
-    fill = kwargs.get('fillcolor')
-    return WARPS[warp].apply(image, params, fill=0 if fill is None else fill)
+    return WARPS[warp].apply(image, params, fill=kwargs.get('fillcolor') or 0)

@@ -1,4 +1,4 @@
-"""CPU kernels: an image of bytes, sampled between its pixels at positions that are computed along the way; valid warps.
+"""CPU kernel: an image of bytes, sampled between its pixels at positions that are computed along the way.
 
 Integers throughout, but for the positions; those are exact, see `timm_fractal.shape`. Loops over a line of positions
 become SIMD lanes; indices are unsigned, since signed ones would be looked at for being negative.
@@ -6,7 +6,7 @@ become SIMD lanes; indices are unsigned, since signed ones would be looked at fo
 
 import numpy as np
 
-from .._utils.jit import kernel, part
+from .._utils.jit import kernel
 
 
 @kernel
@@ -68,59 +68,3 @@ def warp(pixels, lines, columns, scale, bits, fill, out):  # type: ignore[no-unt
                 total = (steps - v) * above + v * under
                 # To the nearest level, to the even one of two: as torch rounds.
                 out[r, c, k] = (total + half_even + ((total >> twice) & 1)) >> twice
-
-
-@part
-def _is_valid(identity, delta, scale, per_cell, least, covered):  # type: ignore[no-untyped-def]
-    """See ``Warp._is_an_image``: the fields are identity + scale * delta, each of shape (2, corners, corners)."""
-    corners = identity.shape[1]
-    x, y = identity[0] + scale * delta[0], identity[1] + scale * delta[1]
-    for i in range(corners - 1):
-        for j in range(corners - 1):
-            down_x, down_y = (x[i + 1, j + 1] - x[i, j]) * per_cell, (y[i + 1, j + 1] - y[i, j]) * per_cell
-            up_x, up_y = (x[i, j + 1] - x[i + 1, j]) * per_cell, (y[i, j + 1] - y[i + 1, j]) * per_cell
-            area = up_x * down_y - up_y * down_x
-            squares = up_x * up_x + down_x * down_x + up_y * up_y + down_y * down_y
-            # Not a number fails, too.
-            if not (area >= least and area * area - least * squares + least * least >= 0):
-                return False
-    inside, far = 0, 0.0
-    for i in range(corners):
-        for j in range(corners):
-            inside += max(abs(x[i, j]), abs(y[i, j])) <= 1
-            far = max(far, scale * abs(delta[0, i, j]), scale * abs(delta[1, i, j]))
-    if inside < covered:
-        return False
-    if far < 1:
-        return True
-    # Around the edge of the canvas, and how often that goes around the middle.
-    last, turns = corners - 1, 0.0
-    for k in range(4 * last):
-        a, b = _edge(k, last)
-        c, d = _edge((k + 1) % (4 * last), last)
-        turns += np.arctan2(x[a, b] * y[c, d] - y[a, b] * x[c, d], x[a, b] * x[c, d] + y[a, b] * y[c, d])
-    return turns > np.pi
-
-
-@part
-def _edge(k, last):  # type: ignore[no-untyped-def]
-    side, along = k // last, k % last
-    if side == 0:
-        return 0, along
-    if side == 1:
-        return along, last
-    if side == 2:
-        return last, last - along
-    return last - along, 0
-
-
-@kernel
-def shrinks(identity, deltas, per_cell, least, covered, factor, most):  # type: ignore[no-untyped-def]
-    """How often each warp must be multiplied by ``factor`` until it is valid, at most so often, int64 (B,)."""
-    result = np.zeros(len(deltas), np.int64)
-    for k in range(len(deltas)):
-        scale = 1.0
-        while result[k] < most and not _is_valid(identity, deltas[k], scale, per_cell, least, covered):
-            result[k] += 1
-            scale *= factor
-    return result

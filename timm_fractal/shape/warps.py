@@ -35,22 +35,25 @@ from .._utils.lazy import numba_kernels
 Array = npt.NDArray[np.float64]
 #: Parameters of a warp: its name and its numbers, ready for JSON.
 Params = dict[str, list[float]]
+AnyParams = Params | Sequence[Params] | Array
 Size = int | Sequence[int] | None
 Fill = float | Sequence[float]
 ImageT = TypeVar('ImageT', Image.Image, torch.Tensor)
 
 #: Largest magnitude of every warp.
 MAX_MAGNITUDE = 1.0
-#: At least this part of the canvas shows the image.
-MIN_COVER = 0.25
 
 # A warp is checked at the corners of this many by this many cells.
 _CELLS = 16
+_CORNERS = np.linspace(-1, 1, _CELLS + 1)
+_IDENTITY_AT_CORNERS = np.stack(np.meshgrid(_CORNERS, _CORNERS))
 # The smallest size of a cell's image in any direction, relative to the cell: beyond it the image is smeared.
 _MIN_LENGTH = 1 / 3
-# More than `MIN_COVER`, since the corners of cells see less than all pixels do.
+# The corners of cells see less than all pixels do: at least a quarter of the canvas shows the image.
 _MIN_COVERED_CORNERS = 1 / 3
 _SHRINK = 0.9
+# Warps that are checked together; they should fit into the cache.
+_AT_ONCE = 64
 # Decimals of a record; the sixth is a thousandth of a pixel in an image of 2,000 pixels.
 _DECIMALS = 6
 
@@ -104,12 +107,10 @@ class Warp(ABC):
             >>> WARPS['affine'].make_params(rng, 0.1)
             {'affine': [0.027392, -0.046043, -0.091805, -0.096694, 0.062654, 0.082551]}
         """
-        if not 0 <= magnitude <= MAX_MAGNITUDE:
-            raise ValueError(f'magnitude must be at least 0 and at most {MAX_MAGNITUDE:g}, got {magnitude}')
+        check_magnitude(magnitude)
         values = magnitude * self.scale * (2 * rng.random(self.count) - 1)
         if magnitude > self._safe:
-            while not self._is_an_image(values):
-                values *= _SHRINK
+            (values,) = self._shrunk(values[None])
         # 0 is added for the sign of zero.
         return {self.name: (values.round(_DECIMALS) + 0).tolist()}
 
@@ -121,7 +122,7 @@ class Warp(ABC):
             magnitude: Strengths, from 0 to 1, shape (B,).
 
         Returns:
-            What records have, shape (B, count), distributed as `make_params` samples them.
+            The numbers of the records, shape (B, count), distributed as `make_params` samples them; `apply` takes them.
 
         Raises:
             ValueError: A magnitude is out of range.
@@ -130,41 +131,23 @@ class Warp(ABC):
             >>> WARPS['elastic'].sample(np.random.default_rng(0), np.full(1000, 0.3)).shape
             (1000, 128)
         """
-        if not ((magnitude >= 0) & (magnitude <= MAX_MAGNITUDE)).all():
-            raise ValueError(f'magnitude must be at least 0 and at most {MAX_MAGNITUDE:g}, got {magnitude}')
+        check_magnitude(magnitude.min(initial=0))
+        check_magnitude(magnitude.max(initial=0))
         values = magnitude[:, None] * self.scale * (2 * rng.random((len(magnitude), self.count)) - 1)
-        unsafe = (magnitude > self._safe).nonzero()[0]
-        for part in np.array_split(unsafe, -(-len(unsafe) // 256) or 1):
-            self._shrink(values, part)
+        unsafe = magnitude > self._safe
+        values[unsafe] = self._shrunk(values[unsafe])
         return values.round(_DECIMALS) + 0
 
-    def _shrink(self, values: Array, chosen: npt.NDArray[np.int64]) -> None:
-        """Shrink those of the chosen warps that are degenerate until they are valid, in place."""
-        kernels = numba_kernels(f'{__package__}.warp_numba')
-        if kernels is None:
-            for k in chosen:
-                while not self._is_an_image(values[k]):
-                    values[k] *= _SHRINK
-            return
-        basis = _basis_of_corners(type(self))
-        limits = (_CELLS / 8**0.5, _MIN_LENGTH**2, _MIN_COVERED_CORNERS * (_CELLS + 1) ** 2, _SHRINK)
-        while len(chosen):
-            fields = basis @ self._coefficients(values[chosen]) @ basis.T
-            is_quotient = fields.shape[1] == 3
-            if is_quotient:
-                # Where the divisor changes its sign, infinity is in the picture.
-                whole = (fields[:, 2] > 0).all((1, 2))
-                with np.errstate(all='ignore'):
-                    fields = fields[:, :2] / fields[:, 2:]
-                fields[~whole] = np.nan
-            times = kernels.shrinks(
-                _identity_at_corners(), fields - _identity_at_corners(), *limits, 1 if is_quotient else 1000
-            )
-            values[chosen] *= (_SHRINK**times)[:, None]
-            # A quotient is another map when its numbers are smaller: once more, then.
-            chosen = chosen[times > 0] if is_quotient else chosen[:0]
+    def _shrunk(self, values: Array) -> Array:
+        """Shrink those of the warps (B, count) that are degenerate until they are valid."""
+        values, pending = values.copy(), np.arange(len(values))
+        while len(pending):
+            parts = (pending[k : k + _AT_ONCE] for k in range(0, len(pending), _AT_ONCE))
+            pending = np.concatenate([part[~self._are_valid(values[part])] for part in parts])
+            values[pending] *= _SHRINK
+        return values
 
-    def apply(self, image: ImageT, params: Params | Sequence[Params], size: Size = None, fill: Fill = 0) -> ImageT:
+    def apply(self, image: ImageT, params: AnyParams, size: Size = None, fill: Fill = 0) -> ImageT:
         """Warp an image, or a batch of images on their device.
 
         An image that is at least twice as wide or high as the result is first reduced by a whole factor (each pixel is
@@ -176,7 +159,8 @@ class Warp(ABC):
         Args:
             image: A PIL image of mode L or RGB, or a tensor of shape (B, C, H, W) or (C, H, W), uint8 or floating
                 point of any range.
-            params: What `make_params` drew; for a batch one record for all images or a sequence of B records.
+            params: What `make_params` drew; for a batch one record for all images, a sequence of B records, or what
+                `sample` drew.
             size: Height and width of the result in pixels, one number for a square; None for those of the image.
             fill: Value of the pixels that show no part of the image, in units of the image: one number or one for each
                 channel. Of three numbers for a gray image the luma is taken (ITU-R 601, as PIL converts).
@@ -214,11 +198,6 @@ class Warp(ABC):
     def nearest(self, params: Params, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The pixel of an image that each pixel of a canvas of the same size shows; positions are those of `apply`.
 
-        Args:
-            params: What `make_params` drew.
-            height: Of both in pixels.
-            width: Likewise.
-
         Returns:
             Places in the flat image, int64, and whether it shows there, bool, both of shape (height * width,). Where it
             does not, the place is that of a pixel at the edge.
@@ -236,12 +215,7 @@ class Warp(ABC):
     def locate(self, places: Array, params: Params) -> Array:
         """Where the canvas shows places of the image: the inverse of the map.
 
-        Args:
-            places: x and y, -1 and 1 at the edges of the image, shape (..., 2).
-            params: What `make_params` drew.
-
-        Returns:
-            Likewise of the canvas. A place that the canvas does not show is outside of it.
+        Both are x and y, -1 and 1 at the edges, shape (..., 2). What the canvas does not show is outside of it.
 
         Examples:
             >>> Affine().locate(np.array([[0.0, 0.0], [0.5, 1.0]]), {'affine': [1, 0, 0.5, 0, 0, 0]})
@@ -252,15 +226,13 @@ class Warp(ABC):
         invert = self._invert_projective if coefficients.shape[-1] == 2 else self._invert_numerically
         return invert(coefficients, places.reshape(-1, 2).T).T.reshape(places.shape)
 
-    def _apply_to_pil(
-        self, image: Image.Image, params: Params | Sequence[Params], size: Size, fill: Fill
-    ) -> Image.Image:
+    def _apply_to_pil(self, image: Image.Image, params: AnyParams, size: Size, fill: Fill) -> Image.Image:
         check_mode(image)
         height, width = _size(size, image.height, image.width)
         values = self._values(params, 1)
         if not values.any() and (width, height) == image.size:
             return image.copy()
-        factors = _factors(image.width, width), _factors(image.height, height)
+        factors = max(1, image.width // width), max(1, image.height // height)
         if factors != (1, 1):
             # The mean as PIL computes it takes a fifth of the time of torch's, most of which is floating point.
             image = image.reduce(factors)
@@ -277,22 +249,19 @@ class Warp(ABC):
             kernels.warp(pixels, lines[0], columns.T.copy(), scale, _STEP_BITS, color.astype(np.uint8), warped)
         return Image.fromarray(warped[:, :, 0] if image.mode == 'L' else np.ascontiguousarray(warped))
 
-    def _apply_to_batch(
-        self, batch: torch.Tensor, params: Params | Sequence[Params], size: Size, fill: Fill
-    ) -> torch.Tensor:
+    def _apply_to_batch(self, batch: torch.Tensor, params: AnyParams, size: Size, fill: Fill) -> torch.Tensor:
         height, width = _size(size, *batch.shape[-2:])
         values = self._values(params, len(batch))
         same = (values == 0).all(axis=1) & (batch.shape[-2:] == (height, width))
         if same.all():
             return batch.clone()
-        factors = _factors(batch.shape[-2], height), _factors(batch.shape[-1], width)
+        factors = max(1, batch.shape[-2] // height), max(1, batch.shape[-1] // width)
         pixels = batch
         if factors != (1, 1):
             # A last row or column of fewer pixels is the mean of those that are there, as in PIL.
-            pixels = functional.avg_pool2d(
-                batch.to(_precise(batch.dtype)), factors, ceil_mode=True, count_include_pad=False
-            )
-            pixels = pixels.to(batch.dtype) if batch.is_floating_point() else (pixels + 0.5).to(torch.uint8)
+            precise = batch.to(_precise(batch.dtype))
+            pixels = functional.avg_pool2d(precise, factors, ceil_mode=True, count_include_pad=False)
+            pixels = (pixels if batch.is_floating_point() else pixels + 0.5).to(batch.dtype)
         warped = self._sample(pixels, values, height, width, fill)
         if same.any():
             # Sampling in the middle of a pixel gives its value but for the last bit.
@@ -325,13 +294,8 @@ class Warp(ABC):
         scale = column(*(1 / (_STEPS // 2 * more) for more in room))
         offset = column(*(n / more - 1 for n, more in zip(have, room)))
         grid = torch.addcmul(offset, source, scale)
-        warped = functional.grid_sample(
-            pixels.to(precise),
-            grid.permute(0, 2, 3, 1).to(precise).expand(len(pixels), -1, -1, -1),
-            mode='bilinear',
-            padding_mode='border',
-            align_corners=False,
-        )
+        grid = grid.permute(0, 2, 3, 1).to(precise).expand(len(pixels), -1, -1, -1)
+        warped = functional.grid_sample(pixels.to(precise), grid, padding_mode='border', align_corners=False)
         filled = torch.tensor(_fill(fill, pixels.shape[1], pixels.dtype == torch.uint8), dtype=precise)
         color = to_device(filled, device)[:, None, None]
         # With weights 0 and 1 this is one or the other, to the last bit.
@@ -368,10 +332,14 @@ class Warp(ABC):
         scale = to_device(torch.tensor([_STEPS // 2 * n for n in have], dtype=torch.float64), device)
         return lines, columns, scale
 
-    def _values(self, params: Params | Sequence[Params], batch: int) -> Array:
+    def _values(self, params: AnyParams, batch: int) -> Array:
         """The numbers of one record for all, shape (1, count), or of one for each image, shape (B, count)."""
+        if isinstance(params, np.ndarray):
+            if params.shape != (batch, self.count):
+                raise ValueError(f'params must have shape {(batch, self.count)}, got {params.shape}')
+            return params
         records = [params] if isinstance(params, Mapping) else list(params)
-        if len(records) not in (1, batch) or (not isinstance(params, Mapping) and len(records) != batch):
+        if not isinstance(params, Mapping) and len(records) != batch:
             raise ValueError(f'params must be one record or as many as images, {batch}, got {len(records)}')
         for record in records:
             if not isinstance(record, Mapping) or list(record) != [self.name] or len(record[self.name]) != self.count:
@@ -399,7 +367,7 @@ class Warp(ABC):
         corners = torch.from_numpy((basis @ coefficients @ basis.T).reshape(2, -1).T.copy())
         parts = np.array_split(places.T, places.shape[1] // 1024 + 1)
         nearest = torch.cat([torch.cdist(torch.from_numpy(part.copy()), corners).argmin(dim=1) for part in parts])
-        points = _identity_at_corners().reshape(2, -1)[:, nearest.numpy()]
+        points = _IDENTITY_AT_CORNERS.reshape(2, -1)[:, nearest.numpy()]
         for _ in range(_MOST_STEPS):
             inside = points.clip(-1, 1)
             u, v = (self._basis(t) for t in inside)
@@ -420,37 +388,36 @@ class Warp(ABC):
                 break
         return points
 
-    def _is_an_image(self, values: Array) -> bool:
-        """Whether the canvas shows enough of the image, its middle included, neither torn nor inside out."""
+    @np.errstate(all='ignore')
+    def _are_valid(self, values: Array) -> npt.NDArray[np.bool_]:
+        """Whether warps (B, count) show enough of the image, its middle included, neither torn nor inside out."""
         basis = _basis_of_corners(type(self))
-        fields = basis @ self._coefficients(values[None])[0] @ basis.T
-        if len(fields) == 3:
+        fields = basis @ self._coefficients(values) @ basis.T
+        valid = np.ones(len(values), np.bool_)
+        if fields.shape[1] == 3:
             # Where the divisor changes its sign, infinity is in the picture. (Not a number fails, too.)
-            if not (fields[2] > 0).all():
-                return False
-            fields = fields[:2] / fields[2]
+            valid &= (fields[:, 2] > 0).all((1, 2))
+            fields = fields[:, :2] / fields[:, 2:]
         # The two diagonals of each cell's image span a parallelogram that relates to the diagonals of a square as the
         # map's derivative to the identity.
-        down = (fields[:, 1:, 1:] - fields[:, :-1, :-1]) * (_CELLS / 8**0.5)
-        up = (fields[:, :-1, 1:] - fields[:, 1:, :-1]) * (_CELLS / 8**0.5)
-        area = up[0] * down[1] - up[1] * down[0]
+        down = (fields[:, :, 1:, 1:] - fields[:, :, :-1, :-1]) * (_CELLS / 8**0.5)
+        up = (fields[:, :, :-1, 1:] - fields[:, :, 1:, :-1]) * (_CELLS / 8**0.5)
+        area = up[:, 0] * down[:, 1] - up[:, 1] * down[:, 0]
         # Both singular values are at least the limit if the product of what they exceed it by is not negative, unless
         # both fall short. The area is negative where the image is mirrored.
         least = _MIN_LENGTH**2
-        squares = (up * up + down * down).sum(axis=0)
-        if not (area >= least).all() or not (area * area - least * squares + least * least >= 0).all():
-            return False
-        covered = np.count_nonzero(np.abs(fields).max(axis=0) <= 1)
-        if covered < _MIN_COVERED_CORNERS * (_CELLS + 1) ** 2:
-            return False
+        squares = (up * up + down * down).sum(1)
+        valid &= ((area >= least) & (area * area - least * squares + least * least >= 0)).all((1, 2))
+        covered = (np.abs(fields).max(1) <= 1).sum((1, 2))
+        valid &= covered >= _MIN_COVERED_CORNERS * (_CELLS + 1) ** 2
         # The middle of the image is on the canvas if the edge of the canvas goes around it, and so it does if no
         # point of the edge, at distance 1, moves that far.
-        if np.abs(fields - _identity_at_corners()).max() < 1:
-            return True
-        z = fields[0] + 1j * fields[1]
-        edge = np.concatenate([z[0, :-1], z[:-1, -1], z[-1, :0:-1], z[::-1, 0]])
-        turns: float = np.angle(edge[1:] * edge[:-1].conj()).sum() / (2 * np.pi)
-        return turns > 0.5
+        far = np.abs(fields - _IDENTITY_AT_CORNERS).max((1, 2, 3)) >= 1
+        if (asked := valid & far).any():
+            z = fields[asked, 0] + 1j * fields[asked, 1]
+            edge = np.concatenate([z[:, 0, :-1], z[:, :-1, -1], z[:, -1, :0:-1], z[:, ::-1, 0]], axis=1)
+            valid[asked] = np.angle(edge[:, 1:] * edge[:, :-1].conj()).sum(1) > np.pi
+        return valid
 
     @staticmethod
     @abstractmethod
@@ -516,15 +483,15 @@ class Homography(Warp):
         # From 0 to 1: the map from the unit square to a quadrilateral has a simple closed form.
         return np.stack([np.ones_like(t), (t + 1) / 2], axis=1)
 
+    @np.errstate(all='ignore')
     def _coefficients(self, values: Array) -> Array:
         # Heckbert, "Fundamentals of Texture Mapping and Image Warping" (1989), section 2.2.3.
         corners = values.reshape(-1, 4, 2) + np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
         p0, p1, p2, p3 = (corners[:, i].T for i in range(4))
         d1, d2, total = p1 - p2, p3 - p2, p0 - p1 + p2 - p3
-        with np.errstate(all='ignore'):
-            determinant = d1[0] * d2[1] - d2[0] * d1[1]
-            g = (total[0] * d2[1] - d2[0] * total[1]) / determinant
-            h = (d1[0] * total[1] - total[0] * d1[1]) / determinant
+        determinant = d1[0] * d2[1] - d2[0] * d1[1]
+        g = (total[0] * d2[1] - d2[0] * total[1]) / determinant
+        h = (d1[0] * total[1] - total[0] * d1[1]) / determinant
         result = np.zeros((len(values), 3, 2, 2))
         result[:, :2, 0, 0] = p0.T
         result[:, :2, 0, 1] = (p1 - p0 + g * p1).T
@@ -621,17 +588,7 @@ def _keep_bits(values: torch.Tensor, bits: int) -> torch.Tensor:
 
 @functools.cache
 def _basis_of_corners(warp: type[Warp]) -> Array:
-    return warp._basis(np.linspace(-1, 1, _CELLS + 1))
-
-
-@functools.cache
-def _identity_at_corners() -> Array:
-    t = np.linspace(-1, 1, _CELLS + 1)
-    return np.stack(np.meshgrid(t, t))
-
-
-def _factors(have: int, want: int) -> int:
-    return max(1, have // want)
+    return warp._basis(_CORNERS)
 
 
 def _size(size: Size, height: int, width: int) -> tuple[int, int]:
@@ -658,6 +615,12 @@ def _fill(fill: Fill, channels: int, bytes_only: bool) -> list[float]:
     if bytes_only and not all(0 <= value <= 255 for value in values):
         raise ValueError(f'fill must be at least 0 and at most 255 for images of bytes, got {fill!r}')
     return values
+
+
+def check_magnitude(magnitude: float) -> None:
+    """Refuse a magnitude out of range."""
+    if not 0 <= magnitude <= MAX_MAGNITUDE:
+        raise ValueError(f'magnitude must be at least 0 and at most {MAX_MAGNITUDE:g}, got {magnitude}')
 
 
 def check_mode(image: Image.Image) -> None:
