@@ -40,9 +40,6 @@ PATCHED = (
     'timm.models.PretrainedCfg',
 )
 
-# Sources of weights in timm's configuration; if a user overrides one, ours are not loaded.
-_SOURCES = ('url', 'file', 'state_dict', 'hf_hub_id', 'hf_hub_filename', 'source')
-
 # Extensions of files written by torch or safetensors.
 _TORCH_SUFFIXES = ('.bin', '.ckpt', '.pt', '.pth', '.safetensors', '.tar')
 
@@ -95,9 +92,10 @@ def _wrap_load_pretrained(original: Callable[..., Any], registry: Any, ours: 'di
         name = f'{cfg.get("architecture")}.{cfg.get("tag")}' if isinstance(cfg, dict) else ''
         if name in ours:
             registered = registry._model_pretrained_cfgs[name]
-            if all(cfg.get(key) == getattr(registered, key) for key in _SOURCES):
-                from ..hub.manifest import load
+            from ..hub.manifest import SOURCES, load
 
+            # If a user overrides a source, ours are not loaded.
+            if all(cfg.get(key) == getattr(registered, key) for key in SOURCES):
                 pretrained_cfg = {**cfg, 'state_dict': load(ours[name], kwargs.get('cache_dir'))}
                 size = ours[name].pretrained_cfg['input_size'][-1]
                 usual = registry._model_default_cfgs[ours[name].architecture].default.input_size[-1]
