@@ -8,7 +8,6 @@ Triton kernels and the whole device loader are measured as well.
 """
 
 import statistics
-import time
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +18,8 @@ import torch
 from timm.data import FastCollateMixup, create_dataset, create_loader
 
 from benchmarks.record import Record
-from tests.paper import AUGMENTATION, HALF, LOADER
+from benchmarks.timing import alternate, epoch_of, seconds
+from tests.paper import AUGMENTATION, HALF, LOADER, MIXUP
 from timm_fractal._utils import device as _device
 from timm_fractal.augment import Erase, batch, create_augment, normalize
 from timm_fractal.data.fractals import Fractal1
@@ -29,14 +29,6 @@ IMAGES, BATCH, ROUNDS, SIZE = 128, 32, 5, 224
 PAPER = dict(is_training=True, **AUGMENTATION)
 # Gray, bit-packed; and RGB.
 DATASETS = {'gray': 'fractal1/classes={}', 'RGB': 'noise1/classes={}'}
-
-
-def milliseconds(make: Callable[[], Any], count: int, synchronize: Callable[[], Any] = lambda: None) -> float:
-    """Return the time per image."""
-    start = time.perf_counter()
-    make()
-    synchronize()
-    return (time.perf_counter() - start) / count * 1e3
 
 
 def on_device(table: torch.Tensor, at_once: int, generator: torch.Generator) -> Callable[[], Any]:
@@ -51,20 +43,18 @@ def on_device(table: torch.Tensor, at_once: int, generator: torch.Generator) -> 
     return lambda: [make_part(part) for part in table.split(at_once)]
 
 
+def make_loader(name: str, batch_size: int, device: str, **options: Any) -> Any:
+    """Create timm's loader, or the device loader if named."""
+    dataset = create_dataset(name, split='train', **options)
+    mixup = FastCollateMixup(**MIXUP, num_classes=dataset.num_classes)
+    arguments = dict(**LOADER, collate_fn=mixup, num_workers=0, device=torch.device(device))
+    return create_loader(dataset, (3, SIZE, SIZE), batch_size, **arguments)
+
+
 def epoch(name: str, without_kernels: bool = False) -> Callable[[], Any]:
-    """Return a function that runs an epoch of timm's loader, or of the device loader if named."""
-    mixup = FastCollateMixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=IMAGES)
-    dataset = create_dataset(name, split='train')
-    arguments = dict(**LOADER, collate_fn=mixup, num_workers=0, device=torch.device('cpu'))
-    loader = create_loader(dataset, (3, SIZE, SIZE), BATCH, **arguments)
-
-    def run() -> Any:
-        if without_kernels:
-            with patch.object(batch, 'kernels', return_value=None):
-                return [None for _ in loader]
-        return [None for _ in loader]
-
-    return run
+    """Return a function that runs an epoch on the CPU."""
+    run = epoch_of(make_loader(name, BATCH, 'cpu'))
+    return patch.object(batch, 'kernels', lambda device: None)(run) if without_kernels else run
 
 
 def main() -> None:
@@ -76,28 +66,19 @@ def main() -> None:
         f'medians of {ROUNDS} rounds'
     )
     with Record('bench_augment', settings) as say:
-        for kind, text in DATASETS.items():
-            name = text.format(IMAGES)
+        for kind, pattern in DATASETS.items():
+            name = pattern.format(IMAGES)
             ways = {
                 "timm's loader": epoch(name),
                 'device loader': epoch(f'{name},loader=device'),
                 'device loader, torch': epoch(f'{name},loader=device', without_kernels=True),
             }
-            times: dict[str, list[float]] = {way: [] for way in ways}
-            for turn in range(ROUNDS + 1):
-                for way, make in ways.items():
-                    took = milliseconds(make, IMAGES)
-                    if turn:
-                        times[way].append(took)
-            for way, took_all in times.items():
-                ratio = statistics.median(other / own for other, own in zip(times["timm's loader"], took_all))
-                each = statistics.median(took_all)
-                say(
-                    f"{kind:4} {way:20} {each:6.2f} ms per image, {ratio:.2f} times as fast as timm's",
-                    what=f'{kind}, {way}',
-                    ms=each,
-                    ratio=ratio,
-                )
+            times = alternate(ways, ROUNDS)
+            for way, took in times.items():
+                ratio = statistics.median(other / own for other, own in zip(times["timm's loader"], took))
+                each = 1e3 * statistics.median(took) / IMAGES
+                text = f"{kind:4} {way:20} {each:6.2f} ms per image, {ratio:.2f} times as fast as timm's"
+                say(text, what=f'{kind}, {way}', ms=each, ratio=ratio)
         if torch.cuda.is_available():
             dataset = Fractal1(f'fractal1/classes={IMAGES}')
             gray = torch.from_numpy(np.stack([np.asarray(dataset[k][0])[..., 0] for k in range(IMAGES)]))[:, None]
@@ -109,21 +90,18 @@ def main() -> None:
 def on_gpu(say: Record, gray: torch.Tensor, generator: torch.Generator) -> None:
     """Measure images per second with and without the Triton kernels, and the device loader."""
     gpu = torch.device('cuda', torch.cuda.current_device())
-    ways = {
-        'Triton kernels': _device.triton_kernels(gpu, 'timm_fractal.augment.kernels_triton'),
-        'torch': None,
-    }
+    ways = {'Triton kernels': _device.triton_kernels(gpu, 'timm_fractal.augment.kernels_triton'), 'torch': None}
     for count in (256, 1024, 4096):
         make = on_device(gray.to(gpu).repeat(count // IMAGES, 1, 1, 1), count, generator)
         took: dict[str, list[float]] = {name: [] for name in ways}
         for turn in range(ROUNDS + 2):
             for name, kernels in ways.items():
                 with patch.object(_device, 'triton_kernels', return_value=kernels):
-                    time_of_one = milliseconds(make, count, torch.cuda.synchronize)
+                    once = seconds(make, torch.cuda.synchronize)
                 if turn > 1:
-                    took[name].append(time_of_one)
+                    took[name].append(once)
         for name, times in took.items():
-            rate = 1e3 / statistics.median(times)
+            rate = count / statistics.median(times)
             say(f'{name:18} {count:5} at once {rate:9.0f} images/s', what=name, at_once=count, images_per_s=rate)
     for options in ('classes=1000', 'classes=21000', 'classes=1000,redraw=true'):
         rate, table = device_loader_rate(options)
@@ -133,21 +111,11 @@ def on_gpu(say: Record, gray: torch.Tensor, generator: torch.Generator) -> None:
 
 def device_loader_rate(options: str) -> tuple[float, int]:
     """Return images per second of the whole loader (batches of 256, mixup and cutmix), and bytes of the data set."""
-    dataset = create_dataset(f'fractal1/loader=device,{options}', split='train', num_samples=256_000)
-    classes = dataset.num_classes
-    mixup = FastCollateMixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=classes)
     before = torch.cuda.memory_allocated()
-    arguments = dict(**LOADER, collate_fn=mixup, device=torch.device('cuda'))
-    loader = create_loader(dataset, (3, SIZE, SIZE), 256, **arguments)
+    loader = make_loader(f'fractal1/loader=device,{options}', 256, 'cuda', num_samples=256_000)
     table = torch.cuda.memory_allocated() - before
-    rates = []
-    for _ in range(3):
-        start = time.perf_counter()
-        for _ in loader:
-            pass
-        torch.cuda.synchronize()
-        rates.append(256 * len(loader) / (time.perf_counter() - start))
-    return statistics.median(rates), table
+    times = [seconds(epoch_of(loader), torch.cuda.synchronize) for _ in range(3)]
+    return 256 * len(loader) / statistics.median(times), table
 
 
 if __name__ == '__main__':

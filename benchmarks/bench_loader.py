@@ -8,8 +8,8 @@ reference generator, and gray files as written by `timm-fractal export`.
 
 import statistics
 import tempfile
-import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +17,17 @@ import torch
 from timm.data import create_dataset, create_loader
 
 from benchmarks.record import Record
+from benchmarks.timing import alternate, epoch_of
 from tests import paper
 
 CLASSES, BATCH, ROUNDS = 256, 32, 7
 
 
-def loader(dataset: Any) -> Any:
-    """Return the loader without prefetcher, which normalizes and erases on the device."""
-    return create_loader(
-        dataset, (3, 224, 224), BATCH, num_workers=1, device=torch.device('cpu'), **paper.LOADER
-    ).loader
-
-
-def seconds(batches: Any) -> float:
-    start = time.perf_counter()
-    for _ in batches:
-        pass
-    return time.perf_counter() - start
+def epoch(dataset: Any) -> Callable[[], None]:
+    """Return a function that runs an epoch without prefetcher, which normalizes and erases on the device."""
+    options = dict(num_workers=1, device=torch.device('cpu'), **paper.LOADER)
+    batches = create_loader(dataset, (3, 224, 224), BATCH, **options).loader
+    return epoch_of(batches)
 
 
 def png_files(rendered: Any, folder: str, mode: str) -> Any:
@@ -52,27 +46,15 @@ def main() -> None:
         datasets = {'rendered': create_dataset(name, split='train')}
         datasets['RGB PNG files'] = png_files(datasets['rendered'], folder, 'RGB')
         datasets['gray PNG files'] = png_files(datasets['rendered'], folder, 'L')
-        loaders = {name: loader(dataset) for name, dataset in datasets.items()}
-        times: dict[str, list[float]] = {name: [] for name in loaders}
-        for turn in range(ROUNDS + 1):
-            for name, batches in loaders.items():
-                took = seconds(batches)
-                # The first epoch starts the worker.
-                if turn:
-                    times[name].append(took)
-    with Record(
-        'bench_loader',
-        f"One worker, the paper's augmentation to 224 pixels, {CLASSES} images, medians of {ROUNDS} alternating rounds",
-    ) as say:
+        # The first epoch, which is not counted, starts the worker.
+        times = alternate({name: epoch(dataset) for name, dataset in datasets.items()}, ROUNDS)
+    what = f"the paper's augmentation to 224 pixels, {CLASSES} images, medians of {ROUNDS} alternating rounds"
+    with Record('bench_loader', f'One worker, {what}') as say:
         for name, took in times.items():
             ratio = statistics.median(other / own for other, own in zip(took, times['rendered']))
             rate, each = CLASSES / statistics.median(took), statistics.median(took) / CLASSES * 1e3
-            say(
-                f'{name:15} {rate:6.0f} images/s {each:6.2f} ms per image; rendered is {ratio:.2f} times as fast',
-                what=name,
-                images_per_s=rate,
-                ratio=ratio,
-            )
+            text = f'{name:15} {rate:6.0f} images/s {each:6.2f} ms per image; rendered is {ratio:.2f} times as fast'
+            say(text, what=name, images_per_s=rate, ratio=ratio)
 
 
 if __name__ == '__main__':

@@ -30,18 +30,11 @@ def collate(samples: Any) -> int:
 
 def together(dataset: Any, method: str) -> int:
     """Return the memory of this process and of workers that have read all images."""
-    loader = DataLoader(
-        dataset,
-        16,
-        num_workers=WORKERS,
-        multiprocessing_context=method,
-        collate_fn=collate,
-        persistent_workers=True,
-    )
+    options = dict(num_workers=WORKERS, multiprocessing_context=method, collate_fn=collate, persistent_workers=True)
+    loader: Any = DataLoader(dataset, 16, **options)
     for _ in loader:
         pass
-    workers = loader._iterator._workers  # type: ignore[union-attr]
-    return memory() + sum(memory(str(worker.pid)) for worker in workers)
+    return memory() + sum(memory(str(worker.pid)) for worker in loader._iterator._workers)
 
 
 def main() -> None:
@@ -55,11 +48,8 @@ def main() -> None:
     with Record('bench_memory', f'fractal1/classes={classes}: ready in {ready:.1f} s') as say:
         for method in methods:
             images = (together(many, method) - without[method]) / 1e6
-            say(
-                f'{images:6.0f} MB for the images, in the main process and {WORKERS} workers ({method}) in total',
-                method=method,
-                megabytes=images,
-            )
+            text = f'{images:6.0f} MB for the images, in the main process and {WORKERS} workers ({method}) in total'
+            say(text, method=method, megabytes=images)
 
 
 if __name__ == '__main__':

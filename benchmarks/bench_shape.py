@@ -8,7 +8,6 @@ warps, whichever is faster; ours does both at once.
 
 import itertools
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -20,6 +19,7 @@ from sklearn.datasets import load_sample_image
 from torchvision.transforms import v2
 
 from benchmarks.record import Record
+from benchmarks.timing import alternate
 from timm_fractal.shape.warps import WARPS
 
 ROUNDS, BLOCK = 15, 8
@@ -38,27 +38,13 @@ def ours(name: str, rng: np.random.Generator, size: int, image: Image.Image) -> 
     return WARPS[name].apply(image, WARPS[name].make_params(rng, 0.1), size)
 
 
-def milliseconds(calls: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(ROUNDS):
-        for name, call in calls.items():
-            # Blocks, since after a change the caches of the processor are cold.
-            for _ in range(BLOCK):
-                start = time.perf_counter()
-                call()
-                times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: statistics.median(took) for name, took in times.items()}
-
-
 def main() -> None:
     # As in a loader's worker.
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
     photo = Image.fromarray(load_sample_image('china.jpg'))
-    with Record(
-        'bench_shape',
-        f'Medians of {ROUNDS} blocks of {BLOCK} alternating warps, including sampling, one core, milliseconds',
-    ) as say:
+    settings = f'Medians of {ROUNDS} blocks of {BLOCK} alternating warps, including sampling, one core, milliseconds'
+    with Record('bench_shape', settings) as say:
         say(f'{"":30}  ours  torchvision')
         for mode, (have, want), name in itertools.product(('L', 'RGB'), SIZES, WARPS):
             image = photo.convert(mode).resize((have, have))
@@ -70,18 +56,14 @@ def main() -> None:
                 resize = v2.Resize(want)
                 calls['theirs, then resize'] = partial(v2.Compose([theirs, resize]), image)
                 calls['resize, then theirs'] = partial(v2.Compose([resize, theirs]), image)
-            took = milliseconds(calls)
+            times = alternate(calls, ROUNDS, BLOCK)
+            took = {name: 1e3 * statistics.median(values) for name, values in times.items()}
             mine = took.pop('ours')
             best = min(took, key=lambda key: took[key])
             what = type(theirs).__name__ + best.removeprefix('theirs').replace('resize, then theirs', ' after resize')
-            say(
-                f'{mode:3} {have} -> {want} {name:12} {mine:9.2f} {took[best]:9.2f}  {what}: '
-                f'{took[best] / mine:.1f} times',
-                what=f'{name} {mode} {have} {want}',
-                ms=mine,
-                baseline=what,
-                baseline_ms=took[best],
-            )
+            numbers = f'{mine:9.2f} {took[best]:9.2f}  {what}: {took[best] / mine:.1f} times'
+            figures = dict(ms=mine, baseline=what, baseline_ms=took[best])
+            say(f'{mode:3} {have} -> {want} {name:12} {numbers}', what=f'{name} {mode} {have} {want}', **figures)
 
 
 if __name__ == '__main__':

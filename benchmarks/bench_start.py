@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from typing import Any
 
 from benchmarks.record import Record
 
@@ -28,11 +29,8 @@ FIRST = (
 
 def median_ms(code: str, repeats: int = 9, **environment: str) -> float:
     command = [sys.executable, '-c', code]
-    times = []
-    for _ in range(repeats):
-        run = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=True)
-        times.append(float(run.stdout))
-    return statistics.median(times) * 1e3
+    options: dict[str, Any] = dict(env=os.environ | environment, text=True)
+    return 1e3 * statistics.median(float(subprocess.check_output(command, **options)) for _ in range(repeats))
 
 
 def cold_ms(repeats: int = 3) -> float:

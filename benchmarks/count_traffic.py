@@ -13,7 +13,6 @@ pixels are almost free. bench_augment and benchmarks.gpu measure actual GPU spee
 
 import contextlib
 import functools
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest.mock import patch
@@ -28,7 +27,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import Subset
 
 from benchmarks.record import Record
-from tests.paper import AUGMENTATION, LOADER
+from benchmarks.timing import seconds
+from tests.paper import AUGMENTATION, LOADER, MIXUP
 from timm_fractal.augment import batch, kernels_triton
 from timm_fractal.augment import resample as _resample
 from timm_fractal.data.fractals import Fractal1
@@ -154,7 +154,7 @@ def in_use(kernels: Kernels | None) -> Iterator[None]:
 def make_loader(device: torch.device | str = 'cpu') -> DeviceLoader:
     """Create a loader with 2,048 samples per mega-batch and the paper's augmentation."""
     dataset = Fractal1(f'fractal1/classes={IMAGES}')
-    mixup = FastCollateMixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=IMAGES)
+    mixup = FastCollateMixup(**MIXUP, num_classes=IMAGES)
     samples = Subset(dataset, list(range(IMAGES)) * BATCHES)
     loader = create_device_loader(samples, SIZE, IMAGES, device=device, collate_fn=mixup, **LOADER)
     loader.at_once = BATCHES * IMAGES
@@ -164,15 +164,6 @@ def make_loader(device: torch.device | str = 'cpu') -> DeviceLoader:
 def run(loader: DeviceLoader) -> None:
     for _ in loader.make_batches(torch.Generator().manual_seed(0)):
         pass
-
-
-def fastest(function: Callable[[], Any], rounds: int = 7) -> float:
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return min(times)
 
 
 def main() -> None:
@@ -197,8 +188,8 @@ def main() -> None:
         image = Image.new('RGB', (8, 8))
         transform = create_transform(8, is_training=True, **AUGMENTATION, re_prob=0.5, re_mode='pixel')
         with in_use(Kernels()):
-            ours = fastest(lambda: run(loader)) / count
-        theirs = fastest(lambda: [transform(image) for _ in range(200)]) / 200
+            ours = min(seconds(lambda: run(loader)) for _ in range(7)) / count
+        theirs = min(seconds(lambda: [transform(image) for _ in range(200)]) for _ in range(7)) / 200
         text = f'host, one thread    {ours * 1e6:5.1f} us per image, timm on 8 x 8 pixels {theirs * 1e6:5.1f} us'
         say(text, what='host', microseconds=ours * 1e6, timm=theirs * 1e6)
 

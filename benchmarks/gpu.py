@@ -33,7 +33,8 @@ from timm.data import FastCollateMixup, create_dataset, create_loader
 from benchmarks import record
 from benchmarks.bench_train import SAMPLES
 from benchmarks.record import Record
-from tests.paper import LOADER
+from benchmarks.timing import epoch_of, seconds
+from tests.paper import LOADER, MIXUP
 
 BATCH, CLASSES = 256, 1000
 # Images per second with the full recipe, and fraction of the rate with a fixed batch.
@@ -58,15 +59,11 @@ class Shared:
         self.figures: dict[str, float] = {}
 
     def make_loader(self, samples: int) -> Any:
-        name = (
-            f'fractal1/classes={CLASSES},loader=device' if self.is_gpu else 'fractal1/classes=16,size=64,loader=device'
-        )
-        dataset = create_dataset(name, split='train', num_samples=samples)
-        mixup = FastCollateMixup(
-            mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=dataset.num_classes
-        )
-        options = dict(LOADER, collate_fn=mixup, device=self.device, img_dtype=torch.bfloat16)
-        return create_loader(dataset, (3, self.size, self.size), self.batch, **options)
+        options = f'classes={CLASSES}' if self.is_gpu else 'classes=16,size=64'
+        dataset = create_dataset(f'fractal1/{options},loader=device', split='train', num_samples=samples)
+        mixup = FastCollateMixup(**MIXUP, num_classes=dataset.num_classes)
+        arguments = dict(LOADER, collate_fn=mixup, device=self.device, img_dtype=torch.bfloat16)
+        return create_loader(dataset, (3, self.size, self.size), self.batch, **arguments)
 
     def synchronize(self) -> None:
         if self.is_gpu:
@@ -147,14 +144,9 @@ def loader(shared: Shared, say: Record) -> None:
     for at_once in (2048, 512) if shared.is_gpu else (64, 16):
         made = shared.make_loader(100 * shared.batch * (10 if shared.is_gpu else 1) // 10)
         made.at_once = at_once
-        rates = []
-        for _ in range(4):
-            start = time.perf_counter()
-            count = sum(len(images) for images, _ in made)
-            shared.synchronize()
-            rates.append(count / (time.perf_counter() - start))
+        times = [seconds(epoch_of(made), shared.synchronize) for _ in range(4)]
         # The first epoch is a warm-up.
-        rate = statistics.median(rates[1:])
+        rate = shared.batch * len(made) / statistics.median(times[1:])
         text = f'device loader, {at_once} at once: {rate:,.0f} images/s'
         say(text, what='loader', at_once=at_once, images_per_s=rate)
         shared.figures['loader rate'] = max(rate, shared.figures.get('loader rate', 0.0))
@@ -195,8 +187,7 @@ def memory(shared: Shared, say: Record) -> None:
         return
     torch.cuda.reset_peak_memory_stats(shared.device)
     before = torch.cuda.memory_allocated(shared.device)
-    for _ in shared.make_loader(20 * BATCH):
-        pass
+    epoch_of(shared.make_loader(20 * BATCH))()
     shared.synchronize()
     peak = (torch.cuda.max_memory_allocated(shared.device) - before) / 2**20
     say(f'peak memory of the loader {peak:,.0f} MB, including prefetched batches', what='memory', megabytes=peak)
@@ -247,8 +238,8 @@ def main() -> int:
             except Exception as error:
                 failed += 1
                 say(f'failed: {error!r}', what='failure', error=repr(error))
-            seconds = time.perf_counter() - start
-            say(f'   {seconds:.0f} s', what='seconds', seconds=seconds)
+            took = time.perf_counter() - start
+            say(f'   {took:.0f} s', what='seconds', seconds=took)
     return min(failed, 1)
 
 

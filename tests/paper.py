@@ -17,3 +17,5 @@ AUGMENTATION: dict[str, Any] = dict(
 )
 #: For timm's `create_loader`, which also erases and normalizes.
 LOADER: dict[str, Any] = dict(is_training=True, **AUGMENTATION, re_prob=0.5, re_mode='pixel', std=HALF)
+#: For timm's `FastCollateMixup`.
+MIXUP: dict[str, Any] = dict(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1)

@@ -10,7 +10,7 @@ import timm
 import torch
 import yaml
 
-from timm_fractal.hub import architecture, checkpoint
+from timm_fractal.hub import architecture, checkpoint, origin
 
 DATASET = 'fractal1/classes=20,points=5000,size=64'
 ARGS = dict(
@@ -179,7 +179,7 @@ def test_others_are_not(tmp_path):
 
 def test_unknown_architecture():
     with pytest.raises(ValueError, match="unknown architecture 'test_vitt'; did you mean 'test_vit"):
-        architecture.build({'model': 'test_vitt.x'})
+        origin.find('test_vitt.x')
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_unknown_architecture():
 def test_only_an_architecture_is_described(options, message, monkeypatch):
     monkeypatch.setattr(timm.models._builder, 'load_pretrained', lambda *args, **kwargs: pytest.fail('loads weights'))
     with pytest.raises(ValueError, match=message):
-        architecture.build({'model': 'test_vit', 'model_kwargs': options})
+        architecture.build({'model_kwargs': options}, origin.find('test_vit'))
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_only_an_architecture_is_described(options, message, monkeypatch):
 )
 def test_models_from_elsewhere_are_not_built(name, kind, message):
     with pytest.raises(kind, match=message):
-        architecture.build({'model': name})
+        origin.find(name)
 
 
 def test_damage_of_one_bit(tmp_path):
@@ -242,7 +242,7 @@ def test_damage_of_one_bit(tmp_path):
         (dict(mean=[0.5] * 4), 'mean must be one number or 3, one per channel, got 4'),
         (dict(std=['x']), 'std must be a list of numbers'),
         (dict(num_classes=-1), 'num_classes must be an integer from 0'),
-        (dict(dataset='fractal1/' + 'x' * 10**6), 'dataset must be a name of at most 1,000 characters'),
+        (dict(dataset='fractal1/' + 'x' * 10**6), 'dataset must be a string of at most 1,000 characters'),
         (dict(model=['x']), 'model must be the name'),
         (dict(more=[[0] * 100] * 1000), 'at most 20000 values'),
     ],

@@ -61,6 +61,8 @@ def save_config(model: Any, path: Path, model_args: dict[str, Any], **more: Any)
     config = json.loads(path.read_text(encoding='utf-8'))
     # Some versions repeat it here, and transformers then passes it to timm twice.
     config.get('model_args', {}).pop('num_classes', None)
+    # From 1.0.31 on, it is false if this model accepts other sizes, but timm's own configurations say how it is built.
+    config['pretrained_cfg']['fixed_input_size'] = model.pretrained_cfg['fixed_input_size']
     path.write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')
 
 

@@ -44,11 +44,7 @@ except KeyboardInterrupt:
 
 
 class Plan:
-    """The trainings of a sweep, with their commands and results.
-
-    Args:
-        args: Arguments of ``sweep.py run`` or a similar command.
-    """
+    """The trainings of a sweep, with their commands and results, from the arguments of ``sweep.py run`` and others."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.sweep = Sweep(args.sweep)
@@ -75,15 +71,10 @@ class Plan:
         return jobs
 
     def find(self, unit: str, folder: str) -> tuple[Unit, Job]:
-        """Return a training by the names of its unit and folder.
-
-        Raises:
-            ValueError: It is not in the sweep file.
-        """
+        """Return a training by the names of its unit and folder."""
         if (unit, folder) not in self.trainings:
-            raise ValueError(
-                f'{self.sweep.path}: no training {unit}/{folder}; has the file changed since the run started?'
-            )
+            words = f'no training {unit}/{folder}; has the file changed since the run started?'
+            raise ValueError(f'{self.sweep.path}: {words}')
         return self.trainings[unit, folder]
 
     def collect(self, path: Path) -> None:
@@ -176,9 +167,8 @@ def dry_run(plan: Plan, units: Sequence[Unit], train_py: Path) -> list[str]:
 def first_step(command: list[str], timeout: float = 900) -> str:
     """Run train.py until it logs its first step; return an error message, or an empty string."""
     environment = os.environ | {'OMP_NUM_THREADS': os.environ.get('OMP_NUM_THREADS', '1')}
-    child = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, env=environment
-    )
+    output: dict[str, Any] = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    child = subprocess.Popen(command, start_new_session=True, env=environment, **output)
     timer = threading.Timer(timeout, os.killpg, (child.pid, signal.SIGKILL))
     timer.start()
     lines = ['no output']
@@ -235,38 +225,22 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or '').split('\n')[0])
     commands = parser.add_subparsers(dest='command', required=True)
     place = argparse.ArgumentParser(add_help=False)
-    place.add_argument(
-        '--work',
-        type=lambda text: folder(text).resolve(),
-        default=Path('output/sweep').resolve(),
-        help='folder for trainings and prepared images (default: output/sweep)',
-    )
+    words = 'folder for trainings and prepared images (default: output/sweep)'
+    place.add_argument('--work', type=lambda text: folder(text).resolve(), default='output/sweep', help=words)
     place.add_argument('--results', type=folder, help='folder with NAME.jsonl of each sweep (default: --work)')
     common = argparse.ArgumentParser(add_help=False, parents=[place])
-    common.add_argument(
-        '--data',
-        type=pair,
-        action='append',
-        default=[],
-        metavar='NAME=FOLDER',
-        help='folder with train/CLASS/FILE and val/CLASS/FILE for an entry in the section data',
-    )
-    common.add_argument(
-        '--train-py',
-        type=script,
-        default=os.environ.get('TRAIN_PY', 'train.py'),
-        help="timm's script or its folder (default: TRAIN_PY, else train.py)",
-    )
-    run = commands.add_parser(
-        'run', parents=[common], help='run what is missing', epilog='Arguments after -- are options of Snakemake.'
-    )
+    words = 'folder with train/CLASS/FILE and val/CLASS/FILE for an entry in the section data'
+    common.add_argument('--data', type=pair, action='append', default=[], metavar='NAME=FOLDER', help=words)
+    words = "timm's script or its folder (default: TRAIN_PY, else train.py)"
+    common.add_argument('--train-py', type=script, default=os.environ.get('TRAIN_PY', 'train.py'), help=words)
+    words = 'Arguments after -- are options of Snakemake.'
+    run = commands.add_parser('run', parents=[common], help='run what is missing', epilog=words)
     run.add_argument('sweep', type=Path)
     run.add_argument('-n', type=count, default=1, help='number of parallel trainings')
     run.add_argument('--only', nargs='+', metavar='CONDITION', help='run only these conditions')
     run.add_argument('--unlock', action='store_true', help='remove the lock of a killed run, then run')
-    run.add_argument(
-        '--dry-run', action='store_true', help='run each command up to its first step, on the CPU with small batches'
-    )
+    words = 'run each command up to its first step, on the CPU with small batches'
+    run.add_argument('--dry-run', action='store_true', help=words)
     one = commands.add_parser('train', parents=[common], help='run one training (called by Snakemake)')
     one.add_argument('sweep', type=Path)
     one.add_argument('unit')
@@ -275,9 +249,8 @@ def make_parser() -> argparse.ArgumentParser:
     lists.add_argument('sweep', type=Path)
     report = commands.add_parser('report', parents=[place], help='write tables and plots')
     report.add_argument('sweep', type=Path, nargs='+')
-    report.add_argument(
-        '--page', type=Path, help='file to write, with plots in a folder of the same name (default: RESULTS/results.md)'
-    )
+    words = 'file to write, with plots in a folder of the same name (default: RESULTS/results.md)'
+    report.add_argument('--page', type=Path, help=words)
     return parser
 
 

@@ -22,13 +22,7 @@ IMAGES = {'torch/cifar10': 50_000, 'torch/cifar100': 50_000}
 
 
 class Command(NamedTuple):
-    """A run of train.py.
-
-    Attributes:
-        words: The command line.
-        samples: Number of samples it trains on.
-        epochs: Number of epochs.
-    """
+    """A run of train.py: its command line, and how much it trains."""
 
     words: list[str]
     samples: int
@@ -36,19 +30,12 @@ class Command(NamedTuple):
 
 
 class Commands:
-    """Makes command lines.
-
-    Args:
-        work: Folder for trainings.
-        folders: Folders of images.
-        train_py: timm's script.
-    """
+    """Makes command lines, with ``work`` as the folder for trainings."""
 
     def __init__(self, work: Path, folders: Folders, train_py: Path) -> None:
         self.work, self.folders, self.train_py = work, folders, train_py
 
     def folder(self, unit: Unit, job: Job) -> Path:
-        """Return the output folder of a training."""
         return self.work / unit.name / job.folder
 
     def line(self, unit: Unit, job: Job) -> Path:
@@ -66,11 +53,7 @@ class Commands:
         return self.work / unit.name / f'{unit.pretrain.folder}.pth.tar'
 
     def of(self, unit: Unit, job: Job, stand_in: bool = False) -> Command:
-        """Return the command of a job; with ``stand_in``, one for a dry run with noise images.
-
-        Raises:
-            ValueError: Something that it needs is missing in the sweep file.
-        """
+        """Return the command of a job; with ``stand_in``, one for a dry run with noise images."""
         return at(f'{unit.name}, {job.name}', self._of, unit, job, stand_in)
 
     def _of(self, unit: Unit, job: Job, stand_in: bool) -> Command:
@@ -111,10 +94,8 @@ class Commands:
             options |= dict(model=settings['weights'], pretrained=not stand_in)
         merged = config | options
         epochs = whole(merged, 'epochs', ' (or samples, or steps)')
-        if settings.get('processes'):
-            words = ['sh', str(HERE / 'launch.sh')]
-        else:
-            words = [sys.executable, str(self.train_py)]
+        script = ['sh', HERE / 'launch.sh'] if settings.get('processes') else [sys.executable, self.train_py]
+        words = list(map(str, script))
         if config:
             words += ['-c', str(HERE / settings['config'])]
         repeats = max(1.0, merged.get('epoch_repeats', 1.0))
@@ -125,11 +106,7 @@ class Commands:
         return Command(words + flags(options | place), samples, epochs)
 
     def check(self, units: Sequence[Unit]) -> None:
-        """Check the options of all trainings against those of train.py.
-
-        Raises:
-            ValueError: An option is unknown, or train.py does not run.
-        """
+        """Check the options of all trainings against those of train.py."""
         command = [sys.executable, str(self.train_py), '--help']
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
@@ -140,9 +117,8 @@ class Commands:
             for job in unit.jobs:
                 for option in [*recipe(job), *job.options]:
                     if option not in valid:
-                        raise ValueError(
-                            f'{unit.name}, {job.name}: train.py has no option {option!r}{like(option, valid | OWN)}'
-                        )
+                        words = f'train.py has no option {option!r}{like(option, valid | OWN)}'
+                        raise ValueError(f'{unit.name}, {job.name}: {words}')
 
 
 def whole(options: dict[str, Any], name: str, instead: str = '') -> int:
@@ -188,9 +164,6 @@ def schedule(settings: dict[str, Any], images: int, batch: int, repeat: bool) ->
         images: Number of distinct images.
         batch: Images per step.
         repeat: Whether an epoch may be several passes over the images.
-
-    Raises:
-        ValueError: The batch is larger than the number of images, or the samples are less than one pass.
     """
     if not repeat and batch > images:
         raise ValueError(f'batch_size must be at most {images}, the number of images, got {batch}')
@@ -205,9 +178,8 @@ def schedule(settings: dict[str, Any], images: int, batch: int, repeat: bool) ->
         return dict(epochs=round(samples / (images // batch * batch)))
     epochs = max(1, min(round(samples / settings.get('interval', samples)), samples // least))
     steps = max(1, round(samples / epochs / batch))
-    repeats = max(
-        1.0, -(-steps * batch * 1000 // images) / 1000
-    )  # Rounded up to three digits; drop-last cuts the rest.
+    # Rounded up to three digits; drop-last cuts the rest.
+    repeats = max(1.0, -(-steps * batch * 1000 // images) / 1000)
     return dict(epochs=epochs, epoch_repeats=repeats)
 
 

@@ -63,26 +63,16 @@ def compare(table: 'Table', better: str, worse: str, task: str) -> Comparison | 
 
 
 class Comparisons:
-    """All comparisons of a page, which together decide what is shown.
-
-    Args:
-        tables: The results of the sweeps.
-    """
+    """All comparisons of a page, which together decide what is shown."""
 
     def __init__(self, tables: Iterable['Table']) -> None:
         self.found: dict[Key, Comparison] = {}
         for table in tables:
-            wanted = [
-                (*pair, task)
-                for finding in table.sweep.file.findings
-                for pair in finding.expect
-                for task in (table.tasks if finding.tasks is None else finding.tasks)
-            ]
-            wanted += [
-                (start, column.against, column.task)
-                for column in table.sweep.file.summary
-                for start in column.starts.values()
-            ]
+            wanted = []
+            for finding in table.sweep.file.findings:
+                wanted += [(*pair, task) for pair in finding.expect for task in table.tasks_of(finding)]
+            for column in table.sweep.file.summary:
+                wanted += [(start, column.against, column.task) for start in column.starts.values()]
             for better, worse, task in wanted:
                 if (comparison := compare(table, better, worse, task)) is not None:
                     self.found[table.sweep.name, better, worse, task] = comparison
@@ -178,7 +168,6 @@ def forest(columns: Columns, comparisons: Comparisons) -> Figure:
         panel.tick_params(labelsize='x-small')
     panels[0][0].set_yticks(range(len(starts)), starts, fontsize='small')
     panels[0][0].invert_yaxis()
-    figure.supxlabel(
-        'points of top-1 above training from scratch; hollow: one pre-training, no interval', fontsize='small'
-    )
+    words = 'points of top-1 above training from scratch; hollow: one pre-training, no interval'
+    figure.supxlabel(words, fontsize='small')
     return figure

@@ -25,13 +25,7 @@ from sweep_schema import Data, Digits, Images, Photo, Rest
 
 
 class Folders:
-    """Makes and finds the folders of a sweep.
-
-    Args:
-        data: The section ``data`` of the sweep file.
-        work: Parent of the folders.
-        given: Folders of the user, by name.
-    """
+    """Makes and finds the folders of a sweep: in ``work``, or ``given`` by the user."""
 
     def __init__(self, data: Mapping[str, Data], work: Path, given: dict[str, Path]) -> None:
         folders = [name for name, images in data.items() if isinstance(images, Images)]
@@ -48,30 +42,27 @@ class Folders:
             shots: Number of training images per class; None for all.
             seed: Seed of their selection.
             stand_in: Use noise images for a dry run, without downloads.
-
-        Raises:
-            ValueError: There are too few images.
         """
         images = self.data[name]
         if isinstance(images, Photo):
             return str(self._made(self.work / f'{name}.png', _astronaut)), 1, None
-        base = self.data[images.of] if isinstance(images, Rest) else images
-        count = shots or (images.count if isinstance(images, Rest) else None)
+        rest = images if isinstance(images, Rest) else None
+        base = self.data[rest.of] if rest else images
+        count = shots or (rest.count if rest else None)
         if count is None:
             raise ValueError(f'data {name}: shots must be given, the number of images per class')
+        made = f'{name}-{count}' if rest else f'{name}-{count}-s{seed}'
         if stand_in:
             folder = Path(self.noise(base.classes))
         elif isinstance(base, Digits):
-            folder = self._made(self.work / f'{name}-{count}-s{seed}', lambda path: _digits(path, count, seed))
+            folder = self._made(self.work / made, lambda path: _digits(path, count, seed))
         else:
-            rest = isinstance(images, Rest)
-            source, found = self._source(images.of if rest else name, base)
+            source, found = self._source(rest.of if rest else name, base)
 
             def make(path: Path) -> None:
                 _few(source / 'train', path / 'train', count, base.reserve, None if rest else seed)
                 _few(source / 'val', path / 'val', base.test, 0, None)
 
-            made = f'{name}-{count}' if rest else f'{name}-{count}-s{seed}'
             # Different images or settings get a different folder.
             folder = self._made(self.work / fingerprint([found, base.given]) / made, make)
         return str(folder), count * base.classes, base.classes
@@ -116,6 +107,11 @@ class Folders:
         return path
 
 
+def _save(image: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
 def _digits(path: Path, shots: int, seed: int) -> None:
     from sklearn.datasets import load_digits
 
@@ -126,9 +122,7 @@ def _digits(path: Path, shots: int, seed: int) -> None:
         raise ValueError(f'digits: shots must be at most {most}, to leave some for testing, got {shots}')
     few = {int(n) for digit in range(10) for n in order[digits.target[order] == digit][:shots]}
     for n, (image, label) in enumerate(zip(np.uint8(digits.images * 255 / 16), digits.target, strict=True)):
-        folder = path / ('train' if n in few else 'val') / str(label)
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(folder / f'{n:04d}.png')
+        _save(Image.fromarray(image), path / ('train' if n in few else 'val') / str(label) / f'{n:04d}.png')
 
 
 def _classes(folder: Path) -> list[Path]:
@@ -158,10 +152,8 @@ def _noise(path: Path, classes: int) -> None:
     rng = np.random.default_rng(0)
     for split in ('train', 'val', 'validation'):
         for label in range(classes):
-            (path / split / f'{label:04d}').mkdir(parents=True)
-            Image.fromarray(rng.integers(256, size=(32, 32, 3), dtype=np.uint8)).save(
-                path / split / f'{label:04d}' / '0.png'
-            )
+            noise = rng.integers(256, size=(32, 32, 3), dtype=np.uint8)
+            _save(Image.fromarray(noise), path / split / f'{label:04d}' / '0.png')
 
 
 def _astronaut(path: Path) -> None:
@@ -176,6 +168,4 @@ def _torchvision(name: str, path: Path) -> None:
     for split, train in (('train', True), ('val', False)):
         data = getattr(torchvision.datasets, name)(str(path.parent / 'download'), train=train, download=True)
         for n, (image, label) in enumerate(data):
-            folder = path / split / data.classes[label].replace('/', '-')
-            folder.mkdir(parents=True, exist_ok=True)
-            image.save(folder / f'{n:05d}.png')
+            _save(image, path / split / data.classes[label].replace('/', '-') / f'{n:05d}.png')

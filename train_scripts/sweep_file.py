@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -17,18 +18,8 @@ from timm_fractal._utils.atomic import check_regular
 from timm_fractal.hub.manifest import manifest
 
 # Options that do not affect a result, so changing them does not invalidate it.
-ASIDE = {
-    'workers',
-    'log_interval',
-    'checkpoint_hist',
-    'pin_mem',
-    'val_interval',
-    'device',
-    'seeds',
-    'stage',
-    'label',
-    'only',
-}
+ASIDE = {'workers', 'log_interval', 'checkpoint_hist', 'pin_mem', 'val_interval', 'device'}
+ASIDE |= {'seeds', 'stage', 'label', 'only'}
 
 
 @dataclass(frozen=True)
@@ -78,14 +69,7 @@ class Unit:
 
 
 class Sweep:
-    """A sweep file.
-
-    Args:
-        path: The YAML file.
-
-    Raises:
-        ValueError: It is not YAML, or not a valid sweep file; the message names the path and location.
-    """
+    """A sweep file; errors name the path and the location."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -96,7 +80,10 @@ class Sweep:
             raw = load(path, Template(text).safe_substitute(raw['vars']))
         self.file: File = at(str(path), parse, raw)
         self.name = self.file.name
-        self.units = self._units()
+        units = [unit for condition in self.file.conditions for unit in self._units(condition)]
+        # One seed of every condition of the first stage comes first.
+        units.sort(key=lambda unit: (self.file.conditions[unit.condition].stage, unit.seed))
+        self.units = units
 
     def meaning(self, settings: dict[str, Any]) -> dict[str, Any]:
         """Resolve the names in settings to what affects a result: properties of images, and the digest of weights."""
@@ -110,30 +97,24 @@ class Sweep:
             meaning['weights'] = {'name': entry.name, 'sha256': entry.sha256}
         return meaning
 
-    def _units(self) -> list[Unit]:
-        units = []
-        for condition, own in self.file.conditions.items():
-            settings = self.file.pretrain.given | own.given if own.trains else {}
-            for seed in own.seeds or self.file.seeds:
-                key = dict(sweep=self.name, condition=condition, seed=seed)
-                pretrain = None
-                if own.trains:
-                    pretrain = Job('pretrain', settings, seed, key | dict(settings=digest(self.meaning(settings))))
-                finetune = []
-                for task, training in self.file.finetune.items():
-                    if own.only is not None and task not in own.only:
-                        continue
-                    tuning = training.given
-                    if own.weights is not None:
-                        # Published weights instead of a pre-training.
-                        tuning['weights'] = own.weights
+    def _units(self, condition: str) -> Iterator[Unit]:
+        own = self.file.conditions[condition]
+        settings = self.file.pretrain.given | own.given if own.trains else {}
+        # Published weights instead of a pre-training.
+        weights = {} if own.weights is None else {'weights': own.weights}
+        tasks = self.file.finetune if own.only is None else own.only
+        for seed in own.seeds or self.file.seeds:
+            key = dict(sweep=self.name, condition=condition, seed=seed)
+            pretrain = Job('pretrain', settings, seed, key | {'settings': digest(self.meaning(settings))})
+            finetune = []
+            for task, training in self.file.finetune.items():
+                if task in tasks:
+                    tuning = training.given | weights
                     both = digest([self.meaning(settings), self.meaning(tuning)])
                     for tune in self.file.finetune_seeds:
                         more = dict(finetune=task, finetune_seed=tune, settings=both)
                         finetune.append(Job(f'{task}-s{tune}', tuning, 100 * seed + tune, key | more))
-                units.append((own.stage, seed, Unit(condition, seed, pretrain, tuple(finetune))))
-        units.sort(key=lambda unit: unit[:2])  # One seed of every condition of the first stage comes first.
-        return [unit for _, _, unit in units]
+            yield Unit(condition, seed, pretrain if own.trains else None, tuple(finetune))
 
 
 def digest(settings: Any) -> str:
@@ -159,21 +140,13 @@ def canonical(dataset: str) -> str:
 
 
 class Results:
-    """A file of JSON lines that is only appended to, safe against kill -9 and concurrent writers.
-
-    Args:
-        path: The file, which may not exist yet.
-    """
+    """A file of JSON lines that is only appended to, safe against kill -9 and concurrent writers."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def read(self) -> list[dict[str, Any]]:
-        """Return all complete lines.
-
-        Raises:
-            ValueError: A line is not a JSON object.
-        """
+        """Return all complete lines."""
         if not self.path.exists():
             return []
         check_regular(self.path)
@@ -182,16 +155,16 @@ class Results:
         for number, line in enumerate([*lines, last[: whole(last)]], 1):
             if not line.strip():
                 continue
+            place = f'{self.path}, line {number}'
             try:
                 content = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise ValueError(f'{self.path}, line {number}: must be JSON: {error}') from error
+                raise ValueError(f'{place}: must be JSON: {error}') from error
             if not isinstance(content, dict):
-                raise ValueError(f'{self.path}, line {number}: must be a JSON object, got {content!r:.100}')
+                raise ValueError(f'{place}: must be a JSON object, got {content!r:.100}')
             for key in KEY:
                 if isinstance(content.get(key), (list, dict)):
-                    words = f'{key} must be a string or a number, got {content[key]!r:.100}'
-                    raise ValueError(f'{self.path}, line {number}: {words}')
+                    raise ValueError(f'{place}: {key} must be a string or a number, got {content[key]!r:.100}')
             found.append(content)
         return found
 

@@ -1,11 +1,9 @@
 """Findings about a population: many conditions that differ in one random choice, such as the fractal."""
 
 from statistics import fmean, median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
 from scipy.stats import f as fisher
 from scipy.stats import spearmanr
 from sweep_schema import Finding
@@ -91,22 +89,15 @@ def variance_share(values: 'np.ndarray[tuple[int, int], np.dtype[np.float64]]') 
     return share, low, high
 
 
-def draw(table: 'Table', finding: Finding, tasks: list[str]) -> Figure:
+def draw(table: 'Table', finding: Finding, task: str, panel: Any) -> None:
     """Plot all members, best first, and the other rows as horizontal lines."""
-    size = (4 * len(tasks), 3.4)
-    figure, panels = plt.subplots(1, len(tasks), figsize=size, layout='constrained', squeeze=False)
-    for panel, task in zip(panels[0], tasks, strict=True):
-        panel.set_title(task, fontsize='medium')
-        panel.set_ylabel('top-1 (%)')
-        every = sorted(members(table, finding, tasks), key=lambda condition: -fmean(seed_means(table, condition, task)))
-        for place, condition in enumerate(every):
-            means = seed_means(table, condition, task)
-            panel.plot([place] * len(means), means, '.', color='tab:blue', markersize=5)
-        for number, row in enumerate(finding.rows):
-            if values := table.top1[row.condition][task].values():
-                panel.axhline(fmean(values), color=f'C{number + 1}', ls='--', label=table.row(row))
-        panel.set_xlabel(finding.axis)
-        panel.set_xticks([])
-    handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc='outside lower center', ncols=4, fontsize='small')
-    return figure
+    every = members(table, finding, table.tasks_of(finding))
+    every.sort(key=lambda condition: -fmean(seed_means(table, condition, task)))
+    for place, condition in enumerate(every):
+        means = seed_means(table, condition, task)
+        panel.plot([place] * len(means), means, '.', color='tab:blue', markersize=5)
+    for number, row in enumerate(finding.rows):
+        if values := table.top1[row.condition][task].values():
+            panel.axhline(fmean(values), color=f'C{number + 1}', ls='--', label=table.row(row))
+    panel.set_xlabel(finding.axis)
+    panel.set_xticks([])

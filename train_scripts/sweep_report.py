@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -24,12 +25,7 @@ SUMMARY = 'summary.png'
 
 
 class Table:
-    """The results of a sweep that match its current file.
-
-    Args:
-        sweep: The sweep file.
-        lines: Lines of its results.
-    """
+    """The results of a sweep that match its current file."""
 
     def __init__(self, sweep: Sweep, lines: list[Line]) -> None:
         self.sweep = sweep
@@ -59,12 +55,13 @@ class Table:
                 if 'curve' in line:
                     self.curves[line['condition']][line['finetune']].append(line['curve'])
 
-    def label(self, condition: str) -> str:
-        return self.sweep.file.conditions[condition].label or condition
+    def tasks_of(self, finding: Finding) -> list[str]:
+        """Return the fine-tunings of a finding, by default all."""
+        return self.tasks if finding.tasks is None else finding.tasks
 
     def row(self, row: Row) -> str:
         """Return the name of a row in tables and plots."""
-        return row.label or self.label(row.condition)
+        return row.label or self.sweep.file.conditions[row.condition].label or row.condition
 
     def name(self, condition: str) -> str:
         """Return the data set of a condition for a table."""
@@ -101,37 +98,30 @@ class Table:
         return f'{fmean(tops):.1f} %, {loss}' if tops else loss
 
 
-def slug(title: str) -> str:
-    """Convert a title to a file name."""
-    return '-'.join(''.join(c if c.isalnum() else ' ' for c in title.lower()).split())[:40].strip('-')
-
-
-def tasks_of(table: Table, finding: Finding) -> list[str]:
-    """Return the fine-tunings of a finding, by default all."""
-    return table.tasks if finding.tasks is None else finding.tasks
+def plot_name(table: Table, finding: Finding) -> str:
+    """Return the name of the file with the plot of a finding."""
+    words = '-'.join(''.join(c if c.isalnum() else ' ' for c in finding.title.lower()).split())
+    return f'{table.sweep.name}-{words[:40].strip("-")}.png'
 
 
 def all_rows(table: Table, finding: Finding) -> list[Row]:
     """Return the rows of a finding, including those of its population."""
     if not finding.population:
         return finding.rows
-    shown = sweep_population.shown(table, finding, tasks_of(table, finding))
+    shown = sweep_population.shown(table, finding, table.tasks_of(finding))
     return finding.rows + [Row(condition=condition) for condition in shown]
 
 
 def section(table: Table, finding: Finding, plot: str, comparisons: Comparisons) -> str:
     """Format a finding as Markdown: question, plot and limits, and its tables, which are folded."""
-    tasks = tasks_of(table, finding)
+    tasks = table.tasks_of(finding)
     rows = all_rows(table, finding)
-    heads = ['pre-training', 'samples', 'own task', *tasks]
-    published = any(row.published is not None for row in rows)
-    heads += ['paper'] * published
+    heads = ['pre-training', 'samples', 'own task', *tasks, 'paper']
     lines = []
     for row in rows:
         cells = [table.row(row), table.samples(row.condition), table.own_task(row.condition)]
         cells += [table.cell(row.condition, task) for task in tasks]
-        cells += ['' if row.published is None else str(row.published)] * published
-        lines.append(cells)
+        lines.append([*cells, '' if row.published is None else str(row.published)])
     out = [f'### {finding.title}', '', finding.question, '', f'![{finding.title}]({plot})', '', finding.limits, '']
     out += ['<details markdown="1"><summary>Figures</summary>', '', *markdown_table(heads, lines)]
     labels = {row.condition: table.row(row) for row in rows}
@@ -158,7 +148,7 @@ def markdown_table(heads: list[str], lines: list[list[str]]) -> list[str]:
 
 def data_of(table: Table, finding: Finding) -> str:
     """Return a digest of the data in a plot, which is stored in the file."""
-    tasks = tasks_of(table, finding)
+    tasks = table.tasks_of(finding)
     shown: dict[str, Any] = {
         row.condition: [
             [[*key, top1] for key, top1 in sorted(table.top1[row.condition][task].items())] for task in tasks
@@ -177,53 +167,19 @@ def data_of(table: Table, finding: Finding) -> str:
 
 
 def draw(table: Table, finding: Finding, path: Path) -> None:
-    """Plot a finding, with a panel per fine-tuning: lines for rows with ``x`` or a series, else bars."""
-    rows, tasks = finding.rows, tasks_of(table, finding)
-    if finding.population:
-        figure = sweep_population.draw(table, finding, tasks)
-        figure.savefig(path, dpi=80, metadata={'Description': data_of(table, finding)})
-        plt.close(figure)
-        return
+    """Plot a finding, with a panel per fine-tuning."""
+    tasks = table.tasks_of(finding)
     size = (4 * len(tasks), 3.4)
     figure, panels = plt.subplots(1, len(tasks), figsize=size, layout='constrained', squeeze=False)
     for panel, task in zip(panels[0], tasks, strict=True):
         panel.set_title(task, fontsize='medium')
         panel.set_ylabel('top-1 (%)')
-        if finding.curves:
-            draw_curves(table, rows, task, panel)
-            continue
-        lines: dict[str, list[tuple[float, list[float]]]] = defaultdict(list)
-        bars = []
-        for row in rows:
-            values = list(table.top1[row.condition][task].values())
-            if not values:
-                continue
-            x = row.x
-            if x == 'samples':
-                x = next((line['samples'] for line in table.pretrained[row.condition]), None)
-            if x is not None:
-                lines[row.series or ''].append((float(x), values))
-            elif row.x is None and finding.axis:
-                panel.axhline(fmean(values), color='gray', ls='--', label=table.row(row))
-            elif not finding.axis:
-                bars.append((table.row(row), values))
-        for series, points in lines.items():
-            points.sort()
-            means = [fmean(values) for _, values in points]
-            spreads = [stdev(values) if len(values) > 1 else 0 for _, values in points]
-            panel.errorbar([x for x, _ in points], means, spreads, marker='o', capsize=3, label=series or None)
-        for place, (_, values) in enumerate(bars):
-            panel.bar(place, fmean(values), color='tab:gray' if place == 0 else 'tab:blue', alpha=0.5)
-            spread = [place + 0.3 * (n / max(1, len(values) - 1) - 0.5) for n in range(len(values))]
-            panel.plot(spread, values, '.', color='black')
-        if bars:
-            panel.set_xticks(range(len(bars)), [label for label, _ in bars], rotation=30, ha='right', fontsize='small')
-        if finding.axis:
-            panel.set_xlabel(finding.axis)
-            if finding.log:
-                panel.set_xscale('log')
-                # Only powers of ten get labels: there is no room between them.
-                panel.xaxis.set_minor_formatter(NullFormatter())
+        if finding.population:
+            sweep_population.draw(table, finding, task, panel)
+        elif finding.curves:
+            draw_curves(table, finding.rows, task, panel)
+        else:
+            draw_points(table, finding, task, panel)
     # One legend for all panels, outside of them.
     found = [pair for panel in panels[0] for pair in zip(*panel.get_legend_handles_labels(), strict=True)]
     if labels := {label: handle for handle, label in found}:
@@ -231,6 +187,46 @@ def draw(table: Table, finding: Finding, path: Path) -> None:
         figure.legend(labels.values(), labels, loc='outside lower center', ncols=columns, fontsize='small')
     figure.savefig(path, dpi=80, metadata={'Description': data_of(table, finding)})
     plt.close(figure)
+
+
+def draw_points(table: Table, finding: Finding, task: str, panel: Any) -> None:
+    """Plot top-1 on a task: lines for rows with ``x`` or a series, else bars."""
+    lines: dict[str, list[tuple[float, list[float]]]] = defaultdict(list)
+    bars = []
+    for row in finding.rows:
+        values = list(table.top1[row.condition][task].values())
+        if not values:
+            continue
+        x = row.x
+        if x == 'samples':
+            x = next((line['samples'] for line in table.pretrained[row.condition]), None)
+        if x is not None:
+            lines[row.series or ''].append((float(x), values))
+        elif row.x is None and finding.axis:
+            panel.axhline(fmean(values), color='gray', ls='--', label=table.row(row))
+        elif not finding.axis:
+            bars.append((table.row(row), values))
+    for series, points in lines.items():
+        points.sort()
+        means, spreads = zip(*(mean_and_spread(values) for _, values in points), strict=True)
+        panel.errorbar([x for x, _ in points], means, spreads, marker='o', capsize=3, label=series or None)
+    for place, (_, values) in enumerate(bars):
+        panel.bar(place, fmean(values), color='tab:gray' if place == 0 else 'tab:blue', alpha=0.5)
+        beside = [place + 0.3 * (n / max(1, len(values) - 1) - 0.5) for n in range(len(values))]
+        panel.plot(beside, values, '.', color='black')
+    if bars:
+        panel.set_xticks(range(len(bars)), [label for label, _ in bars], rotation=30, ha='right', fontsize='small')
+    if finding.axis:
+        panel.set_xlabel(finding.axis)
+        if finding.log:
+            panel.set_xscale('log')
+            # Only powers of ten get labels: there is no room between them.
+            panel.xaxis.set_minor_formatter(NullFormatter())
+
+
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean and the standard deviation, which is 0 for one value."""
+    return fmean(values), stdev(values) if len(values) > 1 else 0
 
 
 def draw_curves(table: Table, rows: list[Row], task: str, panel: Any) -> None:
@@ -243,11 +239,10 @@ def draw_curves(table: Table, rows: list[Row], task: str, panel: Any) -> None:
         epochs = [epoch for epoch, _ in curves[0]]
         values = [[top1 for _, top1 in curve] for curve in curves if [epoch for epoch, _ in curve] == epochs]
         x = [steps * epoch / epochs[-1] for epoch in epochs] if steps else epochs
-        means = [fmean(column) for column in zip(*values, strict=True)]
-        spreads = [stdev(column) if len(values) > 1 else 0 for column in zip(*values, strict=True)]
+        found = [mean_and_spread(column) for column in zip(*values, strict=True)]
         color = 'tab:gray' if number == 0 else f'C{number - 1}'
-        panel.plot(x, means, marker='.', color=color, label=table.row(row))
-        low, high = ([m + sign * d for m, d in zip(means, spreads, strict=True)] for sign in (-1, 1))
+        panel.plot(x, [mean for mean, _ in found], marker='.', color=color, label=table.row(row))
+        low, high = ([mean + sign * spread for mean, spread in found] for sign in (-1, 1))
         panel.fill_between(x, low, high, color=color, alpha=0.15)
     panel.set_xlabel(f'fine-tuning {"step" if steps else "epoch"}')
 
@@ -263,74 +258,65 @@ def introduction(table: Table) -> str:
     versions = sorted({', '.join(f'{k} {v}' for k, v in line['versions'].items()) for line in table.lines})
     out.append(
         f'{len(table.lines)} of {table.wanted} trainings have been run, {hours:.1f} hours in total, '
-        f'on {"; ".join(hardware)} '
-        f'({"; ".join(versions)}).'
+        f'on {"; ".join(hardware)} ({"; ".join(versions)}).'
     )
     ran = {line['condition'] for line in table.lines}
-    unfinished = [
-        condition for condition in dict.fromkeys(unit.condition for unit in table.sweep.units) if condition not in ran
-    ]
-    if unfinished:
-        out.append(f'Not yet run: {", ".join(unfinished)}.')
+    if left := [name for name in dict.fromkeys(unit.condition for unit in table.sweep.units) if name not in ran]:
+        out.append(f'Not yet run: {", ".join(left)}.')
     return '\n'.join([*out, ''])
+
+
+ABOUT_SUMMARY = """
+**Bold**: clear, at a false discovery rate of 5 % over all comparisons of this page, stricter than an interval \
+without zero. \\* One pre-training run, no interval. "Held out": neither fractals nor recipes were chosen on \
+this data. Real images are labeled and from CIFAR-10 itself.
+"""
+
+ABOUT_FIGURES = """\
+<details markdown="1"><summary>How to read the figures</summary>
+
+- This page is generated by `{command}`.
+- Figures are top-1 accuracy in percent on test images: mean ± standard deviation over all runs, followed by the \
+numbers of pre-training seeds and runs in parentheses. Rows with different numbers of seeds average over \
+different runs.
+- "Own task" is the accuracy of pre-training on its validation split (chance is 100 % divided by the number of \
+classes), and the final training loss.
+- Differences are between runs with the same seeds: mean, 95 % interval (Student's t over at least three \
+pre-training seeds), and the number of runs in which the first is better. **Bold**: shown, at a false discovery \
+rate of {rate:.0%} (Benjamini and Hochberg) over the {judged} comparisons with an interval on this page.
+- All seeds of a row use the same fractals or photograph, and the same fine-tuning examples; the intervals do \
+not cover these choices.
+"""
+
+ABOUT_PAPER = """\
+- The paper's figures are top-1 of ViT-Tiny at 224 pixels after 61 million samples, fine-tuned on CIFAR-100: a \
+different scale and data set.
+"""
 
 
 def page(tables: list[Table], comparisons: Comparisons, folder: str, results: Path) -> str:
     """Format the page as Markdown; ``folder`` has its plots, ``results`` its JSON lines."""
     files = ' '.join(str(table.sweep.path) for table in tables)
+    command = f'python train_scripts/sweep.py report {files} --results {results}'
     out = ['# Results', '']
     if columns := columns_of(tables):
-        out += [
-            answer(columns, comparisons),
-            '',
-            f'![gain over training from scratch]({folder}/{SUMMARY})',
-            '',
-            'Points of top-1 accuracy above training from scratch, ± half of the 95 % interval:',
-            '',
-            *summary(columns, comparisons),
-            '',
-            '**Bold**: clear, at a false discovery rate of 5 % over all comparisons of this page, stricter than an '
-            'interval without zero. \\* One pre-training run, no interval. "Held out": neither fractals nor recipes '
-            'were chosen on this data. Real images are labeled and from CIFAR-10 itself.',
-            '',
-        ]
-    out += [
-        '<details markdown="1"><summary>How to read the figures</summary>',
-        '',
-        f'- This page is generated by `python train_scripts/sweep.py report {files} --results {results}`.',
-        '- Figures are top-1 accuracy in percent on test images: mean ± standard deviation over all runs, followed '
-        'by the numbers of pre-training seeds and runs in parentheses. Rows with different numbers of seeds average '
-        'over different runs.',
-        '- "Own task" is the accuracy of pre-training on its validation split (chance is 100 % divided by the number '
-        'of classes), and the final training loss.',
-        "- Differences are between runs with the same seeds: mean, 95 % interval (Student's t over at least three "
-        'pre-training seeds), and the number of runs in which the first is better. **Bold**: shown, at a false '
-        f'discovery rate of {RATE:.0%} (Benjamini and Hochberg) over the {comparisons.judged} comparisons with an '
-        'interval on this page.',
-        '- All seeds of a row use the same fractals or photograph, and the same fine-tuning examples; the intervals do '
-        'not cover these choices.',
-    ]
+        out += [answer(columns, comparisons), '', f'![gain over training from scratch]({folder}/{SUMMARY})', '']
+        out += ['Points of top-1 accuracy above training from scratch, ± half of the 95 % interval:', '']
+        out += [*summary(columns, comparisons), ABOUT_SUMMARY]
+    about = ABOUT_FIGURES.format(command=command, rate=RATE, judged=comparisons.judged)
     findings = [finding for table in tables for finding in table.sweep.file.findings]
     if any(row.published is not None for finding in findings for row in finding.rows):
-        out.append(
-            "- The paper's figures are top-1 of ViT-Tiny at 224 pixels after 61 million samples, fine-tuned on "
-            'CIFAR-100: a different scale and data set.'
-        )
-    out += ['', '</details>', '']
+        about += ABOUT_PAPER
+    out += [about, '</details>', '']
     for table in tables:
         out.append(introduction(table))
         for finding in table.sweep.file.findings:
-            plot = f'{folder}/{table.sweep.name}-{slug(finding.title)}.png'
-            out.append(section(table, finding, plot, comparisons))
+            out.append(section(table, finding, f'{folder}/{plot_name(table, finding)}', comparisons))
     return '\n'.join(out).rstrip() + '\n'
 
 
 def write(sweeps: list[Sweep], results: Path, path: Path) -> None:
-    """Write the page and its plots.
-
-    Raises:
-        ValueError: A sweep has no results or no title.
-    """
+    """Write the page and its plots."""
     tables = []
     for sweep in sweeps:
         file = results / f'{sweep.name}.jsonl'
@@ -347,7 +333,7 @@ def write(sweeps: list[Sweep], results: Path, path: Path) -> None:
             print(f'{table.sweep.name}: ignored {table.left_out} lines with settings that differ from the sweep file')
         for finding in table.sweep.file.findings:
             if table.lines:
-                draw(table, finding, folder / f'{table.sweep.name}-{slug(finding.title)}.png')
+                draw(table, finding, folder / plot_name(table, finding))
     comparisons = Comparisons(tables)
     if columns := columns_of(tables):
         figure = forest(columns, comparisons)

@@ -302,12 +302,7 @@ class Loader(yaml.SafeLoader):
 
 
 def load(path: Path, text: str) -> Any:
-    """Load YAML as plain data.
-
-    Raises:
-        ValueError: It is not YAML (the message names the line), or contains other than strings, numbers, lists and
-            mappings.
-    """
+    """Load YAML as plain data: strings, numbers, lists and mappings."""
     try:
         content = yaml.load(text, Loader)
     except RecursionError:
@@ -326,11 +321,7 @@ MAX_VALUES, MAX_NESTED = 100_000, 16
 
 
 def check_plain(place: str, content: Any) -> None:
-    """Refuse YAML values that train.py does not accept: dates, bytes, sets, numbers that are not finite.
-
-    Raises:
-        ValueError: A value is not allowed; the message names its location.
-    """
+    """Refuse YAML values that train.py does not accept: dates, bytes, sets, numbers that are not finite."""
     left = MAX_VALUES
     todo: list[tuple[str, Any, int]] = [(place, content, 0)]
     while todo:
@@ -355,15 +346,10 @@ def check_plain(place: str, content: Any) -> None:
 
 
 def parse(raw: Any) -> File:
-    """Validate the content of a sweep file.
-
-    Raises:
-        ValueError: It is invalid; the message has a line with the location of each problem.
-    """
+    """Validate the content of a sweep file; the message of an error has a line for each problem."""
     if not isinstance(raw, dict):
-        raise ValueError(
-            f'a sweep file must be a mapping with the keys {", ".join(File.model_fields)}, got {raw!r:.100}'
-        )
+        keys = ', '.join(File.model_fields)
+        raise ValueError(f'a sweep file must be a mapping with the keys {keys}, got {raw!r:.100}')
     try:
         return File.model_validate(raw)
     except ValidationError as error:

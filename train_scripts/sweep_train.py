@@ -31,13 +31,7 @@ class Failed(RuntimeError):
 
 
 def train(commands: Commands, unit: Unit, job: Job) -> None:
-    """Run a training, resuming from its last checkpoint if any; write its result, and weights for fine-tuning.
-
-    Raises:
-        Failed: train.py failed.
-        ValueError: Its settings are invalid.
-        OSError: The disk is full, or the folder is not writable.
-    """
+    """Run a training, resuming from its last checkpoint if any; write its result, and weights for fine-tuning."""
     folder = commands.folder(unit, job)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / 'lock', 'w') as lock:
@@ -116,25 +110,24 @@ def result(
 ) -> dict[str, Any]:
     """Return the result of a training and its provenance."""
     dataset = job.settings.get('dataset') or job.settings.get('data') or job.settings['config']
-    words = ' '.join(command).replace(str(commands.work), 'WORK').replace(str(commands.work.parent), 'WORK')
-    words = (
-        words.replace(str(HERE) + '/', '').replace(sys.executable, 'python').replace(str(commands.train_py), 'train.py')
-    )
+    words = ' '.join(command)
+    places = {commands.work: 'WORK', commands.work.parent: 'WORK', f'{HERE}/': '', sys.executable: 'python'}
+    for place, name in {**places, commands.train_py: 'train.py'}.items():
+        words = words.replace(str(place), name)
     words = re.sub(r' --(data-dir|resume) \S*/', lambda m: f' --{m[1]} ', words)
     numbers: dict[str, Any] = {
         key: round(float(row[key]), 4) for key in ('train_loss', 'eval_top1', 'eval_loss') if row.get(key)
     }
     if len(points := curve(log.parent / 'summary.csv')) > 1:
         numbers['curve'] = points
+    finished_at = datetime.datetime.fromtimestamp(log.stat().st_mtime, datetime.timezone.utc)
     return dict(
         dataset=canonical(dataset),
         samples=samples,
         train_seed=job.seed,
         **numbers,
         seconds=seconds(log),
-        finished=datetime.datetime.fromtimestamp(log.stat().st_mtime, datetime.timezone.utc).isoformat(
-            timespec='seconds'
-        ),
+        finished=finished_at.isoformat(timespec='seconds'),
         hardware=hardware(job.settings),
         versions=versions(commands.train_py),
         command=words,

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,8 +13,8 @@ import torch
 
 from .._utils.messages import nearest
 from .checkpoint import Shapes, Tensors
-from .origin import Origin, find
-from .values import MAX_DEPTH, MAX_OPTION
+from .origin import Origin, check_architecture
+from .values import MAX_DEPTH, MAX_OPTION, check
 
 #: Architectures that `recognize` tries: those trained by the authors of 1p-frac, OFDB and FractalDB.
 KNOWN = tuple(
@@ -27,39 +27,36 @@ KNOWN = tuple(
     if name != 'vit_tiny_patch32'
 )
 
-_Module = torch.nn.Module
 
-
-def build(args: dict[str, Any], start: Origin | None = None, num_classes: int | None = None, **options: Any) -> Any:
+def build(args: dict[str, Any], start: Origin, num_classes: int | None = None, **options: Any) -> Any:
     """Build the untrained model that train.py builds from its arguments.
 
     Args:
         args: At least ``model``.
-        start: Result of `find` for ``model``, if already known.
+        start: Where ``model`` comes from.
         num_classes: Overrides the one in the arguments.
         options: Additional options of the architecture.
 
     Raises:
         ValueError: Unknown architecture, or it does not accept these arguments.
     """
-    start = find(str(args['model'])) if start is None else start
-    name = start.architecture
-    described = architecture_options(name, start.model_args, f'{start.name}: model_args')
-    described |= architecture_options(name, args.get('model_kwargs') or {}, 'model_kwargs')
+    described = _describe(args, start, options)
     # As in train.py, the number of classes overrides that of the initial weights.
     described['num_classes'] = args.get('num_classes') if num_classes is None else num_classes
-    described |= _channels_and_pool(args) | options
     try:
-        return timm.create_model(name, pretrained_cfg=start.cfg or None, **described)
+        return timm.create_model(start.architecture, pretrained_cfg=start.cfg or None, **described)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         words = ', '.join(f'{key}={value!r}' for key, value in described.items() if value is not None)
-        raise ValueError(f'timm cannot build {name} with {words} ({error})') from error
+        raise ValueError(f'timm cannot build {start.architecture} with {words} ({error})') from error
 
 
-def _channels_and_pool(args: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of the architecture that are separate arguments of train.py."""
-    channels = (args.get('input_size') or (args.get('in_chans') or 3,))[0]
-    return {'in_chans': channels} | ({'global_pool': args['gp']} if args.get('gp') else {})
+def _describe(args: dict[str, Any], start: Origin, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of the architecture, without the number of classes."""
+    name, channels = start.architecture, (args.get('input_size') or (args.get('in_chans') or 3,))[0]
+    described = architecture_options(name, start.model_args, f'{start.name}: model_args')
+    described |= architecture_options(name, args.get('model_kwargs') or {}, 'model_kwargs')
+    described.pop('num_classes', None)
+    return described | {'in_chans': channels} | ({'global_pool': args['gp']} if args.get('gp') else {}) | options
 
 
 class Fitted(NamedTuple):
@@ -85,8 +82,7 @@ def fit(path: Path, args: dict[str, Any], start: Origin, tensors: Tensors) -> Fi
     Raises:
         ValueError: The weights do not fit; the message says where.
     """
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    shapes: Shapes = {}
+    found, likely = shapes_of(tensors), None
     for options in _candidates(args, start):
         try:
             model = on_meta(build, args, start, **options)
@@ -94,14 +90,13 @@ def fit(path: Path, args: dict[str, Any], start: Origin, tensors: Tensors) -> Fi
             if not options:
                 raise
             continue
-        expected = model_shapes(model)
-        if expected == found:
+        likely = model if likely is None else likely
+        if shapes_of(model.state_dict()) == found:
             return Fitted(model, _model_args(model, args, start, options), options)
-        shapes = shapes or expected
     hint = ''
     if '.' in start.name and ':' not in start.name and not start.cfg:
         hint = f'. {start.name} is unknown here: install the versions of timm and timm-fractal it was trained with'
-    refuse_differences(path, start.name, shapes, found, hint)
+    refuse_differences(path, start.name, likely, found, hint)
     raise AssertionError('unreachable: the shapes differ')
 
 
@@ -122,13 +117,11 @@ def _candidates(args: dict[str, Any], start: Origin) -> Iterator[dict[str, Any]]
 
 
 def _model_args(model: Any, args: dict[str, Any], start: Origin, options: dict[str, Any]) -> dict[str, Any]:
-    described = start.model_args | (args.get('model_kwargs') or {}) | _channels_and_pool(args) | options
-    described.pop('num_classes', None)
-    cfg = model.pretrained_cfg
+    described, cfg = _describe(args, start, options), model.pretrained_cfg
     if cfg.get('fixed_input_size') and 'img_size' in _parameters(start.architecture):
         # Without the tag, timm would use the size of the architecture's default weights.
         described.setdefault('img_size', tuple(cfg['input_size'][1:]))
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in described.items()}
+    return described
 
 
 def architecture_options(name: str, options: Any, source: str) -> dict[str, Any]:
@@ -152,10 +145,8 @@ def architecture_options(name: str, options: Any, source: str) -> dict[str, Any]
         >>> architecture_options('test_vit', {'img_size': [64, 64]}, 'model_kwargs')
         {'img_size': (64, 64)}
     """
-    if not timm.is_model(name):
-        raise ValueError(f'unknown architecture {name[:100]!r}; {nearest(name[:100], timm.list_models())[:200]} ...')
-    if not isinstance(options, dict):
-        raise ValueError(f'{source} must be a mapping, got {type(options).__name__}')
+    check_architecture(name)
+    check(source, options, {})
     known = _parameters(name, options.get('use_naflex') is True)
     for key, value in options.items():
         if key not in known:
@@ -171,7 +162,7 @@ def _parameters(name: str, use_naflex: bool = False) -> frozenset[str]:
         model = on_meta(timm.create_model, name, pretrained=False, **{'use_naflex': True} if use_naflex else {})
     except TypeError as error:
         raise ValueError(f'timm {timm.__version__} has no {name} with use_naflex ({error})') from error
-    kinds = [kind for kind in type(model).__mro__ if issubclass(kind, _Module)]
+    kinds = [kind for kind in type(model).__mro__ if issubclass(kind, torch.nn.Module)]
     found = {name for kind in kinds for name in inspect.signature(kind.__init__).parameters}
     if type(model).__name__ == 'NaFlexVit':
         # Its options are fields of a dataclass.
@@ -202,9 +193,8 @@ def on_meta(make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return make(*args, **kwargs)
 
 
-def model_shapes(model: Any) -> Shapes:
-    """Return the names and shapes in a model's ``state_dict``."""
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+def shapes_of(tensors: Tensors) -> Shapes:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def differences(expected: Shapes, found: Shapes) -> list[str]:
@@ -223,15 +213,15 @@ def differences(expected: Shapes, found: Shapes) -> list[str]:
     return words + [f'unexpected {name}' for name in found if name not in expected]
 
 
-def refuse_differences(path: Path, name: str, expected: Shapes, found: Shapes, hint: str = '') -> None:
-    """Raise a ValueError if tensors do not fit the model ``name``."""
-    words = differences(expected, found)
+def refuse_differences(path: Path, name: str, model: Any, found: Shapes, hint: str = '') -> None:
+    """Raise a ValueError if the tensors in a file do not fit the model ``name``."""
+    words = differences(shapes_of(model.state_dict()), found)
     if words:
         more = f' and {len(words) - 3} more' if len(words) > 3 else ''
         raise ValueError(f'{path} does not fit {name}: {"; ".join(words[:3])}{more}{hint}')
 
 
-def recognize(path: Path, tensors: Tensors, known: Iterable[str] = KNOWN) -> tuple[str, int]:
+def recognize(path: Path, tensors: Tensors) -> tuple[str, int]:
     """Find the architecture of weights from their names and shapes.
 
     Returns:
@@ -240,17 +230,17 @@ def recognize(path: Path, tensors: Tensors, known: Iterable[str] = KNOWN) -> tup
     Raises:
         ValueError: No known architecture fits; the message names the nearest.
     """
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    found = shapes_of(tensors)
     classes = next((found[name][0] for name in ('head.weight', 'head.fc.weight') if name in found), 0)
-    nearest: dict[str, list[str]] = {}
-    for name in known:
-        if timm.is_model(name):
-            nearest[name] = differences(model_shapes(on_meta(timm.create_model, name, num_classes=classes)), found)
-            if not nearest[name]:
-                return name, classes
-    best = min(nearest, key=lambda name: len(nearest[name]))
+    unlike: dict[str, list[str]] = {}
+    for name in filter(timm.is_model, KNOWN):
+        model = on_meta(timm.create_model, name, num_classes=classes)
+        unlike[name] = differences(shapes_of(model.state_dict()), found)
+        if not unlike[name]:
+            return name, classes
+    best = min(unlike, key=lambda name: len(unlike[name]))
     raise ValueError(
         f'{path} fits none of the architectures that the authors trained; the nearest is {best}, but '
-        f'{"; ".join(nearest[best][:3])}. For weights you trained, use export-weights, with args.yaml beside them. '
-        f'Known: {", ".join(nearest)}'
+        f'{"; ".join(unlike[best][:3])}. For weights you trained, use export-weights, with args.yaml beside them. '
+        f'Known: {", ".join(unlike)}'
     )

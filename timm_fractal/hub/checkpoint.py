@@ -1,6 +1,7 @@
 """Reads checkpoints of training scripts without running code in them."""
 
 import argparse
+import contextlib
 import csv
 import dataclasses
 import json
@@ -8,6 +9,7 @@ import math
 import pickle
 import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from timm.models import clean_state_dict
 from .._utils.atomic import check_regular
 from .._utils.messages import listed
 from ..spec import MAX_SAMPLES, parse_name
-from .values import is_integer, text, typed
+from .values import check, integer, plain_arguments, text
 
 Tensors = dict[str, torch.Tensor]
 Shapes = dict[str, tuple[int, ...]]
@@ -72,41 +74,38 @@ def read(path: Path, use_ema: bool | None = None) -> Checkpoint:
         FileNotFoundError: There is no such file.
         ValueError: It is damaged, contains code, or lacks the requested weights.
     """
+    if path.is_dir():
+        raise FileNotFoundError(f'{path}: is a folder: give a file in it, such as last.pth.tar')
+    check_regular(path)
     if not path.is_file():
-        if not path.is_dir():
-            check_regular(path)
-        words = 'is a folder: give a file in it, such as last.pth.tar' if path.is_dir() else 'no such file'
-        raise FileNotFoundError(f'{path}: {words}')
+        raise FileNotFoundError(f'{path}: no such file')
     if path.suffix == '.safetensors':
         if use_ema:
             raise ValueError(f'{path}: --use-ema cannot be used with a safetensors file, which has one set of weights')
-        tensors, metadata = _read_safetensors(path)
-        return Checkpoint(
-            path, check_tensors(path, tensors), _args_in_metadata(path, metadata) or _read_args_yaml(path)
-        )
+        with _open_safetensors(path) as file:
+            tensors = check_tensors(path, {name: file.get_tensor(name) for name in file.keys()})
+            return Checkpoint(path, tensors, _args_in_metadata(path, file.metadata() or {}) or _read_args_yaml(path))
     content = unpickle(path)
     if is_bare(content):
         # Written by timm's avg_checkpoints.py and clean_checkpoint.py.
         if use_ema:
             raise ValueError(f'{path}: --use-ema cannot be used with a bare state dict, which is one set of weights')
         return Checkpoint(path, check_tensors(path, content), _read_args_yaml(path))
-    key = 'state_dict_ema' if use_ema or (use_ema is None and content.get('state_dict_ema')) else 'state_dict'
-    tensors = content.get(key) or {}
-    if not tensors:
+    has_ema = bool(content.get('state_dict_ema'))
+    is_ema = has_ema if use_ema is None else use_ema
+    key = 'state_dict_ema' if is_ema else 'state_dict'
+    if not content.get(key):
         hint = ': for a file released by the authors of a method, use convert' if 'model' in content else ''
         raise ValueError(f'{path}: no {key!r} in this checkpoint, it has: {listed(content)}{hint}')
     args = content.get('args')
-    args = typed(path, vars(args)) if isinstance(args, argparse.Namespace) else _read_args_yaml(path)
-    epochs = None
-    for name in ('epoch', 'version'):
-        if not (content.get(name) is None or is_integer(0, MAX_SAMPLES)(content[name])):
-            raise ValueError(f'{path}: {name} must be an integer, got {str(content[name])[:100]!r}')
-    if content.get('epoch') is not None:
-        epochs = content['epoch'] + ((content.get('version') or 1) > 1)
+    args = plain_arguments(path, vars(args)) if isinstance(args, argparse.Namespace) else _read_args_yaml(path)
+    check(path, content, dict.fromkeys(('epoch', 'version'), integer(0, MAX_SAMPLES)))
+    epochs = content.get('epoch')
+    if epochs is not None:
+        epochs += (content.get('version') or 1) > 1
     loss = _read_train_loss(path, epochs)
-    is_ema = key == 'state_dict_ema'
-    metric = _metric(content, args) if is_ema == bool(content.get('state_dict_ema')) else None
-    return Checkpoint(path, check_tensors(path, tensors), args, epochs, is_ema, loss, metric)
+    metric = _metric(content, args) if is_ema == has_ema else None
+    return Checkpoint(path, check_tensors(path, content[key]), args, epochs, is_ema, loss, metric)
 
 
 def _metric(content: dict[str, Any], args: dict[str, Any]) -> str | None:
@@ -188,31 +187,27 @@ def check_tensors(path: Path, tensors: Any) -> Tensors:
     return {name: tensor for name, tensor in cleaned.items() if '.aux_bn.' not in name}
 
 
-def _read_safetensors(path: Path) -> tuple[Tensors, dict[str, str]]:
+@contextlib.contextmanager
+def _open_safetensors(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework='pt') as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+            yield file
     except SafetensorError as error:
         raise ValueError(f'{path} is truncated, or not a safetensors file ({error})') from error
 
 
 def shapes(path: Path) -> Shapes:
     """Return the names and shapes of the tensors in a safetensors file."""
-    try:
-        with safe_open(path, framework='pt') as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
-    except SafetensorError as error:
-        raise ValueError(f'{path} is truncated, or not a safetensors file ({error})') from error
+    with _open_safetensors(path) as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
 
 
 def _args_in_metadata(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     try:
-        content = json.loads(metadata.get('train_args', '{}'))
-        if not isinstance(content, dict):
-            raise ValueError(f'it is of type {type(content).__name__}')
+        return plain_arguments(path, json.loads(metadata.get('train_args', '{}')))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: the metadata 'train_args' must be a JSON object ({error})") from error
-    return typed(path, content)
+        words = f"{path}: the metadata 'train_args' must be a JSON object of arguments of train.py ({error})"
+        raise ValueError(words) from error
 
 
 def _read_args_yaml(path: Path) -> dict[str, Any]:
@@ -223,7 +218,7 @@ def _read_args_yaml(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(text(file))
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ValueError(f'{file} is not a YAML file of plain values ({_first_line(error)})') from error
-    return typed(file, content)
+    return plain_arguments(file, content)
 
 
 def _read_train_loss(path: Path, epochs: int | None) -> float | None:

@@ -31,7 +31,7 @@ from ..data import create
 from ..spec import parse_name
 from . import architecture, checkpoint, origin, values
 from .checkpoint import Checkpoint, Tensors
-from .manifest import HUB_FILE, Weights
+from .manifest import HUB_FILE, SOURCES, Weights
 from .model_card import CURVES, FIELDS, card
 from .origin import CONFIG, Origin
 
@@ -46,8 +46,6 @@ DTYPES = {'float32': torch.float32, 'float16': torch.float16, 'bfloat16': torch.
 
 # Arguments common to timm models. Weights whose model needs any others cannot be named by architecture and tag.
 _ORDINARY = {'num_classes', 'in_chans', 'img_size', 'global_pool'}
-
-_TAG = r'[A-Za-z0-9_-]{1,96}'
 
 # Tensor file formats that can contain code.
 _UNSAFE = ('.bin', '.ckpt', '.pickle', '.pkl', '.pt', '.pth', '.tar')
@@ -106,8 +104,8 @@ def export_weights(
         raise ValueError(f'{path} has no training arguments: put the args.yaml of the training in the same folder')
     said = {'recipe': recipe, 'hardware': hardware, 'stored_as': dtype, 'results': _results(results)}
     labels = None if label_names is None else _read_label_names(Path(label_names))
-    options: dict[str, Any] = dict(dtype=dtype, picture=picture, label_names=labels)
-    return _write(found, dest, tag or _default_tag(found), license, said, head, **options)
+    tag = tag or _default_tag(found)
+    return _write(found, dest, tag, license, said, head, dtype=dtype, picture=picture, label_names=labels)
 
 
 def convert(
@@ -197,7 +195,6 @@ def _default_tag(found: Checkpoint) -> str:
 def _provenance(found: Checkpoint, start: Origin) -> dict[str, Any]:
     """Collect what a checkpoint tells about its training."""
     spec = _dataset(found.args)
-    packages = ('timm', 'torch', 'timm-fractal')
     return {
         'dataset': _dataset_name(found.args) if spec is None else str(spec),
         'started_from': _started_from(found.args, start),
@@ -206,33 +203,29 @@ def _provenance(found: Checkpoint, start: Origin) -> dict[str, Any]:
         'loss': f'{found.loss:.4g}, not of the EMA' if found.ema and found.loss is not None else found.loss,
         'metric': found.metric,
         'weights': 'EMA' if found.ema else 'as trained',
-        'exported_with': {name: metadata.version(name) for name in packages[:2]} | {packages[2]: __version__},
+        'exported_with': {name: metadata.version(name) for name in ('timm', 'torch')} | {'timm-fractal': __version__},
     }
 
 
 def _started_from(args: dict[str, Any], start: Origin) -> dict[str, Any] | None:
     """Describe the initial weights of a training, with their data set if known."""
     told = values.shareable(args)
-    file = told.get('pretrained_path') if args.get('pretrained') else None
-    if file := told.get('initial_checkpoint') or file:
+    if file := told.get('initial_checkpoint') or (args.get('pretrained') and told.get('pretrained_path')):
         return {'weights': file}
     if not args.get('pretrained'):
         return None
-    name, hub_id, dataset = start.name, start.hub_id, start.provenance.get('dataset')
+    name, hub_id = start.name, start.hub_id
     # Without a tag, timm uses the default one.
     if name == start.architecture and (cfg := timm.get_pretrained_cfg(name)) is not None:
         name, hub_id = f'{name}.{cfg.tag}', cfg.hf_hub_id
     # A revision is not part of a name on the Hub.
-    said = {'weights': name, 'hub_id': hub_id and hub_id.partition('@')[0], 'dataset': dataset}
+    hub_id = hub_id and hub_id.partition('@')[0]
+    said = {'weights': name, 'hub_id': hub_id, 'dataset': start.provenance.get('dataset')}
     return {key: value for key, value in said.items() if isinstance(value, str)}
 
 
 def _ifs_codes(found: Checkpoint, num_classes: int) -> Any:
-    """Compute the IFS codes of a training; None for other data sets, or those made from files, which are not available.
-
-    Args:
-        found: The checkpoint.
-        num_classes: Number of outputs of its head.
+    """Compute the IFS codes of a training; None for other data sets.
 
     Raises:
         ValueError: The head has fewer outputs than the data set has classes.
@@ -265,72 +258,80 @@ def _write(
     picture: bytes | None = None,
     label_names: list[str] | None = None,
 ) -> Path:
-    if not re.fullmatch(_TAG, tag):
-        raise ValueError(f'tag must be letters, digits, "_" and "-", got {tag!r}')
+    valid, words = values.TAG
+    if not valid(tag):
+        raise ValueError(f'tag must be {words}, got {tag!r}')
     license = license.lower()
     if not re.fullmatch(r'[a-z0-9][a-z0-9.+-]{0,63}', license):
         raise ValueError(f'license must be an SPDX identifier such as apache-2.0, or other, got {license!r}')
     start = origin.find(str(found.args['model']))
-    fitted = architecture.fit(found.path, found.args, start, found.tensors)
-    config = timm.data.resolve_data_config(found.args, model=fitted.model)  # type: ignore[attr-defined,no-untyped-call]
+    model, model_args, options = architecture.fit(found.path, found.args, start, found.tensors)
+    config = timm.data.resolve_data_config(found.args, model=model)  # type: ignore[attr-defined,no-untyped-call]
     codes = None
     if trained_here:
-        codes = _ifs_codes(found, fitted.model.num_classes)
+        codes = _ifs_codes(found, model.num_classes)
         provenance = _provenance(found, start) | provenance
         if codes is not None and len(codes.bases) == 1:
             provenance['base'] = codes.bases[0].tolist()
-    model = fitted.model
+    provenance = {key: value for key, value in provenance.items() if value not in (None, {})}
     if not head:
-        model = architecture.on_meta(architecture.build, found.args, start, num_classes=0, **fitted.options)
+        model = architecture.on_meta(architecture.build, found.args, start, num_classes=0, **options)
     if label_names is not None and len(label_names) != model.num_classes:
         raise ValueError(
             f'label_names must have one name per output, which are {model.num_classes}, got {len(label_names)}'
         )
     stored = _stored_as(found.path, {name: found.tensors[name] for name in model.state_dict()}, dtype)
-    of_architecture = ('fixed_input_size', 'pool_size', 'first_conv', 'classifier')
-    cfg = {key: model.pretrained_cfg[key] for key in of_architecture if key in model.pretrained_cfg}
+    cfg = {key: model.pretrained_cfg.get(key) for key in ('pool_size', 'first_conv', 'classifier')}
+    # Whether timm builds the architecture for the size of the input; the model may accept others as well.
+    cfg['fixed_input_size'] = getattr(timm.get_pretrained_cfg(start.architecture), 'fixed_input_size', False)
     cfg |= dict(config, num_classes=model.num_classes, license=license, architecture=start.architecture, tag=tag)
     model.pretrained_cfg = cfg
     name = f'{start.architecture}.{tag}'
     dest = Path(name if dest is None else dest)
-    _check_dest(dest)
-    provenance = {key: value for key, value in provenance.items() if value not in (None, {})}
-    with _staged(dest) as temporary:
-        more: dict[str, Any] = {'provenance': provenance}
-        if label_names is not None:
-            more['label_names'] = label_names
-        save_config(model, temporary / CONFIG, fitted.model_args, **more)
-        _save_tensors(stored, temporary / HUB_FILE)
+    with _staged(dest) as folder:
+        more = {} if label_names is None else {'label_names': label_names}
+        save_config(model, folder / CONFIG, model_args, provenance=provenance, **more)
+        _save_tensors(stored, folder / HUB_FILE)
         # safetensors makes its files readable by the owner only.
-        shutil.copymode(temporary / CONFIG, temporary / HUB_FILE)
+        shutil.copymode(folder / CONFIG, folder / HUB_FILE)
         text = card(name, cfg, provenance, picture is not None, folder=dest.name)
-        (temporary / 'README.md').write_text(text, encoding='utf-8')
+        (folder / 'README.md').write_text(text, encoding='utf-8')
         if picture is not None:
-            (temporary / CURVES).write_bytes(picture)
+            (folder / CURVES).write_bytes(picture)
         if trained_here:
             args = values.shareable(found.args | {'model': start.name})
-            (temporary / 'train_args.yaml').write_text(yaml.safe_dump(args), encoding='utf-8')
+            (folder / 'train_args.yaml').write_text(yaml.safe_dump(args), encoding='utf-8')
         if codes is not None:
-            codes.save(temporary / 'ifs.json')
+            codes.save(folder / 'ifs.json')
     return dest
 
 
 @contextlib.contextmanager
 def _staged(dest: Path) -> Iterator[Path]:
-    """Yield a temporary folder; when it is complete, its files replace those of an export, which may not exist yet."""
+    """Yield a temporary folder; when it is complete, its files replace those of an export, which may not exist yet.
+
+    Raises:
+        FileExistsError: The destination contains anything that is not an export.
+    """
     is_new = not dest.exists()
+    if not is_new and not dest.is_dir():
+        raise FileExistsError(f'{dest} is a file: the destination must be a folder')
+    for name in sorted(path.name for path in dest.glob('*')):
+        if name not in FILES and not name.startswith(_UNFINISHED):
+            raise FileExistsError(
+                f'{dest} contains {name!r}, which is not part of an export: choose another destination'
+            )
     dest.mkdir(parents=True, exist_ok=True)
     try:
         with exclusive_lock(dest):
             for killed in dest.glob(f'{_UNFINISHED}*'):
                 shutil.rmtree(killed, ignore_errors=True)
             # On the same disk, so that files appear atomically.
-            with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=dest) as folder:
-                temporary = Path(folder)
-                yield temporary
+            with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=dest) as temporary:
+                yield Path(temporary)
                 for file in FILES:
-                    if (temporary / file).exists():
-                        os.replace(temporary / file, dest / file)
+                    if Path(temporary, file).exists():
+                        os.replace(Path(temporary, file), dest / file)
                     else:
                         (dest / file).unlink(missing_ok=True)
     except BaseException:
@@ -395,18 +396,6 @@ def _save_tensors(tensors: Tensors, path: Path) -> None:
         raise OSError(code, f'the weights cannot be written ({os.strerror(code)})', str(path.parent.parent)) from error
 
 
-def _check_dest(dest: Path) -> None:
-    """Raise an error if the destination contains anything that is not an export."""
-    if dest.exists() and not dest.is_dir():
-        raise FileExistsError(f'{dest} is a file: the destination must be a folder')
-    names = {path.name for path in dest.glob('*') if not path.name.startswith(_UNFINISHED)}
-    others = sorted(names - set(FILES))
-    if others:
-        raise FileExistsError(
-            f'{dest} contains {others[0]!r}, which is not part of an export: choose another destination'
-        )
-
-
 def entry_of(folder: str | Path, **place: Any) -> Weights:
     """Make a manifest entry for an exported folder.
 
@@ -418,15 +407,12 @@ def entry_of(folder: str | Path, **place: Any) -> Weights:
         ValueError: The folder is damaged, or its model cannot be named by architecture and tag alone.
     """
     folder = Path(folder)
-    config = _read_config(folder)
-    name, cfg = config['architecture'], dict(config['pretrained_cfg'])
-    cfg['num_classes'] = config['num_classes']
+    weights, config = folder / HUB_FILE, _read_config(folder)
+    name, cfg = config['architecture'], config['pretrained_cfg'] | {'num_classes': config['num_classes']}
     tag, license = cfg.pop('tag'), cfg.pop('license', 'unknown')
     model_args = config.get('model_args') or {}
     extra = sorted(model_args.keys() - _ORDINARY)
-    # This model may accept other sizes, but timm builds a tag with the configuration of its architecture.
-    cfg['fixed_input_size'] = getattr(timm.get_pretrained_cfg(name), 'fixed_input_size', False)
-    size = {'img_size': tuple(cfg['input_size'][-2:])} if cfg['fixed_input_size'] else {}
+    size = {'img_size': tuple(cfg['input_size'][-2:])} if cfg.get('fixed_input_size') else {}
     plain = dict(num_classes=cfg['num_classes'], in_chans=cfg['input_size'][0], **size)
     model = architecture.on_meta(timm.create_model, name, **plain)
     pool = getattr(model, 'global_pool', None)
@@ -437,8 +423,7 @@ def entry_of(folder: str | Path, **place: Any) -> Weights:
             f'{folder}: a tag needs the default architecture, but this model differs in {", ".join(extra)}: '
             f'load it with hf-hub: or local-dir:'
         )
-    weights = folder / HUB_FILE
-    architecture.refuse_differences(weights, name, architecture.model_shapes(model), checkpoint.shapes(weights))
+    architecture.refuse_differences(weights, name, model, checkpoint.shapes(weights))
     model = timm.create_model(name, pretrained=True, pretrained_cfg={**cfg, 'file': str(weights)}, **plain)
     provenance = {**config.get('provenance', {}), 'reference_output': reference_output(model)}
     return Weights(f'{name}.{tag}', sha256(weights), weights.stat().st_size, cfg, license, provenance, **place)
@@ -464,14 +449,13 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(f'{folder} is not an exported folder, {", ".join(missing)} missing: see export-weights')
     config = origin.read_config(path)
     cfg = config['pretrained_cfg']
-    if not isinstance(cfg.get('tag'), str) or not re.fullmatch(_TAG, cfg['tag']):
-        raise ValueError(f'{path}: tag must be letters, digits, "_" and "-", got {str(cfg.get("tag"))[:100]!r}')
+    values.check(path, cfg, {'tag': values.TAG}, required=True)
     # Only the keys of timm's own configuration files are allowed.
     unknown = sorted(set(cfg) - {field.name for field in dataclasses.fields(timm.models.PretrainedCfg)})
     if unknown:
         raise ValueError(f'{path}: unknown key {str(unknown[0])[:100]!r} in pretrained_cfg')
     # With these, timm would load the weights from somewhere else.
-    elsewhere = [key for key in origin.SOURCES if cfg.get(key)]
+    elsewhere = [key for key in SOURCES if cfg.get(key)]
     if elsewhere:
         raise ValueError(f'{path}: pretrained_cfg must not have {elsewhere[0]!r}: the weights are in {HUB_FILE}')
     return config
@@ -495,21 +479,18 @@ def check(folder: str | Path) -> None:
     if unsafe:
         raise ValueError(f'{folder} contains {unsafe[0]!r}: remove it, only safetensors are published')
     config = _read_config(folder)
-    where = f'{folder / CONFIG}: model_args'
-    args = architecture.architecture_options(config['architecture'], config.get('model_args') or {}, where)
-    args = dict({'num_classes': config['num_classes']}, **args)
+    name, weights = config['architecture'], folder / HUB_FILE
+    args = architecture.architecture_options(name, config.get('model_args') or {}, f'{folder / CONFIG}: model_args')
     try:
-        model = architecture.on_meta(timm.create_model, config['architecture'], pretrained=False, **args)
+        model = architecture.on_meta(timm.create_model, name, **{'num_classes': config['num_classes']} | args)
     except Exception as error:
         # Constructors of models may raise anything.
-        raise ValueError(f'{folder / CONFIG}: timm cannot build {config["architecture"]!r} ({error})') from error
-    weights = folder / HUB_FILE
-    expected, found = architecture.model_shapes(model), checkpoint.shapes(weights)
-    architecture.refuse_differences(weights, config['architecture'], expected, found)
+        raise ValueError(f'{folder / CONFIG}: timm cannot build {name!r} ({error})') from error
+    architecture.refuse_differences(weights, name, model, checkpoint.shapes(weights))
     path = folder / 'README.md'
-    values.refuse_large(path)
+    text = values.text(path)
     try:
-        data = ModelCard(path.read_text(encoding='utf-8'), ignore_metadata_errors=True).data
+        data = ModelCard(text, ignore_metadata_errors=True).data
     except Exception as error:
         # The YAML parser and the Hub's client may raise anything for malformed input.
         raise ValueError(f'{path}: the front matter is not valid for a model card ({error})'[:500]) from error

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from .._utils.atomic import atomic_write, check_regular
 from .._utils.files import sha256
 from .._utils.messages import redacted
-from .values import check_values
+from .values import MAPPING, TEXT, check, check_values, integer, matching
 
 if TYPE_CHECKING:
     import torch
@@ -49,16 +49,21 @@ READ_TIMEOUT = 30.0
 HUB_FILE = 'model.safetensors'
 
 
-_TEXT, _MAPPING = (str, 'a string'), (dict, 'a mapping')
-_PLACES = ('file', 'hf_hub_id', 'revision')
-_KINDS: dict[str, tuple[type, str]] = {
-    'name': _TEXT,
-    'sha256': _TEXT,
-    'size': (int, 'an integer'),
-    'pretrained_cfg': _MAPPING,
-    'license': _TEXT,
-    'provenance': _MAPPING,
-    **dict.fromkeys(_PLACES, _TEXT),
+#: Keys of timm's configuration with which it finds weights, or code that loads them.
+SOURCES = ('source', 'file', 'url', 'hf_hub_id', 'hf_hub_filename', 'state_dict', 'custom_load')
+
+_RULES = {
+    'name': matching('[^.]+[.].+', 'architecture.tag'),
+    'sha256': matching('[0-9a-f]{64}', '64 hexadecimal digits'),
+    'size': integer(1, 10**12),
+    'pretrained_cfg': MAPPING,
+    'license': TEXT,
+    'provenance': MAPPING,
+}
+_PLACES = {
+    'file': matching(r'\w[^/\\]*', 'the name of a file in the folder of the manifest'),
+    'hf_hub_id': TEXT,
+    'revision': TEXT,
 }
 
 
@@ -90,22 +95,10 @@ class Weights:
     revision: str | None = None
 
     def __post_init__(self) -> None:
-        for field, (kind, words) in _KINDS.items():
-            value = getattr(self, field)
-            if type(value) is not kind and not (value is None and field in _PLACES):
-                raise ValueError(f'{str(self.name)[:100]}: {field} must be {words}, got {str(value)[:100]!r}')
-        if self.size < 1:
-            raise ValueError(f'{self.name}: size must be at least 1 byte, got {self.size}')
-        check_values(self.name, self.pretrained_cfg)
-        architecture, dot, tag = self.name.partition('.')
-        if not (architecture and dot and tag):
-            raise ValueError(f'name must be architecture.tag, got {self.name!r}')
-        if len(self.sha256) != 64 or set(self.sha256) - set('0123456789abcdef'):
-            raise ValueError(f'{self.name}: sha256 must be 64 hexadecimal digits, got {self.sha256!r}')
-        if self.file is not None and Path(self.file).name != self.file:
-            raise ValueError(
-                f'{self.name}: file must be the name of a file in the folder of the manifest, got {self.file!r}'
-            )
+        place = str(self.name)[:100]
+        check(place, vars(self), _RULES, required=True)
+        check(place, vars(self), _PLACES)
+        check_values(place, self.pretrained_cfg)
         if not self.file and not self.hf_hub_id:
             raise ValueError(f'{self.name}: file or hf_hub_id must be given')
 
@@ -158,7 +151,7 @@ def add(entry: Weights, weights: Path, path: str | Path) -> Weights:
     if path.resolve() == MANIFEST and entry.size > MAX_SHIPPED:
         raise ValueError(
             f'{weights}: weights in the wheel must have at most {MAX_SHIPPED:,} bytes, got {entry.size:,}: publish the '
-            f'folder, and add the entry that timm-fractal publish prints to {path}'
+            f'folder, and add the entry that timm-fractal publish --manifest prints to {path}'
         )
     entry = dataclasses.replace(entry, file=f'{entry.name}.safetensors')
     entries = (manifest(path) if path.exists() else {}) | {entry.name: entry}

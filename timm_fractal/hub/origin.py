@@ -9,12 +9,16 @@ import timm
 
 from .._utils.messages import nearest
 from .client import call_hub
-from .values import MAX_OPTION, check_values, refuse_large, shareable
+from .manifest import SOURCES, manifest
+from .values import ARGUMENTS, MAPPING, MAX_OPTION, TEXT, check, check_values, integer, shareable, text
 
 CONFIG = 'config.json'
 
-# Keys with which timm finds weights, or code that loads them.
-SOURCES = ('source', 'file', 'url', 'hf_hub_id', 'hf_hub_filename', 'state_dict', 'custom_load')
+_RULES = {
+    'architecture': TEXT,
+    'pretrained_cfg': MAPPING,
+    'num_classes': integer(0, MAX_OPTION),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,17 +66,11 @@ def find(name: str) -> Origin:
         from huggingface_hub import hf_hub_download
 
         repo, _, revision = place.partition('@')
-        path = Path(
-            call_hub(
-                f'{name} (initial weights of the training)', hf_hub_download, repo, CONFIG, revision=revision or None
-            )
-        )
+        what = f'{name} (initial weights of the training)'
+        path = Path(call_hub(what, hf_hub_download, repo, CONFIG, revision=revision or None))
         return dataclasses.replace(_read(path, name), hub_id=repo)
     architecture, _, tag = name.partition('.')
-    if not timm.is_model(architecture):
-        raise ValueError(
-            f'unknown architecture {architecture[:100]!r}; {nearest(architecture[:100], timm.list_models())[:200]} ...'
-        )
+    check_architecture(architecture)
     try:
         cfg: Any = timm.get_pretrained_cfg(name) if tag else None
     except RuntimeError:
@@ -80,11 +78,15 @@ def find(name: str) -> Origin:
         cfg = None
     if cfg is None:
         return Origin(name, architecture)
-    from .manifest import manifest
-
     entry = manifest().get(name)
     said = entry.provenance if entry else {}
     return Origin(name, architecture, _without_sources(cfg.to_dict()), {}, cfg.hf_hub_id, said)
+
+
+def check_architecture(name: str) -> None:
+    """Raise a ValueError if timm has no such architecture."""
+    if not timm.is_model(name):
+        raise ValueError(f'unknown architecture {name[:100]!r}; {nearest(name[:100], timm.list_models())[:200]} ...')
 
 
 def _read(path: Path, name: str) -> Origin:
@@ -105,22 +107,13 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: It is damaged, or a value has the wrong type.
     """
-    refuse_large(path)
+    place = f'{path} is not a configuration of timm, or is damaged'
     try:
-        config: dict[str, Any] = json.loads(path.read_bytes())
-        if not (config['architecture'] and config['pretrained_cfg']['input_size']):
-            raise ValueError('an empty value')
-        if not isinstance(config['architecture'], str) or not isinstance(config['pretrained_cfg'], dict):
-            raise TypeError('architecture must be a string, and pretrained_cfg a mapping')
-        classes = config['num_classes']
-        if type(classes) is not int or not 0 <= classes <= MAX_OPTION:
-            raise ValueError(f'num_classes must be from 0 to {MAX_OPTION}, got {str(classes)[:100]!r}')
-        for key in ('provenance', 'model_args'):
-            if not isinstance(config.get(key) or {}, dict):
-                raise TypeError(f'{key} must be a mapping, got {type(config[key]).__name__}')
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(
-            f'{path} is not a configuration of timm, or is damaged ({type(error).__name__}: {error})'
-        ) from error
+        config: dict[str, Any] = json.loads(text(path))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{place} ({error})') from error
+    check(place, config, _RULES, required=True)
+    check(place, config, dict.fromkeys(('provenance', 'model_args'), MAPPING))
+    check(place, config['pretrained_cfg'], {'input_size': ARGUMENTS['input_size']}, required=True)
     check_values(path, config['pretrained_cfg'])
     return config

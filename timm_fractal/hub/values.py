@@ -1,7 +1,7 @@
 """Validates files about a training (limits, types, ranges), and redacts private values."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -14,6 +14,9 @@ MAX_TEXT, MAX_VALUES, MAX_NESTED = 2**24, 20_000, 16
 
 #: Limits of a model described by a file: largest number, and largest number of blocks.
 MAX_OPTION, MAX_DEPTH = 2**20, 1024
+
+#: A test of a value, and words that describe a valid one.
+Rule = tuple[Callable[[Any], bool], str]
 
 # Arguments of train.py that are always files or folders.
 _PATHS = ('config', 'data', 'data_dir', 'initial_checkpoint', 'output', 'pretrained_path', 'resume')
@@ -32,114 +35,101 @@ def text(file: Path) -> str:
     return file.read_text(encoding='utf-8')
 
 
-def typed(path: Path, content: Any) -> dict[str, Any]:
-    """Convert arguments of train.py from a file to plain values, and check those used here.
-
-    Raises:
-        ValueError: A value has the wrong type or is out of range, or there are too many values.
-    """
-    if not isinstance(content, dict):
-        raise ValueError(f'{path}: the arguments of train.py must be a mapping, got {type(content).__name__}')
-    args = _plain(content, _Budget(path))
-    check_values(path, args)
-    return args
+def integer(low: int, high: int) -> Rule:
+    return lambda value: type(value) is int and low <= value <= high, f'an integer from {low} to {high}'
 
 
-def check_values(path: Path | str, values: dict[str, Any]) -> None:
-    """Check types and ranges of values about a training or a model's input.
-
-    Args:
-        path: File or subject, for messages.
-        values: With timm's names; unknown ones are ignored.
-
-    Raises:
-        ValueError: A value has the wrong type or is out of range.
-    """
-    for key, (valid, words) in _ARGUMENTS.items():
-        if values.get(key) is not None and not valid(values[key]):
-            raise ValueError(f'{path}: {key} must be {words}, got {str(values[key])[:100]!r}')
-    size = values.get('input_size') or [values.get('in_chans') or 3]
-    for key in ('mean', 'std'):
-        if values.get(key) is not None and len(values[key]) not in (1, size[0]):
-            raise ValueError(f'{path}: {key} must be one number or {size[0]}, one per channel, got {len(values[key])}')
-
-
-def is_integer(low: int, high: int) -> Callable[[Any], bool]:
-    """Return a test for integers from ``low`` to ``high``."""
-    return lambda value: type(value) is int and low <= value <= high
+def matching(pattern: str, words: str) -> Rule:
+    return lambda value: isinstance(value, str) and re.fullmatch(pattern, value, re.DOTALL) is not None, words
 
 
 def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value <= MAX_SAMPLES
 
 
-def _is_list_of(valid: Callable[[Any], bool], *lengths: int) -> Callable[[Any], bool]:
+def _is_list_of(valid: Callable[[Any], bool], lengths: range) -> Callable[[Any], bool]:
     return lambda values: isinstance(values, list) and len(values) in lengths and all(map(valid, values))
 
 
-def _is_word(value: Any) -> bool:
-    return isinstance(value, str) and re.fullmatch(r'[\w./:-]{0,200}', value) is not None
+MAPPING: Rule = lambda value: isinstance(value, dict), 'a mapping'
+TEXT = matching('.{0,1000}', 'a string of at most 1,000 characters')
+TAG = matching('[A-Za-z0-9_-]{1,96}', 'letters, digits, "_" and "-", at most 96')
+_PIXELS = integer(1, 2**16)
+_PER_CHANNEL: Rule = _is_list_of(_is_number, range(1, 65)), 'a list of numbers, one per channel'
+_NUMBER: Rule = _is_number, f'a number from 0 to {MAX_SAMPLES}'
 
-
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and len(value) <= 1000
-
-
-_CHANNELS = range(1, 65)
-_PIXELS = is_integer(1, 2**16)
-
-# The arguments of train.py used here: a test, and its description.
-_ARGUMENTS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    'model': (_is_name, 'the name of a timm model, local-dir:FOLDER or hf-hub:OWNER/NAME'),
-    'dataset': (_is_name, 'a name of at most 1,000 characters'),
-    'data_dir': (_is_name, 'a name of at most 1,000 characters'),
-    'data': (_is_name, 'a name of at most 1,000 characters'),
-    'num_classes': (is_integer(0, 2**20), f'an integer from 0 to {2**20}'),
-    'batch_size': (is_integer(1, 2**31), f'an integer from 1 to {2**31}'),
-    'world_size': (is_integer(1, 2**20), f'an integer from 1 to {2**20}'),
-    'train_num_samples': (is_integer(1, MAX_SAMPLES), f'an integer from 1 to {MAX_SAMPLES}'),
-    'epoch_repeats': (_is_number, f'a number from 0 to {MAX_SAMPLES}'),
-    'in_chans': (is_integer(1, 64), 'an integer from 1 to 64'),
-    'img_size': (_PIXELS, f'an integer from 1 to {2**16}'),
-    'input_size': (_is_list_of(_PIXELS, 3), 'three integers: channels, height, width'),
-    'mean': (_is_list_of(_is_number, *_CHANNELS), 'a list of numbers, one per channel'),
-    'std': (_is_list_of(_is_number, *_CHANNELS), 'a list of numbers, one per channel'),
-    'crop_pct': (_is_number, 'a number'),
-    'interpolation': (_is_word, 'a word'),
-    'crop_mode': (_is_word, 'a word'),
-    'gp': (_is_word, 'a word'),
-    'pretrained_path': (_is_name, 'a name of at most 1,000 characters'),
-    'initial_checkpoint': (_is_name, 'a name of at most 1,000 characters'),
-    'model_kwargs': (lambda value: isinstance(value, dict), 'a mapping'),
+#: The arguments of train.py, and of a model's input, that are used here.
+ARGUMENTS: dict[str, Rule] = {
+    'model': matching('.{0,1000}', 'the name of a timm model, local-dir:FOLDER or hf-hub:OWNER/NAME'),
+    'num_classes': integer(0, MAX_OPTION),
+    'batch_size': integer(1, 2**31),
+    'world_size': integer(1, 2**20),
+    'train_num_samples': integer(1, MAX_SAMPLES),
+    'epoch_repeats': _NUMBER,
+    'in_chans': integer(1, 64),
+    'img_size': _PIXELS,
+    'input_size': (_is_list_of(_PIXELS[0], range(3, 4)), 'three integers: channels, height, width'),
+    'crop_pct': _NUMBER,
+    'model_kwargs': MAPPING,
+    **dict.fromkeys(('mean', 'std'), _PER_CHANNEL),
+    **dict.fromkeys(('interpolation', 'crop_mode', 'gp'), matching(r'[\w./:-]{0,200}', 'a word')),
+    **dict.fromkeys(('dataset', 'data_dir', 'data', 'pretrained_path', 'initial_checkpoint'), TEXT),
 }
 
 
-class _Budget:
-    """Counts the values of a file: YAML aliases can expand to many more values than the file has bytes."""
+def check(place: object, values: Any, rules: Mapping[str, Rule], required: bool = False) -> None:
+    """Check types and ranges of the values of a file.
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.left = path, MAX_VALUES
+    Args:
+        place: File or subject, for messages.
+        values: A mapping; keys without a rule are ignored.
+        rules: A rule for each key.
+        required: Whether all keys must be there; otherwise None is valid.
 
-    def spend(self, depth: int) -> None:
-        self.left -= 1
-        if self.left < 0 or depth > MAX_NESTED:
+    Raises:
+        ValueError: A value is missing, has the wrong type or is out of range.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(f'{place} must be a mapping, got {type(values).__name__}')
+    for key, (valid, words) in rules.items():
+        value = values.get(key)
+        if (required or value is not None) and not valid(value):
+            raise ValueError(f'{place}: {key} must be {words}, got {str(value)[:100]!r}')
+
+
+def check_values(place: object, values: dict[str, Any]) -> None:
+    """Check values about a training or a model's input, with timm's names; see `check`."""
+    check(place, values, ARGUMENTS)
+    channels = (values.get('input_size') or [values.get('in_chans') or 3])[0]
+    for key in ('mean', 'std'):
+        if values.get(key) is not None and len(values[key]) not in (1, channels):
             raise ValueError(
-                f'{self.path}: the arguments of train.py must be at most {MAX_VALUES} values, nested at most '
-                f'{MAX_NESTED} times'
+                f'{place}: {key} must be one number or {channels}, one per channel, got {len(values[key])}'
             )
 
 
-def _plain(args: dict[Any, Any], budget: _Budget, depth: int = 0) -> dict[str, Any]:
-    return {str(key): _plain_value(str(key), value, budget, depth + 1) for key, value in args.items()}
+def plain_arguments(path: Path, content: Any) -> dict[str, Any]:
+    """Convert arguments of train.py from a file to plain values, and check those used here.
+
+    Raises:
+        ValueError: A value has the wrong type or is out of range, or there are too many values.
+    """
+    args: dict[str, Any] = _plain(path, content, iter(range(MAX_VALUES)))
+    check_values(path, args)
+    return args
 
 
-def _plain_value(key: str, value: Any, budget: _Budget, depth: int) -> Any:
-    budget.spend(depth)
+def _plain(path: Path, value: Any, left: Iterator[int], depth: int = 0) -> Any:
+    # YAML aliases can expand to many more values than the file has bytes.
+    if next(left, None) is None or depth > MAX_NESTED:
+        raise ValueError(
+            f'{path}: the arguments of train.py must be at most {MAX_VALUES} values, nested at most {MAX_NESTED} times'
+        )
     if isinstance(value, dict):
-        return _plain(value, budget, depth)
+        return {str(key): _plain(path, item, left, depth + 1) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain_value(key, item, budget, depth + 1) for item in value]
-    return value if isinstance(value, (bool, int, float)) or value is None else str(value)
+        return [_plain(path, item, left, depth + 1) for item in value]
+    return value if value is None or isinstance(value, (bool, int, float)) else str(value)
 
 
 def shareable(args: dict[str, Any]) -> dict[str, Any]:

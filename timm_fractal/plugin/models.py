@@ -91,8 +91,7 @@ def _wrap_load_pretrained(original: Callable[..., Any], registry: Any, ours: 'di
         cfg: Any = pretrained_cfg or getattr(model, 'pretrained_cfg', None)
         name = f'{cfg.get("architecture")}.{cfg.get("tag")}' if isinstance(cfg, dict) else ''
         if name in ours:
-            from ..hub.manifest import load
-            from ..hub.origin import SOURCES
+            from ..hub.manifest import SOURCES, load
 
             # If a user overrides a source, ours is not loaded.
             registered = registry._model_pretrained_cfgs[name]
