@@ -279,8 +279,8 @@ class Fractal1Spec(IFSSpec):
     """One fractal, perturbed: 1p-frac of "Scaling Backwards: Minimal Synthetic Pre-training?" (ECCV 2024).
 
     The defaults are those of the paper (section 4) and of the authors' released generator. The authors did not seed
-    their fractal, and it matters which one it is. Seed 20 is among the best of 40 after training, has the second highest
-    score of ``timm-fractal doctor --seeds``, and was confirmed with other training seeds (docs/results.md).
+    their fractal, and it matters which one it is. Seed 20 is among the best of 40 after training, has the second
+    highest score of ``timm-fractal doctor --seeds``, and was confirmed with other training seeds (docs/results.md).
 
     With ``fractals=K``, class k is a perturbation of base fractal ``k % K``; the paper goes from 1,000 base fractals
     down to 1.
