@@ -322,7 +322,7 @@ def test_a_finished_tar_is_checked(tmp_path):
     export.export_images(NAME, tmp_path / 'x.tar')
     content = (tmp_path / 'x.tar').read_bytes()
     (tmp_path / 'x.tar').write_bytes(content[: len(content) // 2])
-    with pytest.raises(OSError, match=r'has 13 of 22 files and is damaged: delete it'):
+    with pytest.raises(OSError, match=r'has \d+ of 22 files and is damaged: delete it'):
         export.export_images(NAME, tmp_path / 'x.tar')
 
 

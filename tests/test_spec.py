@@ -16,7 +16,7 @@ def test_plain_name_is_the_papers_data_set():
         patch='random',
         perturb='multiply',
         fractals=1,
-        seed=15,
+        seed=20,
         instances=1,
         cache='auto',
         loader='auto',

@@ -273,9 +273,8 @@ class Fractal1Spec(IFSSpec):
     """One fractal, perturbed: 1p-frac of "Scaling Backwards: Minimal Synthetic Pre-training?" (ECCV 2024).
 
     The defaults are those of the paper (section 4) and of the authors' released generator. The authors did not seed
-    their fractal; seed 15 is the first of 0, 1, 2, ... that gives a rich one: none of its first 32 classes had to be
-    resampled for being empty, they fill more than 15 % of the image on average, and each training image is closest to
-    the validation image of its own class (means of 8 x 8 pixels).
+    their fractal, and it matters which one it is. Seed 20 is among the best of 40 after training, has the second
+    highest score of ``timm-fractal doctor --seeds``, and was confirmed with other training seeds (docs/results.md).
 
     With ``fractals=K``, class k is a perturbation of base fractal ``k % K``; the paper goes from 1,000 base fractals
     down to 1.
@@ -303,7 +302,7 @@ class Fractal1Spec(IFSSpec):
     fractals: int = option(
         1, 'number of base fractals, at most classes, which are divided among them', low=1, high=1_000_000
     )
-    seed: int = _seed(15, 'seed of the base fractals')
+    seed: int = _seed(20, 'seed of the base fractals')
     instances: int = option(1, 'images per class: same shape, different noise', low=1, high=1_000_000)
     redraw: str = option(
         'false', 'fresh noise for each training sample; needs loader=device', choices=('false', 'true'), images=False
