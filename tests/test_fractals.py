@@ -171,6 +171,22 @@ def test_bases_are_what_the_search_finds(seed):
         assert np.array_equal(found[number], table.value.value)
 
 
+def test_classes_are_what_the_search_finds(monkeypatch):
+    """Those of the default data set are in a table: every thousandth is searched for."""
+    numbers = range(0, 21_000, 1_000)
+
+    def find(name):
+        found = codes.find_codes(parse_name(name), lambda count, step: [range(count)], only=numbers)
+        return found.systems[numbers]
+
+    assert len(search._found(search._FOUND_CLASSES)) == 21_000
+    known = find('fractal1/classes=21000')
+    assert np.array_equal(find('fractal1/classes=25000,size=64'), known)
+    assert not np.array_equal(find('fractal1/classes=21000,perturb=add'), known)
+    monkeypatch.setattr(codes, 'default_attempts', lambda reference: np.zeros(0, np.uint8))
+    assert np.array_equal(find('fractal1/classes=21000'), known)
+
+
 def test_searched_systems_are_uniform():
     systems = [ifs.sample_uniform(np.random.default_rng(k)) for k in range(3000)]
     maps = [int((ifs.probabilities(system) > 0).sum()) for system in systems]

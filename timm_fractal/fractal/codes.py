@@ -28,7 +28,7 @@ from . import ifs
 from .canvas import Bits, pack, unpack
 from .ifs import AddressSequences, Array, IFSCodes
 from .render import Rendered, render
-from .search import ADDRESS_SEED, MIN_FILL, SEARCHES, base_thresholds, find_bases
+from .search import ADDRESS_SEED, MIN_FILL, SEARCHES, base_thresholds, default_attempts, find_bases
 
 #: Progress display: takes a number of images and a step, and yields consecutive ranges that cover the images.
 Progress = Callable[[int, int | None], Iterable[range]]
@@ -191,21 +191,35 @@ def find_codes(
         if len(missing):
             codes.bases[missing] = find_bases(reference, missing.tolist())
         if isinstance(reference, Fractal1Spec):
-            _find_classes(reference, codes, part, None if table is None else table[chunk.start : chunk.stop])
+            known = default_attempts(reference) if base is None else np.zeros(0, np.uint8)
+            _find_classes(reference, codes, part, None if table is None else table[chunk.start : chunk.stop], known)
         else:
             codes.systems[part] = codes.bases[part]
     return codes
 
 
-def _find_classes(reference: Fractal1Spec, codes: IFSCodes, classes: npt.NDArray[np.int64], table: Bits | None) -> None:
-    """Perturb until each of these classes has an image that is not too empty; store the images in ``table``."""
+def _find_classes(
+    reference: Fractal1Spec,
+    codes: IFSCodes,
+    classes: npt.NDArray[np.int64],
+    table: Bits | None,
+    known: npt.NDArray[np.uint8],
+) -> None:
+    """Perturb until each of these classes has an image that is not too empty; store the images in ``table``.
+
+    The attempts that succeed for the first classes are ``known``.
+    """
     pending = classes
     enough = MIN_FILL if table is None else 1.0
     for attempt in range(MAX_PERTURBATIONS):
         for k in pending:
-            rng = stream(reference.seed, Stream.PERTURBATION, int(k), attempt)
+            rng = stream(reference.seed, Stream.PERTURBATION, int(k), int(known[k]) if k < len(known) else attempt)
             base = codes.bases[k % reference.num_bases]
             codes.systems[k] = ifs.perturb(base, reference.delta, rng, reference.perturb)
+        if table is None:
+            pending = pending[pending >= len(known)]
+            if len(pending) == 0:
+                return
         # The first attempt renders straight into the table; later ones only repeat empty images.
         out = table if attempt == 0 else None
         zeros = np.zeros_like(pending)
