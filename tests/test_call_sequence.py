@@ -123,7 +123,7 @@ def train(name, folder, loader):
 
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('loader', ['auto', 'device'])
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', [NAMES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:])])
 def test_training(name, loader, tmp_path):
     losses = train(f'{name},loader={loader}', tmp_path, loader)
     assert all(0 < loss < 20 for loss in losses) and len(set(losses)) == len(losses)

@@ -164,8 +164,15 @@ def test_arguments_are_plain_yaml(tmp_path, text):
         checkpoint.read(tmp_path / 'x.safetensors')
 
 
-@pytest.mark.parametrize('name', ['vit_tiny_patch16_224', 'vit_base_patch16_224', 'swin_tiny_patch4_window7_224'])
-@pytest.mark.parametrize('classes', [0, 1000])
+@pytest.mark.parametrize(
+    'name',
+    [
+        'vit_tiny_patch16_224',
+        pytest.param('vit_base_patch16_224', marks=pytest.mark.slow),
+        'swin_tiny_patch4_window7_224',
+    ],
+)
+@pytest.mark.parametrize('classes', [0, pytest.param(1000, marks=pytest.mark.slow)])
 def test_architectures_are_recognized(tmp_path, name, classes):
     found = architecture.on_meta(timm.create_model, name, num_classes=classes).state_dict()
     assert architecture.recognize(tmp_path, found) == (name, classes)

@@ -419,12 +419,14 @@ def status(address: str) -> int:
         return error.code
 
 
+@pytest.mark.slow
 def test_page_reads_no_file(address: str) -> None:
     assert status(f'{address}/') == 200
     for path in ('/etc/passwd', str(ROOT / 'pyproject.toml'), 'pyproject.toml', '../pyproject.toml'):
         assert status(f'{address}/gradio_api/file={path}') in (403, 404), path
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path('/proc/net/tcp').exists(), reason='no list of open ports')
 def test_page_is_for_this_machine_alone(address: str) -> None:
     port = int(address.rpartition(':')[2])

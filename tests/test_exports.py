@@ -81,11 +81,12 @@ def test_a_published_tag_is_fine_tuned_and_exported(tmp_path, tag):
         ),
         ('test_resnet', dict(name='test_resnet'), dict(img_size=64)),
         ('coat_lite_tiny', dict(name='coat_lite_tiny'), {}),
-        ('coat_lite_mini', dict(name='coat_lite_mini'), {}),
-        (
+        pytest.param('coat_lite_mini', dict(name='coat_lite_mini'), {}, marks=pytest.mark.slow),
+        pytest.param(
             'vit_tiny_patch16_224',
             dict(name='vit_tiny_patch16_224', use_naflex=True),
             dict(model_kwargs={'use_naflex': True}),
+            marks=pytest.mark.slow,
         ),
     ],
     ids=['model_kwargs', 'img_size', 'img_size of data', 'pool', 'gray', 'no img_size', 'tied', 'tied2', 'naflex'],

@@ -46,6 +46,7 @@ def test_images_are_those_of_the_oracle(backend, patch, size, points, seed, maps
         assert np.array_equal(image, expected), f'{np.sum(image != np.array(expected))} pixels differ'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('patch', PATCHES)
 def test_back_ends_agree_on_the_papers_settings(patch):
     systems, addresses, keys = example(8, 100_000, 15)

@@ -102,6 +102,7 @@ def test_every_result_has_its_provenance(key):
             assert json.loads(text)[key] not in (None, ''), text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('path', sorted(SWEEP.parent.glob('*.yaml')), ids=lambda path: path.stem)
 def test_every_sweep_file_is_read(path, sweep_file, tmp_path):
     sweep = sweep_file.Sweep(path)
