@@ -131,7 +131,7 @@ def _our_dataset(name: str, split: str = 'validation', **options: Any) -> 'Datas
     return dataset
 
 
-def _torch_dataset(name: str, train: bool, download: bool = False, **options: Any) -> 'Dataset[Any]':
+def _torch_dataset(name: str, train: bool, **options: Any) -> 'Dataset[Any]':
     """Create a data set for timm's ``torch/`` table, with the arguments of torchvision data sets."""
     return _our_dataset(name, split='train' if train else 'validation', **options)
 
