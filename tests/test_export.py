@@ -10,9 +10,12 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -422,6 +425,22 @@ def test_each_shard_alone_is_that_of_the_whole(tmp_path: Path, shards: Path) -> 
         export.export_images(NAME, tmp_path / 'y', split, shards=3)
     assert json.loads((tmp_path / 'y' / '_info.json').read_text())['splits'] == info
     assert export.export_images(NAME, tmp_path / 'y', shards=3, shard=0) == [Exported(CANONICAL, 'train', 11, 8, 0)]
+
+
+def test_both_splits_at_the_same_moment(tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever finds the list of shards in use waits, and adds to what the other has written."""
+    export.export_images(NAME, tmp_path, shards=3)
+    info, waits = tmp_path / '_info.json', threading.Event()
+    train = info.read_bytes()
+    info.unlink()
+    monkeypatch.setattr(export, 'time', SimpleNamespace(sleep=lambda seconds: waits.set()))
+    with ThreadPoolExecutor(1) as pool:
+        with export.exclusive_lock(info):
+            other = pool.submit(export.export_images, NAME, tmp_path, 'validation', shards=3)
+            assert waits.wait(120) and not info.exists()
+            info.write_bytes(train)
+        other.result(120)
+    assert files(tmp_path) == files(shards)
 
 
 def test_shards_show_all_classes() -> None:

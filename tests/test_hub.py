@@ -328,6 +328,8 @@ def test_an_entry_is_enough_to_build_the_model(exported):
     assert (entry.name, entry.size, entry.license) == ('test_vit.fractal1_20', len(content), 'apache-2.0')
     assert entry.sha256 == hashlib.sha256(content).hexdigest()
     assert len(set(entry.provenance['reference_output'])) > 4
+    config = json.loads((exported / 'config.json').read_text())
+    assert entry.pretrained_cfg == {k: v for k, v in config['pretrained_cfg'].items() if k not in ('tag', 'license')}
     assert entry.pretrained_cfg['fixed_input_size'] and entry.pretrained_cfg['input_size'] == [3, 64, 64]
 
 
@@ -422,7 +424,7 @@ def edit(*keys, value):
     [
         (edit('model_args', 'checkpoint_path', value='other.bin'), "model_args: 'checkpoint_path' is not an option"),
         (edit('model_args', 'depth', value=10**9), 'depth must be at most 1024'),
-        (edit('model_args', value=[1]), 'model_args must be a mapping, got list'),
+        (edit('model_args', value=[1]), r"model_args must be a mapping, got '\[1\]'"),
         (edit('architecture', value='hf-hub:me/x'), 'unknown architecture'),
         (edit('architecture', value=['x']), 'architecture must be a string'),
         (edit('pretrained_cfg', 'file', value='other.bin'), "pretrained_cfg must not have 'file'"),
@@ -432,9 +434,9 @@ def edit(*keys, value):
         (edit('pretrained_cfg', 'input_size', value='x'), 'input_size must be three integers'),
         (edit('pretrained_cfg', 'mean', value=[0.5] * 4), 'mean must be one number or 3'),
         (edit('pretrained_cfg', 'color', value='red'), "unknown key 'color' in pretrained_cfg"),
-        (edit('num_classes', value=-1), "num_classes must be from 0 to .*, got '-1'"),
-        (edit('num_classes', value=20.0), 'num_classes must be from 0'),
-        (edit('num_classes', value='x'), 'num_classes must be from 0'),
+        (edit('num_classes', value=-1), "num_classes must be an integer from 0 to .*, got '-1'"),
+        (edit('num_classes', value=20.0), 'num_classes must be an integer from 0'),
+        (edit('num_classes', value='x'), 'num_classes must be an integer from 0'),
         (edit('provenance', value=['x']), 'provenance must be a mapping'),
         (
             lambda folder: (folder / 'config.json').write_text('[' * 100_000),
@@ -495,11 +497,19 @@ def test_dry_run(exported, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr('huggingface_hub.ModelCard.validate', refuse)
     folder = copy(exported, tmp_path / 'x')
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert cli.main(['publish', str(folder), '--repo-id', 'me/my_model', '--dry-run']) == 0
-    output = capsys.readouterr().out
-    assert f'{folder}: ready for me/my_model, not uploaded' in output and '"test_vit.fractal1_20": {' in output
-    assert 'the Hub did not validate the model card: no network' in output
+    command = ['publish', str(folder), '--repo-id', 'me/my_model', '--dry-run']
+    assert cli.main(command) == 1
+    said = capsys.readouterr()
+    assert said.err == 'timm-fractal publish: the Hub did not check the model card: no network\n'
+    first, *files = said.out.splitlines()[: 1 + len(hub.FILES)]
+    assert first == f'{folder}: ready for me/my_model, not uploaded'
+    assert files == [f'{len(before[name]):>13,} bytes  {name}' for name in hub.FILES]
+    assert '\nlicense: apache-2.0\n' in said.out and 'Model card for' not in said.out and 'sha256' not in said.out
+    assert said.out.endswith(f' lines, all in {folder / "README.md"})\n')
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    monkeypatch.setattr('huggingface_hub.ModelCard.validate', lambda card: None)
+    assert cli.main([*command, '--manifest']) == 0
+    assert '"test_vit.fractal1_20": {' in capsys.readouterr().out
 
 
 # Publishing and loading over HTTP. Functions that run in the process of the client have no fixtures.

@@ -32,7 +32,7 @@ def image(name: str, k: int, split: str = 'train') -> npt.NDArray[np.uint8]:
 
 @pytest.mark.parametrize('split', ['train', 'validation'])
 def test_tiles_are_the_classes(split: str) -> None:
-    sheet = preview.contact_sheet(NAME, split, count=5, columns=3, tile=64)
+    sheet = sheets.contact_sheet(NAME, split, count=5, columns=3, tile=64)
     assert (sheet.mode, sheet.size) == ('L', (3 * 66 + GAP, 2 * 66 + GAP))
     found = tiles(sheet, 64, 2, 3)
     for k in range(5):
@@ -42,18 +42,18 @@ def test_tiles_are_the_classes(split: str) -> None:
 
 @pytest.mark.parametrize('count, columns, rows', [(5, 5, 1), (8, 8, 1), (16, 8, 2), (24, 8, 3), (40, 8, 5)])
 def test_eight_columns(count: int, columns: int, rows: int) -> None:
-    sheet = preview.contact_sheet('fractal1/classes=40,size=32,points=2000', count=count, tile=16)
+    sheet = sheets.contact_sheet('fractal1/classes=40,size=32,points=2000', count=count, tile=16)
     assert sheet.size == (columns * 18 + GAP, rows * 18 + GAP)
 
 
 def test_small_tiles_are_means() -> None:
-    sheet = preview.contact_sheet(NAME, count=1, tile=16)
+    sheet = sheets.contact_sheet(NAME, count=1, tile=16)
     mean = (2.0 * image(NAME, 0)).reshape(16, 4, 16, 4).mean((1, 3))
     np.testing.assert_allclose(tiles(sheet, 16, 1, 1)[0, 0], mean, atol=1)  # Pillow rounds twice.
 
 
 def test_large_tiles_repeat_pixels() -> None:
-    sheet = preview.contact_sheet(NAME, count=1, tile=128)
+    sheet = sheets.contact_sheet(NAME, count=1, tile=128)
     np.testing.assert_array_equal(tiles(sheet, 128, 1, 1)[0, 0], 2 * image(NAME, 0).repeat(2, 0).repeat(2, 1))
 
 
@@ -65,23 +65,23 @@ def test_only_what_is_shown_is_rendered(monkeypatch: pytest.MonkeyPatch) -> None
         return Fractal1(name, **options)
 
     monkeypatch.setattr(sheets, 'create', create)
-    sheet = preview.contact_sheet('fractal1/classes=1000000,instances=50,size=64,points=3000', count=3, tile=64)
+    sheet = sheets.contact_sheet('fractal1/classes=1000000,instances=50,size=64,points=3000', count=3, tile=64)
     assert [spec.name() for spec in names] == ['fractal1/classes=3,points=3000,size=64,cache=shared']
     np.testing.assert_array_equal(tiles(sheet, 64, 1, 3)[0, 2], 2 * image(NAME, 2))
 
 
 def test_all_classes_if_there_are_fewer() -> None:
-    assert preview.contact_sheet(NAME, count=32, tile=16).size == (6 * 18 + GAP, 18 + GAP)
+    assert sheets.contact_sheet(NAME, count=32, tile=16).size == (6 * 18 + GAP, 18 + GAP)
 
 
 def test_parameter_file(tmp_path: Path) -> None:
     Fractal1(NAME + ',delta=0.3').codes.save(tmp_path / 'x.json')
-    sheet = preview.contact_sheet('fractal1', count=2, tile=64, data_dir=tmp_path / 'x.json')
+    sheet = sheets.contact_sheet('fractal1', count=2, tile=64, data_dir=tmp_path / 'x.json')
     np.testing.assert_array_equal(tiles(sheet, 64, 1, 2)[0, 1], 2 * image(NAME + ',delta=0.3', 1))
 
 
 def test_sweep_rows_are_data_sets() -> None:
-    sheet = preview.sweep(NAME + ',delta=0.9', 'delta', ['0', '0.3'], columns=3, tile=64)
+    sheet = sheets.sweep(NAME + ',delta=0.9', 'delta', ['0', '0.3'], columns=3, tile=64)
     found = tiles(sheet, 64, 2, 3)
     base = 'fractal1/classes=6,size=64,points=3000,delta='
     for k in range(3):
@@ -91,7 +91,7 @@ def test_sweep_rows_are_data_sets() -> None:
 
 def test_sweep_labels_lie_beside_their_rows() -> None:
     tile = 64
-    sheet = preview.sweep(NAME, 'patch', ['fill', 'random'], columns=2, tile=tile)
+    sheet = sheets.sweep(NAME, 'patch', ['fill', 'random'], columns=2, tile=tile)
     margin = np.asarray(sheet)[:, : sheet.width - 2 * (tile + GAP) - GAP]
     ink = margin > 128
     assert not ink[:, :2].any() and not ink[:, -2:].any()
@@ -106,7 +106,7 @@ def test_sweep_labels_lie_beside_their_rows() -> None:
 @pytest.mark.parametrize('option', ['delta', 'sigma'])
 def test_default_sweeps(option: str) -> None:
     name = 'fractal1/size=64,points=3000'
-    assert preview.sweep(name, option, columns=2, tile=16).height == 5 * 18 + GAP
+    assert sheets.sweep(name, option, columns=2, tile=16).height == 5 * 18 + GAP
 
 
 @pytest.mark.parametrize(
@@ -125,14 +125,14 @@ def test_default_sweeps(option: str) -> None:
 def test_sweep_refuses(arguments: Any, message: str) -> None:
     arguments = {'values': None, **arguments}
     with pytest.raises(ValueError, match=message):
-        preview.sweep(NAME, **arguments)
+        sheets.sweep(NAME, **arguments)
 
 
 @pytest.mark.parametrize('argument', ['count', 'columns', 'tile'])
 def test_sheet_refuses(argument: str) -> None:
     arguments: Any = {argument: 0}
     with pytest.raises(ValueError, match=f'{argument} must be from'):
-        preview.contact_sheet(NAME, **arguments)
+        sheets.contact_sheet(NAME, **arguments)
 
 
 def test_output_is_checked_first(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_output_is_checked_first(tmp_path: Path) -> None:
 
 
 def test_save_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sheet = preview.contact_sheet(NAME, count=1, tile=16)
+    sheet = sheets.contact_sheet(NAME, count=1, tile=16)
     preview.save([sheet], tmp_path / 'x.png')
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / 'x.png')), np.asarray(sheet))
 
@@ -171,7 +171,7 @@ def test_an_animation_has_a_frame_per_value(tmp_path: Path, capsys: pytest.Captu
         assert file.n_frames == 2 and file.info['loop'] == 0
         for frame, delta in enumerate(('0', '0.3')):
             file.seek(frame)
-            sheet = preview.contact_sheet(f'{NAME},delta={delta}', count=3, tile=64)
+            sheet = sheets.contact_sheet(f'{NAME},delta={delta}', count=3, tile=64)
             picture = np.asarray(file.convert('L'))
             np.testing.assert_array_equal(picture[: sheet.height], np.asarray(sheet))
             assert (picture[sheet.height :] > 128).any()

@@ -67,18 +67,11 @@ __all__ = [
 
 # The module of each name that is not a subpackage.
 _HOME = {
-    'DeviceLoader': 'device_loader',
+    **dict.fromkeys(('Fractal1', 'FractalDB', 'Image1', 'Noise1', 'OFDB', 'VisualAtom'), 'data'),
+    **dict.fromkeys(('DeviceLoader', 'create_device_loader'), 'device_loader'),
+    **dict.fromkeys(('Fractal1Spec', 'parse_name'), 'spec'),
     'IFSCodes': 'fractal.ifs',
-    'Fractal1': 'data',
-    'Fractal1Spec': 'spec',
-    'FractalDB': 'data',
-    'Image1': 'data',
-    'Noise1': 'data',
-    'OFDB': 'data',
     'RandomShape': 'shape',
-    'VisualAtom': 'data',
-    'create_device_loader': 'device_loader',
-    'parse_name': 'spec',
 }
 
 

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -37,6 +38,10 @@ def _one_line(error: BaseException) -> str:
     return ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
 
 
+def _judge(status: str, text: str, advice: str) -> Check:
+    return Check(status, text, '' if status == 'ok' else advice)
+
+
 def examine_dataset(name: str, data_dir: str | Path | None = None) -> Iterator[Check]:
     """Check whether the classes of a data set are separable, and suggest changes.
 
@@ -55,12 +60,9 @@ def examine_dataset(name: str, data_dir: str | Path | None = None) -> Iterator[C
     k, fill = found.emptiest
     yield Check('ok', f'{spec}: {found.fill:.1%} of the pixels are not black ({fill:.1%} in class {k}, the emptiest)')
     if ranking.can_measure(spec, data_dir):
-        quality = ranking.measure(spec, data_dir)
-        yield Check(
-            'ok',
-            f'the fractal has a score of {quality.score:+.1f}: {ranking.EVIDENCE}',
-            '' if quality.score > 0 else f'rank others with timm-fractal doctor --dataset {spec} --seeds 0:100',
-        )
+        score = ranking.measure(spec, data_dir).score
+        advice = '' if score > 0 else f'rank others with timm-fractal doctor --dataset {spec} --seeds 0:100'
+        yield Check('ok', f'the fractal has a score of {score:+.1f}: {ranking.EVIDENCE}', advice)
     count = min(separability.CLASSES, spec.num_classes)
     classes = f'the first {count} of {spec.num_classes:,}' if count < spec.num_classes else f'{count}'
     text = f'{classes} classes: {found}'
@@ -70,8 +72,8 @@ def examine_dataset(name: str, data_dir: str | Path | None = None) -> Iterator[C
         yield Check('ok', text)
     else:
         change = separability.suggest_options(spec, data_dir)
-        nothing = f'use another data set: nothing tried helps ({separability.suggestions(spec, data_dir)})'
-        yield Check('warn', text, f'use {change}' if change else nothing)
+        nothing = f'another data set: nothing tried helps ({separability.suggestions(spec, data_dir)})'
+        yield Check('warn', text, f'use {change or nothing}')
     if isinstance(spec, Formula):
         for fact, advice in formula.examine(spec):
             yield Check('warn' if advice else 'ok', fact, advice)
@@ -101,15 +103,14 @@ def rank_seeds(name: str, seeds: range) -> Iterator[str]:
     spec: Any = parse_name(name)
     if not ranking.can_measure(spec):
         raise ValueError(f'--seeds ranks data sets with one base fractal, such as fractal1, got {spec}')
-    found, none = {}, []
     wanted = sorted({*seeds, spec.seed})
     with progress_bar('measuring fractals', len(wanted), 'fractal') as bar:
+        measured = {}
         for seed, quality in ranking.rank(spec, wanted):
             bar.update()
-            if quality is None:
-                none.append(seed)
-            else:
-                found[seed] = quality
+            measured[seed] = quality
+    found = {seed: quality for seed, quality in measured.items() if quality is not None}
+    none = [seed for seed in measured if seed not in found]
     order = sorted(found, key=lambda seed: -found[seed].score)
     yield f'{"seed":>10} {"score":>6} {"overlap":>8} {"contrast":>9}'
     for seed in [*order[:BEST], *order[BEST:][-1:]]:
@@ -122,27 +123,16 @@ def rank_seeds(name: str, seeds: range) -> Iterator[str]:
     yield ranking.EVIDENCE
 
 
-#: Modules to import, by distribution name.
-_MODULES = {
-    'torch': 'torch',
-    'torchvision': 'torchvision',
-    'timm': 'timm',
-    'numpy': 'numpy',
-    'numba': 'numba',
-    'pillow': 'PIL',
-}
-
-
 def _versions() -> Iterator[Check]:
     yield Check('ok', f'timm-fractal {__version__}, python {sys.version.split()[0]}')
     oldest = _oldest_versions()
-    for name, module in _MODULES.items():
-        # Without numba the renderer falls back to torch.
-        status = 'warn' if name == 'numba' else 'FAIL'
+    for name in ('torch', 'torchvision', 'timm', 'numpy', 'numba', 'pillow'):
         try:
-            import_module(module)
+            import_module('PIL' if name == 'pillow' else name)
             version = metadata.version(name)
         except Exception as error:
+            # Without numba the renderer falls back to torch.
+            status = 'warn' if name == 'numba' else 'FAIL'
             yield Check(status, f'{name} cannot be imported ({_one_line(error)})', f'pip install --upgrade {name}')
             continue
         wanted = oldest.get(name, '0')
@@ -201,10 +191,10 @@ def _autoload() -> Iterator[Check]:
         yield Check('ok', 'autoload is on: the data sets work in unedited scripts')
 
 
-_FRESH = (
-    'from timm.data import create_dataset; '
-    "print(len(create_dataset('fractal1/classes=2,size=32,points=500', split='train')))"
-)
+_FRESH = """
+from timm.data import create_dataset
+print(len(create_dataset('fractal1/classes=2,size=32,points=500', split='train')))
+"""
 
 
 def _timm_internals() -> Iterator[Check]:
@@ -214,23 +204,17 @@ def _timm_internals() -> Iterator[Check]:
     from ..plugin import augment, data, models
 
     names = [*_timm_private.READ, *augment.PATCHED, *data.PATCHED, *models.PATCHED]
-    missing = [name for name in names if not _exists(name)]
+    missing = []
+    for name in names:
+        try:
+            _timm_private.find(name)
+        except _timm_private.UnknownTimm:
+            missing.append(name)
     if missing:
-        yield Check(
-            'FAIL',
-            f'timm {timm.__version__} lacks {", ".join(missing)}: features that need them raise an error',
-            f'install a tested version: {", ".join(_timm_private.CHECKED)}',
-        )
+        text = f'timm {timm.__version__} lacks {", ".join(missing)}: features that need them raise an error'
+        yield Check('FAIL', text, f'install a tested version: {", ".join(_timm_private.CHECKED)}')
     else:
         yield Check('ok', f'timm has all {len(names)} internal names used')
-
-
-def _exists(name: str) -> bool:
-    module, _, attribute = name.rpartition('.')
-    try:
-        return hasattr(import_module(module), attribute)
-    except ImportError:
-        return False
 
 
 def _fresh_process() -> Iterator[Check]:
@@ -257,10 +241,11 @@ def _posterize() -> Iterator[Check]:
         reason = 'no fix needed for this Pillow'
     except ValueError:
         reason = 'fixed for this Pillow'
-    operations: dict[str, Any] = {name: op for name, op in NAME_TO_OP.items() if name.startswith('Posterize')}
+    operations: dict[str, Any] = NAME_TO_OP
     try:
-        for operation in operations.values():
-            operation(image, 0)
+        for name, operation in operations.items():
+            if name.startswith('Posterize'):
+                operation(image, 0)
     except ValueError as error:
         yield Check('FAIL', f"RandAugment's posterize fails with 0 bits ({error})", "pip install 'pillow<13'")
     else:
@@ -275,10 +260,8 @@ def _numba_cache() -> Iterator[Check]:
         return
     folder = getattr(getattr(render_lanes, 'stats', None), 'cache_path', None)
     if folder is None:
-        advice = 'set NUMBA_CACHE_DIR to a writable folder'
-        yield Check(
-            'warn', "numba's cache directory is not writable: every process spends a few seconds compiling", advice
-        )
+        text = "numba's cache directory is not writable: every process spends a few seconds compiling"
+        yield Check('warn', text, 'set NUMBA_CACHE_DIR to a writable folder')
     else:
         yield Check('ok', f'compiled code is cached in {folder}')
 
@@ -300,12 +283,9 @@ def _speed() -> Iterator[Check]:
         start = time.perf_counter()
         render(codes.systems, path, keys, spec.size, threads=1)
         times.append(1e3 * (time.perf_counter() - start) / LANES)
-    each = sorted(times)[len(times) // 2]
+    each = statistics.median(times)
     text = f'rendering takes {each:.1f} ms per image and core ({spec.size} x {spec.size}, {spec.points:,} points)'
-    if each > 20:
-        yield Check('warn', text, 'check that numba is installed and the machine is idle')
-    else:
-        yield Check('ok', text)
+    yield _judge('warn' if each > 20 else 'ok', text, 'check that numba is installed and the machine is idle')
 
 
 def _shared_memory() -> Iterator[Check]:
@@ -315,13 +295,8 @@ def _shared_memory() -> Iterator[Check]:
         return
     free = shutil.disk_usage(folder).free / 1e6
     text = f'{free:,.0f} MB of shared memory free; 1,000 classes take 33 MB per split and rank, 21,000 690 MB'
-    advice = 'docker run --shm-size=8g, or add cache=none to the data set name'
-    if free < 33:
-        yield Check('FAIL', text, advice)
-    elif free < 690:
-        yield Check('warn', text, advice)
-    else:
-        yield Check('ok', text)
+    status = 'FAIL' if free < 33 else 'warn' if free < 690 else 'ok'
+    yield _judge(status, text, 'docker run --shm-size=8g, or add cache=none to the data set name')
 
 
 def types() -> Iterator[Check]:

@@ -11,16 +11,17 @@ import functools
 import hashlib
 import io
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from .._utils.archive import check_complete, first_member, write_file, write_tar
 from .._utils.atomic import atomic_write, check_regular, exclusive_lock, remove_leftovers
+from .._utils.console import progress_bar
 from .._utils.cpu import cpu_count
 from .._utils.files import add_to_digest, check_writable
 from .._utils.messages import nearest
@@ -132,8 +133,12 @@ def export_images(
     with exclusive_lock(dest) if shards is None else contextlib.nullcontext():
         datasets: Any = (create(images, split=part, root=data_dir, input_img_mode=spec.mode) for part in splits)
         if shards is not None:
+            datasets = list(datasets)
             # The validation split may have fewer images: it is refused before the training split is written.
-            datasets = [_check_shards(dataset, shards) for dataset in datasets]
+            for dataset in datasets:
+                if shards > dataset.num_images:
+                    words = f'{dataset.num_images}, the images of the {dataset.split} split'
+                    raise ValueError(f'{dataset.spec}: shards must be at most {words}, got {shards}')
         for dataset in datasets:
             record['dataset'] = str(dataset.spec)
             if dataset.files:
@@ -155,13 +160,13 @@ def _digest(files: Sequence[Path], data_dir: Path) -> str:
 
 
 def _is_tar(dest: Path) -> bool:
+    # timm takes a file for a tar by this very suffix.
     return dest.suffix == '.tar'
 
 
 def _check_arguments(dest: Path, split: str, shards: int | None, shard: int | None) -> tuple[str, ...]:
     if split not in (*SPLITS, 'all'):
         raise ValueError(f'unknown split {split!r}; {nearest(split, (*SPLITS, "all"))}')
-    # timm takes a file for a tar by this very suffix.
     if dest.suffix.lower() in ('.tar', '.tgz', '.gz', '.bz2', '.xz', '.zst', '.zip') and not _is_tar(dest):
         raise ValueError(f'dest must be a folder or end in .tar, which is all that timm reads, got {str(dest)!r}')
     if shards is not None and shards < 1:
@@ -171,51 +176,37 @@ def _check_arguments(dest: Path, split: str, shards: int | None, shard: int | No
         raise ValueError(f'shard must be {valid}, got {shard}')
     if shards is not None and _is_tar(dest):
         raise ValueError(f'dest must be a folder for shards, got {str(dest)!r}: use {str(dest.with_suffix(""))!r}')
-    if not _is_tar(dest):
-        return SPLITS if split == 'all' else (split,)
-    if split == 'all':
+    if split == 'all' and _is_tar(dest):
         raise ValueError("split must be 'train' or 'validation' for a tar, which holds one split, got 'all'")
-    return (split,)
-
-
-def _check_shards(dataset: Any, shards: int) -> Any:
-    if shards > dataset.num_images:
-        words = f'{dataset.num_images}, the images of the {dataset.split} split'
-        raise ValueError(f'{dataset.spec}: shards must be at most {words}, got {shards}')
-    return dataset
+    return SPLITS if split == 'all' else (split,)
 
 
 def _refuse_other(dest: Path, record: dict[str, Any], split: str) -> None:
     """Raise if there is anything at the destination but this data set, or part of it."""
-    foreign = [f'{split}/*']
+    path, content = dest, b''
     if _is_tar(dest):
-        record = {**record, 'split': split}
-    elif 'shards' in record:
-        foreign += [f'{split}-*.tar', INFO]
-    for path, content in _contents(dest, foreign):
-        try:
-            other = json.loads(content)
-        except ValueError:
-            raise FileExistsError(errno.EEXIST, 'holds something that timm-fractal did not export', str(path)) from None
-        if other != record:
-            words = f'holds {_describe(other)}, not {_describe(record)}: choose another destination'
-            raise FileExistsError(errno.EEXIST, words, str(path))
-
-
-def _contents(dest: Path, foreign: list[str]) -> Iterator[tuple[Path, bytes]]:
-    """Yield what is already at the destination, with its record; an empty record if it has none."""
-    # Reading a pipe would never end.
-    check_regular(dest if _is_tar(dest) and not dest.is_dir() else dest / RECORD)
-    if not _is_tar(dest):
-        if (dest / RECORD).exists():
-            yield dest, (dest / RECORD).read_bytes()
-        else:
-            for path in (path for pattern in foreign for path in dest.glob(pattern)):
-                yield path, b''
-    elif dest.is_dir():
-        raise IsADirectoryError(errno.EISDIR, 'this is a folder, not a tar', str(dest))
-    elif dest.exists():
-        yield dest, first_member(dest, RECORD)
+        if dest.is_dir():
+            raise IsADirectoryError(errno.EISDIR, 'this is a folder, not a tar', str(dest))
+        if not dest.exists():
+            return
+        # Reading a pipe would never end.
+        check_regular(dest)
+        record, content = {**record, 'split': split}, first_member(dest, RECORD)
+    elif (dest / RECORD).exists():
+        check_regular(dest / RECORD)
+        content = (dest / RECORD).read_bytes()
+    else:
+        foreign = [f'{split}/*'] + ([f'{split}-*.tar', INFO] if 'shards' in record else [])
+        path = next((path for pattern in foreign for path in dest.glob(pattern)), dest)
+        if path == dest:
+            return
+    try:
+        other = json.loads(content)
+    except ValueError:
+        raise FileExistsError(errno.EEXIST, 'holds something that timm-fractal did not export', str(path)) from None
+    if other != record:
+        words = f'holds {_describe(other)}, not {_describe(record)}: choose another destination'
+        raise FileExistsError(errno.EEXIST, words, str(path))
 
 
 def _describe(record: Any) -> str:
@@ -249,8 +240,7 @@ def _export_split(dataset: Any, dest: Path, record: dict[str, Any], shard: int |
     try:
         if not _is_tar(dest):
             _write_records(dest, record, split, parts)
-        bar = tqdm(desc=f'writing {split}', total=images, initial=there, unit='img', disable=None)
-        with bar, ThreadPoolExecutor(cpu_count()) as pool:
+        with progress_bar(f'writing {split}', images - there) as bar, ThreadPoolExecutor(cpu_count()) as pool:
             for path in filter(missing.get, missing):
                 with _writer(path, record, split) as write:
                     for i, png in _encode(dataset, missing[path], pool):
@@ -258,9 +248,6 @@ def _export_split(dataset: Any, dest: Path, record: dict[str, Any], shard: int |
                             write(name, content)
                         written += 1
                         bar.update()
-        if 'shards' in record:
-            # Once more: a process that began at the same time with the other split may have replaced what it says.
-            _write_records(dest, record, split, parts)
     except BlockingIOError:
         raise
     except OSError as error:
@@ -322,13 +309,12 @@ def _writer(path: Path, record: dict[str, Any], split: str) -> Iterator[Callable
     """Yield a function that writes a file, by its name and content, to a folder, tar or shard."""
     if not _is_tar(path):
         yield functools.partial(write_file, path)
-    elif 'shards' in record:
-        with exclusive_lock(path), write_tar(path) as add:
-            yield add
-    else:
-        with write_tar(path) as add:
+        return
+    is_shard = 'shards' in record
+    with exclusive_lock(path) if is_shard else contextlib.nullcontext(), write_tar(path) as add:
+        if not is_shard:
             add(RECORD, json.dumps({**record, 'split': split}).encode())
-            yield add
+        yield add
 
 
 def _write_records(dest: Path, record: dict[str, Any], split: str, parts: dict[Path, Any]) -> None:
@@ -339,13 +325,20 @@ def _write_records(dest: Path, record: dict[str, Any], split: str, parts: dict[P
     if 'shards' not in record:
         remove_leftovers(dest, RECORD)
         return
-    path = dest / INFO
-    splits = json.loads(path.read_bytes())['splits'] if path.exists() else {}
     lengths = [len(numbers) for numbers in parts.values()]
     names = [shard.name for shard in parts]
     entry = {'name': split, 'num_samples': sum(lengths), 'filenames': names, 'shard_lengths': lengths}
-    if splits.get(split) != entry:
-        _write_json(path, {'splits': {**splits, split: entry}})
+    path = dest / INFO
+    while _splits(path).get(split) != entry:
+        # Another process may add the other split at this moment; it takes milliseconds.
+        with contextlib.suppress(BlockingIOError), exclusive_lock(path):
+            _write_json(path, {'splits': _splits(path) | {split: entry}})
+        time.sleep(0.01)
+
+
+def _splits(path: Path) -> dict[str, Any]:
+    splits: dict[str, Any] = json.loads(path.read_bytes())['splits'] if path.exists() else {}
+    return splits
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -65,10 +65,8 @@ def examine_folder(folder: str | Path) -> Iterator[Check]:
     if batches == 0:
         yield Check('warn', f'there are fewer training images than a batch of {BATCH}', '--batch-size 10')
     else:
-        yield Check(
-            'ok',
-            f'--num-classes {len(trained)} --epochs {round(STEPS / batches)}: about {STEPS} steps of {BATCH} images',
-        )
+        options = f'--num-classes {len(trained)} --epochs {round(STEPS / batches)}'
+        yield Check('ok', f'{options}: about {STEPS} steps of {BATCH} images')
     if tests:
         error = 100 * (0.25 / len(tests)) ** 0.5
         yield Check('ok', f'accuracy on {len(tests):,} test images has a standard error of up to {error:.1f} points')

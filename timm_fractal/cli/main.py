@@ -79,6 +79,9 @@ The token comes from `hf auth login` or HF_TOKEN. To complete an interrupted
 upload, run the same command again.
 """
 
+# Lines of the model card that a dry run shows.
+_CARD_LINES = 12
+
 _DOCTOR_EXAMPLES = """examples:
   timm-fractal doctor
   timm-fractal doctor --dataset fractal1/delta=0.01
@@ -109,8 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(args, 'name'):
             # Before torch is imported, so that a typo is reported immediately.
             parse_name(args.name)
-        code: int = args.run(args)
-        return code
+        return int(args.run(args))
     except (ValueError, ImportError, OSError, MemoryError, RuntimeError) as error:
         _print(f'timm-fractal {args.command}: {_message(error)}', file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
@@ -119,11 +121,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _print(*words: str, file: Any = None, **options: Any) -> None:
+def _print(*words: str, file: Any = None, sep: str = ' ') -> None:
     """Print; ignore errors of a closed or full stream."""
     stream = file or sys.stdout
     try:
-        print(*words, file=stream, **options | {'flush': True})
+        print(*words, file=stream, sep=sep, flush=True)
     except (AttributeError, OSError, ValueError):
         # Otherwise, the interpreter flushes it at exit and fails with a different exit code.
         if stream is sys.stdout:
@@ -162,37 +164,33 @@ def _add_command(commands: Any, name: str, run: Callable[[Any], int], summary: s
     return parser
 
 
+def _given(args: Any, *names: str) -> dict[str, Any]:
+    """Return the options that were given; for others, the defaults of the function that is called apply."""
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+
 def _add_dataset(parser: Any, default: str | None = None) -> None:
     words = "data set name, e.g. fractal1 or 'fractal1/delta=0.05'"
     parser.add_argument('name', metavar='NAME', nargs='?' if default else None, default=default, help=words)
-    parser.add_argument(
-        '--data-dir',
-        metavar='PATH',
-        help='files that the data set is made from: image, folder of images, CSV files of IFS codes, or parameter file',
-    )
+    words = 'files that the data set is made from: image, folder of images, CSV files of IFS codes, or parameter file'
+    parser.add_argument('--data-dir', metavar='PATH', help=words)
 
 
 def _add_preview(commands: Any) -> None:
     parser = _add_command(commands, 'preview', _preview, 'render a contact sheet of the classes', _PREVIEW_EXAMPLES)
     _add_dataset(parser, default='fractal1')
-    parser.add_argument(
-        '--weights',
-        metavar='NAME',
-        help='show filters and attention of these weights, on the first class of the data set',
-    )
-    parser.add_argument(
-        '-o', '--output', metavar='FILE', default='fractals.png', help='PNG file, or GIF with --sweep (%(default)s)'
-    )
-    parser.add_argument('--count', type=int, metavar='N', help='number of classes (32)')
-    parser.add_argument('--columns', type=int, metavar='N', help='images per row; in a sweep, classes (8)')
-    parser.add_argument('--split', default='train', choices=('train', 'validation'), help='split (%(default)s)')
-    parser.add_argument('--tile', type=int, metavar='PX', help='size of an image (128; with --weights 64)')
-    parser.add_argument('--sweep', metavar='OPTION', help='one row, or frame, per value of an option, e.g. delta')
-    parser.add_argument(
-        '--values',
-        metavar='V,V,...',
-        help='values of the sweep; delta, sigma and options with words as values have defaults',
-    )
+    add = parser.add_argument
+    words = 'show filters and attention of these weights, on the first class of the data set'
+    add('--weights', metavar='NAME', help=words)
+    words = 'PNG file, or GIF with --sweep (%(default)s)'
+    add('-o', '--output', metavar='FILE', default='fractals.png', help=words)
+    add('--count', type=int, metavar='N', help='number of classes (32)')
+    add('--columns', type=int, metavar='N', help='images per row; in a sweep, classes (8)')
+    add('--split', default='train', choices=('train', 'validation'), help='split (%(default)s)')
+    add('--tile', type=int, metavar='PX', help='size of an image (128; with --weights 64)')
+    add('--sweep', metavar='OPTION', help='one row, or frame, per value of an option, e.g. delta')
+    words = 'values of the sweep; delta, sigma and options with words as values have defaults'
+    add('--values', metavar='V,V,...', help=words)
 
 
 def _preview(args: Any) -> int:
@@ -207,25 +205,25 @@ def _preview(args: Any) -> int:
         args.parser.error('--values needs --sweep OPTION')
     if args.weights and (args.sweep or args.count is not None or args.split != 'train'):
         args.parser.error('--sweep, --count and --split cannot be combined with --weights')
-    preview.check_output(args.output)
-    tile = args.tile if args.tile is not None else 64 if args.weights else 128
-    count = 32 if args.count is None else args.count
-    options: dict[str, Any] = dict(split=args.split, tile=tile, data_dir=args.data_dir)
     values = [value.strip() for value in args.values.split(',')] if args.values else None
     if values and not all(values):
         args.parser.error(f'--values must be separated by single commas, got {args.values!r}')
+    preview.check_output(args.output)
+    given = _given(args, 'columns', 'tile', 'data_dir')
     if args.weights:
         from ..explore.weights import weights_sheet
 
-        columns = 13 if args.columns is None else args.columns
-        frames = [weights_sheet(args.weights, args.name, columns=columns, tile=tile, data_dir=args.data_dir)]
-    elif animated:
-        frames = preview.animate(args.name, args.sweep, values, count=count, columns=args.columns, **options)
-    elif args.sweep:
-        columns = 8 if args.columns is None else args.columns
-        frames = [preview.sweep(args.name, args.sweep, values, columns=columns, **options)]
+        frames = [weights_sheet(args.weights, args.name, **given)]
     else:
-        frames = [preview.contact_sheet(args.name, count=count, columns=args.columns, **options)]
+        from ..explore import sheets
+
+        given |= _given(args, 'split')
+        if animated:
+            frames = sheets.animate(args.name, args.sweep, values, **given, **_given(args, 'count'))
+        elif args.sweep:
+            frames = [sheets.sweep(args.name, args.sweep, values, **given)]
+        else:
+            frames = [sheets.contact_sheet(args.name, **given, **_given(args, 'count'))]
     preview.save(frames, args.output)
     _print(f'{args.output}: {frames[0].width} x {frames[0].height} pixels')
     return 0
@@ -236,9 +234,8 @@ def _add_explore(commands: Any) -> None:
     parser = _add_command(commands, 'explore', _explore, summary, _EXPLORE_EXAMPLES)
     _add_dataset(parser, default='fractal1')
     parser.add_argument('--host', metavar='ADDRESS', help='address to listen on (GRADIO_SERVER_NAME, else 127.0.0.1)')
-    parser.add_argument(
-        '--port', type=int, metavar='N', help='port (GRADIO_SERVER_PORT, else the first free one from 7860)'
-    )
+    words = 'port (GRADIO_SERVER_PORT, else the first free one from 7860)'
+    parser.add_argument('--port', type=int, metavar='N', help=words)
 
 
 def _explore(args: Any) -> int:
@@ -254,17 +251,12 @@ def _add_export(commands: Any) -> None:
     parser = _add_command(commands, 'export', _export, 'write a data set as PNG files', _EXPORT_EXAMPLES)
     _add_dataset(parser)
     parser.add_argument('dest', metavar='DEST', help='folder, or .tar file')
-    parser.add_argument(
-        '--split',
-        default='train',
-        choices=('train', 'validation', 'all'),
-        help='split (%(default)s); all: folders only',
-    )
+    splits, words = ('train', 'validation', 'all'), 'split (%(default)s); all: folders only'
+    parser.add_argument('--split', default='train', choices=splits, help=words)
     shards = parser.add_mutually_exclusive_group()
     shards.add_argument('--shards', type=int, metavar='N', help='write N WebDataset shards into the folder DEST')
-    shards.add_argument(
-        '--shard', type=_parse_shard, metavar='I/N', help='write only shard I of N, from 0/N: one task of a job array'
-    )
+    words = 'write only shard I of N, from 0/N: one task of a job array'
+    shards.add_argument('--shard', type=_parse_shard, metavar='I/N', help=words)
     parser.add_argument('--params', metavar='FILE.json', help='also save the IFS codes to this file')
 
 
@@ -295,71 +287,58 @@ def _export(args: Any) -> int:
     return 0
 
 
+_WEIGHTS = ('head', 'tag', 'license', 'results')
+
+
 def _add_weights(parser: Any, kind: str) -> None:
-    parser.add_argument('path', metavar=kind, help='file with the weights')
-    parser.add_argument('dest', metavar='DEST', nargs='?', help='folder (ARCHITECTURE.TAG)')
-    parser.add_argument('--tag', help='name after ARCHITECTURE. (default: from the data set or the file)')
+    add = parser.add_argument
+    add('path', metavar=kind, help='file with the weights')
+    add('dest', metavar='DEST', nargs='?', help='folder (ARCHITECTURE.TAG)')
+    add('--tag', help='name after ARCHITECTURE. (default: from the data set or the file)')
     head = parser.add_mutually_exclusive_group()
     head.add_argument('--head', action='store_true', default=True, help='keep the head (default)')
     head.add_argument('--no-head', dest='head', action='store_false', help='drop the head')
-    parser.add_argument('--license', metavar='SPDX', help='license of the weights, e.g. apache-2.0 (unknown)')
-    parser.add_argument(
-        '--result', metavar='NAME=VALUE', action='append', default=[], help='a result for the model card; repeatable'
-    )
-    parser.add_argument('--manifest', metavar='FILE.json', help='add the weights to this manifest and its folder')
-
-
-def _options(args: Any, *names: str) -> dict[str, Any]:
-    options = {name: getattr(args, name) for name in ('head', 'tag', *names)}
-    return options | {'results': args.result} | ({'license': args.license} if args.license else {})
+    add('--license', metavar='SPDX', help='license of the weights, e.g. apache-2.0 (unknown)')
+    words = 'a result for the model card; repeatable'
+    add('--result', dest='results', metavar='NAME=VALUE', action='append', help=words)
+    add('--manifest', metavar='FILE.json', help='add the weights to this manifest and its folder')
 
 
 def _finish_weights(args: Any, folder: Path) -> int:
-    from ..hub import folder as hub
+    from ..hub import entry_of
     from ..hub import manifest as weights
 
     _print(f"{folder}: load with timm.create_model('local-dir:{folder}', pretrained=True)")
     if not args.license:
         _print('license: unknown; set it with --license, for example --license apache-2.0')
     if args.manifest:
-        entry = hub.entry_of(folder, file=weights.HUB_FILE)
-        entry = weights.add(entry, folder / weights.HUB_FILE, args.manifest)
+        entry = entry_of(folder, file=weights.HUB_FILE)
+        weights.add(entry, folder / weights.HUB_FILE, args.manifest)
         _print(f'{args.manifest}: {entry.name}, {entry.size:,} bytes, sha256 {entry.sha256}')
     return 0
 
 
 def _add_export_weights(commands: Any) -> None:
-    parser = _add_command(
-        commands,
-        'export-weights',
-        _export_weights,
-        'export a checkpoint of train.py as a folder that timm loads',
-        _EXPORT_WEIGHTS_EXAMPLES,
-    )
+    summary = 'export a checkpoint of train.py as a folder that timm loads'
+    parser = _add_command(commands, 'export-weights', _export_weights, summary, _EXPORT_WEIGHTS_EXAMPLES)
     _add_weights(parser, 'CHECKPOINT')
     ema = parser.add_mutually_exclusive_group()
-    ema.add_argument(
-        '--use-ema', action='store_true', default=None, help='export the EMA weights (default if there are any)'
-    )
+    words = 'export the EMA weights (default if there are any)'
+    ema.add_argument('--use-ema', action='store_true', default=None, help=words)
     ema.add_argument('--no-ema', dest='use_ema', action='store_false', help='export the weights without EMA')
     parser.add_argument('--recipe', metavar='TEXT', help='training recipe, for the model card')
     parser.add_argument('--hardware', metavar='TEXT', help='training hardware, for the model card')
     parser.add_argument('--curves', metavar='PNG', help='image of accuracy curves, for the model card')
-    parser.add_argument(
-        '--label-names', metavar='PATH', help='names of the classes: my_images/train, or a file with a name per line'
-    )
+    words = 'names of the classes: my_images/train, or a file with a name per line'
+    parser.add_argument('--label-names', metavar='PATH', help=words)
     parser.add_argument('--dtype', help='float16 or bfloat16 halve the size (default: as trained)')
 
 
 def _export_weights(args: Any) -> int:
-    from ..hub import folder as hub
+    from ..hub import export_weights
 
-    return _finish_weights(
-        args,
-        hub.export_weights(
-            args.path, args.dest, **_options(args, 'use_ema', 'recipe', 'hardware', 'dtype', 'curves', 'label_names')
-        ),
-    )
+    options = _given(args, *_WEIGHTS, 'use_ema', 'recipe', 'hardware', 'dtype', 'curves', 'label_names')
+    return _finish_weights(args, export_weights(args.path, args.dest, **options))
 
 
 def _add_convert(commands: Any) -> None:
@@ -368,67 +347,54 @@ def _add_convert(commands: Any) -> None:
 
 
 def _convert(args: Any) -> int:
-    from ..hub import folder as hub
+    from ..hub import convert
 
-    return _finish_weights(args, hub.convert(args.path, args.dest, **_options(args)))
+    return _finish_weights(args, convert(args.path, args.dest, **_given(args, *_WEIGHTS)))
 
 
 def _add_publish(commands: Any) -> None:
-    parser = _add_command(
-        commands,
-        'publish',
-        _publish,
-        'upload a folder written by export-weights or convert to the Hub',
-        _PUBLISH_EXAMPLES,
-    )
-    parser.add_argument('folder', metavar='DIR', help='folder written by export-weights or convert')
-    parser.add_argument('--repo-id', metavar='OWNER/NAME', required=True, help='repository; created if necessary')
-    parser.add_argument('--private', action='store_true', help='create a private repository')
-    parser.add_argument('--create-pr', action='store_true', help='open a pull request instead of committing')
-    parser.add_argument('--revision', metavar='BRANCH', help='branch to commit to (main); created if necessary')
-    parser.add_argument('--dry-run', action='store_true', help='check everything, upload nothing')
+    summary = 'upload a folder written by export-weights or convert to the Hub'
+    parser = _add_command(commands, 'publish', _publish, summary, _PUBLISH_EXAMPLES)
+    add = parser.add_argument
+    add('folder', metavar='DIR', help='folder written by export-weights or convert')
+    add('--repo-id', metavar='OWNER/NAME', required=True, help='repository; created if necessary')
+    add('--private', action='store_true', help='create a private repository')
+    add('--create-pr', action='store_true', help='open a pull request instead of committing')
+    add('--revision', metavar='BRANCH', help='branch to commit to (main); created if necessary')
+    add('--dry-run', action='store_true', help='check everything, upload nothing')
+    add('--manifest', action='store_true', help='also print an entry for a manifest of weights')
 
 
 def _publish(args: Any) -> int:
-    from ..hub import publish
+    from ..hub import FILES, publish
 
-    options = {name: getattr(args, name) for name in ('private', 'create_pr', 'revision', 'dry_run')}
-    done = publish(args.folder, args.repo_id, **options)
-    _print(
-        f'{args.folder}: uploaded and verified, {done.url}'
-        if done.url
-        else f'{args.folder}: ready for {args.repo_id}, not uploaded'
-    )
-    if done.unchecked:
-        _print(f'the Hub did not validate the model card: {done.unchecked}')
-    if done.entry:
+    done = publish(args.folder, args.repo_id, **_given(args, 'private', 'create_pr', 'revision', 'dry_run'))
+    if args.dry_run:
+        _print(f'{args.folder}: ready for {args.repo_id}, not uploaded')
+        for path in (path for path in (Path(args.folder, file) for file in FILES) if path.exists()):
+            _print(f'{path.stat().st_size:>13,} bytes  {path.name}')
+        path = Path(args.folder, 'README.md')
+        lines = path.read_text(encoding='utf-8').splitlines()
+        _print(*lines[:_CARD_LINES], f'... ({len(lines)} lines, all in {path})', sep='\n')
+    else:
+        _print(f'{args.folder}: uploaded and verified, {done.url}')
+    if args.manifest and done.entry:
         _print('entry for a manifest of weights, such as that of timm-fractal:')
         _print(json.dumps(done.entry, indent=2))
-    return 0
+    if done.unchecked:
+        _print(f'timm-fractal publish: the Hub did not check the model card: {done.unchecked}', file=sys.stderr)
+    return int(bool(done.unchecked))
 
 
 def _add_doctor(commands: Any) -> None:
-    parser = _add_command(
-        commands, 'doctor', _doctor, 'check the set-up, a data set, or a folder of images', _DOCTOR_EXAMPLES
-    )
-    parser.add_argument(
-        '--dataset',
-        dest='name',
-        default=argparse.SUPPRESS,
-        metavar='NAME',
-        help='check whether its classes are separable',
-    )
-    parser.add_argument(
-        '--data-dir',
-        metavar='PATH',
-        help='files of the data set, as for preview; without --dataset: a folder of images to check before training',
-    )
-    parser.add_argument(
-        '--seeds',
-        type=seed_range,
-        metavar='FIRST:END',
-        help='rank the fractals of these seeds, e.g. 0:100; with --dataset (fractal1)',
-    )
+    summary = 'check the set-up, a data set, or a folder of images'
+    parser = _add_command(commands, 'doctor', _doctor, summary, _DOCTOR_EXAMPLES)
+    words = 'check whether its classes are separable'
+    parser.add_argument('--dataset', dest='name', default=argparse.SUPPRESS, metavar='NAME', help=words)
+    words = 'files of the data set, as for preview; without --dataset: a folder of images to check before training'
+    parser.add_argument('--data-dir', metavar='PATH', help=words)
+    words = 'rank the fractals of these seeds, e.g. 0:100; with --dataset (fractal1)'
+    parser.add_argument('--seeds', type=seed_range, metavar='FIRST:END', help=words)
 
 
 def seed_range(text: str) -> range:
@@ -452,7 +418,6 @@ def _doctor(args: Any) -> int:
         for line in doctor.rank_seeds(name or 'fractal1', args.seeds):
             _print(line)
         return 0
-    failed = False
     if name is not None:
         checks = doctor.examine_dataset(name, args.data_dir)
     elif args.data_dir:
@@ -461,7 +426,8 @@ def _doctor(args: Any) -> int:
         checks = examine_folder(args.data_dir)
     else:
         checks = doctor.run()
+    failed = False
     for check in checks:
-        _print(f'{check.status:<5} {check.text}' + (f' -> {check.advice}' if check.advice else ''), flush=True)
+        _print(f'{check.status:<5} {check.text}' + (f' -> {check.advice}' if check.advice else ''))
         failed |= check.status == 'FAIL'
     return int(failed)

@@ -1,4 +1,4 @@
-"""Saves contact sheets: classes of a data set, the effect of an option, filters of a pre-trained model."""
+"""Saves contact sheets as PNG or GIF files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,9 +7,6 @@ from PIL import Image
 
 from .._utils.atomic import atomic_write, check_regular
 from .._utils.files import check_writable
-from ..explore.sheets import animate, contact_sheet, sweep
-
-__all__ = ['animate', 'check_output', 'contact_sheet', 'save', 'sweep']
 
 
 def save(frames: Sequence[Image.Image], path: str | Path) -> None:

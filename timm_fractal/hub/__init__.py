@@ -5,15 +5,7 @@ from typing import TYPE_CHECKING
 from .._utils.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from .folder import (
-        FILES,
-        LICENSE,
-        check,
-        convert,
-        entry_of,
-        export_weights,
-        reference_output,
-    )
+    from .folder import FILES, LICENSE, check, convert, entry_of, export_weights, reference_output
     from .upload import Published, publish
 
 __all__ = [
@@ -29,16 +21,5 @@ __all__ = [
 ]
 
 __getattr__, __dir__ = lazy_exports(
-    __name__,
-    {
-        'FILES': 'folder',
-        'LICENSE': 'folder',
-        'Published': 'upload',
-        'check': 'folder',
-        'convert': 'folder',
-        'entry_of': 'folder',
-        'export_weights': 'folder',
-        'publish': 'upload',
-        'reference_output': 'folder',
-    },
+    __name__, {name: 'upload' if name in ('Published', 'publish') else 'folder' for name in __all__}
 )

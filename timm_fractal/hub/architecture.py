@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,8 +32,8 @@ def build(args: dict[str, Any], start: Origin, num_classes: int | None = None, *
     """Build the untrained model that train.py builds from its arguments.
 
     Args:
-        args: At least ``model``.
-        start: Where ``model`` comes from.
+        args: Arguments of train.py.
+        start: Their initial model.
         num_classes: Overrides the one in the arguments.
         options: Additional options of the architecture.
 
@@ -92,7 +92,11 @@ def fit(path: Path, args: dict[str, Any], start: Origin, tensors: Tensors) -> Fi
             continue
         likely = model if likely is None else likely
         if shapes_of(model.state_dict()) == found:
-            return Fitted(model, _model_args(model, args, start, options), options)
+            model_args, cfg = _describe(args, start, options), model.pretrained_cfg
+            if cfg.get('fixed_input_size') and 'img_size' in _parameters(start.architecture):
+                # Without the tag, timm would use the size of the architecture's default weights.
+                model_args.setdefault('img_size', tuple(cfg['input_size'][1:]))
+            return Fitted(model, model_args, options)
     hint = ''
     if '.' in start.name and ':' not in start.name and not start.cfg:
         hint = f'. {start.name} is unknown here: install the versions of timm and timm-fractal it was trained with'
@@ -100,43 +104,24 @@ def fit(path: Path, args: dict[str, Any], start: Origin, tensors: Tensors) -> Fi
     raise AssertionError('unreachable: the shapes differ')
 
 
-def _candidates(args: dict[str, Any], start: Origin) -> Iterator[dict[str, Any]]:
-    """Yield candidate options in addition to the arguments, most likely first."""
-    given = args.get('model_kwargs') or {}
+def _candidates(args: dict[str, Any], start: Origin) -> list[dict[str, Any]]:
+    """Return candidate options in addition to the arguments, most likely first."""
     sizes: list[dict[str, Any]] = [{}]
     asked = tuple(args['input_size'][1:]) if args.get('input_size') else args.get('img_size')
-    if asked and 'img_size' not in given and 'img_size' in _parameters(start.architecture):
+    if asked and 'img_size' not in (args.get('model_kwargs') or {}) and 'img_size' in _parameters(start.architecture):
         sizes.append({'img_size': asked})
     channels: list[dict[str, Any]] = [{}]
     began = (start.cfg.get('input_size') or (3,))[0]
     if not (args.get('in_chans') or args.get('input_size')) and began != 3:
         channels.append({'in_chans': began})
-    for more in channels:
-        for size in sizes:
-            yield size | more
-
-
-def _model_args(model: Any, args: dict[str, Any], start: Origin, options: dict[str, Any]) -> dict[str, Any]:
-    described, cfg = _describe(args, start, options), model.pretrained_cfg
-    if cfg.get('fixed_input_size') and 'img_size' in _parameters(start.architecture):
-        # Without the tag, timm would use the size of the architecture's default weights.
-        described.setdefault('img_size', tuple(cfg['input_size'][1:]))
-    return described
+    return [size | more for more in channels for size in sizes]
 
 
 def architecture_options(name: str, options: Any, source: str) -> dict[str, Any]:
     """Validate model options read from a file: only those that describe the architecture are allowed.
 
     timm also accepts files to load, URLs and functions here. Allowed are parameters of the architecture's class, with
-    plain values.
-
-    Args:
-        name: An architecture of timm, without a tag.
-        options: The options in the file.
-        source: Their name in the file, for messages.
-
-    Returns:
-        The options, lists as tuples.
+    plain values; lists become tuples. ``source`` is the name of the options in the file, for messages.
 
     Raises:
         ValueError: Unknown architecture, unknown option, or an invalid value.

@@ -131,7 +131,10 @@ def unpickle(path: Path) -> dict[str, Any]:
             warnings.filterwarnings('ignore', 'Validating sparse', UserWarning)
             content = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
-        names = _unsafe_globals(path)
+        names: list[str] = []
+        # Not in torch 2.5, and the file may not be in its format.
+        with contextlib.suppress(Exception):
+            names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
         words = f'it calls {listed(names)}' if names else 'it was not written by torch, or is damaged'
         raise ValueError(f'{path} is refused: {words}. Only tensors and plain values are allowed') from error
     except (OSError, MemoryError):
@@ -163,14 +166,6 @@ def _check_archive(path: Path) -> None:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _unsafe_globals(path: Path) -> list[str]:
-    try:
-        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except Exception:
-        # Not in torch's format.
-        return []
 
 
 def check_tensors(path: Path, tensors: Any) -> Tensors:
@@ -226,10 +221,9 @@ def _read_train_loss(path: Path, epochs: int | None) -> float | None:
     if epochs is None or not file.is_file():
         return None
     try:
-        rows = csv.DictReader(text(file).splitlines())
-        losses = [row['train_loss'] for row in rows if row.get('epoch') == str(epochs - 1) and row.get('train_loss')]
-        loss = float(losses[-1]) if losses else math.nan
-        return loss if math.isfinite(loss) else None
+        losses = {row.get('epoch'): row.get('train_loss') for row in csv.DictReader(text(file).splitlines())}
+        loss = float(losses.get(str(epochs - 1)) or math.nan)
     except (csv.Error, ValueError, TypeError) as error:
         words = f'{file} is not a summary of train.py ({_first_line(error)}): correct or remove it'
         raise ValueError(words) from error
+    return loss if math.isfinite(loss) else None

@@ -40,10 +40,9 @@ def call_hub(what: str, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
             answers = (getattr(e, 'response', None) for e in (error, error.__cause__))
             status = next((answer.status_code for answer in answers if answer is not None), None)
             if status not in _BUSY or not waits:
-                translated = _translate(what, error, status)
-                if translated is None:
-                    raise
-                raise translated from error
+                if translated := _translate(what, error, status):
+                    raise translated from error
+                raise
         time.sleep(waits.pop(0))
 
 
@@ -59,9 +58,8 @@ def _translate(what: str, error: Exception, status: Any) -> 'OSError | None':
         return ConnectionError(f'{what}: HF_HUB_OFFLINE is set, so {hub} is not contacted: unset it')
     # The Hub also answers 401 for private repositories, so that their existence is not revealed.
     if status == 401:
-        words = (
-            'no such repository, or it is private' if isinstance(error, RepositoryNotFoundError) else 'not logged in'
-        )
+        is_missing = isinstance(error, RepositoryNotFoundError)
+        words = 'no such repository, or it is private' if is_missing else 'not logged in'
         return PermissionError(f'{what}: {words}, or the token is invalid: {_TOKEN}')
     if status == 403:
         return PermissionError(f'{what}: your token lacks permission (403): use a repository you own, {_TOKEN}')

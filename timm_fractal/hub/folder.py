@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import errno
 import io
 import math
 import os
@@ -19,8 +18,7 @@ import timm.data
 import torch
 import yaml
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from .._timm_private import save_config
 from .._utils.atomic import exclusive_lock
@@ -178,18 +176,13 @@ def _dataset_name(args: dict[str, Any]) -> str:
 def _default_tag(found: Checkpoint) -> str:
     spec = _dataset(found.args)
     if spec is None:
-        raise ValueError(
-            f'--tag must be given: it has a default for data sets of timm-fractal only, not for '
-            f'{_dataset_name(found.args)}'
-        )
+        name = _dataset_name(found.args)
+        raise ValueError(f'--tag must be given: it has a default for data sets of timm-fractal only, not for {name}')
     classes = f'{spec.classes // 1000}k' if spec.classes % 1000 == 0 else str(spec.classes)
-    name: str = spec.type
     # Several base fractals give different weights from one.
     if (fractals := getattr(spec, 'fractals', 1)) > 1:
-        name = f'fractals{fractals}'
-    elif atoms := getattr(spec, 'atoms', 0):
-        name = f'visualatom{atoms}'
-    return f'{name}_{classes}'
+        return f'fractals{fractals}_{classes}'
+    return f'{spec.type}{getattr(spec, "atoms", 0) or ""}_{classes}'
 
 
 def _provenance(found: Checkpoint, start: Origin) -> dict[str, Any]:
@@ -236,10 +229,8 @@ def _ifs_codes(found: Checkpoint, num_classes: int) -> Any:
     if spec is None or spec.reads != 'codes' or (source and (spec.reads_folders or Path(source).suffix)):
         return None
     if spec.classes > num_classes:
-        raise ValueError(
-            f'{found.path}: {spec} has {spec.classes} classes, but num_classes is {num_classes}: these weights cannot '
-            f'have been trained on it'
-        )
+        words = f'{spec} has {spec.classes} classes, but num_classes is {num_classes}'
+        raise ValueError(f'{found.path}: {words}: these weights cannot have been trained on it')
     # IFS codes do not depend on the canvas, so a small one is faster.
     small = dataclasses.replace(spec.on_reference_canvas(), cache='none')
     dataset: Any = create(small.name())
@@ -277,9 +268,8 @@ def _write(
     if not head:
         model = architecture.on_meta(architecture.build, found.args, start, num_classes=0, **options)
     if label_names is not None and len(label_names) != model.num_classes:
-        raise ValueError(
-            f'label_names must have one name per output, which are {model.num_classes}, got {len(label_names)}'
-        )
+        words = f'must have one name per output, which are {model.num_classes}, got {len(label_names)}'
+        raise ValueError(f'label_names {words}')
     stored = _stored_as(found.path, {name: found.tensors[name] for name in model.state_dict()}, dtype)
     cfg = {key: model.pretrained_cfg.get(key) for key in ('pool_size', 'first_conv', 'classifier')}
     # Whether timm builds the architecture for the size of the input; the model may accept others as well.
@@ -291,9 +281,11 @@ def _write(
     with _staged(dest) as folder:
         more = {} if label_names is None else {'label_names': label_names}
         save_config(model, folder / CONFIG, model_args, provenance=provenance, **more)
-        _save_tensors(stored, folder / HUB_FILE)
-        # safetensors makes its files readable by the owner only.
-        shutil.copymode(folder / CONFIG, folder / HUB_FILE)
+        try:
+            # Not save_file, which makes files readable by the owner only.
+            (folder / HUB_FILE).write_bytes(save(stored, {'format': 'pt'}))
+        except OSError as error:
+            raise OSError(error.errno, f'the weights cannot be written ({error.strerror})', str(dest)) from error
         text = card(name, cfg, provenance, picture is not None, folder=dest.name)
         (folder / 'README.md').write_text(text, encoding='utf-8')
         if picture is not None:
@@ -386,16 +378,6 @@ def _stored_as(path: Path, tensors: Tensors, dtype: str | None) -> Tensors:
     return stored
 
 
-def _save_tensors(tensors: Tensors, path: Path) -> None:
-    try:
-        save_file(tensors, path, {'format': 'pt'})
-    except SafetensorError as error:
-        # safetensors reports a full disk this way, among other errors.
-        number = re.search(r'(?:os error|code:) (\d+)', str(error))
-        code = int(number.group(1)) if number else errno.EIO
-        raise OSError(code, f'the weights cannot be written ({os.strerror(code)})', str(path.parent.parent)) from error
-
-
 def entry_of(folder: str | Path, **place: Any) -> Weights:
     """Make a manifest entry for an exported folder.
 
@@ -419,10 +401,8 @@ def entry_of(folder: str | Path, **place: Any) -> Weights:
     if 'global_pool' in model_args and isinstance(pool, str) and pool != model_args['global_pool']:
         extra.append('global_pool')
     if extra:
-        raise ValueError(
-            f'{folder}: a tag needs the default architecture, but this model differs in {", ".join(extra)}: '
-            f'load it with hf-hub: or local-dir:'
-        )
+        words = f'a tag needs the default architecture, but this model differs in {", ".join(extra)}'
+        raise ValueError(f'{folder}: {words}: load it with hf-hub: or local-dir:')
     architecture.refuse_differences(weights, name, model, checkpoint.shapes(weights))
     model = timm.create_model(name, pretrained=True, pretrained_cfg={**cfg, 'file': str(weights)}, **plain)
     provenance = {**config.get('provenance', {}), 'reference_output': reference_output(model)}

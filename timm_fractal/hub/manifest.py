@@ -134,12 +134,8 @@ def manifest(path: str | Path | None = None) -> dict[str, Weights]:
 def add(entry: Weights, weights: Path, path: str | Path) -> Weights:
     """Add an entry to a manifest, and its file to the folder of the manifest.
 
-    Weights too large for the wheel are listed by their place on the Hub instead, with the entry that `publish` returns.
-
-    Args:
-        entry: The entry; an existing one of the same name is replaced.
-        weights: The safetensors file.
-        path: The manifest; created if it does not exist.
+    An entry of the same name is replaced; the manifest is created if it does not exist. Weights too large for the wheel
+    are listed by their place on the Hub instead, with the entry that `publish` returns.
 
     Returns:
         The entry with the name of the file.
@@ -149,16 +145,16 @@ def add(entry: Weights, weights: Path, path: str | Path) -> Weights:
     """
     path = Path(path)
     if path.resolve() == MANIFEST and entry.size > MAX_SHIPPED:
-        raise ValueError(
-            f'{weights}: weights in the wheel must have at most {MAX_SHIPPED:,} bytes, got {entry.size:,}: publish the '
-            f'folder, and add the entry that timm-fractal publish --manifest prints to {path}'
-        )
-    entry = dataclasses.replace(entry, file=f'{entry.name}.safetensors')
+        words = f'weights in the wheel must have at most {MAX_SHIPPED:,} bytes, got {entry.size:,}'
+        advice = f'publish the folder, and add the entry that timm-fractal publish --manifest prints to {path}'
+        raise ValueError(f'{weights}: {words}: {advice}')
+    name = f'{entry.name}.safetensors'
+    entry = dataclasses.replace(entry, file=name)
     entries = (manifest(path) if path.exists() else {}) | {entry.name: entry}
     path.parent.mkdir(parents=True, exist_ok=True)
     check_file(weights, entry)
     # In the folder of the manifest itself, not of a link to it.
-    with atomic_write(path.resolve().with_name(f'{entry.name}.safetensors')) as temporary:
+    with atomic_write(path.resolve().with_name(name)) as temporary:
         shutil.copyfile(weights, temporary)
     with atomic_write(path) as temporary:
         content = {name: entries[name].to_json() for name in sorted(entries)}
@@ -167,11 +163,7 @@ def add(entry: Weights, weights: Path, path: str | Path) -> Weights:
 
 
 def check_file(path: Path, entry: Weights) -> None:
-    """Compare the size and the sha256 of a file with the manifest's.
-
-    Raises:
-        ValueError: It is a different file, or damaged.
-    """
+    """Raise a ValueError if the size or the sha256 of a file differs from the manifest's."""
     words = f'{path} is damaged, or not the weights {entry.name}'
     # Compared before reading, since the file may be huge.
     found = path.stat().st_size
@@ -185,9 +177,7 @@ def check_file(path: Path, entry: Weights) -> None:
 def load(entry: Weights, cache_dir: str | Path | None = None) -> 'dict[str, torch.Tensor]':
     """Find weights, verify them, and read their tensors.
 
-    Args:
-        entry: Entry of the manifest.
-        cache_dir: Folder for downloads, instead of the cache of the Hub's client or torch.hub.
+    Downloads go to ``cache_dir`` instead of the cache of the Hub's client or torch.hub.
 
     Raises:
         ValueError: The file does not match the manifest.
@@ -224,15 +214,11 @@ def _find_at_source(entry: Weights, cache_dir: str | Path | None) -> Path | None
             return _download(f'{address.rstrip("/")}/{entry.name}.safetensors{question}{query}', entry, cache_dir)
         except _NotFound:
             return None
-    try:
-        folder = Path(source).expanduser()
-        is_folder = folder.is_dir()
-    except (RuntimeError, ValueError) as error:
-        raise NotADirectoryError(f'{SOURCE} must be a folder, got {redacted(source)[:200]!r} ({error})') from error
-    if not is_folder:
-        raise NotADirectoryError(
-            f'{SOURCE} must be a folder, or start with http:// or https://, got {redacted(source)[:200]!r}'
-        )
+    # Of an unknown user's home, expanduser returns the path unchanged.
+    folder = Path(os.path.expanduser(source))
+    if not os.path.isdir(folder):
+        words = 'must be a folder, or start with http:// or https://'
+        raise NotADirectoryError(f'{SOURCE} {words}, got {redacted(source)[:200]!r}')
     path = folder / f'{entry.name}.safetensors'
     return path if path.is_file() else None
 

@@ -74,25 +74,34 @@ def card(
     began = provenance.get('started_from') or {}
     results = provenance.get('results') or {}
     metrics = [
-        EvalResult('image-classification', _slug(what), _text(what), 'accuracy', number, metric_name='top-1 accuracy')
-        for what, number in ((what, _number(value)) for what, value in results.items())
-        if number is not None and _slug(what)
+        EvalResult('image-classification', slug, _text(what), 'accuracy', number, metric_name='top-1 accuracy')
+        for what, value in results.items()
+        if (number := _number(value)) is not None and (slug := re.sub(r'[^a-z0-9]+', '-', what.lower()).strip('-')[:96])
     ]
-    synthetic = ['synthetic-data', kind] if is_ours and SPECS[kind].reads != 'images' else [kind] if is_ours else []
+    tags = ['timm', 'timm-fractal']
+    if is_ours:
+        tags += [kind] if SPECS[kind].reads == 'images' else ['synthetic-data', kind]
+    # The Hub can link to data sets that timm reads as hfds/OWNER/NAME.
+    on_hub = re.fullmatch(r'hfds/([\w.-]+/[\w.-]+)', dataset, re.ASCII)
     front = ModelCardData(
         base_model=began.get('hub_id') or None,
-        datasets=_hub_datasets(dataset) or None,
+        datasets=[on_hub[1]] if on_hub else None,
         eval_results=metrics or None,
         library_name='timm',
         license=cfg['license'],
         model_name=name if metrics else None,
         pipeline_tag='image-classification' if cfg['num_classes'] else 'image-feature-extraction',
-        tags=['timm', 'timm-fractal', *synthetic],
+        tags=tags,
     )
     said = [f'- {words}: {_value(provenance[key])}' for key, words in _WORDS.items() if provenance.get(key) is not None]
     if began:
-        said.insert(min(1, len(said)), f'- Started from: {_lineage(began)}')
-    place = f'local-dir:{re.sub(r"[^ -~]|[^A-Za-z0-9_. -]", "_", folder)}'
+        more = f', pre-trained on {_text(began["dataset"])}' if began.get('dataset') else ''
+        said.insert(min(1, len(said)), f'- Started from: {_text(began.get("weights", ""))}{more}')
+    place = f'local-dir:{re.sub(r"[^A-Za-z0-9_. -]", "_", folder)}'
+    keys = ('input_size', 'mean', 'std', 'interpolation', 'num_classes')
+    shape = ', '.join(f'{key} {_value(cfg[key])}' for key in keys if key in cfg)
+    table = ['| benchmark | result |', '|---|---|']
+    table += [f'| {_text(benchmark)} | {_text(value)} |' for benchmark, value in results.items()]
     # The classes of rendered images are not useful for inference.
     head = ', num_classes=10' if is_ours and cfg['num_classes'] else ''
     parts = [
@@ -101,9 +110,9 @@ def card(
         _introduction(dataset, provenance, bool(cfg['num_classes'])),
         '## How it was trained',
         '\n'.join(said),
-        _input(cfg),
+        f'Input and head: {shape}.',
         '## Results',
-        _table(results),
+        '\n'.join(table) if results else 'None given.',
     ]
     parts += [f'![measurements]({CURVES})'] * curves
     parts += ['## Usage', _USAGE.format(place=place, head=head)]
@@ -135,28 +144,10 @@ def _introduction(dataset: str, provenance: dict[str, Any], head: bool) -> str:
             f'are a starting point for fine-tuning' + ('; the classes of the head are artificial.' if head else '.')
         )
     if 'converted_from' in provenance:
-        return (
-            f"Weights for {_TIMM}, converted from the authors' file: the tensors are unchanged, names and "
-            f"configuration are timm's."
-        )
-    began = provenance.get('started_from')
-    return f'Weights for {_TIMM}, {"fine-tuned" if began else "trained"} on {_text(dataset)}.'
-
-
-def _lineage(began: dict[str, Any]) -> str:
-    more = f', pre-trained on {_text(began["dataset"])}' if began.get('dataset') else ''
-    return _text(began.get('weights', '')) + more
-
-
-def _hub_datasets(dataset: str) -> list[str]:
-    """Return data sets that the Hub can link to: those that timm reads as ``hfds/OWNER/NAME``."""
-    kind, _, place = dataset.partition('/')
-    return [place] if kind == 'hfds' and re.fullmatch(r'[\w.-]+/[\w.-]+', place, re.ASCII) else []
-
-
-def _input(cfg: dict[str, Any]) -> str:
-    keys = ('input_size', 'mean', 'std', 'interpolation', 'num_classes')
-    return 'Input and head: ' + ', '.join(f'{key} {_value(cfg[key])}' for key in keys if key in cfg) + '.'
+        words = "converted from the authors' file: the tensors are unchanged, names and configuration are timm's."
+        return f'Weights for {_TIMM}, {words}'
+    how = 'fine-tuned' if provenance.get('started_from') else 'trained'
+    return f'Weights for {_TIMM}, {how} on {_text(dataset)}.'
 
 
 def _value(value: Any) -> str:
@@ -180,21 +171,9 @@ def _text(value: Any) -> str:
     return re.sub(r'([\\`*\[\]#|~!]|(?<!\w)_|_(?!\w))', r'\\\1', words)
 
 
-def _slug(what: str) -> str:
-    """Convert a name to the Hub's form for data sets."""
-    return re.sub(r'[^A-Za-z0-9]+', '-', what).strip('-').lower()[:96]
-
-
 def _number(value: Any) -> float | None:
     try:
         number = float(str(value).strip().removesuffix('%'))
     except ValueError:
         return None
     return number if math.isfinite(number) else None
-
-
-def _table(results: dict[str, Any]) -> str:
-    if not results:
-        return 'None given.'
-    rows = [f'| {_text(name)} | {_text(value)} |' for name, value in results.items()]
-    return '\n'.join(['| benchmark | result |', '|---|---|', *rows])

@@ -57,10 +57,9 @@ def find(name: str) -> Origin:
     if colon and source == 'local-dir':
         path = Path(place) / CONFIG
         if not path.is_file():
-            raise FileNotFoundError(
-                f'{path}: no such file; the training started from {name!r}, which determines the architecture: restore '
-                f'the folder, or run the command in the folder where train.py ran'
-            )
+            words = f'the training started from {name!r}, which determines the architecture'
+            advice = 'restore the folder, or run the command in the folder where train.py ran'
+            raise FileNotFoundError(f'{path}: no such file; {words}: {advice}')
         return _read(path, str(shareable({'model': name})['model']))
     if colon and source == 'hf-hub':
         from huggingface_hub import hf_hub_download

@@ -69,24 +69,23 @@ def publish(
     folder = Path(folder)
     _check_repo_id(repo_id)
     if create_pr and revision is not None:
-        raise ValueError(
-            f'a pull request always targets the main branch: leave out --create-pr or --revision {revision}'
-        )
+        words = f'a pull request always targets the main branch: leave out --create-pr or --revision {revision}'
+        raise ValueError(words)
     check(folder)
     if not dry_run and get_token() is None:
         raise PermissionError('no token for the Hub: run `hf auth login`, or set HF_TOKEN to one with write access')
-    what = f'publishing to {repo_id}'
+    what, unchecked = f'publishing to {repo_id}', ''
     card = published(values.text(folder / 'README.md'), repo_id)
     try:
         call_hub(what, ModelCard(card, ignore_metadata_errors=True).validate)
     except ValueError as error:
         raise ValueError(f'{folder / "README.md"}: the Hub rejects the front matter: {_words(error)}') from error
     except OSError as error:
-        if dry_run:
-            return Published('', _entry(folder), str(error))
-        raise
+        if not dry_run:
+            raise
+        unchecked = str(error)
     if dry_run:
-        return Published('', _entry(folder), '')
+        return Published('', _entry(folder), unchecked)
     api = HfApi(library_name='timm-fractal', library_version=__version__)
     if not create_pr:
         # A pull request needs an existing repository.
@@ -107,15 +106,9 @@ def _upload(api: Any, what: str, folder: Path, card: str, repo_id: str, create_p
         for file in files:
             shutil.copyfile(folder / file, Path(staging, file))
         Path(staging, 'README.md').write_text(card, encoding='utf-8')
-        info = call_hub(
-            what,
-            api.upload_folder,
-            repo_id=repo_id,
-            folder_path=staging,
-            commit_message=f'Weights, exported by timm-fractal {__version__}',
-            create_pr=create_pr,
-            revision=revision,
-        )
+        target: dict[str, Any] = dict(repo_id=repo_id, create_pr=create_pr, revision=revision)
+        message = f'Weights, exported by timm-fractal {__version__}'
+        info = call_hub(what, api.upload_folder, folder_path=staging, commit_message=message, **target)
         for file in files:
             options = dict(revision=info.oid, cache_dir=cache)
             uploaded = Path(call_hub(f'checking {file} in {repo_id}', hf_hub_download, repo_id, file, **options))
@@ -139,13 +132,11 @@ def _check_repo_id(repo_id: str) -> None:
     try:
         validate_repo_id(repo_id)
         # The Hub is stricter than its client.
-        valid = re.fullmatch(r'[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9_.-]+', repo_id) is not None
+        if not re.fullmatch(r'[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9_.-]+', repo_id):
+            raise HFValidationError
     except HFValidationError:
-        valid = False
-    if not valid:
-        raise ValueError(
-            f'repo_id must be owner/name, letters, digits, "_", "-" and ".", at most 96, got {repo_id[:100]!r}'
-        )
+        rule = 'owner/name, letters, digits, "_", "-" and ".", at most 96'
+        raise ValueError(f'repo_id must be {rule}, got {repo_id[:100]!r}') from None
 
 
 def _entry(folder: Path, **place: Any) -> dict[str, Any]:

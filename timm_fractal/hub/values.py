@@ -78,11 +78,11 @@ ARGUMENTS: dict[str, Rule] = {
 
 
 def check(place: object, values: Any, rules: Mapping[str, Rule], required: bool = False) -> None:
-    """Check types and ranges of the values of a file.
+    """Check types and ranges of the values of a file; keys without a rule are ignored.
 
     Args:
         place: File or subject, for messages.
-        values: A mapping; keys without a rule are ignored.
+        values: A mapping.
         rules: A rule for each key.
         required: Whether all keys must be there; otherwise None is valid.
 
@@ -109,11 +109,7 @@ def check_values(place: object, values: dict[str, Any]) -> None:
 
 
 def plain_arguments(path: Path, content: Any) -> dict[str, Any]:
-    """Convert arguments of train.py from a file to plain values, and check those used here.
-
-    Raises:
-        ValueError: A value has the wrong type or is out of range, or there are too many values.
-    """
+    """Convert arguments of train.py from a file to plain values, at most `MAX_VALUES`, and check those used here."""
     args: dict[str, Any] = _plain(path, content, iter(range(MAX_VALUES)))
     check_values(path, args)
     return args
