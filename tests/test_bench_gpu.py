@@ -38,6 +38,7 @@ def test_a_part_that_fails_loses_nothing(run, monkeypatch):
     assert [reached for goal, reached in goals.items() if 'fixed batch' in goal] == [None]
 
 
+@pytest.mark.slow
 def test_a_mega_batch_is_measured(run):
     code, lines = run('--only', 'mega_batch')
     figures = {figure.get('what'): figure for figure in lines[0]['figures']}

@@ -176,12 +176,15 @@ def figures(page, name):
 
 def test_the_figures_of_the_readme_are_those_of_the_results():
     page = (DOCS / 'results.md').read_text()
-    micro, small, _, fractals = re.split(r'\n## ', page)[1:5]
+    sections = {text.partition('\n')[0]: text for text in re.split(r'\n## ', page)[1:]}
+    default, small, fractals = (
+        sections[name] for name in ('The default fractal', 'Small scale (CPU)', 'Which fractal')
+    )
     table = re.search(r'\| \| scratch .*?\n\n', README, re.DOTALL).group()
-    digits, cifar10 = (re.findall(r'([\d.]+) %', row) for row in table.splitlines()[2:4])
-    for place, name in enumerate(('from scratch', 'one fractal', '100 fractals', 'real images')):
-        assert figures(micro, name)[0][1:] == [digits[place], cifar10[place]]
-        assert re.search(rf'^\| {name} \|(.* \(3, 6\)){{3}}', micro, re.MULTILINE)
+    said = list(zip(*(re.findall(r'([\d.]+) %', row) for row in table.splitlines()[2:5]), strict=True))
+    for means, name in zip(said, ('from scratch', 'seed 20', '100 fractals'), strict=True):
+        assert tuple(figures(default, name)[0]) == means
+        assert re.search(rf'^\| {name} \|(.* \(3, 6\)){{3}}', default, re.MULTILINE)
     said = re.search(
         r'\(([\d.]+) against\s+([\d.]+) % from\s+scratch\), and ([\d.]+)\s+against ([\d.]+) % with', README
     )
