@@ -90,10 +90,10 @@ def test_doctor_says_what_to_change(capsys, tmp_path):
     assert last.startswith('warn') and 0.01 < delta < 0.4
     assert main(['doctor', '--dataset', f'fractal1/{SMALL},delta={delta}']) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith('ok')
-    assert main(['doctor', '--dataset', 'fractal1/classes=16,size=32,points=5000']) == 0
+    assert main(['doctor', '--dataset', 'fractal1/classes=16,size=32,points=5000,seed=15']) == 0
     change = capsys.readouterr().out.rpartition('-> use ')[2].strip()
     assert 'patch=fill' in change and 'delta=' in change
-    assert main(['doctor', '--dataset', f'fractal1/classes=16,size=32,points=5000,{change}']) == 0
+    assert main(['doctor', '--dataset', f'fractal1/classes=16,size=32,points=5000,seed=15,{change}']) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith('ok')
     assert main(['doctor', '--dataset', 'noise1/size=32']) == 0
     assert 'use another data set' in capsys.readouterr().out
