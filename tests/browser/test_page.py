@@ -17,6 +17,7 @@ from PIL import Image
 from tests.explorer import explorer
 from tests.test_explore import bomb, photo_file
 from timm_fractal.explore import pictures
+from timm_fractal.spec import parse_name
 
 sync_api = pytest.importorskip('playwright.sync_api')
 pytest.importorskip('gradio')
@@ -155,7 +156,7 @@ def test_the_picture_comes_first(browser: Any, address: str, size: tuple[int, in
     'label, expected',
     [
         ('The paper', 'fractal1'),
-        ('For small budgets', 'fractal1/seed=20'),
+        ('For small budgets', 'fractal1/classes=100,delta=0.2,patch=fill'),
         ('100 fractals', 'fractal1/fractals=100'),
         ('VisualAtom', 'visualatom'),
         ('Noise', 'noise1'),
@@ -163,21 +164,24 @@ def test_the_picture_comes_first(browser: Any, address: str, size: tuple[int, in
 )
 def test_presets(page: Any, label: str, expected: str) -> None:
     # Whatever the controls were set to.
-    page.locator('#fractal1-delta input[type=number]').fill('0.2')
-    expect(name(page)).to_have_value(re.compile(r'delta=0\.2'))
+    page.locator('#fractal1-delta input[type=number]').fill('0.3')
+    expect(name(page)).to_have_value(re.compile(r'delta=0\.3'))
     page.get_by_role('button', name=label, exact=True).click()
-    expect(page.locator('#sheet figcaption')).to_have_text(f'{expected}: the first 40 of 1,000 classes')
+    expect(page.locator('#sheet figcaption')).to_have_text(
+        f'{expected}: the first 40 of {parse_name(expected).num_classes:,} classes'
+    )
     expect(name(page)).to_have_value(expected)
     kind = expected.partition('/')[0]
     expect(page.locator('#type input')).to_have_value(kind)
     expect(page.locator(f'#{kind}-seed input')).to_be_visible()
     if kind == 'fractal1':
-        expect(page.locator('#fractal1-delta input[type=number]')).to_have_value('0.1')
+        delta = page.locator('#fractal1-delta input[type=number]')
+        expect(delta).to_have_value(f'{parse_name(expected).delta}')
 
 
 def test_the_copied_name_is_what_the_sheet_shows(page: Any) -> None:
-    page.locator('#fractal1-seed input').fill('20')
-    expected = SMALL + ',seed=20'
+    page.locator('#fractal1-seed input').fill('15')
+    expected = SMALL + ',seed=15'
     expect(page.locator('#sheet figcaption')).to_contain_text(f'{expected}:')
     # What is not valid is neither shown nor copied.
     page.locator('#fractal1-delta input[type=number]').fill('1')
@@ -381,7 +385,7 @@ def test_the_copied_line_runs(page: Any, tmp_path: Path) -> None:
 @pytest.mark.skipif(not SCREENSHOT, reason='EXPLORER_SCREENSHOT is not set to the file of docs/explorer.md')
 def test_screenshot(page: Any) -> None:
     page.get_by_role('button', name='For small budgets', exact=True).click()
-    expect(page.locator('#sheet figcaption')).to_contain_text('fractal1/seed=20')
+    expect(page.locator('#sheet figcaption')).to_contain_text('fractal1/classes=100')
     expect(page.locator('#verdict')).to_contain_text('+')
     page.screenshot(path=SCREENSHOT)
     Image.open(SCREENSHOT).convert('RGB').quantize(40).save(SCREENSHOT, optimize=True)

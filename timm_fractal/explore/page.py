@@ -33,7 +33,7 @@ LOOPBACK = '127.0.0.1'
 #: Data sets behind buttons.
 PRESETS = {
     'The paper': 'fractal1',
-    'For small budgets': 'fractal1/seed=20',
+    'For small budgets': 'fractal1/classes=100,delta=0.2,patch=fill',
     '100 fractals': 'fractal1/fractals=100',
     'One photograph': 'image1',
     'VisualAtom': 'visualatom',
