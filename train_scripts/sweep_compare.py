@@ -120,9 +120,9 @@ def answer(columns: Columns, comparisons: Comparisons) -> str:
     judged = sum(not math.isnan(comparisons.found[key].p) for key in found)
     shown = sum(key in comparisons.shown for key in found)
     return (
-        'Does pre-training help these small models? It is better than training from scratch with the same examples and '
-        f'steps in {higher} of {len(found)} comparisons below. {judged} of them have three pre-training seeds or more, '
-        f'and in {shown} of these the difference is clear (bold).'
+        'Does pre-training help these small models? Pre-trained models are better than those from scratch, with the same '
+        f'examples and steps, in {higher} of {len(found)} comparisons below. {judged} of them have three pre-training '
+        f'seeds or more, and in {shown} of these the difference is clear (bold).'
     )
 
 
