@@ -21,7 +21,7 @@ def test_the_whole_way_from_fractals_to_digits(tmp_path, workers):
     sizes = ['--samples', '640', '--steps', '4', '--seeds', '2', '--workers', str(workers)]
     command = [sys.executable, str(SCRIPT), '--output', str(tmp_path / 'out'), *sizes]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert 'fractal1/classes=100,delta=0.2,points=10000,size=48,patch=fill,fractals=100: 640 samples in' in run.stdout
+    assert 'fractal1/classes=100,delta=0.2,points=10000,size=48,patch=fill: 640 samples in' in run.stdout
     assert run.stdout.count(' per class: ') == 4
     results = json.loads((tmp_path / 'out' / 'results.json').read_text())
     assert len(results['losses']) == 10
