@@ -121,8 +121,8 @@ def answer(columns: Columns, comparisons: Comparisons) -> str:
     shown = sum(key in comparisons.shown for key in found)
     return (
         'Does pre-training help these small models? Pre-trained models are better than those from scratch, with the '
-        f'same examples and steps, in {higher} of {len(found)} comparisons below. {judged} of them have three pre-training '
-        f'seeds or more, and in {shown} of these the difference is clear (bold).'
+        f'same examples and steps, in {higher} of {len(found)} comparisons below. {judged} of them have three '
+        f'pre-training seeds or more, and in {shown} of these the difference is clear (bold).'
     )
 
 
