@@ -120,9 +120,9 @@ def answer(columns: Columns, comparisons: Comparisons) -> str:
     judged = sum(not math.isnan(comparisons.found[key].p) for key in found)
     shown = sum(key in comparisons.shown for key in found)
     return (
-        'Does pre-training help these small models? Pre-trained models are better than those from scratch, with the '
-        f'same examples and steps, in {higher} of {len(found)} comparisons below. {judged} of them have three '
-        f'pre-training seeds or more, and in {shown} of these the difference is clear (bold).'
+        'Does pre-training help these small models? Pre-trained models have a higher mean than those from scratch, '
+        f'with the same examples and steps, in {higher} of {len(found)} comparisons below. {judged} of these {len(found)} '
+        f'have three pre-training seeds or more, and in {shown} of those the difference is clear (bold).'
     )
 
 
