@@ -121,8 +121,9 @@ def answer(columns: Columns, comparisons: Comparisons) -> str:
     shown = sum(key in comparisons.shown for key in found)
     return (
         'Does pre-training help these small models? Pre-trained models have a higher mean than those from scratch, '
-        f'with the same examples and steps, in {higher} of {len(found)} comparisons below. {judged} of these {len(found)} '
-        f'have three pre-training seeds or more, and in {shown} of those the difference is clear (bold).'
+        f'with the same examples and steps, in {higher} of {len(found)} comparisons below. '
+        f'{judged} of these {len(found)} have three pre-training seeds or more, and in {shown} of those the difference '
+        'is clear (bold).'
     )
 
 
