@@ -42,7 +42,7 @@ _ATTEMPTS = 8
 
 # Successful attempt of the random search with seed 0, for each of 21,000 categories; the search takes minutes.
 _FOUND = 'search.npy'
-# The same for the first 1,000 bases of two seeds (the default, and that of the published weights) with default sigma
+# The same for the first 1,000 bases of two seeds (that of the published weights, and the default) with default sigma
 # and number of maps.
 _FOUND_BASES = 'bases.npy'
 _FOUND_SEEDS = (15, 20)
