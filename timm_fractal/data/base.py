@@ -132,6 +132,8 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
         self.transform = transform
         self.target_transform = target_transform
         self.input_img_mode = input_img_mode
+        #: Whether reading one by one was warned about: the message costs a third of a cached sample.
+        self._warned = False
         self._only = only
         self._open(root)
         if only is not None:
@@ -232,7 +234,8 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         number = self._number(index)
-        if self.spec.loader == 'device':
+        if self.spec.loader == 'device' and not self._warned:
+            self._warned = True
             warn_once(
                 _logger,
                 '%s: samples are read one by one; loader=device and redraw only affect batches of '
