@@ -18,7 +18,8 @@ import timm.data
 import torch
 import yaml
 from PIL import Image
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from .._timm_private import save_config
 from .._utils.atomic import exclusive_lock
@@ -282,10 +283,12 @@ def _write(
         more = {} if label_names is None else {'label_names': label_names}
         save_config(model, folder / CONFIG, model_args, provenance=provenance, **more)
         try:
-            # Not save_file, which makes files readable by the owner only.
-            (folder / HUB_FILE).write_bytes(save(stored, {'format': 'pt'}))
-        except OSError as error:
-            raise OSError(error.errno, f'the weights cannot be written ({error.strerror})', str(dest)) from error
+            save_file(stored, folder / HUB_FILE, {'format': 'pt'})
+        except SafetensorError as error:
+            # safetensors reports a full disk this way.
+            raise OSError(f'{dest}: the weights cannot be written ({error})') from error
+        # safetensors makes files readable by the owner only.
+        shutil.copymode(folder / CONFIG, folder / HUB_FILE)
         text = card(name, cfg, provenance, picture is not None, folder=dest.name)
         (folder / 'README.md').write_text(text, encoding='utf-8')
         if picture is not None:

@@ -47,6 +47,8 @@ MAX_MAGNITUDE = 1.0
 _CELLS = 16
 _CORNERS = np.linspace(-1, 1, _CELLS + 1)
 _IDENTITY_AT_CORNERS = np.stack(np.meshgrid(_CORNERS, _CORNERS))
+# Those of every fourth row of cells (or column): its upper ones and its lower ones in turn.
+_SOME_CORNERS = [corner for cell in range(0, _CELLS, 4) for corner in (cell, cell + 1)]
 # The smallest size of a cell's image in any direction, relative to the cell: beyond it the image is smeared.
 _MIN_LENGTH = 1 / 3
 # The corners of cells see less than all pixels do: at least a quarter of the canvas shows the image.
@@ -391,32 +393,26 @@ class Warp(ABC):
     @np.errstate(all='ignore')
     def _are_valid(self, values: Array) -> npt.NDArray[np.bool_]:
         """Whether warps (B, count) show enough of the image, its middle included, neither torn nor inside out."""
-        basis = _basis_of_corners(type(self))
-        fields = basis @ self._coefficients(values) @ basis.T
-        valid = np.ones(len(values), np.bool_)
-        if fields.shape[1] == 3:
-            # Where the divisor changes its sign, infinity is in the picture. (Not a number fails, too.)
-            valid &= (fields[:, 2] > 0).all((1, 2))
-            fields = fields[:, :2] / fields[:, 2:]
-        # The two diagonals of each cell's image span a parallelogram that relates to the diagonals of a square as the
-        # map's derivative to the identity.
-        down = (fields[:, :, 1:, 1:] - fields[:, :, :-1, :-1]) * (_CELLS / 8**0.5)
-        up = (fields[:, :, :-1, 1:] - fields[:, :, 1:, :-1]) * (_CELLS / 8**0.5)
-        area = up[:, 0] * down[:, 1] - up[:, 1] * down[:, 0]
-        # Both singular values are at least the limit if the product of what they exceed it by is not negative, unless
-        # both fall short. The area is negative where the image is mirrored.
-        least = _MIN_LENGTH**2
-        squares = (up * up + down * down).sum(1)
-        valid &= ((area >= least) & (area * area - least * squares + least * least >= 0)).all((1, 2))
+        basis, coefficients = _basis_of_corners(type(self)), self._coefficients(values)
+        # A sixteenth of the cells first: they are enough to refuse most of the degenerate ones.
+        few = basis[_SOME_CORNERS]
+        corners = _divided(few @ coefficients @ few.T)
+        valid = _are_cells_valid(*(corners[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1)))
+        (left,) = valid.nonzero()
+        fields = _divided(basis @ coefficients[left] @ basis.T)
+        last, first = slice(None, -1), slice(1, None)
+        cells = (fields[:, :, i, j] for i in (last, first) for j in (last, first))
+        good = _are_cells_valid(*cells)
         covered = (np.abs(fields).max(1) <= 1).sum((1, 2))
-        valid &= covered >= _MIN_COVERED_CORNERS * (_CELLS + 1) ** 2
+        good &= covered >= _MIN_COVERED_CORNERS * (_CELLS + 1) ** 2
         # The middle of the image is on the canvas if the edge of the canvas goes around it, and so it does if no
         # point of the edge, at distance 1, moves that far.
         far = np.abs(fields - _IDENTITY_AT_CORNERS).max((1, 2, 3)) >= 1
-        if (asked := valid & far).any():
+        if (asked := good & far).any():
             z = fields[asked, 0] + 1j * fields[asked, 1]
             edge = np.concatenate([z[:, 0, :-1], z[:, :-1, -1], z[:, -1, :0:-1], z[:, ::-1, 0]], axis=1)
-            valid[asked] = np.angle(edge[:, 1:] * edge[:, :-1].conj()).sum(1) > np.pi
+            good[asked] = np.angle(edge[:, 1:] * edge[:, :-1].conj()).sum(1) > np.pi
+        valid[left] = good
         return valid
 
     @staticmethod
@@ -589,6 +585,30 @@ def _keep_bits(values: torch.Tensor, bits: int) -> torch.Tensor:
 @functools.cache
 def _basis_of_corners(warp: type[Warp]) -> Array:
     return warp._basis(_CORNERS)
+
+
+def _divided(fields: Array) -> Array:
+    """X and Y from two functions or from three, the last of which both are divided by; NaN where that is not positive.
+
+    Where the divisor changes its sign, infinity is in the picture.
+    """
+    if fields.shape[1] == 2:
+        return fields
+    return fields[:, :2] / np.where(fields[:, 2:] > 0, fields[:, 2:], np.nan)  # type: ignore[no-any-return]
+
+
+def _are_cells_valid(top_left: Array, top_right: Array, low_left: Array, low_right: Array) -> npt.NDArray[np.bool_]:
+    """Whether maps tear, smear or mirror no cell, given where they take its corners, each (B, 2, rows, columns)."""
+    # The two diagonals of each cell's image span a parallelogram that relates to the diagonals of the cell, whose squared
+    # length is 2 * (2 / _CELLS)^2, as the map's derivative to the identity.
+    down, up = low_right - top_left, top_right - low_left
+    area = up[:, 0] * down[:, 1] - up[:, 1] * down[:, 0]
+    # Both singular values are at least the limit if the product of what they exceed it by is not negative, unless
+    # both fall short. The area is negative where the image is mirrored.
+    least = _MIN_LENGTH**2 * 8 / _CELLS**2
+    squares = np.einsum('bxij,bxij->bij', up, up) + np.einsum('bxij,bxij->bij', down, down)
+    valid = (area >= least) & (area * area + least * least >= least * squares)
+    return valid.all((1, 2))  # type: ignore[no-any-return]
 
 
 def _size(size: Size, height: int, width: int) -> tuple[int, int]:
