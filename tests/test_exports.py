@@ -263,7 +263,10 @@ def test_the_front_matter_names_what_is_there(tmp_path, dataset, datasets, synth
 
 
 def test_no_traceback(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr('timm_fractal.hub.folder.save_file', lambda *args: (_ for _ in ()).throw(RuntimeError('shared')))
+    def fail(*args):
+        raise RuntimeError('shared')
+
+    monkeypatch.setattr('timm_fractal.hub.folder.save_file', fail)
     path = trained(tmp_path / 'x.pth.tar', make('test_vit'), 'test_vit')
     assert cli.main(['export-weights', str(path), str(tmp_path / 'x'), '--tag', 'm']) == 1
     assert 'shared' in capsys.readouterr().err and not (tmp_path / 'x').exists()

@@ -594,13 +594,13 @@ def _divided(fields: Array) -> Array:
     """
     if fields.shape[1] == 2:
         return fields
-    return fields[:, :2] / np.where(fields[:, 2:] > 0, fields[:, 2:], np.nan)  # type: ignore[no-any-return]
+    return fields[:, :2] / np.where(fields[:, 2:] > 0, fields[:, 2:], np.nan)
 
 
 def _are_cells_valid(top_left: Array, top_right: Array, low_left: Array, low_right: Array) -> npt.NDArray[np.bool_]:
     """Whether maps tear, smear or mirror no cell, given where they take its corners, each (B, 2, rows, columns)."""
-    # The two diagonals of each cell's image span a parallelogram that relates to the diagonals of the cell, whose squared
-    # length is 2 * (2 / _CELLS)^2, as the map's derivative to the identity.
+    # The two diagonals of each cell's image span a parallelogram that relates to the diagonals of the cell, which are
+    # 8**0.5 / _CELLS long, as the map's derivative to the identity.
     down, up = low_right - top_left, top_right - low_left
     area = up[:, 0] * down[:, 1] - up[:, 1] * down[:, 0]
     # Both singular values are at least the limit if the product of what they exceed it by is not negative, unless
