@@ -50,7 +50,7 @@ Layout = Callable[[int, bytes], dict[str, bytes]]
 
 
 class Exported(NamedTuple):
-    """What an export has done for one split.
+    """Counts of an export of one split.
 
     Attributes:
         dataset: Canonical name of the data set.
@@ -151,7 +151,7 @@ def export_images(
 
 
 def _digest(files: Sequence[Path], data_dir: Path) -> str:
-    """What was read, by its sha256."""
+    """Return the sha256 of the input files."""
     digest = hashlib.sha256()
     for path in files:
         digest.update(b'' if path == data_dir else path.relative_to(data_dir).as_posix().encode())

@@ -14,7 +14,7 @@ _SLIDER = 10_000
 
 @dataclasses.dataclass(frozen=True)
 class Control:
-    """How an option is set on the page.
+    """The control that sets an option on the page.
 
     Attributes:
         name: The option.

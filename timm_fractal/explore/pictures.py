@@ -99,7 +99,7 @@ def one_class(name: str, path: str | None, number: int) -> tuple[bytes, bytes]:
 
 @_picture
 def training_samples(name: str, path: str | None, recipe: str, model: str, seed: int) -> list[bytes]:
-    """What a training sees; see `samples.samples`."""
+    """Return augmented samples; see `samples.samples`."""
     return [png(image) for image in samples(name, recipe, model, seed, path, SAMPLES)]
 
 

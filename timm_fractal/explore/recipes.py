@@ -1,4 +1,4 @@
-"""What goes into ``train.py``: the augmentation of a recipe, the line to copy, the file for ``--config``."""
+"""The input of ``train.py``: a recipe's augmentation, the command to copy, the file for ``--config``."""
 
 import shlex
 from typing import Any

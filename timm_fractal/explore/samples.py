@@ -1,4 +1,4 @@
-"""What a training sees: samples of a data set after the augmentation of a recipe."""
+"""Samples of a data set after the augmentation of a recipe, as a training gets them."""
 
 import difflib
 from pathlib import Path

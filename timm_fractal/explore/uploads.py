@@ -45,7 +45,7 @@ def _source(path: Path, shown: str) -> Source:
 
 
 def local(path: str | Path) -> Source:
-    """What the person who started the page named with ``--data-dir``; OSError if it does not exist."""
+    """Return the file or folder given by ``--data-dir``; OSError if it does not exist."""
     return _source(Path(path), str(path))
 
 

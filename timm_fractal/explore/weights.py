@@ -140,7 +140,7 @@ def _picture(values: npt.NDArray[Any], tile: int, resample: Image.Resampling) ->
 
 
 def card(name: str) -> str:
-    """What is known of the weights, as a table in Markdown.
+    """Format the properties of the weights as a Markdown table.
 
     Examples:
         >>> card('test_vit.fractal1_1k').splitlines()[2][:22]

@@ -34,7 +34,7 @@ def warp_mask(warp: Warp, mask: torch.Tensor, params: Params, fill: float) -> to
 
 
 def warp_points(warp: Warp, points: torch.Tensor, params: Params, canvas_size: tuple[int, int]) -> torch.Tensor:
-    """Where the canvas shows points of an image of this height and width, or would if it were larger.
+    """Return where the canvas shows points of an image of this height and width, or would if it were larger.
 
     Points are x and y in pixels, shape (..., 2), of any dtype, and stay of that dtype, rounded to whole numbers if it
     has no others. What the canvas does not show is outside of it.

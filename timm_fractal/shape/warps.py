@@ -47,7 +47,7 @@ MAX_MAGNITUDE = 1.0
 _CELLS = 16
 _CORNERS = np.linspace(-1, 1, _CELLS + 1)
 _IDENTITY_AT_CORNERS = np.stack(np.meshgrid(_CORNERS, _CORNERS))
-# Those of every fourth row of cells (or column): its upper ones and its lower ones in turn.
+# Indices of the corners of every fourth row (or column) of cells, upper and lower ones in turn.
 _SOME_CORNERS = [corner for cell in range(0, _CELLS, 4) for corner in (cell, cell + 1)]
 # The smallest size of a cell's image in any direction, relative to the cell: beyond it the image is smeared.
 _MIN_LENGTH = 1 / 3
@@ -141,7 +141,7 @@ class Warp(ABC):
         return values.round(_DECIMALS) + 0
 
     def _shrunk(self, values: Array) -> Array:
-        """Shrink those of the warps (B, count) that are degenerate until they are valid."""
+        """Shrink degenerate warps until they are valid; takes and returns shape (B, count)."""
         values, pending = values.copy(), np.arange(len(values))
         while len(pending):
             parts = (pending[k : k + _AT_ONCE] for k in range(0, len(pending), _AT_ONCE))
@@ -198,11 +198,11 @@ class Warp(ABC):
         return result if image.ndim == 4 else result[0]
 
     def nearest(self, params: Params, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The pixel of an image that each pixel of a canvas of the same size shows; positions are those of `apply`.
+        """Return the image pixel that each pixel of a canvas of the same size shows; positions are those of `apply`.
 
         Returns:
-            Places in the flat image, int64, and whether it shows there, bool, both of shape (height * width,). Where it
-            does not, the place is that of a pixel at the edge.
+            Indices into the flattened image, int64, and whether the pixel is inside the image, bool, both of shape
+            (height * width,). Outside, the index is that of a pixel at the edge.
 
         Examples:
             >>> Affine().nearest({'affine': [0, 0, 1, 0, 0, 0]}, 1, 4)
@@ -215,9 +215,10 @@ class Warp(ABC):
         return row * width + column, (steps.abs() <= edges).all(dim=0)
 
     def locate(self, places: Array, params: Params) -> Array:
-        """Where the canvas shows places of the image: the inverse of the map.
+        """Return the canvas positions that show given image positions: the inverse of the map.
 
-        Both are x and y, -1 and 1 at the edges, shape (..., 2). What the canvas does not show is outside of it.
+        Both are x and y, -1 and 1 at the edges, shape (..., 2). Positions that the canvas does not show map outside of
+        it.
 
         Examples:
             >>> Affine().locate(np.array([[0.0, 0.0], [0.5, 1.0]]), {'affine': [1, 0, 0.5, 0, 0, 0]})
@@ -307,10 +308,10 @@ class Warp(ABC):
     def _positions(
         self, values: Array, height: int, width: int, have: tuple[int, int], device: torch.device
     ) -> torch.Tensor:
-        """Where the middles of the pixels come from: steps from the middle of the image, (B, 2, height, width).
+        """Return the image positions of pixel centers, in steps from the image center: (B, 2, height, width).
 
-        Whole numbers of `_STEPS` to a pixel, float32. Whatever leads to them is exact: factors have so few bits that
-        products and sums need no rounding, in whatever order a machine does them.
+        Integers in float32, `_STEPS` per pixel. The computation is exact: the factors have so few bits that no product
+        and no sum is rounded, in any order.
         """
         lines, columns, scale = self._fields(values, height, width, have, device)
         fields = lines @ columns.T
@@ -321,10 +322,10 @@ class Warp(ABC):
     def _fields(
         self, values: Array, height: int, width: int, have: tuple[int, int], device: torch.device
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """What positions are computed from, float64.
+        """Return the factors of the positions, float64.
 
-        The functions of u of every line (B, 2 or 3, height, n), those of one coordinate in the middles of the columns
-        (width, n), and half the width and half the height of the image in steps.
+        These are the coefficients of each row's functions of u (B, 2 or 3, height, n), the basis functions at the
+        column centers (width, n), and half the width and half the height of the image in steps.
         """
         coefficients = self._coefficients(values)
         if not np.isfinite(coefficients).all():
@@ -335,7 +336,7 @@ class Warp(ABC):
         return lines, columns, scale
 
     def _values(self, params: AnyParams, batch: int) -> Array:
-        """The numbers of one record for all, shape (1, count), or of one for each image, shape (B, count)."""
+        """Return the numbers of one record for all images, shape (1, count), or one per image, shape (B, count)."""
         if isinstance(params, np.ndarray):
             if params.shape != (batch, self.count):
                 raise ValueError(f'params must have shape {(batch, self.count)}, got {params.shape}')
@@ -349,21 +350,21 @@ class Warp(ABC):
         return np.array([record[self.name] for record in records], dtype=np.float64)
 
     def _invert_projective(self, coefficients: Array, places: Array) -> Array:
-        """Of functions of the first degree: places in the image (2, N) -> points of the canvas (2, N)."""
+        """Invert an affine or projective map: image positions (2, N) -> canvas positions (2, N)."""
         matrix = np.eye(3)
         matrix[: len(coefficients)] = np.stack(
             [coefficients[:, 0, 1], coefficients[:, 1, 0], coefficients[:, 0, 0]], axis=1
         )
         x, y, below = np.linalg.solve(matrix, np.vstack([places, np.ones_like(places[:1])]))
-        # What is behind the horizon of the canvas stays far away, in the direction in which it left.
+        # Points behind the horizon of the canvas stay far away, in the direction in which they left it.
         found = np.stack([x, y]) / below.clip(_HORIZON)
         low, high = self._basis(np.array([-1.0, 1.0]))[:, 1]
         return 2 * (found - low) / (high - low) - 1  # type: ignore[no-any-return]
 
     def _invert_numerically(self, coefficients: Array, places: Array) -> Array:
-        """By Newton's method: places in the image (2, N) -> points of the canvas (2, N).
+        """Invert a map by Newton's method: image positions (2, N) -> canvas positions (2, N).
 
-        Outside of the canvas, where a map need not be one to one, points move as the nearest point of the canvas does.
+        Outside of the canvas, where a map need not be one to one, points move as the nearest canvas point does.
         """
         basis = _basis_of_corners(type(self))
         corners = torch.from_numpy((basis @ coefficients @ basis.T).reshape(2, -1).T.copy())
@@ -392,9 +393,9 @@ class Warp(ABC):
 
     @np.errstate(all='ignore')
     def _are_valid(self, values: Array) -> npt.NDArray[np.bool_]:
-        """Whether warps (B, count) show enough of the image, its middle included, neither torn nor inside out."""
+        """Return for each warp (B, count) whether it is not degenerate, see the head of this module."""
         basis, coefficients = _basis_of_corners(type(self)), self._coefficients(values)
-        # A sixteenth of the cells first: they are enough to refuse most of the degenerate ones.
+        # A sixteenth of the cells first, which is enough to reject most degenerate warps.
         few = basis[_SOME_CORNERS]
         corners = _divided(few @ coefficients @ few.T)
         valid = _are_cells_valid(*(corners[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1)))
@@ -405,8 +406,8 @@ class Warp(ABC):
         good = _are_cells_valid(*cells)
         covered = (np.abs(fields).max(1) <= 1).sum((1, 2))
         good &= covered >= _MIN_COVERED_CORNERS * (_CELLS + 1) ** 2
-        # The middle of the image is on the canvas if the edge of the canvas goes around it, and so it does if no
-        # point of the edge, at distance 1, moves that far.
+        # The center of the image is on the canvas if the edge of the canvas winds around it. It does if no point of the
+        # edge, which is at distance 1, moves that far.
         far = np.abs(fields - _IDENTITY_AT_CORNERS).max((1, 2, 3)) >= 1
         if (asked := good & far).any():
             z = fields[asked, 0] + 1j * fields[asked, 1]
@@ -418,11 +419,11 @@ class Warp(ABC):
     @staticmethod
     @abstractmethod
     def _basis(t: Array) -> Array:
-        """The functions of one coordinate at t, shape (len(t), n)."""
+        """Evaluate the basis functions of one coordinate at t; returns shape (len(t), n)."""
 
     @abstractmethod
     def _coefficients(self, values: Array) -> Array:
-        """Coefficients (B, 2 or 3, n, n), first the function of v, of X and Y, and of what both are divided by."""
+        """Return the coefficients of X, Y and their common divisor, if any: (B, 2 or 3, n, n), the index of v first."""
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}()'
@@ -572,13 +573,13 @@ WARPS: dict[str, Warp] = {warp.name: warp for warp in (Affine(), Homography(), E
 
 @functools.lru_cache(maxsize=1024)
 def _basis_of_pixels(warp: type[Warp], count: int, device: str) -> torch.Tensor:
-    """The functions of one coordinate in the middles of ``count`` pixels, shape (count, n)."""
+    """Evaluate the basis functions at the centers of ``count`` pixels; returns shape (count, n)."""
     basis = torch.from_numpy(warp._basis((2 * np.arange(count) + 1) / count - 1))
     return _keep_bits(basis, _BITS).to(device)
 
 
 def _keep_bits(values: torch.Tensor, bits: int) -> torch.Tensor:
-    """Round to so many binary places."""
+    """Round to ``bits`` binary places."""
     return torch.round(values * 2.0**bits) / 2.0**bits
 
 
@@ -588,9 +589,9 @@ def _basis_of_corners(warp: type[Warp]) -> Array:
 
 
 def _divided(fields: Array) -> Array:
-    """X and Y from two functions or from three, the last of which both are divided by; NaN where that is not positive.
+    """Divide X and Y by their divisor, if there is one; NaN where it is not positive.
 
-    Where the divisor changes its sign, infinity is in the picture.
+    Where the divisor changes its sign, the map goes to infinity.
     """
     if fields.shape[1] == 2:
         return fields
@@ -598,7 +599,10 @@ def _divided(fields: Array) -> Array:
 
 
 def _are_cells_valid(top_left: Array, top_right: Array, low_left: Array, low_right: Array) -> npt.NDArray[np.bool_]:
-    """Whether maps tear, smear or mirror no cell, given where they take its corners, each (B, 2, rows, columns)."""
+    """Return for each map whether no cell is torn, smeared or mirrored.
+
+    The arguments are the images of the cells' corners, each of shape (B, 2, rows, columns).
+    """
     # The two diagonals of each cell's image span a parallelogram that relates to the diagonals of the cell, which are
     # 8**0.5 / _CELLS long, as the map's derivative to the identity.
     down, up = low_right - top_left, top_right - low_left
@@ -621,7 +625,7 @@ def _size(size: Size, height: int, width: int) -> tuple[int, int]:
 
 
 def _precise(dtype: torch.dtype) -> torch.dtype:
-    """What to compute with."""
+    """Return the dtype to compute in."""
     return torch.promote_types(dtype, torch.float32) if dtype.is_floating_point else torch.float32
 
 
