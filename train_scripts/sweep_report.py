@@ -262,7 +262,7 @@ def introduction(table: Table) -> str:
     )
     ran = {line['condition'] for line in table.lines}
     if left := [name for name in dict.fromkeys(unit.condition for unit in table.sweep.units) if name not in ran]:
-        out.append(f'Not yet run: {", ".join(file.conditions[name].label or name for name in left)}.')
+        out.append(f'Not yet run: {"; ".join(file.conditions[name].label or name for name in left)}.')
     return '\n'.join([*out, ''])
 
 
