@@ -35,7 +35,7 @@ from .fractal.canvas import unpack
 _logger = logging.getLogger(__name__)
 
 # Images per mega-batch, which consists of at least one batch. On the CPU they should fit into the cache; on a GPU more
-# images hardly take longer, as long as there is memory.
+# images take hardly longer, as long as they fit into memory.
 _AT_ONCE = {'cpu': 32}
 _AT_ONCE_GPU = 2048
 _BYTES_AT_ONCE = 2**29
@@ -106,7 +106,7 @@ class DeviceLoader:
     Args:
         dataset: The images; all of them are copied to the device.
         augments: The transforms; with several, the batch sampler chooses one for each batch.
-        batch_sampler: Yields batches of sample numbers, or of pairs of a number and the index of the transform.
+        batch_sampler: Yields batches of sample indices, or of pairs of a sample index and the index of a transform.
         mean: For `normalize`, one per channel.
         std: For `normalize`.
         device: Device of the images and all computation.
@@ -155,7 +155,7 @@ class DeviceLoader:
         self.mix = mix
         self.erase = erase
         self.seed = seed
-        #: All images: (images, rows, row bytes) if they are packed, else (images, C, H, W); None with redraw.
+        #: All images: (images, rows, row bytes) if bit-packed, else (images, C, H, W); None with redraw.
         self._table: Any = None if redraw else _table(images, device)
         room = 0 if self._table is None else self._table.numel()
         _logger.info(
@@ -238,7 +238,7 @@ class DeviceLoader:
         """Sample the parameters of a mega-batch, then apply them."""
         count, _, height, width = shape = len(numbers), *self._shape
         kernels, is_packed = augment.kernels(self.device, shape), self._images.spec.is_packed
-        # Rendered images, or else those of the data set.
+        # None to use the table.
         images = self._images.redraw(numbers, generator, self.device) if self._table is None else None
         params = augment.make_params(count, height, width, generator)
         mixed = erased = None
@@ -404,7 +404,7 @@ def create_device_loader(
         raise ValueError(f"device={str(device)!r}, timm's default, is not available: use device=torch.device('cpu')")
     known = _augment_options()
     for name, value in options.items():
-        # An option of a newer timm, which usually is off.
+        # Options of a newer timm are ignored if they are off.
         if value and name not in known | _IGNORED | _SCHEDULE_OPTIONS.keys():
             refuse(name, value, f'leave out {_REFUSED[name]}' if name in _REFUSED else 'leave it out')
     if collate_fn is not None and not isinstance(collate_fn, find('timm.data.mixup.Mixup')):
@@ -441,7 +441,7 @@ def create_device_loader(
 
 def _sampler(dataset: Any, is_training: bool, distributed: bool, num_aug_repeats: int, seed: int) -> Any:
     if not is_training:
-        # Both keep the order; ranks take turns.
+        # Both keep the order; ranks get every n-th sample.
         ordered = find('timm.data.distributed_sampler.OrderedDistributedSampler')
         return ordered(dataset) if distributed else SequentialSampler(dataset)
     if not distributed:
@@ -456,6 +456,6 @@ def _augment_options() -> set[str]:
 
 
 def is_known(name: str) -> bool:
-    """Whether `create_device_loader` supports an argument of timm's ``create_loader``."""
+    """Return whether `create_device_loader` knows an argument of timm's ``create_loader``."""
     own = inspect.signature(create_device_loader).parameters.keys() - {'options'}
     return name in own | _augment_options() | _IGNORED | _REFUSED.keys() | _SCHEDULE_OPTIONS.keys()

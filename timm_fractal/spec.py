@@ -69,7 +69,7 @@ _seed = functools.partial(option, low=0, high=2**32 - 1)
 
 _KINDS: dict[type, str] = {int: 'an integer', float: 'a number', str: 'a string'}
 
-#: Bounds of an option: when they hold, and how they are worded.
+#: Bounds of an option: the comparison that must hold, and its wording in messages.
 RULES: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
     'low': (operator.ge, 'at least'),
     'above': (operator.gt, 'greater than'),
@@ -263,7 +263,7 @@ class IFSSpec(Spec):
     def on_reference_canvas(self: IFSSpecT) -> IFSSpecT:
         """Return the data set on the default canvas.
 
-        On it emptiness is judged, so that the IFS codes of a seed do not depend on the canvas of the data set.
+        Emptiness is judged on it, so that the IFS codes of a seed do not depend on the canvas of the data set.
         """
         return dataclasses.replace(self, points=IFSSpec.points, size=IFSSpec.size, patch=IFSSpec.patch)
 
@@ -391,8 +391,8 @@ class Image1Spec(Spec):
 class Noise1Spec(Formula):
     """One noise image, perturbed: the control in "Scaling Backwards" that shows that shape matters.
 
-    Pixels take the place of the IFS parameters of `Fractal1Spec`: class k multiplies each pixel of the image by a
-    separate sample of U(1 - delta, 1 + delta).
+    Pixels replace the IFS parameters of `Fractal1Spec`: class k multiplies each pixel of the image by a separate
+    sample of U(1 - delta, 1 + delta).
     """
 
     type = 'noise1'
@@ -607,7 +607,7 @@ def parse_name(name: str) -> Spec:
     """
     if len(name) > MAX_NAME:
         raise ValueError(f'a data set name must have at most {MAX_NAME} characters, got {len(name)}')
-    # As timm does; the prefix belongs to its table of torchvision data sets, in which ours are registered too.
+    # As timm does; the prefix selects its table of torchvision data sets, where ours are also registered.
     kind, slash, options = name.lower().removeprefix('torch/').partition('/')
     if kind not in SPECS:
         raise ValueError(f'unknown data set {kind!r}; {nearest(kind, SPECS)}')

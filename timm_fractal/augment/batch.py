@@ -1,8 +1,7 @@
-"""Augments a mega-batch with compiled kernels: one copy of all parameters, and about thirty kernel launches.
+"""Augments a mega-batch with compiled kernels: one transfer of all parameters, and about thirty kernel launches.
 
-Each step is first recorded on the host, which adds its parameters to an `Upload`; the function that is returned runs it
-with the kernels after the upload was sent. The pixels equal those of `resample`, `apply_layer`, `Mix`, `normalize` and,
-except for noise, `Erase`.
+Each ``record_`` function adds the parameters of a step to an `Upload`, and returns a function that runs the step once
+the upload is sent. Pixels equal those of `resample`, `apply_layer`, `Mix`, `normalize` and, except for noise, `Erase`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -42,7 +41,7 @@ def kernels(device: torch.device) -> ModuleType | None:
 
 
 def can_resize(shape: Sequence[int], resized: tuple[int, int]) -> bool:
-    """Whether the kernels can resize images of this height and width."""
+    """Return whether the kernels can resize images of this height and width."""
     return bool(count_taps(shape, resized).max() <= _MAX_TAPS)
 
 
@@ -55,15 +54,15 @@ def record_resize(
     size: tuple[int, int],
     offset: tuple[int, int],
 ) -> Callable[[Any, Tensor, int], Tensor]:
-    """`resample` with kernels, in two passes over the pixels.
+    """Record `resample` with kernels, in two passes over the pixels.
 
     Args as for `resample`, except:
         take: Index of the source image of each box, shape (B,).
         shape: Channels, height and width of the source images.
 
     Returns:
-        A function of the kernels, the source, uint8 (images, C, H, W), and a number of rows: uint8 (rows, C, *size), of
-        which the first B rows are written.
+        A function from the kernels, the source (uint8, (images, C, H, W)) and a number of rows to uint8 (rows, C,
+        *size), of which the first B rows are written.
     """
     top, left, height, width, cubic, hflip, vflip = (values.numpy() for values in crop)
     channels, most = shape[0], count_taps(shape[1:], resized).tolist()
@@ -76,7 +75,7 @@ def record_resize(
         upload.add(np.minimum(count_taps(length, want, cubic), length).astype(np.int32))
         for length, want in zip((height, width), resized)
     ]
-    # Axis of the first pass, its images, and their maximum number of lines across that axis.
+    # Axis of the first pass, the images that start with it, and their maximum number of lines across that axis.
     orders = [
         (axis, upload.add(chosen.astype(np.int32)), int(across[chosen].max()))
         for axis, chosen, across in (
@@ -114,7 +113,7 @@ def record_resize(
 def record_layers(
     upload: Upload, layers: Sequence[Layer], count: int, shape: Sequence[int], fill: Sequence[int]
 ) -> tuple[Callable[[Any, Tensor], None], npt.NDArray[np.int32], int]:
-    """`apply_layer` with kernels for each layer, on the rows of a buffer.
+    """Record `apply_layer` with kernels for each layer, on the rows of a buffer.
 
     Args:
         upload: Receives the parameters.
@@ -125,7 +124,7 @@ def record_layers(
 
     Returns:
         A function of the kernels and the buffer, uint8 (rows, C, H, W), which works in place; the final row of each
-        image, int32 of shape (B,); and the required rows.
+        image, int32 of shape (B,); and the required number of rows.
     """
     channels, height, width = shape
     color = upload.add(np.array(fill, np.int32))
@@ -183,21 +182,21 @@ def record_output(
     mode: str,
     erased: EraseParams | None,
 ) -> Callable[[Any, Tensor, Tensor], Iterator[Batch]]:
-    """`Mix`, `normalize` and `Erase` with kernels, in one pass per batch.
+    """Record `Mix`, `normalize` and `Erase` with kernels, in one pass per batch.
 
     Args:
         upload: Receives the parameters.
         rows: Row of each image, int32 of shape (B,).
         labels: int64 of shape (B,).
         sizes: Batch sizes, in order.
-        mix: Says how labels are mixed.
+        mix: Gives the number of classes and the label smoothing; None for integer labels.
         mixed: Mixing parameters of each batch; None without mixup.
         mode: See `Erase`.
         erased: Erasing parameters; None without erasing.
 
     Returns:
-        A function of the kernels, the images, uint8 (rows, C, H, W), and the normalized levels, shape (channels, 256).
-        It makes the batches lazily, so that only those in use take memory, with the dtype of the levels.
+        A generator function of the kernels, the images, uint8 (rows, C, H, W), and the normalized levels, shape
+        (channels, 256). It yields batches of the levels' dtype, made lazily, so that only those in use take memory.
     """
     count, stop, is_mixed = len(rows), np.cumsum(sizes), mixed is not None
     # Images are mixed with their batch in reverse order.

@@ -91,7 +91,7 @@ class Erase:
             top, left, high, wide = box.T[..., None, None, None]
             inside = ((row >= top) & (row < top + high) & (column >= left) & (column < left + wide)).expand_as(images)
             if self.mode == 'pixel':
-                # One number per erased pixel, counted on the CPU to avoid waiting for the device.
+                # One value per erased pixel, counted on the CPU to avoid waiting for the device.
                 count = channels * int(params.box[:, block, 2:].prod(1).sum())
                 pixels = torch.empty(count, dtype=images.dtype, device=images.device).normal_(generator=noise)
                 images.masked_scatter_(inside, pixels)

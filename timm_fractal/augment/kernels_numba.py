@@ -1,8 +1,8 @@
 # mypy: allow-untyped-defs, no-check-untyped-defs, allow-untyped-decorators
 """numba kernels for a mega-batch on the CPU, with the interface and results of `kernels_triton`.
 
-As many threads as torch uses share the images. Sums of pixels are integers; single and double precision are used as in
-Pillow.
+Images are divided among as many threads as torch uses. Sums of pixels are integers; single and double precision are
+used as in Pillow.
 """
 
 import functools
@@ -25,7 +25,7 @@ _SOLARIZE, _SOLARIZE_ADD, _BRIGHTNESS = map(NAMES.index, ('Solarize', 'SolarizeA
 _CONTRAST, _COLOR, _SHARPNESS = map(NAMES.index, ('Contrast', 'Color', 'Sharpness'))
 _RAND, _PIXEL = ERASING_MODES.index('rand'), ERASING_MODES.index('pixel')
 
-# Rows whose columns are resized together; they should fit into the L1 cache.
+# Rows per block when columns are resized; a block should fit into the L1 cache.
 _ROWS = 64
 
 _blend_levels, _interpolate, _keys_near, _keys_far = part(blend), part(cubic), part(keys_near), part(keys_far)
@@ -69,12 +69,12 @@ def _to_level(total):
     return np.uint8(min(max(total >> 22, 0), 255))
 
 
-# Unsigned indices: checks for negative ones would prevent vectorization.
+# Indices are unsigned, since checks for negative ones would prevent vectorization.
 
 
 @part
 def _add_taps(total, count, values, at, step, weights, taps):
-    """Add the weighted sum of ``taps`` lines of ``count`` values; the first line is at ``at``, the next ``step`` on."""
+    """Add the weighted sum of ``taps`` lines of ``count`` values, which start at ``at`` and are ``step`` apart."""
     tap = 0
     while tap + 4 <= taps:
         a, b = np.int32(weights[tap]), np.int32(weights[tap + 1])
@@ -99,7 +99,7 @@ def _add_taps(total, count, values, at, step, weights, taps):
 
 @part
 def _resize_columns(pixels, origin, row, column, height, width, first, taps, weights, out, start, strip, block, total):
-    """Resize lines of ``pixels``, the first at ``origin``, to len(first) values each, from ``out[start]`` on."""
+    """Resize lines of ``pixels``, from ``origin`` on, to len(first) values each; write them from ``out[start]`` on."""
     size, rows = np.uint64(len(first)), np.uint64(_ROWS)
     for top in range(0, height, _ROWS):
         lines = np.uint64(min(_ROWS, height - top))
@@ -126,10 +126,10 @@ def _resize_columns(pixels, origin, row, column, height, width, first, taps, wei
 
 @part
 def _resize_rows(pixels, origin, row, column, height, width, first, taps, weights, out, start, line_of, total):
-    """Resize columns of ``pixels`` to len(first) lines of ``width`` values, from ``out[start]`` on."""
+    """Resize columns of ``pixels`` to len(first) lines of ``width`` values; write them from ``out[start]`` on."""
     places = np.uint64(width)
     if column != 1:
-        # Make the rows contiguous first.
+        # `_add_taps` needs contiguous rows.
         for line in range(height):
             place = np.uint64(origin + line * row)
             for k in range(places):
@@ -156,7 +156,7 @@ def _resize(
     longest = max(box[:, 2].max(), box[:, 3].max(), high, wide)
     strip, block = np.empty(longest * _ROWS, np.uint8), np.empty(longest * _ROWS, np.uint8)
     total = np.empty(max(longest, _ROWS), np.int32)
-    # Used where the pixels of a row are not contiguous.
+    # Scratch memory for rows whose pixels are not contiguous.
     room = longest * longest if is_first and strides[3] != 1 and axis == 0 else 0
     line_of = np.empty(room, np.uint8)
     for i in range(begin, end):
@@ -203,7 +203,7 @@ def _luma(plane, pixel, area):
 
 @part
 def _fill_lut(kind, given, histogram, area, table):
-    """Compute a LUT of `timm_fractal.augment.tables.LUTS`, which explains the duplication."""
+    """Compute a LUT like `make_lut` in `tables`, which explains the duplication."""
     low, high = 255, 0
     for level in range(256):
         if histogram[level]:
@@ -248,7 +248,7 @@ def _fill_lut(kind, given, histogram, area, table):
 
 @kernel
 def _look_up(begin, end, images, rows, operation, argument):
-    """Images are uint8 (rows, C, area)."""
+    """Apply operations on levels, or Color, in place; images are uint8 (rows, C, area)."""
     channels, area = images.shape[1:]
     histogram, table = np.zeros(256, np.int64), np.empty(256, np.uint8)
     for n in range(begin, end):
@@ -286,7 +286,7 @@ def _tap(plane, row, column):
 
 @part
 def _slide_row(plane, row, move, fill, out, padded):
-    """Shift a row by ``move`` pixels, bicubic; all pixels share a fraction."""
+    """Shift a row by ``move`` pixels, bicubic; all pixels share a fractional offset."""
     width = plane.shape[1]
     whole = np.int64(np.floor(move))
     fraction = np.float32(move - np.floor(move))
@@ -413,7 +413,7 @@ def _mix_and_normalize(plane, other, lam, paste, entries, is_mixed, level, out):
 
 @part
 def _erase(box, color, noise, noise_start, mode, out):
-    """Erase a box in all channels of ``out``; return the index of the next number of ``noise``."""
+    """Erase a box in all channels of ``out``; return the index of the next unused value of ``noise``."""
     top, left, high, wide = box
     for channel in range(len(out)):
         for row in range(top, top + high):
@@ -433,8 +433,7 @@ def _mix_normalize_erase(
     begin, end, images, rows, partners, lam, paste, table, is_gray, erased, color, noise, noise_starts, mode, is_mixed,
     start, out,
 ):  # fmt: skip
-    """Mix, normalize and erase images; ``table``, ``color``, ``noise`` and ``out`` (count, channels, H, W) hold
-    bits."""
+    """Mix, normalize and erase; ``table``, ``color``, ``noise`` and ``out`` (count, channels, H, W) hold bits."""
     last = images.shape[1] - 1
     level = np.empty(images.shape[3], np.uint8)
     for k in range(begin, end):

@@ -19,7 +19,7 @@ from torch import Tensor
 from .reference import NAMES
 from .tables import blend, cubic, keys_far, keys_near, luma
 
-# Lines, pixels per line, and warps of a program of a resize: few lines if each line has different weights.
+# Lines, pixels per line, and warps per resize program: few lines if each line has different weights.
 _TILE_ACROSS = 16, 64, 4
 _TILE_DOWN = 2, 128, 1
 # Lines or pixels per program of other kernels; double precision needs more registers.
@@ -136,7 +136,7 @@ def _resize(
     here, there = tl.minimum(line, lines - 1), tl.minimum(place, places - 1)
     entry, size, step = (there, wide, column) if AXIS == 1 else (here, high, row)
     start = tl.load(first + n * size + entry)
-    # From tap to tap, all pixels move by the same distance, which is added once.
+    # Successive taps are the same distance apart for all pixels: only the pointer advances.
     if AXIS == 1:
         offset = (here[:, None] * row + start[None, :] * column).to(tl.uint32)
     else:
@@ -172,7 +172,7 @@ def _luma(plane, area, wanted):
 
 @triton.jit
 def _histogram(plane, channel, kind, area, CHANNELS: tl.constexpr, PIXELS: tl.constexpr):
-    """Histogram of a channel, or for Contrast of the luma, int32 (256,)."""
+    """Count the levels of a channel, or of the luma for Contrast: int32 (256,)."""
     level = tl.arange(0, 256)
     histogram = tl.zeros((256,), tl.int32)
     for start in range(0, area, PIXELS):
@@ -193,7 +193,7 @@ def _histogram(plane, channel, kind, area, CHANNELS: tl.constexpr, PIXELS: tl.co
 
 @triton.jit(do_not_specialize=['area'])
 def _make_luts(images, rows, operation, argument, luts, area, CHANNELS: tl.constexpr, PIXELS: tl.constexpr):
-    """Compute LUTs, uint8 (count, CHANNELS, 256); `timm_fractal.augment.tables.LUTS` explains the duplication."""
+    """Compute LUTs, uint8 (count, CHANNELS, 256), like `make_lut` in `tables`, which explains the duplication."""
     n, channel = tl.program_id(0), tl.program_id(1)
     kind, given = tl.load(operation + n), tl.load(argument + n)
     plane = images + tl.load(rows + n).to(tl.int64) * CHANNELS * area
@@ -290,7 +290,7 @@ def _sharpen(source, target, factor, pixel, height, width, CHANNELS: tl.constexp
 
 @triton.jit
 def _map(source, target, data, is_cubic, fill, pixel, height, width, CHANNELS: tl.constexpr):
-    """Image.transform with AFFINE."""
+    """Apply Image.transform with AFFINE."""
     area = height * width
     wanted = pixel < area
     x, y = (pixel % width).to(tl.float64) + 0.5, (pixel // width).to(tl.float64) + 0.5
@@ -351,7 +351,7 @@ def _two_normal(first, second):
 
 @triton.jit
 def _contains(box, row, column):
-    """Whether a box (top, left, height, width) contains pixels."""
+    """Return which pixels a box (top, left, height, width) contains."""
     top, left, high, wide = tl.load(box), tl.load(box + 1), tl.load(box + 2), tl.load(box + 3)
     return (row >= top) & (row < top + high) & (column >= left) & (column < left + wide)
 
@@ -426,19 +426,19 @@ def _mix_normalize_erase(
         tl.store(result + channel * area, value, mask=wanted)
 
 
-# Arguments of the functions below, as of those of `kernels_numba`, for the B images of a mega-batch or b of them:
+# Arguments of the functions below and in `kernels_numba`, for all B images of a mega-batch or b of them:
 #   table      bit-packed images, uint8 (images, rows, bytes of a row); of `mix_normalize_erase`, normalized levels,
 #              (channels, 256), with the dtype of the result
-#   numbers    images of a table, int64 (B,)
-#   levels     levels of the eight bits of each byte, uint8 (256, 8)
+#   numbers    index of each image in the table, int64 (B,)
+#   levels     levels of the eight pixels of each byte value, uint8 (256, 8)
 #   box        top, left, height, width, int32 (B, 4)
 #   flags      bicubic (else bilinear), flip of rows, flip of columns, int32 (B, 3)
 #   axis       0 for rows, 1 for columns
 #   resized    number of lines to resize each box to
 #   offset     first line of the result in the resized box; ``size`` is the number of lines, or height and width
 #   taps       `count_taps`, at most the lines of the box, int32 (B,); ``most`` is an upper bound
-#   take       image of the source, int64 (B,)
-#   index      images to resize, int32 (b,)
+#   take       index of each source image, int64 (B,)
+#   index      indices of the images to resize, int32 (b,)
 #   begins     start of each image in the intermediate buffer, int64 (B,)
 #   lines      maximum number of lines across the axis
 #   images     buffer, uint8 (rows, C, H, W)
@@ -451,7 +451,7 @@ def _mix_normalize_erase(
 #   lam        mixing coefficient and 1 minus it, float32 (B, 2)
 #   paste      top, bottom, left and right of the box to paste, int32 (B, 4)
 #   erased     top, left, height and width of each box, int32 (B, boxes, 4); ``color`` is float32 (B, boxes, 3)
-#   seed       of the noise
+#   seed       seed of the noise
 #   mode       index in `timm_fractal.augment.erasing.ERASING_MODES`
 #   begin      first image of the batch among the B; ``count`` is the number of its images
 

@@ -98,11 +98,11 @@ class Mix:
 def soft_targets(
     labels: Tensor, partners: Tensor, lam: Tensor, classes: int, smoothing: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mix labels with the rounding of timm's ``mixup_target``; see `fill_targets` for the result.
+    """Mix labels with the rounding of timm's ``mixup_target``; return arguments of `fill_targets`.
 
     Args:
         labels: int64 of shape (B,).
-        partners: Labels that they are mixed with, int64 of shape (B,).
+        partners: Labels to mix them with, int64 of shape (B,).
         lam: Mixing coefficient and 1 minus it, float32 of shape (B, 2), or (1, 2) for all images.
         classes: Number of classes.
         smoothing: Label smoothing.
@@ -110,7 +110,7 @@ def soft_targets(
     off = smoothing / classes
     on = 1 - smoothing + off
     weights = torch.stack([on * lam, off * lam], 2)
-    # For a class that is both labels, only the own one, only the partner's, or neither.
+    # Columns: both labels are the class, only the image's own, only the partner's, neither.
     values = (weights[:, 0, :, None] + weights[:, 1, None]).flatten(1)
     chosen = torch.where((labels == partners)[:, None], values[:, :1], values[:, 1:3])
     return torch.stack([labels, partners], 1), chosen, values[:, 3:]
@@ -140,7 +140,7 @@ def _sample_box(height: int, width: int, lam: float, minmax: Any, rng: np.random
     edges: list[int] = []
     for size in (height, width):
         if minmax is not None:
-            # Sides relative to the image; the box lies within it.
+            # Limits are relative to the image; the box lies within it.
             side = int(rng.integers(int(size * minmax[0]), int(size * minmax[1])))
             first = int(rng.integers(size - side))
             edges += first, first + side

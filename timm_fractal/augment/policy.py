@@ -43,7 +43,7 @@ def refuse(option: str, value: Any, available: str) -> NoReturn:
 
 
 def check_choice(option: str, value: Any, valid: Sequence[str]) -> None:
-    """Refuse values that are not available, and suggest the nearest one."""
+    """Refuse an unavailable value, and suggest the nearest valid one."""
     if value not in valid:
         refuse(option, value, nearest(str(value), valid))
 
@@ -101,7 +101,7 @@ class Policy:
 
 
 def _name(op: Operation, text: str) -> str:
-    """Return the name in `NAMES` of the operation that timm's is, with other arguments."""
+    """Return the name of timm's operation in `NAMES`, where variants differ only in their arguments."""
     name = {'Desaturate': 'Color', 'GaussianBlurRand': 'GaussianBlur'}.get(op.name, op.name)
     name = name.removesuffix('Increasing').removesuffix('Original')
     if name not in NAMES:

@@ -1,6 +1,6 @@
 """timm's augmentation operations for batches in torch, on any device, with Pillow's pixels.
 
-The kernels are tested against this module, and it replaces them on devices without kernels. Most operations map gray
+The kernels are tested against this module, which is also used on devices without kernels. Most operations map gray
 levels by a look-up table (LUT) of 256 entries for each image and channel.
 """
 
@@ -129,7 +129,7 @@ def _transform(images: Tensor, data: Numbers, is_cubic: bool, fill: Tensor) -> T
 
 
 def _slide(images: Tensor, slope: Numbers, shift: Numbers, fill: Tensor) -> Tensor:
-    """Shift each row by ``slope * y + shift``, bicubic; all pixels of a row share a fraction."""
+    """Shift each row by ``slope * y + shift``, bicubic; all pixels of a row share a fractional offset."""
     height, width = images.shape[-2:]
     move = to_device(slope[:, None] * (np.arange(height) + 0.5) + shift[:, None], images.device)
     across = _centers(width, images.device) + move[..., None]
@@ -149,7 +149,7 @@ def _centers(count: int, device: torch.device) -> Tensor:
 
 
 def _reach(is_cubic: bool) -> range:
-    # Offsets of the pixels to interpolate, relative to the last with its center at or left of the position.
+    # Offsets of the taps, relative to the last pixel whose center is at or left of the position.
     return range(-1, 3) if is_cubic else range(2)
 
 

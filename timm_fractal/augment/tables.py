@@ -2,9 +2,9 @@
 
 The arithmetic is Pillow's, including truncation and single precision.
 
-`luma`, `blend`, `cubic`, `keys_near` and `keys_far` work on any numbers; numba and Triton compile them as well. Their
-types are comments, since Triton treats annotations as globals. numba's cache does not notice changes to them: delete
-``__pycache__`` beside this file.
+`luma`, `blend`, `cubic`, `keys_near` and `keys_far` work on scalars, arrays and tensors; numba and Triton compile them.
+Their types are comments, since Triton treats annotations as globals. numba's cache does not notice changes to them:
+delete ``__pycache__`` beside this file.
 """
 
 from collections.abc import Callable
@@ -49,8 +49,8 @@ def keys_far(distance):  # type: (Any) -> Any
     return ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
 
 
-# The kernels duplicate the formulas of LUTs for speed: computing them here takes 119 more calls per mega-batch of the
-# paper's recipe (the budget is 100), and 16 us instead of 2 per image on the CPU.
+# The kernels duplicate these formulas for speed: the functions below take 119 more calls per mega-batch of the paper's
+# recipe (the budget is 100), and 16 us instead of 2 per image on the CPU.
 
 #: Levels 0 ... 255, int64; arguments, float64 of shape (b, 1, 1); and histograms (b, C, 256) -> LUTs that broadcast to
 #: (b, C, 256).
@@ -145,7 +145,7 @@ _ONE = 2.0**22
 
 
 def rows_first(height: Any, width: Any, resized: tuple[int, int]) -> Any:
-    """Whether to resize rows before columns, for boxes of these sides (arrays or tensors).
+    """Return whether to resize rows before columns, for boxes of these sides (arrays or tensors).
 
     Pillow 13 starts with the rows if the image loses more than twice as many rows as columns (observed and tested);
     older versions always start with the columns. The results differ by a few levels at sharp edges.
@@ -155,7 +155,7 @@ def rows_first(height: Any, width: Any, resized: tuple[int, int]) -> Any:
 
 
 def count_taps(length: npt.ArrayLike, resized: npt.ArrayLike, cubic: npt.ArrayLike = True) -> npt.NDArray[np.int64]:
-    """Return the maximum number of a box's ``length`` lines that a line of the result depends on; arrays broadcast."""
+    """Return the maximum number of lines of a box that one line of the result depends on; arrays broadcast."""
     support = np.where(cubic, 2, 1) * np.maximum(np.asarray(length) / np.asarray(resized), 1)
     taps: npt.NDArray[np.int64] = 2 * np.ceil(support).astype(np.int64) + 1
     return taps
@@ -164,8 +164,8 @@ def count_taps(length: npt.ArrayLike, resized: npt.ArrayLike, cubic: npt.ArrayLi
 def resize_weights(line: Tensor, length: Tensor, scale: Tensor, cubic: Tensor, taps: int) -> tuple[Tensor, Tensor]:
     """Compute the weights of a resize.
 
-    The kernels duplicate this for speed in `weigh`: it takes 106 calls per mega-batch, and 648 us instead of 20 per
-    image on the CPU.
+    The kernels duplicate this in `weigh` for speed: here it takes 106 calls per mega-batch, and 648 us instead of 20
+    per image on the CPU.
 
     Args:
         line: Lines of the result, int64 of shape (B, lines).

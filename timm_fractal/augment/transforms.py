@@ -298,7 +298,7 @@ class Evaluate(_Augment):
         return self._apply(images, params or self.make_params(len(images), *images.shape[2:]))
 
     def _geometry(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        # Otherwise the smallest height and width that cover ``scaled`` with the aspect ratio of the image.
+        # Unless squashed: the smallest size that covers ``scaled`` and keeps the aspect ratio of the image.
         resized = self.scaled
         if not self.squash and resized[0] == resized[1]:
             long = int(resized[0] * max(height, width) / min(height, width))

@@ -137,7 +137,7 @@ def register(spec: type[Formula], render: 'Render') -> None:
 
 
 def class_generator(spec: Formula, *key: int) -> 'Generator':
-    """Return the generator for what all instances of a class share, in both splits.
+    """Return a generator for the randomness that all instances of a class share, in both splits.
 
     Args:
         spec: The options; only ``seed`` is used.

@@ -39,8 +39,6 @@ IMAGE_MODES = ('RGB', 'L')
 # Largest table that cache=auto keeps in memory. The validation split is read only once per epoch, and two tables of
 # 21,000 fractals would take 1.4 GB.
 _CACHE_BYTES = {'train': 2**30, 'validation': 256 * 2**20}
-
-
 # Bytes of images that `SyntheticDataset.images` renders at once.
 _BATCH_BYTES = 2**25
 
@@ -97,7 +95,7 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
     spec: Any
     #: Files in ``root`` that the images are made from.
     files: Sequence[Path] = ()
-    #: Maximum number of validation images per class: a thousand take as long to render as many epochs.
+    #: Maximum number of validation images per class: rendering a thousand takes as long as many epochs.
     max_validation: ClassVar[int] = 1_000_000
     #: Images between two updates of the progress bar: enough to keep all threads busy.
     step: ClassVar[int] = 64
@@ -132,7 +130,7 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
         self.transform = transform
         self.target_transform = target_transform
         self.input_img_mode = input_img_mode
-        #: Whether reading one by one was warned about: the message costs a third of a cached sample.
+        #: Whether `warn_once` was called, which takes a third of the time of a cached sample.
         self._warned = False
         self._only = only
         self._open(root)

@@ -1,4 +1,4 @@
-"""Data sets that a function renders, image by image: ``noise1``, ``visualatom``, and registered types."""
+"""Data sets rendered by a function, image by image: ``noise1``, ``visualatom``, and registered types."""
 
 import hashlib
 import logging
@@ -108,7 +108,7 @@ class FormulaDataset(PixelDataset):
 
 
 def examine(spec: Formula) -> Iterator[tuple[str, str]]:
-    """Check what is required of a formula in addition to other data sets, for ``timm-fractal doctor --dataset``.
+    """Check the additional requirements of formulas, for ``timm-fractal doctor --dataset``.
 
     Yields:
         A fact, and advice if it is a problem, else ''.
@@ -116,7 +116,7 @@ def examine(spec: Formula) -> Iterator[tuple[str, str]]:
     train = _first_images(spec)
     start = time.perf_counter()
     _first_images(spec)
-    # Creating a data set renders three images as a check; then come these two.
+    # Creating the data set renders three images as a check, `_first_images` two more.
     each = 1000 * (time.perf_counter() - start) / 5
     yield (f'rendering takes {each:.1f} ms per image and core ({spec.size} x {spec.size})', '')
     if _digest(_first_images(spec.first(2))) == _digest(train):

@@ -142,7 +142,7 @@ def _load(root: str | Path, spec: IFSSpec) -> tuple[IFSCodes, IFSSpec]:
 
 
 def _read_base(path: Path, spec: IFSSpec) -> tuple[Array, Array]:
-    """Read the base fractal of a data set from the file of a category."""
+    """Read the base fractal of a data set from a category file."""
     if not path.is_file():
         raise FileNotFoundError(f'--data-dir: no such file: {str(path)!r}')
     given = [name for name in _BASE_OPTIONS if getattr(spec, name) != getattr(type(spec), name)]
@@ -215,8 +215,7 @@ class FractalDB(FractalDataset):
     """The categories of `OFDB` with many instances each ("Pre-training without Natural Images", ACCV 2020).
 
     A million images would take 33 GB, so they are rendered on access. The validation split has at most 25 instances per
-    class.
-    Arguments as for `OFDB`.
+    class. Arguments as for `OFDB`.
 
     Examples:
         >>> dataset = FractalDB('fractaldb/classes=10,instances=100,size=64')
@@ -225,5 +224,5 @@ class FractalDB(FractalDataset):
     """
 
     spec_type = FractalDBSpec
-    # All scaled parameters.
+    # One instance per entry of `WEIGHTS`.
     max_validation = len(WEIGHTS)

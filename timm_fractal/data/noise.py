@@ -35,7 +35,7 @@ def noise_image(kind: str, size: int, rng: np.random.Generator) -> Pixels:
 
 
 def perturb_pixels(image: Pixels, delta: float, rng: np.random.Generator) -> Pixels:
-    """Multiply each pixel by its own U(1 - delta, 1 + delta), like `ifs.perturb`, and clip to 255."""
+    """Multiply each pixel by a separate sample of U(1 - delta, 1 + delta), like `ifs.perturb`, and clip to 255."""
     factors = (1 - delta) + 2 * delta * rng.random(image.shape)
     return np.minimum(np.rint(image * factors), 255).astype(np.uint8)
 

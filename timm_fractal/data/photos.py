@@ -104,7 +104,7 @@ def open_image(path: str | Path, enough: int | None = None, formats: tuple[str, 
             or a bit depth that cannot be read in full. The message names the file.
         OSError: It cannot be read.
     """
-    # Opened here to distinguish errors of the system (no such file, no permission) from errors of Pillow.
+    # Opened here to distinguish system errors (no such file, no permission) from Pillow's.
     with open(path, 'rb') as file:
         try:
             with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Which fractal to pre-train on: two measures of a base fractal that correlate with transfer, without training."""
+"""Ranks base fractals without training, by two measures that correlate with transfer."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -54,7 +54,7 @@ EVIDENCE = (
 
 
 def can_measure(spec: Spec, root: str | Path | None = None) -> bool:
-    """Whether a data set has one base fractal, sampled or read from a CSV file."""
+    """Return whether a data set has one base fractal, sampled or read from a CSV file."""
     is_one = isinstance(spec, IFSSpec) and spec.perturbs and spec.num_bases == 1
     return is_one and (root is None or Path(root).suffix.lower() == '.csv')
 

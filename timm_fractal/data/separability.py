@@ -1,4 +1,4 @@
-"""Measures how separable the classes of a data set are: a fraction of a second before hours of training."""
+"""Measures in a fraction of a second how separable the classes of a data set are, before hours of training."""
 
 import dataclasses
 import logging
@@ -56,7 +56,7 @@ class Separability(NamedTuple):
 def measure(dataset: SyntheticDataset, root: str | Path | None = None) -> Separability:
     """Compare the first `CLASSES` training images with crops of the validation images of the same classes.
 
-    Both are reduced to `SIZE` pixels; a crop has `MIN_SIDE` to 1 of each side, at a random place.
+    Both are reduced to `SIZE` pixels; a crop has `MIN_SIDE` to 1 of each side, at a random position.
 
     Args:
         dataset: The training split.
@@ -90,7 +90,7 @@ def first_classes(spec: Spec, root: str | Path | None = None, split: str = 'trai
     """Create the data set of the classes that `measure` compares."""
     first = dataclasses.replace(spec.canonical(), cache='none')
     if root is None:
-        # Files are read for a number of classes.
+        # Classes made from files may depend on the number of classes.
         first = first.first(min(CLASSES, spec.num_classes))
     return create(first, split, root=root, only=range(CLASSES))
 
@@ -117,7 +117,7 @@ def suggest_options(spec: Spec, root: str | Path | None = None) -> str:
     others: list[dict[str, Any]] = [{}]
     if options.get('patch', 'fill') != 'fill':
         others.append({'patch': 'fill'})
-    # Larger images have detail below the resolution compared.
+    # Detail of even larger images is lost at `SIZE` pixels.
     others += [{'size': factor * options['size']} for factor in (2, 4) if factor * options['size'] <= 8 * SIZE]
     deltas: list[dict[str, Any]] = [{}]
     if 'delta' in options:
@@ -153,7 +153,7 @@ def suggestions(spec: Spec, root: str | Path | None = None) -> str:
     words = ['a larger delta'] * ('delta' in options)
     words += ['patch=fill'] * (options.get('patch', 'fill') != 'fill')
     words += ['larger images'] * ('size' in options)
-    # A base from a file is the only one.
+    # A file has only one base.
     words += ['more base fractals'] * (root is None and options.get('fractals', spec.num_classes) < spec.num_classes)
     return ' or '.join([', '.join(words[:-1])] * (len(words) > 1) + words[-1:])
 

@@ -63,7 +63,7 @@ def sample_atom(rng: np.random.Generator) -> Atom:
 
 
 def perturb_atom(atom: Atom, delta: float, rng: np.random.Generator) -> Atom:
-    """Multiply each parameter by its own U(1 - delta, 1 + delta), like `ifs.perturb`; counts are rounded."""
+    """Multiply each parameter by a separate sample of U(1 - delta, 1 + delta), like `ifs.perturb`; round counts."""
     vertices, orbits, *others = (np.array(atom) * ((1 - delta) + 2 * delta * rng.random(9))).tolist()
     return Atom(max(3, round(vertices)), max(1, round(orbits)), *others)
 
@@ -90,7 +90,7 @@ def render_atom(atom: Atom, center: tuple[float, float], key: tuple[int, int], s
 
 
 def atom_of(spec: VisualAtomSpec, k: int) -> Atom:
-    """Parameters of class k."""
+    """Return the parameters of class k."""
     if not spec.atoms:
         return sample_atom(stream(spec.seed, Stream.ATOM, k))
     base = sample_atom(stream(spec.seed, Stream.ATOM, k % spec.atoms))
@@ -124,5 +124,5 @@ class VisualAtom(FormulaDataset):
     spec: VisualAtomSpec
 
     def atom(self, k: int) -> Atom:
-        """Parameters of class k."""
+        """Return the parameters of class k."""
         return atom_of(self.spec, k)

@@ -24,11 +24,11 @@ def _paint(out, x, y, gray):  # type: ignore[no-untyped-def]
 
 @part
 def _line(out, x, y, x1, y1, gray):  # type: ignore[no-untyped-def]
-    """Bresenham's line, one pixel wide, its ends included."""
+    """Draw Bresenham's line, one pixel wide, including both ends."""
     dx, dy = abs(x1 - x), abs(y1 - y)
     step_x = 1 if x1 > x else -1
     step_y = 1 if y1 > y else -1
-    # The coordinate with more pixels advances in each step, the other one with the error.
+    # The longer axis advances in each step, the shorter one when the error is not negative.
     along_x, along_y = (step_x, 0) if dx > dy else (0, step_y)
     more, fewer = max(dx, dy), min(dx, dy)
     error = 2 * fewer - more

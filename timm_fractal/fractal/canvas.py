@@ -1,4 +1,4 @@
-"""Shared by all engines: the canvas that points fall on, and bit-packed images.
+"""The canvas of the chaos game and the bit-packed image format, shared by all engines.
 
 Images have two levels, black and `GRAY`, and are stored as bits, uint8 of shape (images, size, 8 * ceil(size / 64)):
 bit ``c & 7`` of byte ``c >> 3`` of a row is column c. `unpack` converts them to gray images.
@@ -17,8 +17,7 @@ GRAY = 127
 PADDING = 6
 #: An image wider than this, in the units of the IFS, has diverged.
 LIMIT = 1e9
-#: Keeps extreme points on the outermost pixel regardless of rounding in the last bits: chaos games return to them again
-#: and again, ever closer.
+#: Keeps extreme points on the outermost pixel despite rounding in the last bits: chaos games come ever closer to them.
 ROUND_UP = 1 + 2.0**-40
 
 

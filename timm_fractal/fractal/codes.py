@@ -49,7 +49,7 @@ for _i, (_place, _weight) in enumerate(
 def render_images(
     spec: IFSSpec, split: str, codes: IFSCodes, numbers: Sequence[int], out: Bits | None = None
 ) -> Rendered:
-    """Render the images of a data set with these numbers; the splits have the same systems and different noise.
+    """Render the images of a data set with these numbers; splits have the same IFS codes and different noise.
 
     Raises:
         ValueError: An image is degenerate on this canvas.
@@ -76,7 +76,7 @@ def render_images(
 def _valid_weights(
     spec: IFSSpec, codes: IFSCodes, classes: npt.NDArray[np.int64], weights: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
-    """Return indices into `WEIGHTS` with 0 (unscaled) where scaling makes an IFS diverge or shrink to a dot."""
+    """Return indices into `WEIGHTS`, with 0 (unscaled) where scaling makes an IFS diverge or shrink to a dot."""
     probs = codes.probs if codes.probs is not None else np.zeros((len(codes.bases), 0))
     keys = [
         (spec.seed, k, w, codes.systems[k].tobytes() + probs[k % len(probs)].tobytes())
@@ -207,7 +207,7 @@ def _find_classes(
 ) -> None:
     """Perturb until each of these classes has an image that is not too empty; store the images in ``table``.
 
-    The attempts that succeed for the first classes are ``known``.
+    ``known`` holds the attempts that succeed, for the first classes.
     """
     pending = classes
     enough = MIN_FILL if table is None else 1.0

@@ -17,7 +17,7 @@ from .._utils.console import warn_once
 from .ifs import Array
 
 COLUMNS = ('a', 'b', 'c', 'd', 'e', 'f', 'p')
-#: Maximum number of maps, as of the option ``maps`` of ``fractal1``.
+#: Maximum number of maps, like that of the option ``maps`` of ``fractal1``.
 MAX_MAPS = 64
 #: Maximum size of a file in bytes; published ones have about 500.
 MAX_BYTES = 100_000
@@ -96,7 +96,7 @@ def _row(words: list[str], place: str) -> list[float]:
 
 
 def read_categories(paths: Sequence[Path]) -> tuple[Array, Array]:
-    """Read categories, whose probabilities are made to sum to 1, with a warning; missing maps are never chosen.
+    """Read categories, and normalize probabilities to sum to 1, with a warning; missing maps have probability 0.
 
     Returns:
         IFS of shape (K, N, 2, 3), where N is the largest number of maps, and probabilities of shape (K, N).

@@ -3,8 +3,8 @@
 An IFS is a float64 array of shape (N, 2, 3): map j takes the point (x, y) to ``A_j (x, y) + b_j`` with
 ``A_j = system[j, :, :2]`` and ``b_j = system[j, :, 2]``.
 
-Of generators only ``random()`` is used: its 53-bit doubles are the plain bit stream, so a numpy release that changes
-another sampling algorithm cannot change a fractal.
+Only ``random()`` of the generators is used: its 53-bit doubles are the plain bit stream, so a numpy release that
+changes another sampling algorithm cannot change a fractal.
 """
 
 import dataclasses
@@ -129,8 +129,8 @@ class AddressSequences(NamedTuple):
 def addresses(probs: Array, points: int, seed: int = 100) -> npt.NDArray[np.uint8]:
     """Sample the address sequence of a chaos game, which all images of a base IFS share.
 
-    From the probabilities of the maps (N,) and the number of points, the start included, it makes the map from each
-    point to the next, shape (points - 1,). The seed is that of the reference generator.
+    Returns the index of the map from each point to the next, shape (points - 1,), for the probabilities of the maps
+    (N,) and the number of points, including the start. The default seed is that of the reference generator.
     """
     return AddressSequences(draws(points, seed), thresholds(probs)[None]).addresses(0)
 
@@ -147,7 +147,7 @@ def thresholds(probs: Array) -> Array:
 @functools.lru_cache(maxsize=2)
 def draws(points: int, seed: int) -> Array:
     """Return the random numbers of a chaos game, in [0, 1), shape (points - 1,)."""
-    # numpy guarantees the numbers of RandomState forever.
+    # numpy guarantees that the output of RandomState never changes.
     return np.random.RandomState(seed).random_sample(points)[: points - 1]
 
 
@@ -174,7 +174,7 @@ def _uniform(rng: np.random.Generator, low: float, high: float, shape: tuple[int
 
 @dataclasses.dataclass(frozen=True)
 class IFSCodes:
-    """IFS codes of a data set: of its bases and classes.
+    """IFS codes of the bases and classes of a data set.
 
     Attributes:
         name: Canonical name of the data set.

@@ -78,7 +78,7 @@ def render(
         (1, 64, 64)
     """
     if not np.isfinite(systems).all():
-        # Those of classes that were not asked for.
+        # IFS codes of classes outside ``only`` are NaN.
         raise ValueError('systems must be finite numbers')
     count, maps = systems.shape[:2]
     if out is None:
@@ -95,7 +95,7 @@ def render(
         from .render_numba import render_lanes
 
         if not isinstance(addresses, AddressSequences):
-            # Map numbers take the place of random numbers.
+            # Map indices, with thresholds halfway between them, replace random numbers.
             halves = np.arange(maps - 1) + 0.5
             addresses = AddressSequences(addresses.astype(np.float64), np.broadcast_to(halves, (count, maps - 1)))
         draws, all_thresholds = np.ascontiguousarray(addresses.draws), addresses.thresholds

@@ -1,8 +1,8 @@
 """CPU kernel: chaos game and splat, many images side by side.
 
-The innermost loops run over images and become SIMD lanes. If images share an address sequence, each step applies the
-same map number to all of them, which is fastest; otherwise each image chooses a map by its probabilities from the same
-random number. Everything is float64 without reordering (no fastmath, no fused multiply-add), so the pixels depend
+The innermost loops run over images and become SIMD lanes. If images share an address sequence, each step applies maps
+of the same index to all of them, which is fastest; otherwise each image chooses a map by its probabilities from the
+same random number. Everything is float64 without reordering (no fastmath, no fused multiply-add), so the pixels depend
 neither on the machine nor on the number of images.
 
 Only the last patch at a position is visible. The trajectory is therefore walked backwards in blocks (the first walk,
@@ -24,7 +24,7 @@ _EARLY = 8
 
 @part
 def _addresses(draws, thresholds, start, count, lanes, which):  # type: ignore[no-untyped-def]
-    """Write the map of each step; which is (address sequence, step)."""
+    """Write the map index of each step to ``which`` (address sequence, step)."""
     part = draws[start : start + count]
     for v in range(lanes):
         row = which[v]
@@ -80,7 +80,7 @@ def _advance_own(by_image, which, count, lanes, track):  # type: ignore[no-untyp
 
 @part
 def _advance(maps, by_image, draws, thresholds, start, count, lanes, which, track):  # type: ignore[no-untyped-def]
-    """Walk `count` steps from track[0]; track is (steps, xy, image), maps is (map, parameter, image)."""
+    """Walk ``count`` steps from track[0]; track is (steps, xy, image), maps is (map, parameter, image)."""
     if thresholds.shape[1] == 1:
         _advance_shared(maps, which, start, count, lanes, track)
     elif maps.shape[0] == 2:
@@ -92,7 +92,7 @@ def _advance(maps, by_image, draws, thresholds, start, count, lanes, which, trac
 
 @part
 def _widen(track, count, lanes, box):  # type: ignore[no-untyped-def]
-    # Four steps at a time shorten the chain of dependencies; at the end, the last step is repeated.
+    # Four steps at a time shorten the dependency chain; the last step is repeated as padding.
     for quarter in range((count + 3) // 4):
         t0 = 4 * quarter + 1
         t1, t2, t3 = min(t0 + 1, count), min(t0 + 2, count), min(t0 + 3, count)
@@ -111,7 +111,7 @@ def _widen(track, count, lanes, box):  # type: ignore[no-untyped-def]
 
 @part
 def _first_walk(maps, by_image, draws, thresholds, lanes, which, track, starts, box):  # type: ignore[no-untyped-def]
-    """Find the state at the start of each block, and the bounding box of all points: x from, to, y from, to."""
+    """Find the state at the start of each block, and the bounding box of all points: x min, max, y min, max."""
     steps = len(draws)
     for g in range(len(starts) - 1):
         count = min(_BLOCK, steps - g * _BLOCK)
@@ -285,7 +285,7 @@ def render_lanes(maps, draws, thresholds, keys, size, patch, enough, canvas):  #
     images = np.arange(lanes)
     lanes = _close_up(lanes, done, images, maps, by_image, thresholds, starts, frame)
 
-    # A patch is offset one pixel right and down from its point, a single pixel is not.
+    # A patch is offset by one pixel right and down from its point; a single pixel is not.
     shift = 0 if patch == POINT else 1
     bits = np.empty((_BLOCK, lanes), np.uint32)
     seen = np.zeros(canvas.shape, np.uint64)

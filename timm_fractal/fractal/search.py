@@ -1,4 +1,4 @@
-"""Searches for base fractals: those of a seed that fill enough of the image, and FractalDB's random search."""
+"""Searches for base fractals that fill enough of the image: samples of a seed, or FractalDB's random search."""
 
 import dataclasses
 import functools
@@ -68,8 +68,8 @@ class _Look(NamedTuple):
 
 # Estimates the fill in a fiftieth of the time.
 _GLANCE = _Look(1_000, 64, 'point', (0, 0), 1.0)
-# Test images of the random search. The first takes a fraction of the time and rejects 19 of 20 systems, including less
-# than 1 % of those that would pass the second.
+# Test images of the random search. The first takes a fraction of the time and rejects 19 of 20 systems, but less than
+# 1 % of those that would pass the second.
 _LOOKS = (_Look(4_000, 64, 'point', (0, 0), 0.24), _Look(100_000, 512, 'point', (0, 0), MIN_SEARCH_FILL))
 
 # A search for IFS codes as a coroutine, so that its images are rendered together with those of others: it yields a
@@ -106,7 +106,7 @@ def _search_together(search: Callable[[int], _Search[T]], numbers: Iterator[int]
 
 
 def _fill(look: _Look, bases: Array, systems: Array) -> npt.NDArray[np.float64]:
-    """Return the fill of each image, a lower bound above the required fill."""
+    """Return the fill of each image; values above the required fill are lower bounds."""
     thresholds = np.stack([base_thresholds(base.tobytes()) for base in bases])
     addresses = AddressSequences(ifs.draws(look.points, ADDRESS_SEED['train']), thresholds)
     keys = np.tile(np.array(look.key, np.uint32), (len(systems), 1))
@@ -114,7 +114,7 @@ def _fill(look: _Look, bases: Array, systems: Array) -> npt.NDArray[np.float64]:
 
 
 def find_bases(reference: IFSSpec, numbers: list[int]) -> Array:
-    """Find some of the base IFSs of a data set, which is given on the reference canvas: shape (numbers, N, 2, 3).
+    """Find the base IFSs with these numbers, for a data set on the reference canvas: shape (len(numbers), N, 2, 3).
 
     Raises:
         ValueError: One of them is not found.
@@ -123,7 +123,7 @@ def find_bases(reference: IFSSpec, numbers: list[int]) -> Array:
     search = functools.partial(kind, reference)
     threads = cpu_count()
     most = min(SEARCHES, -(-len(numbers) // threads))
-    # All threads take from one list, so that they finish at about the same time.
+    # Threads share one iterator, so that they finish at about the same time.
     waiting = iter(numbers)
     # Search for the first one alone: if it is not found, fail before searching for the others.
     found = _search_together(search, itertools.islice(waiting, 1), 1)
@@ -150,7 +150,7 @@ def _attempt(reference: Fractal1Spec, number: int, attempt: int) -> Array:
 
 
 def _sample_base(reference: Fractal1Spec, number: int) -> _Search[Array]:
-    # As class 0 would be rendered.
+    # Rendered like class 0.
     key = np.random.SeedSequence((reference.seed, Stream.PATCHES, 0, 0, 0)).generate_state(2).tolist()
     look = _Look(reference.points, reference.size, reference.patch, tuple(key), MIN_FILL)
     attempt = 0
@@ -203,10 +203,7 @@ def _random_search(seed: int, category: int) -> _Search[int]:
 
 
 def default_attempts(reference: Fractal1Spec) -> npt.NDArray[Any]:
-    """Return which perturbation is the first that is not too empty, for the first classes of the default data set.
-
-    Empty for any other data set.
-    """
+    """Return the successful perturbations of the first classes of the default data set; empty for any other."""
     classes: Any = {name: getattr(Fractal1Spec, name) for name in ('classes', 'instances')}
     is_default = dataclasses.replace(reference.canonical(), **classes) == Fractal1Spec()
     return _found(_FOUND_CLASSES) if is_default else np.zeros(0, np.uint8)

@@ -1,7 +1,7 @@
-"""Masks, points and boxes, warped by the map of the image that they belong to.
+"""Warps masks, points and boxes with their image.
 
-The map leads from the canvas to the image. Masks are sampled with it, like images; points take the way back. Positions
-of points and of boxes are in pixels, 0 at the left or upper edge of the image, the middle of its first pixel at 0.5.
+A warp maps the canvas to the image. Masks are sampled with it, like images; points are mapped by its inverse. Positions
+of points and boxes are in pixels: 0 is the left or upper edge of the image, 0.5 the center of its first pixel.
 """
 
 from typing import Any
@@ -12,15 +12,15 @@ from torchvision.transforms.v2 import functional
 
 from .warps import Params, Warp
 
-# Points along each side of a box; what a curve does between two of them is lost, see docs/shape.md.
+# Points along each side of a box; curvature between two of them is lost, see docs/shape.md.
 _PER_SIDE = 32
 
 
 def warp_mask(warp: Warp, mask: torch.Tensor, params: Params, fill: float) -> torch.Tensor:
-    """Give every pixel of the canvas the pixel of the mask (..., H, W) that it shows, or ``fill`` outside of it.
+    """Return the warped mask (..., H, W): the nearest mask pixels, or ``fill`` outside.
 
     Raises:
-        ValueError: The mask's dtype does not have ``fill``.
+        ValueError: The mask's dtype cannot represent ``fill``.
     """
     exact = torch.tensor(fill, dtype=torch.float64)
     filled = exact.to(mask.dtype)
@@ -34,10 +34,10 @@ def warp_mask(warp: Warp, mask: torch.Tensor, params: Params, fill: float) -> to
 
 
 def warp_points(warp: Warp, points: torch.Tensor, params: Params, canvas_size: tuple[int, int]) -> torch.Tensor:
-    """Return where the canvas shows points of an image of this height and width, or would if it were larger.
+    """Return the canvas positions of points of an image of this height and width.
 
-    Points are x and y in pixels, shape (..., 2), of any dtype, and stay of that dtype, rounded to whole numbers if it
-    has no others. What the canvas does not show is outside of it.
+    Points are x and y in pixels, shape (..., 2); the result has their dtype, rounded if it is an integer type. Points
+    that the canvas does not show get positions outside of it.
     """
     half = torch.tensor(canvas_size[::-1], dtype=torch.float64) / 2
     found = warp.locate((_exact(points) / half - 1).numpy(), params)
@@ -45,9 +45,9 @@ def warp_points(warp: Warp, points: torch.Tensor, params: Params, canvas_size: t
 
 
 def warp_boxes(warp: Warp, boxes: Any, params: Params) -> Any:
-    """The boxes around warped ``BoundingBoxes`` of any format, clamped as torchvision does it.
+    """Return the boxes around warped ``BoundingBoxes`` of any format, clamped like torchvision's.
 
-    A rotated box turns as its middle lines do, and is as large as it has to be.
+    A rotated box turns with its midlines and encloses the warped outline.
     """
     plain = boxes.as_subclass(torch.Tensor)
     is_rotated = plain.shape[-1] != 4
@@ -62,7 +62,7 @@ def warp_boxes(warp: Warp, boxes: Any, params: Params) -> Any:
     x, y = warp_points(warp, outline, params, boxes.canvas_size).unbind(-1)
     angle = torch.zeros(len(x), 1, dtype=torch.float64)
     if is_rotated:
-        # From the middle of the left side to that of the right one, and from the upper to the lower, turned back.
+        # Angle of the sum of both midlines, left to right and, rotated back by 90 degrees, top to bottom.
         top, right, bottom, left = torch.stack([x, y], dim=-1)[:, :, _PER_SIDE // 2].unbind(1)
         (right_x, right_y), (down_x, down_y) = (right - left).T, (bottom - top).T
         angle = torch.atan2(right_y - down_x, right_x + down_y)[:, None]
@@ -77,7 +77,7 @@ def warp_boxes(warp: Warp, boxes: Any, params: Params) -> Any:
 
 
 def _exact(values: torch.Tensor) -> torch.Tensor:
-    """On the CPU: not every device has double precision."""
+    """Convert to double precision on the CPU, since not every device has it."""
     return values.detach().as_subclass(torch.Tensor).cpu().double()
 
 

@@ -13,30 +13,29 @@ from torchvision.transforms import v2
 from .annotations import warp_boxes, warp_mask, warp_points
 from .warps import MAX_MAGNITUDE, WARPS, Fill, Params, check_magnitude
 
-#: What torchvision 0.20 to 0.22 do not have.
+#: Missing in torchvision 0.20 to 0.22.
 _KEY_POINTS: Any = getattr(tv_tensors, 'KeyPoints', ())
 
 
 class RandomShape(v2.Transform):  # type: ignore[misc]
-    """Warp an image and what is annotated in it at random, as one of torchvision's v2 transforms.
+    """Warp an image and its annotations at random: a torchvision v2 transform.
 
-    Takes what they take: a PIL image, a tensor (..., C, H, W), or a sample of any nesting, such as ``(image, label)``
-    or ``(image, {'boxes': boxes, 'masks': masks, 'labels': labels})``. All parts of a sample get the same warp, as
-    everywhere in torchvision, and what is no part of the picture stays as it is. Sampled from torch's generator.
+    Takes a PIL image, a tensor (..., C, H, W), or a sample of any nesting, such as ``(image, label)`` or ``(image,
+    {'boxes': boxes, 'masks': masks, 'labels': labels})``. All parts of a sample get the same warp, sampled from torch's
+    generator; labels and other data are returned unchanged.
 
-    Of ``torchvision.tv_tensors``, images and videos are bilinear, masks take the nearest pixel. A box becomes the
-    box around its warped outline, clamped to the canvas. A point goes where the canvas shows it; one that the canvas
-    does not show is outside of it then.
+    Images and videos are interpolated bilinearly; masks take the nearest pixel. A box becomes the box around its warped
+    outline, clamped to the canvas. Key points that the canvas does not show get positions outside of it.
 
     Args:
         warp: A name in `WARPS`.
         magnitude: Strength, 0 <= magnitude <= 1, see the warp.
         p: Probability that a sample is warped.
-        fill: Value of the pixels that show no part of the image, see `Warp.apply`.
-        mask_fill: The same of masks, a finite number that their dtype has.
+        fill: Fill value outside the image, see `Warp.apply`.
+        mask_fill: Fill value of masks, a finite number that their dtype can represent.
 
     Raises:
-        ValueError: An unknown warp, or a number out of range.
+        ValueError: Unknown warp, or a number out of range.
 
     Examples:
         >>> transform = RandomShape('elastic', magnitude=0.2)
@@ -65,7 +64,7 @@ class RandomShape(v2.Transform):  # type: ignore[misc]
         self.mask_fill = mask_fill
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Sample a warp, or None."""
+        """Sample a warp; None, with probability 1 - p, for no warp."""
         if torch.rand(()) >= self.p:
             return {'params': None}
         rng = np.random.Generator(np.random.PCG64(int(torch.randint(2**63 - 1, ()))))
@@ -87,14 +86,14 @@ class RandomShape(v2.Transform):  # type: ignore[misc]
         elif isinstance(inpt, _KEY_POINTS):
             warped = warp_points(warp, plain, record, inpt.canvas_size)
         elif isinstance(inpt, tv_tensors.TVTensor) and not isinstance(inpt, (tv_tensors.Image, tv_tensors.Video)):
-            # Of somebody else's making.
+            # Unknown types of other packages.
             return inpt
         else:
             batch = plain.reshape(-1, *plain.shape[-3:]) if plain.ndim > 4 else plain
             warped = warp.apply(batch, record, fill=self.fill).reshape(plain.shape)
         return tv_tensors.wrap(warped, like=inpt) if isinstance(inpt, tv_tensors.TVTensor) else warped
 
-    # The names of these two in torchvision 0.20.
+    # Names of these methods in torchvision 0.20.
     _get_params = make_params
     _transform = transform
 
@@ -107,16 +106,16 @@ def _check_warp(name: str) -> None:
 def shape_op(image: Image.Image, magnitude: float, warp: str = 'affine', **kwargs: Any) -> Image.Image:
     """Warp an image at random, as an operation of timm's RandAugment; ``functools.partial`` chooses the warp.
 
-    Samples from Python's generator, as timm's operations do.
+    Samples from Python's generator, like timm's operations.
 
     Args:
         image: Mode L or RGB.
-        magnitude: Strength, at least 0. More than 1 counts as 1: timm's magnitudes can exceed their range.
+        magnitude: Strength, at least 0, clipped to 1, since timm's magnitudes can exceed their range.
         warp: A name in `WARPS`.
-        kwargs: timm's: ``fillcolor``, one number or three, is honored. ``resample`` is not: warps are bilinear.
+        kwargs: timm's: ``fillcolor``, one number or three; ``resample`` is ignored, since warps are bilinear.
 
     Raises:
-        ValueError: An unknown warp, a negative magnitude, or another mode.
+        ValueError: Unknown warp, negative magnitude, or another mode.
 
     Examples:
         >>> shape_op(Image.linear_gradient('L'), 0.2, 'polynomial', fillcolor=(128, 128, 128)).mode

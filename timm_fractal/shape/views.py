@@ -1,4 +1,4 @@
-"""Views of an image, which warps are applied to: gray, in color, its contours."""
+"""Views of an image to warp: gray, color, contours."""
 
 import importlib
 import math
@@ -12,7 +12,7 @@ from .warps import check_mode
 
 
 def gray(image: Image.Image) -> Image.Image:
-    """The image in gray, mode L (ITU-R 601 luma, as PIL converts).
+    """Convert an image to gray, mode L (ITU-R 601 luma, as in PIL).
 
     Args:
         image: Mode L or RGB.
@@ -29,7 +29,7 @@ def gray(image: Image.Image) -> Image.Image:
 
 
 def rgb(image: Image.Image) -> Image.Image:
-    """The image in color, mode RGB; a gray one has three equal channels.
+    """Convert an image to color, mode RGB; a gray one gets three equal channels.
 
     Args:
         image: Mode L or RGB.
@@ -46,10 +46,9 @@ def rgb(image: Image.Image) -> Image.Image:
 
 
 def contour(image: Image.Image, sigma: float = 2.0) -> Image.Image:
-    """Canny edges of the gray image: mode L, 255 on an edge and 0 elsewhere.
+    """Return the Canny edges of an image in gray: mode L, 255 on an edge and 0 elsewhere.
 
-    Needs scikit-image, the extra ``contour``; its thresholds are scikit-image's defaults, a tenth and
-    a fifth of the full range.
+    Needs scikit-image (the extra ``contour``). The thresholds are its defaults, a tenth and a fifth of the full range.
 
     Args:
         image: Mode L or RGB.
@@ -66,10 +65,10 @@ def contour(image: Image.Image, sigma: float = 2.0) -> Image.Image:
         feature = importlib.import_module('skimage.feature')
     except ImportError as error:
         raise ImportError(f"the view 'contour' needs scikit-image: {install_extra('contour')}") from error
-    # The functions of scikit-image are attributes that are loaded on first use.
+    # scikit-image loads its functions on first use, as attributes.
     edges = feature.canny(np.asarray(image.convert('L')), sigma=sigma)
     return Image.fromarray(edges.astype(np.uint8) * np.uint8(255))
 
 
-#: The views by their names: functions from a PIL image to a PIL image.
+#: Views by name.
 VIEWS: dict[str, Callable[[Image.Image], Image.Image]] = {'gray': gray, 'rgb': rgb, 'contour': contour}

@@ -1,7 +1,7 @@
-"""CPU kernel: an image of bytes, sampled between its pixels at positions that are computed along the way.
+"""CPU kernel: samples a uint8 image bilinearly, at positions computed row by row.
 
-Integers throughout, but for the positions; those are exact, see `timm_fractal.shape`. Loops over a line of positions
-become SIMD lanes; indices are unsigned, since signed ones would be looked at for being negative.
+Arithmetic is in integers, except for positions, which are exact, see `warps`. Loops over a row of positions become SIMD
+lanes; indices are unsigned, which avoids checks for negative ones.
 """
 
 import numpy as np
@@ -13,9 +13,9 @@ from .._utils.jit import kernel
 def warp(pixels, lines, columns, scale, bits, fill, out):  # type: ignore[no-untyped-def]
     """Fill out (height, width, channels) from pixels (h, w, channels), both uint8 and C-contiguous.
 
-    The position of out[r, c] in steps from the middle of the image is, for k = x, y, the scalar product of lines[k, r]
-    and columns[:, c], over that of lines[2, r] and columns[:, c] if there is one, times scale[k]. A pixel has 2 ** bits
-    steps. fill has one value for each channel.
+    The position of out[r, c], in steps from the image center, is scale[k] times the dot product of lines[k, r] and
+    columns[:, c] for k = x, y, divided by that of lines[2, r] and columns[:, c] if there is one. A pixel has 2 ** bits
+    steps. fill has one value per channel.
     """
     height, width, channels = out.shape
     flat = pixels.reshape(-1)
@@ -24,7 +24,7 @@ def warp(pixels, lines, columns, scale, bits, fill, out):  # type: ignore[no-unt
     limit = steps - 1
     twice = 2 * bits
     half_even = (np.int64(1) << (twice - 1)) - 1
-    # Of the positions that show the image, and of the middles of its last pixels.
+    # Edges of the image from its center, and centers of its last pixels from those of the first.
     edge_x, edge_y = float(steps * pixels.shape[1] // 2), float(steps * pixels.shape[0] // 2)
     last_x, last_y = steps * (pixels.shape[1] - 1), steps * (pixels.shape[0] - 1)
     us, vs = np.empty(width), np.empty(width)
@@ -55,7 +55,7 @@ def warp(pixels, lines, columns, scale, bits, fill, out):  # type: ignore[no-unt
                 continue
             u = min(max(np.int64(us[c]) + (last_x >> 1), 0), last_x)
             v = min(max(np.int64(vs[c]) + (last_y >> 1), 0), last_y)
-            # A neighbour of weight 0 may lie outside: the pixel itself stands in.
+            # A neighbor outside the image has weight 0: read the pixel itself.
             right = np.uint64(channels if u < last_x else 0)
             down = row if v < last_y else np.uint64(0)
             place = np.uint64(v >> bits) * row + np.uint64(u >> bits) * np.uint64(channels)
@@ -66,5 +66,5 @@ def warp(pixels, lines, columns, scale, bits, fill, out):  # type: ignore[no-unt
                 above = (steps - u) * flat[at] + u * flat[at + right]
                 under = (steps - u) * flat[at + down] + u * flat[at + down + right]
                 total = (steps - v) * above + v * under
-                # To the nearest level, to the even one of two: as torch rounds.
+                # Round half to even, like torch.
                 out[r, c, k] = (total + half_even + ((total >> twice) & 1)) >> twice

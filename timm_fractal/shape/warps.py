@@ -1,20 +1,19 @@
-"""Shape augmentation: warps (affine, homography, elastic, polynomial) and views (gray, rgb, contour) of an image.
+"""Shape augmentation: affine, projective, elastic and polynomial warps of images.
 
-A warp is "sample parameters, then apply": `Warp.make_params` samples a few numbers, `Warp.apply` warps PIL
-images and tensors with it. Positions are relative to the image: (u, v) is (-1, -1) at the top left corner of the image
-(the corner, not the middle of the pixel in it) and (1, 1) at the bottom right one, so that 1 is half the width or half
-the height. Every warp is a map from the canvas to the image: the pixel at (u, v) shows what the image has at
-(X(u, v), Y(u, v)), bilinear between pixels, and the fill color where that lies outside of [-1, 1]^2. Positions are
-rounded to 1/64 pixel and computed from numbers of few bits, so that no sum and no product is rounded, whatever the
-order: a warp of bytes is the same on every machine and device.
+`Warp.make_params` samples a few parameters, `Warp.apply` warps PIL images and tensors with them. Positions are relative
+to the image: (u, v) is (-1, -1) at its top left corner (not at the center of the pixel there) and (1, 1) at its bottom
+right corner, so 1 is half the width or height. Every warp maps the canvas to the image: the pixel at (u, v) shows the
+image at (X(u, v), Y(u, v)), interpolated bilinearly, or the fill value if that is outside of [-1, 1]^2. Positions are
+rounded to 1/64 pixel and computed from numbers of few bits, so that sums and products are exact in any order: warped
+bytes are the same on every machine and device.
 
-X and Y are the identity plus what was sampled, and all warps sample it in the same way: each of their numbers is
-``magnitude * U(-1, 1)`` (half of that for polynomials). Degenerate warps are then shrunk until valid: as long
-as the map turns inside out or stretches some part of the image to more than three times its length, less than a
-third of the canvas shows the image, or the middle of the image is off the canvas, all numbers are multiplied by 0.9.
+X and Y are the identity plus the sampled parameters, each of which is ``magnitude * U(-1, 1)`` (half of that for
+polynomials). Degenerate warps are then shrunk: all parameters are multiplied by 0.9 until the map does not turn inside
+out or stretch any part of the image to more than three times its length, at least a third of the canvas shows the
+image, and the center of the image is on the canvas.
 
-Only ``random()`` of the generators is used, and a record is made of it by multiplication and rounding alone: the same
-seed gives the same record everywhere.
+Only ``random()`` of the generators is used, and parameters follow from it by multiplication and rounding alone: the
+same seed gives the same parameters everywhere.
 """
 
 import functools
@@ -33,28 +32,28 @@ from .._utils.device import to_device
 from .._utils.lazy import numba_kernels
 
 Array = npt.NDArray[np.float64]
-#: Parameters of a warp: its name and its numbers, ready for JSON.
+#: Record of a warp: its name and its parameters, ready for JSON.
 Params = dict[str, list[float]]
 AnyParams = Params | Sequence[Params] | Array
 Size = int | Sequence[int] | None
 Fill = float | Sequence[float]
 ImageT = TypeVar('ImageT', Image.Image, torch.Tensor)
 
-#: Largest magnitude of every warp.
+#: Maximum magnitude of all warps.
 MAX_MAGNITUDE = 1.0
 
-# A warp is checked at the corners of this many by this many cells.
+# Warps are checked at the corners of `_CELLS` x `_CELLS` cells.
 _CELLS = 16
 _CORNERS = np.linspace(-1, 1, _CELLS + 1)
 _IDENTITY_AT_CORNERS = np.stack(np.meshgrid(_CORNERS, _CORNERS))
-# Indices of the corners of every fourth row (or column) of cells, upper and lower ones in turn.
+# Indices of the corners of every fourth row (or column) of cells, alternating upper and lower.
 _SOME_CORNERS = [corner for cell in range(0, _CELLS, 4) for corner in (cell, cell + 1)]
-# The smallest size of a cell's image in any direction, relative to the cell: beyond it the image is smeared.
+# Minimum size of a cell's image in any direction, relative to the cell; below it the picture is smeared.
 _MIN_LENGTH = 1 / 3
-# The corners of cells see less than all pixels do: at least a quarter of the canvas shows the image.
+# Minimum fraction of corners that show the image; counted in pixels, it can be as low as a quarter.
 _MIN_COVERED_CORNERS = 1 / 3
 _SHRINK = 0.9
-# Warps that are checked together; they should fit into the cache.
+# Warps checked together; they should fit into the cache.
 _AT_ONCE = 64
 # Decimals of a record; the sixth is a thousandth of a pixel in an image of 2,000 pixels.
 _DECIMALS = 6
@@ -63,43 +62,43 @@ _DECIMALS = 6
 # single precision.
 _STEP_BITS = 6
 _STEPS = 2**_STEP_BITS
-# Binary places of the numbers that positions are computed from; the error is 1 / 1,000 pixel in 512.
+# Binary places of the factors of positions; the error is 1 / 1,000 pixel in 512.
 _BITS = 18
 
 # Newton's method takes three to eight steps.
 _MOST_STEPS = 20
 _DIFFERENCE = 1e-6
-# The least that the numerators of a projective map are divided by on the way back.
+# Minimum divisor in the inverse of a projective map.
 _HORIZON = 1e-4
 
 _MODES = ('L', 'RGB')
 
 
 class Warp(ABC):
-    """A family of maps from the canvas to the image. See `Affine`, `Homography`, `Elastic` and `Polynomial`.
+    """Base class of warps: maps from the canvas to the image. See `Affine`, `Homography`, `Elastic` and `Polynomial`.
 
-    A map is given by the coefficients of two functions (three for a quotient), each a sum of products of one function
-    of u and one of v. A dense grid of positions is then two products with small matrices, on any device.
+    A map is given by the coefficients of two functions (three for a quotient), each a sum of products of a basis
+    function of u and one of v. A dense grid of positions then takes two products with small matrices, on any device.
     """
 
     #: Name in `WARPS` and in the records.
     name: ClassVar[str]
-    #: How many numbers a record has.
+    #: Number of parameters.
     count: ClassVar[int]
-    #: Half the width of the interval that each number is sampled from, at magnitude 1.
+    #: Half the width of the interval that each parameter is sampled from, at magnitude 1.
     scale: ClassVar[float] = 1.0
-    # Up to this magnitude no warp is degenerate: the check takes longer than sampling.
+    # Up to this magnitude no warp is degenerate, and the check, which takes longer than sampling, is skipped.
     _safe: ClassVar[float]
 
     def make_params(self, rng: np.random.Generator, magnitude: float) -> Params:
-        """Sample a warp: each of its numbers is ``scale * magnitude * U(-1, 1)``, see the head of this module.
+        """Sample a warp: each parameter is ``scale * magnitude * U(-1, 1)``, shrunk if the warp is degenerate.
 
         Args:
-            rng: Source of randomness; ``rng.random(count)`` is called once, whatever the magnitude.
+            rng: Source of randomness; ``rng.random(count)`` is called once for any magnitude.
             magnitude: Strength, 0 <= magnitude <= 1; 0 is the identity.
 
         Returns:
-            A record that can be saved as JSON, ``{name: numbers}``.
+            A record that can be saved as JSON, ``{name: parameters}``.
 
         Raises:
             ValueError: ``magnitude`` is out of range.
@@ -113,18 +112,18 @@ class Warp(ABC):
         values = magnitude * self.scale * (2 * rng.random(self.count) - 1)
         if magnitude > self._safe:
             (values,) = self._shrunk(values[None])
-        # 0 is added for the sign of zero.
+        # Adding 0 turns -0.0 into 0.0.
         return {self.name: (values.round(_DECIMALS) + 0).tolist()}
 
     def sample(self, rng: np.random.Generator, magnitude: Array) -> Array:
-        """Sample a warp for each of several images, much faster than one after the other.
+        """Sample a warp for each of several images, much faster than one by one.
 
         Args:
             rng: Source of randomness; ``rng.random((B, count))`` is called once.
             magnitude: Strengths, from 0 to 1, shape (B,).
 
         Returns:
-            The numbers of the records, shape (B, count), distributed as `make_params` samples them; `apply` takes them.
+            Parameters for `apply`, shape (B, count), with the distribution of `make_params`.
 
         Raises:
             ValueError: A magnitude is out of range.
@@ -152,29 +151,28 @@ class Warp(ABC):
     def apply(self, image: ImageT, params: AnyParams, size: Size = None, fill: Fill = 0) -> ImageT:
         """Warp an image, or a batch of images on their device.
 
-        An image that is at least twice as wide or high as the result is first reduced by a whole factor (each pixel is
-        the mean of the pixels that it stands for), so that warp and resize are one bilinear sampling without much
-        aliasing. A PIL image and a uint8 tensor give the same result, or where the image was reduced one that differs
-        by at most 1 level. A floating point tensor is not rounded: scaled to 255, its result differs from that of the
-        PIL image by at most 0.51 levels, or 1.2 where the image was reduced.
+        An image at least twice as wide or high as the result is first reduced by an integer factor (means of blocks of
+        pixels), so that warping and resizing take one bilinear sampling with little aliasing. PIL images and uint8
+        tensors give the same result, within 1 level if the image was reduced. Floating-point results are not rounded:
+        scaled to 255, they differ from those of PIL images by at most 0.51 levels, or 1.2 if the image was reduced.
 
         Args:
             image: A PIL image of mode L or RGB, or a tensor of shape (B, C, H, W) or (C, H, W), uint8 or floating
                 point of any range.
-            params: What `make_params` drew; for a batch one record for all images, a sequence of B records, or what
-                `sample` drew.
-            size: Height and width of the result in pixels, one number for a square; None for those of the image.
-            fill: Value of the pixels that show no part of the image, in units of the image: one number or one for each
-                channel. Of three numbers for a gray image the luma is taken (ITU-R 601, as PIL converts).
+            params: A record from `make_params`; for a batch, one record for all images, a sequence of B records, or an
+                array from `sample`.
+            size: Height and width of the result in pixels, one number for a square; None for the size of the image.
+            fill: Fill value outside the image, in its units: one number, or one per channel. For a gray image, three
+                numbers are converted to luma (ITU-R 601, as in PIL).
 
         Returns:
-            A new image of the same type, mode or dtype, and device. With all numbers 0 and at the same size its values
-            are exactly those of ``image``.
+            A new image of the same type, mode or dtype, and device. If all parameters are 0 and the size is the same,
+            its values equal those of ``image``.
 
         Raises:
-            ValueError: Another mode or shape, a record of another warp or with another number of values, a number of
-                records that is not the batch size, or a bad ``size`` or ``fill``.
-            TypeError: ``image`` is neither a PIL image nor a uint8 or floating point tensor.
+            ValueError: Another mode or shape, a record of another warp or length, a number of records that is not the
+                batch size, or an invalid ``size`` or ``fill``.
+            TypeError: ``image`` is neither a PIL image nor a uint8 or floating-point tensor.
 
         Examples:
             >>> image = Image.linear_gradient('L')
@@ -202,7 +200,7 @@ class Warp(ABC):
 
         Returns:
             Indices into the flattened image, int64, and whether the pixel is inside the image, bool, both of shape
-            (height * width,). Outside, the index is that of a pixel at the edge.
+            (height * width,). Outside, the index is that of an edge pixel.
 
         Examples:
             >>> Affine().nearest({'affine': [0, 0, 1, 0, 0, 0]}, 1, 4)
@@ -237,7 +235,7 @@ class Warp(ABC):
             return image.copy()
         factors = max(1, image.width // width), max(1, image.height // height)
         if factors != (1, 1):
-            # The mean as PIL computes it takes a fifth of the time of torch's, most of which is floating point.
+            # PIL takes a fifth of the time of torch, which computes the mean in floating point.
             image = image.reduce(factors)
         pixels = np.asarray(image).reshape(image.height, image.width, -1)
         kernels = numba_kernels(f'{__package__}.warp_numba')
@@ -261,23 +259,23 @@ class Warp(ABC):
         factors = max(1, batch.shape[-2] // height), max(1, batch.shape[-1] // width)
         pixels = batch
         if factors != (1, 1):
-            # A last row or column of fewer pixels is the mean of those that are there, as in PIL.
+            # As in PIL, an incomplete last block is the mean of the pixels it has.
             precise = batch.to(_precise(batch.dtype))
             pixels = functional.avg_pool2d(precise, factors, ceil_mode=True, count_include_pad=False)
             pixels = (pixels if batch.is_floating_point() else pixels + 0.5).to(batch.dtype)
         warped = self._sample(pixels, values, height, width, fill)
         if same.any():
-            # Sampling in the middle of a pixel gives its value but for the last bit.
+            # Sampling at pixel centers may change the last bit.
             index = to_device(same.nonzero()[0], batch.device)
             warped = warped.index_copy(0, index, batch[index])
         return warped
 
     def _sample(self, pixels: torch.Tensor, values: Array, height: int, width: int, fill: Fill) -> torch.Tensor:
-        """Pixels (B, C, h, w) -> (B, C, height, width) for values (B, count) or (1, count)."""
+        """Warp pixels (B, C, h, w) -> (B, C, height, width), for values (B, count) or (1, count)."""
         precise, device = _precise(pixels.dtype), pixels.device
-        # Width and height; X and Y are in this order, too.
+        # Width and height, in the order of X and Y.
         have = pixels.shape[-1], pixels.shape[-2]
-        # In double precision, which MPS does not have.
+        # Positions need double precision, which MPS lacks.
         where = torch.device('cpu') if device.type == 'mps' else device
         source = self._positions(values, height, width, have, where).to(device)
 
@@ -285,9 +283,9 @@ class Warp(ABC):
             return to_device(torch.tensor(numbers, dtype=torch.float32), device)[:, None, None]
 
         edges = column(*(_STEPS // 2 * n for n in have))
-        # 1 inside and 0 outside: torch takes several times as long for booleans.
+        # 1 inside and 0 outside, not booleans, for which torch takes several times as long.
         inside = (source.abs() - edges).amax(dim=1, keepdim=True).le_(0).to(precise)
-        # Relative to a power of 2 positions are exact, and so is what torch makes of them.
+        # Pad to powers of 2, so that positions relative to the size are exact in torch.
         room = [1 << (n - 1).bit_length() for n in have]
         missing = [more - n for more, n in zip(room, have)]
         if any(missing):
@@ -301,7 +299,7 @@ class Warp(ABC):
         warped = functional.grid_sample(pixels.to(precise), grid, padding_mode='border', align_corners=False)
         filled = torch.tensor(_fill(fill, pixels.shape[1], pixels.dtype == torch.uint8), dtype=precise)
         color = to_device(filled, device)[:, None, None]
-        # With weights 0 and 1 this is one or the other, to the last bit.
+        # Exact, since the weights are 0 and 1.
         warped = torch.lerp(color, warped, inside)
         return (warped if pixels.is_floating_point() else warped.round_()).to(pixels.dtype)
 
@@ -310,8 +308,8 @@ class Warp(ABC):
     ) -> torch.Tensor:
         """Return the image positions of pixel centers, in steps from the image center: (B, 2, height, width).
 
-        Integers in float32, `_STEPS` per pixel. The computation is exact: the factors have so few bits that no product
-        and no sum is rounded, in any order.
+        Integers in float32, `_STEPS` per pixel. The factors have so few bits that sums and products are exact in any
+        order.
         """
         lines, columns, scale = self._fields(values, height, width, have, device)
         fields = lines @ columns.T
@@ -336,7 +334,7 @@ class Warp(ABC):
         return lines, columns, scale
 
     def _values(self, params: AnyParams, batch: int) -> Array:
-        """Return the numbers of one record for all images, shape (1, count), or one per image, shape (B, count)."""
+        """Return the parameters of one record for all images, shape (1, count), or of B records, shape (B, count)."""
         if isinstance(params, np.ndarray):
             if params.shape != (batch, self.count):
                 raise ValueError(f'params must have shape {(batch, self.count)}, got {params.shape}')
@@ -356,7 +354,7 @@ class Warp(ABC):
             [coefficients[:, 0, 1], coefficients[:, 1, 0], coefficients[:, 0, 0]], axis=1
         )
         x, y, below = np.linalg.solve(matrix, np.vstack([places, np.ones_like(places[:1])]))
-        # Points behind the horizon of the canvas stay far away, in the direction in which they left it.
+        # Points beyond the horizon stay far away in the same direction.
         found = np.stack([x, y]) / below.clip(_HORIZON)
         low, high = self._basis(np.array([-1.0, 1.0]))[:, 1]
         return 2 * (found - low) / (high - low) - 1  # type: ignore[no-any-return]
@@ -364,7 +362,7 @@ class Warp(ABC):
     def _invert_numerically(self, coefficients: Array, places: Array) -> Array:
         """Invert a map by Newton's method: image positions (2, N) -> canvas positions (2, N).
 
-        Outside of the canvas, where a map need not be one to one, points move as the nearest canvas point does.
+        Outside of the canvas, where a map need not be one-to-one, points move with the nearest canvas point.
         """
         basis = _basis_of_corners(type(self))
         corners = torch.from_numpy((basis @ coefficients @ basis.T).reshape(2, -1).T.copy())
@@ -393,7 +391,7 @@ class Warp(ABC):
 
     @np.errstate(all='ignore')
     def _are_valid(self, values: Array) -> npt.NDArray[np.bool_]:
-        """Return for each warp (B, count) whether it is not degenerate, see the head of this module."""
+        """Return which warps (B, count) are not degenerate, as defined at the top of this module."""
         basis, coefficients = _basis_of_corners(type(self)), self._coefficients(values)
         # A sixteenth of the cells first, which is enough to reject most degenerate warps.
         few = basis[_SOME_CORNERS]
@@ -406,8 +404,8 @@ class Warp(ABC):
         good = _are_cells_valid(*cells)
         covered = (np.abs(fields).max(1) <= 1).sum((1, 2))
         good &= covered >= _MIN_COVERED_CORNERS * (_CELLS + 1) ** 2
-        # The center of the image is on the canvas if the edge of the canvas winds around it. It does if no point of the
-        # edge, which is at distance 1, moves that far.
+        # The center of the image is on the canvas if the edge of the canvas winds around it, as it does if no point
+        # moves by 1, the distance of the edge.
         far = np.abs(fields - _IDENTITY_AT_CORNERS).max((1, 2, 3)) >= 1
         if (asked := good & far).any():
             z = fields[asked, 0] + 1j * fields[asked, 1]
@@ -430,11 +428,10 @@ class Warp(ABC):
 
 
 class Affine(Warp):
-    """Affine maps, all six parameters perturbed, as 1p-frac perturbs those of its iterated function system.
+    """Affine maps with all six parameters perturbed, like the IFS codes of 1p-frac.
 
-    ``X = (1 + a) u + b v + e`` and ``Y = c u + (1 + d) v + f`` with each of a, b, e, c, d, f (the order in the record)
-    ``magnitude * U(-1, 1)``: at most a shift by magnitude * half the image, and entries of the matrix changed by at
-    most the magnitude. Corners move by at most 3 * magnitude * half the image.
+    ``X = (1 + a) u + b v + e`` and ``Y = c u + (1 + d) v + f``, where a, b, e, c, d, f (the order in the record) are
+    ``magnitude * U(-1, 1)``. Shifts are at most magnitude * half the image; corners move by at most three times that.
 
     Examples:
         >>> shift = {'affine': [0, 0, 0.5, 0, 0, 0]}
@@ -460,11 +457,10 @@ class Affine(Warp):
 
 
 class Homography(Warp):
-    """Projective maps: the corners of the canvas show other places of the image.
+    """Projective maps: the corners of the canvas are displaced, and straight lines stay straight.
 
-    The corner (-1, -1) shows the image at (-1 + dx, -1 + dy) and so on, the map between is the one that keeps straight
-    lines straight. The record is dx, dy of the top left, top right, bottom right and bottom left corner, each
-    ``magnitude * U(-1, 1)``: at most magnitude * half the image.
+    The corner (-1, -1) shows the image at (-1 + dx, -1 + dy), and so on. The record is dx, dy of the top left, top
+    right, bottom right and bottom left corner, each ``magnitude * U(-1, 1)``: at most magnitude * half the image.
 
     Examples:
         >>> Homography().make_params(np.random.default_rng(0), 0.0)
@@ -501,10 +497,9 @@ class Elastic(Warp):
     """Smooth local displacements: a cubic B-spline on a lattice of 8 x 8 control points (free-form deformation).
 
     ``X = u + sum over i, j of dx[i, j] B_i(v) B_j(u)``, and Y alike, with B_i the uniform cubic B-spline around
-    ``-1.4 + 0.4 i``. Every control point moves by ``magnitude * U(-1, 1)`` in x and in y: at most magnitude * half the
-    image, and so no point moves farther; the mean is a third of that. The record is dx, row after row from the top,
-    then dy. Above a magnitude of about 0.3, more and more warps are shrunk: there would be folds. Above 0.5
-    nothing gets stronger.
+    ``-1.4 + 0.4 i``. Every control point moves by ``magnitude * U(-1, 1)`` in x and y, so no point moves farther than
+    magnitude * half the image; the mean is a third of that. The record is dx, row by row from the top, then dy. Above a
+    magnitude of about 0.3, more and more warps are shrunk to avoid folds; above 0.5, warps do not get stronger.
 
     Examples:
         >>> params = Elastic().make_params(np.random.default_rng(0), 0.3)
@@ -520,7 +515,7 @@ class Elastic(Warp):
     _SPACING: ClassVar[float] = 0.4
 
     _PLACES: ClassVar[Array] = _SPACING * (np.arange(_POINTS, dtype=np.float64) - (_POINTS - 1) / 2)
-    # The spline whose control points are in their places is the identity.
+    # The spline with undisplaced control points is the identity.
     _IDENTITY: ClassVar[Array] = np.stack(np.meshgrid(_PLACES, _PLACES))
 
     @staticmethod
@@ -538,9 +533,9 @@ class Polynomial(Warp):
     """Polynomial maps of degree 3: bends and bulges of the whole image.
 
     ``X = u + sum over i + j <= 3 of p[i, j] v^i u^j``, and Y alike with q, each of the twenty coefficients
-    ``magnitude * U(-1, 1) / 2``. No point moves farther than 5 * magnitude * half the image; in x and in y, 0.3 *
-    magnitude is typical of the middle and 0.9 * magnitude of the corners. The record is p with j counting fastest,
-    then q. Above a magnitude of about 0.3, more and more warps are shrunk.
+    ``magnitude * U(-1, 1) / 2``. No point moves farther than 5 * magnitude * half the image; in x and y, 0.3 *
+    magnitude is typical of the center and 0.9 * magnitude of the corners. The record is p, with j varying fastest, then
+    q. Above a magnitude of about 0.3, more and more warps are shrunk.
 
     Examples:
         >>> Polynomial().make_params(np.random.default_rng(0), 0.1)['polynomial'][:3]
@@ -567,7 +562,7 @@ class Polynomial(Warp):
         return result
 
 
-#: The warps by their names.
+#: Warps by name.
 WARPS: dict[str, Warp] = {warp.name: warp for warp in (Affine(), Homography(), Elastic(), Polynomial())}
 
 
@@ -589,26 +584,23 @@ def _basis_of_corners(warp: type[Warp]) -> Array:
 
 
 def _divided(fields: Array) -> Array:
-    """Divide X and Y by their divisor, if there is one; NaN where it is not positive.
-
-    Where the divisor changes its sign, the map goes to infinity.
-    """
+    """Divide X and Y by their divisor, if any; NaN where it is not positive: where it changes sign, maps diverge."""
     if fields.shape[1] == 2:
         return fields
     return fields[:, :2] / np.where(fields[:, 2:] > 0, fields[:, 2:], np.nan)
 
 
 def _are_cells_valid(top_left: Array, top_right: Array, low_left: Array, low_right: Array) -> npt.NDArray[np.bool_]:
-    """Return for each map whether no cell is torn, smeared or mirrored.
+    """Return for which maps no cell is torn, smeared or mirrored.
 
     The arguments are the images of the cells' corners, each of shape (B, 2, rows, columns).
     """
-    # The two diagonals of each cell's image span a parallelogram that relates to the diagonals of the cell, which are
-    # 8**0.5 / _CELLS long, as the map's derivative to the identity.
+    # The diagonals of a cell are orthogonal and 8**0.5 / _CELLS long; the map's derivative takes them to those of the
+    # cell's image.
     down, up = low_right - top_left, top_right - low_left
     area = up[:, 0] * down[:, 1] - up[:, 1] * down[:, 0]
-    # Both singular values are at least the limit if the product of what they exceed it by is not negative, unless
-    # both fall short. The area is negative where the image is mirrored.
+    # Both singular values s, t of the derivative are at least m if s t >= m^2 and (s^2 - m^2) (t^2 - m^2) >= 0.
+    # The area is negative where the image is mirrored.
     least = _MIN_LENGTH**2 * 8 / _CELLS**2
     squares = np.einsum('bxij,bxij->bij', up, up) + np.einsum('bxij,bxij->bij', down, down)
     valid = (area >= least) & (area * area + least * least >= least * squares)
@@ -630,7 +622,7 @@ def _precise(dtype: torch.dtype) -> torch.dtype:
 
 
 def _fill(fill: Fill, channels: int, bytes_only: bool) -> list[float]:
-    """One value for all channels, or one for each."""
+    """Return one value for all channels, or one per channel."""
     values = [float(fill)] if isinstance(fill, (int, float)) else [float(value) for value in fill]
     if channels == 1 and len(values) == 3:
         values = [0.299 * values[0] + 0.587 * values[1] + 0.114 * values[2]]
@@ -648,6 +640,6 @@ def check_magnitude(magnitude: float) -> None:
 
 
 def check_mode(image: Image.Image) -> None:
-    """Refuse other modes than L and RGB."""
+    """Refuse modes other than L and RGB."""
     if image.mode not in _MODES:
         raise ValueError(f"image must have mode L or RGB, got {image.mode!r}: convert it, image.convert('RGB')")
