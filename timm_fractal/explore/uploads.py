@@ -30,7 +30,7 @@ class Source:
     size: int
 
     def hide(self, message: str) -> str:
-        """Replace the path in a message by the shown name.
+        """Replace the path in a message with the shown name.
 
         Examples:
             >>> Source('/tmp/x/photo.jpg', 'photo.jpg', 0, 0).hide('/tmp/x/photo.jpg is not an image')

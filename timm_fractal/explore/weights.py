@@ -1,4 +1,4 @@
-"""Views of pre-trained weights: filters and attention, with those of a random model, properties, nearest classes."""
+"""Views of pre-trained weights: filters and attention beside a random model's, properties, nearest classes."""
 
 import contextlib
 import difflib
