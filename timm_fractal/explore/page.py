@@ -330,7 +330,7 @@ class _Page:
         return [name, '', name, self._fill(name), spec.type, gr.update(visible=spec.reads == 'images')]
 
     def _from_box(self, name: str) -> list[Any]:
-        """Like `_from_name`, but keep a text that is canonical, since the visitor may still be typing."""
+        """Like `_from_name`, but leave canonical text alone, since the visitor may still be typing."""
         changed = self._from_name(name)
         return [gr.skip() if changed[0] == name else changed[0], *changed[1:]]
 

@@ -28,7 +28,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         cutmix=1.0,
         mixup_switch_prob=0.5,
     ),
-    # All but mean and std.
+    # Except for mean and std.
     'defaults of train.py': dict(mean=[0.5, 0.5, 0.5], std=[0.5, 0.5, 0.5]),
     'no augmentation': dict(mean=[0.5, 0.5, 0.5], std=[0.5, 0.5, 0.5], no_aug=True),
 }

@@ -170,8 +170,7 @@ def resemblances(name: str, path: str | Path) -> list[tuple[int, float, Image.Im
     """Return the pre-training classes that an image resembles most, best first.
 
     Returns:
-        Label, probability, and first training image of each; None instead of the image if rendering it needs a
-        photograph.
+        Label, probability, and first training image of each, or None if it cannot be rendered here.
 
     Raises:
         ValueError: The file is not an image, or too large.
