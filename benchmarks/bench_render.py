@@ -69,7 +69,7 @@ def visualatom(say: Record) -> None:
     """Measure rendering of VisualAtom."""
     atoms = VisualAtom('visualatom/cache=none')
     shown = [atoms.atom(k) for k in range(64)]
-    # The first two by themselves as well: the oracle takes long.
+    # The first two on their own as well: the oracle is slow.
     each, same = (
         median_ms(lambda atoms=some: [render_atom(atom, (256, 256), (1, 2), 512) for atom in atoms], images=len(some))
         for some in (shown, shown[:2])

@@ -4,9 +4,9 @@
     python -m benchmarks.bench_train TIMM_SOURCE --device cpu --model test_vit --img-size 64 --batch-size 32
 
 TIMM_SOURCE is a checkout of timm's repository. Runs alternate, each train.py in a separate process with the paper's
-settings; in one of them, timm's create_loader repeats the same batch. A wrapper of the loader takes the time whenever
-train.py requests a batch, after it has waited for the loss of the last one. The time that the host waits for batches is
-printed as well; that of the GPU only shows in the rate.
+settings; in one of them, timm's create_loader repeats the same batch. A wrapper of the loader records when train.py
+requests a batch, after waiting for the last loss. The time that the host waits for batches is also printed; waits of
+the GPU only show in the rate.
 """
 
 import argparse

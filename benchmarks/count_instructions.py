@@ -89,7 +89,7 @@ def longest_inner_loop(code: bytes) -> int:
             places.append(place)
             if target := re.search(r'\bBRA\b.*?(0x[0-9a-f]+)', text):
                 jumps.append((int(target[1], 16), place))
-    # Programs end with a jump to itself.
+    # Not the jump to itself at the end of a program.
     loops = [(start, end) for start, end in jumps if start < end]
     inner = [
         (start, end)

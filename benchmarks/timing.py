@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 
 def epoch_of(loader: Iterable[object]) -> Callable[[], None]:
-    """Return a function that takes all batches of a loader."""
+    """Return a function that iterates over a loader."""
 
     def run() -> None:
         for _ in loader:
@@ -34,7 +34,7 @@ def alternate(calls: dict[str, Callable[[], object]], rounds: int, block: int = 
     Args:
         calls: The functions.
         rounds: Number of turns.
-        block: Number of calls in a turn: after a change the caches of the processor are cold.
+        block: Number of calls in a turn, since caches are cold after a change of function.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(rounds + 1):

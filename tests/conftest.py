@@ -1,4 +1,4 @@
-"""Images that several modules look at. `image` also takes the module's own `fractal`."""
+"""Fixtures of images. `image` also uses the module's `fractal`."""
 
 import os
 
@@ -10,7 +10,7 @@ from sklearn.datasets import load_sample_image
 from timm_fractal.spec import SPECS
 
 if not torch.cuda.is_available():
-    # Triton's kernels are interpreted then; it reads this when it is imported.
+    # Runs Triton's kernels in the interpreter; read at import.
     os.environ['TRITON_INTERPRET'] = '1'
 
 
@@ -31,7 +31,7 @@ def flower():
     return Image.fromarray(load_sample_image('flower.jpg'))
 
 
-#: What `image` can be.
+#: Parameters of `image`.
 IMAGES = ('photo', 'gray photo', 'flower', 'fractal')
 
 
@@ -43,6 +43,6 @@ def image(request):
 
 @pytest.fixture
 def types(monkeypatch):
-    """Forgets the data set types that a test registers."""
+    """Undo registrations of data set types after a test."""
     monkeypatch.setattr(SPECS, '_specs', dict(SPECS._specs))
     return SPECS

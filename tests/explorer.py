@@ -1,4 +1,4 @@
-"""The page of ``timm-fractal explore`` in a process of its own."""
+"""Serves the page of ``timm-fractal explore`` in a separate process."""
 
 import contextlib
 import socket
@@ -15,13 +15,13 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def explorer(*arguments: str) -> Iterator[str]:
-    """Serve the page, as a user starts it; yields its address, without a slash at the end."""
+    """Serve the page from the command line; yield its URL without a trailing slash."""
     port = free_port()
     command = [sys.executable, '-m', 'timm_fractal', 'explore', *arguments, '--port', str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
-            # What is said when it serves, or nothing if it has failed.
+            # Empty if the process has failed.
             line = process.stdout.readline()
             assert line == f'timm-fractal explore: http://127.0.0.1:{port}/ (Ctrl-C ends it)\n'
             yield f'http://127.0.0.1:{port}'

@@ -1,7 +1,7 @@
-"""A small Hub on the loopback interface, so that the real huggingface_hub talks HTTP to something.
+"""A minimal Hub on the loopback interface, for tests of the real huggingface_hub over HTTP.
 
-It knows what the client needs to create a repository, upload (regular files and LFS), open a pull request, and
-download, and no more. Repositories live in memory. Faults are put in on purpose, see `Hub`.
+It supports creating repositories, uploads (regular files and LFS), pull requests, and downloads. Repositories are in
+memory. Faults can be injected, see `Hub`.
 """
 
 import base64
@@ -24,8 +24,8 @@ OWNER = 'me'
 @dataclasses.dataclass
 class Repo:
     private: bool = False
-    commits: dict = dataclasses.field(default_factory=dict)  # name of a commit -> {path: content}
-    refs: dict = dataclasses.field(default_factory=dict)  # branch -> name of a commit
+    commits: dict = dataclasses.field(default_factory=dict)  # commit id -> {path: content}
+    refs: dict = dataclasses.field(default_factory=dict)  # branch -> commit id
 
     def commit(self, ref, files, parent='main'):
         base = self.commits.get(self.refs.get(ref, self.refs.get(parent)), {})
@@ -43,13 +43,13 @@ class Hub:
     """The server and its faults.
 
     Attributes:
-        repos: By ``'owner/name'``.
-        blobs: What was uploaded as LFS, by sha256.
+        repos: Repositories by ``'owner/name'``.
+        blobs: LFS uploads by sha256.
         requests: Method and path of every request.
-        faults: Status codes to answer with, by a pattern of ``'METHOD /path'``; each is used once.
-        cut: Pattern of requests whose connection is cut in the middle of the body that is received.
-        damage: Path whose content is served with one byte changed.
-        tokens: Every Authorization header that was seen.
+        faults: Status codes to return, by pattern of ``'METHOD /path'``; each is used once.
+        cut: Pattern of requests whose connection is closed in the middle of the request body.
+        damage: Path of a file that is served with one byte changed.
+        tokens: All Authorization headers received.
     """
 
     def __init__(self):
@@ -70,7 +70,7 @@ class Hub:
         return sum(bool(re.search(pattern, line)) for line in self.requests)
 
     def environment(self, home, **more):
-        """Environment variables of a client; HF_HOME is its cache."""
+        """Return the environment variables of a client with the cache ``home``."""
         return dict(
             HF_ENDPOINT=self.url,
             HF_HOME=str(home),
@@ -152,7 +152,7 @@ def _handler(hub):
                 self.wfile.write(content)
 
         def repo(self, name, write=False):
-            """The repository, or None after an answer that says why not."""
+            """Return the repository, or None after sending an error response."""
             if not self.known and (write or name not in hub.repos or hub.repos[name].private):
                 words = 'Invalid credentials in Authorization header' if write else 'Repository not found'
                 self.answer(401, {'error': words}, X_Error_Code='RepoNotFound')
@@ -298,12 +298,12 @@ def _handler(hub):
     return Handler
 
 
-#: Some of the licenses that the Hub knows.
+#: Some of the Hub's licenses.
 LICENSES = ('apache-2.0', 'mit', 'cc-by-4.0', 'cc0-1.0', 'bsd-3-clause', 'other', 'unknown')
 
 
 def _errors(content):
-    """What the Hub has against the front matter of a model card."""
+    """Return the Hub's errors for the front matter of a model card."""
     if not content.startswith('---\n'):
         return ['no front matter']
     data = yaml.safe_load(content.split('---\n')[1])
@@ -327,7 +327,7 @@ def _errors(content):
 
 
 def _oid(path, content):
-    """What git, or LFS, calls this content; the client skips files whose name it knows."""
+    """Return the object id in git or LFS; the client skips files whose id is unchanged."""
     if content is None:
         return None
     if path.endswith('.safetensors'):

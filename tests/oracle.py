@@ -1,4 +1,4 @@
-"""The method in plain Python, one pixel at a time: slow, obvious, and independent of the package."""
+"""The renderer in plain Python, one pixel at a time: slow, obvious, and independent of the package."""
 
 import math
 import random
@@ -8,7 +8,7 @@ GRAY = 127
 
 
 def patch(key: Sequence[int], index: int) -> list[list[int]]:
-    """The 3 x 3 random patch of a point, from the published constants of the lowbias32 hash."""
+    """Return the 3 x 3 random patch of a point, with the published constants of the lowbias32 hash."""
     h = (index + int(key[0])) % 2**32
     h ^= h >> 16
     h = h * 0x7FEB352D % 2**32
@@ -31,13 +31,13 @@ def trajectory(system: Sequence, addresses: Sequence[int]) -> list[tuple[float, 
 
 
 def draw(system: Sequence, addresses: Sequence[int], key: Sequence[int], size: int, kind: str) -> list[list[int]]:
-    """Image as rows of gray levels."""
+    """Return an image as rows of gray levels."""
     points = trajectory(system, addresses)
     scaled = []
     for axis in (0, 1):
         values = [point[axis] for point in points]
         low, high = min(values), max(values)
-        # The width is stretched by 1e-12, so that rounding cannot tear the points at the edge apart.
+        # Stretched by 1e-12, so that rounding does not split points at the edge between two pixels.
         scale = (size - 12) * (1 + 2**-40) / ((high - low) or math.inf)
         scaled.append([math.trunc((value - low) * scale + 6) for value in values])
     image = [[0] * size for _ in range(size)]

@@ -1,4 +1,4 @@
-"""The paper's augmentation, in the words of timm's factories."""
+"""The paper's augmentation as arguments of timm's factories."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
-"""A GPU that is not there: tensors that say they are on it, and a check of what a real one would refuse.
+"""A fake GPU: tensors that claim to be on it, and checks for what a real one would refuse.
 
-The arithmetic is done on the CPU. A tensor of the host among those of the device is an error, as on a GPU. What makes
-the host wait is counted: a number read from the device, or a copy from memory that is not pinned.
+Computes on the CPU. Mixing host and device tensors is an error, as on a GPU. Counts operations that block the host:
+reads of numbers from the device, and copies from pageable memory.
 """
 
 import contextlib
@@ -15,12 +15,12 @@ from torch.utils._pytree import tree_leaves, tree_map
 from timm_fractal._utils import device as _device
 
 DEVICE = torch.device('cuda', 0)
-# What has to know how many numbers are not zero, and what reads numbers.
+# Operations that read numbers, or whose output shape depends on them.
 WAITING = {'_local_scalar_dense', 'nonzero', 'masked_select', 'unique', 'equal', 'is_nonzero'}
 
 
 class OnDevice(torch.Tensor):
-    """A tensor that says that it is on the device; ``inner`` is where it really is."""
+    """A tensor that claims to be on the device; ``inner`` is the actual one."""
 
     @staticmethod
     def __new__(cls, inner):
@@ -47,12 +47,12 @@ class OnDevice(torch.Tensor):
 
 
 class Device(TorchDispatchMode):
-    """Computes for tensors of the device.
+    """Runs operations on device tensors.
 
     Attributes:
-        calls: What ran on the device, and how often.
-        waits: What the host waited for.
-        launching_on: Devices that a kernel would be launched on, the last one counts.
+        calls: Counts of operations on the device.
+        waits: Counts of operations that blocked the host.
+        launching_on: Stack of the devices that kernels are launched on.
     """
 
     launching_on: ClassVar[list] = []
@@ -65,7 +65,7 @@ class Device(TorchDispatchMode):
 
     @contextlib.contextmanager
     def on_device(self, device):
-        """In place of the context that says where Triton launches."""
+        """Replace the context manager that sets Triton's device."""
         self.launching_on.append(device)
         try:
             yield
@@ -103,7 +103,7 @@ class Device(TorchDispatchMode):
 
 
 def inner(value):
-    """What is computed with, of a tensor or of a tuple of them."""
+    """Return the actual tensor, or a tuple of them."""
     if isinstance(value, tuple):
         return tuple(map(inner, value))
     return value.inner if isinstance(value, OnDevice) else value
@@ -114,7 +114,7 @@ def outer(value):
 
 
 class Stream:
-    """A stream that writes down who waits for what."""
+    """A stream that logs waits and events."""
 
     def __init__(self, device=DEVICE):
         self.device = device
@@ -134,19 +134,19 @@ class Stream:
 
 @contextlib.contextmanager
 def device(monkeypatch):
-    """The device, as long as this lasts; gives what it notices, with two streams and the devices threads chose."""
+    """Patch torch to use the fake device; yield its `Device`, with two streams and the devices that threads chose."""
     mode = Device()
     mode.side, mode.current, mode.chosen = Stream(), Stream(), []
 
     @contextlib.contextmanager
     def on(stream):
-        # Each thread has modes of its own.
+        # Dispatch modes are per thread.
         assert stream is mode.side
         with mode:
             yield
 
     def pin(tensor):
-        # What has gaps keeps them, and takes a way through memory that is not pinned.
+        # torch copies non-contiguous tensors through pageable memory.
         assert not isinstance(tensor, OnDevice) and tensor.is_contiguous()
         copy = tensor.clone()
         mode.pinned.add(id(copy))

@@ -1,4 +1,4 @@
-"""What `RandomShape` makes of masks, boxes and points, beside what torchvision and the maps themselves make of it."""
+"""Masks, boxes and points in `RandomShape`, against torchvision and the definitions of the maps."""
 
 import math
 import pickle
@@ -37,35 +37,35 @@ def converted(boxes, form):
 
 
 def shown(name, params, points):
-    """The places in the image, in pixels, that the canvas shows at points, by the description of the map."""
+    """Return the image positions, in pixels, shown at points of the canvas, by the definition of the map."""
     places = [ORACLES[name](params[name], *(point / HALF - 1)) for point in np.asarray(points).reshape(-1, 2)]
     return (np.array(places).reshape(np.shape(points)) + 1) * HALF
 
 
 def field(name, params, finer=1):
-    """The same for the middle of every pixel, or of each half of it: what images are sampled with."""
+    """Return the image positions of the centers of canvas pixels, or of parts of them, as used for images."""
     warp = WARPS[name]
     steps = warp._positions(warp._values(params, 1), finer * HEIGHT, finer * WIDTH, SIZE[::-1], torch.device('cpu'))
     return steps[0].permute(1, 2, 0).numpy() / 64 + HALF
 
 
 def fixed(monkeypatch, name, params, **options):
-    """A `RandomShape` that samples this."""
+    """Return a `RandomShape` with fixed parameters."""
     monkeypatch.setattr(type(WARPS[name]), 'make_params', lambda self, rng, magnitude: params)
     return RandomShape(name, **options)
 
 
 def agree(ours, theirs):
-    """But for pixels whose place is between two, which may be rounded either way."""
+    """Check equality, except for positions between two pixels, which may be rounded either way."""
     assert type(ours) is type(theirs) and ours.dtype == theirs.dtype and ours.shape == theirs.shape
     assert (ours != theirs).float().mean() < 0.01
 
 
-# Against torchvision, where it does the same.
+# Against torchvision, where it has the same operation.
 
 
 def affine_record(angle, shift, scale):
-    """What torchvision calls by these names: it maps the image to the canvas, about the middle, in pixels."""
+    """Convert torchvision's parameters, which map the image to the canvas, about the center, in pixels."""
     turn = math.radians(angle)
     back = np.linalg.inv(scale * np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]]))
     matrix, offset = back * HALF / HALF[:, None] - np.eye(2), -back @ shift / HALF
@@ -105,7 +105,7 @@ def test_homography_is_that_of_torchvision(monkeypatch, places):
 
 @pytest.mark.parametrize('name', ['elastic', 'polynomial'])
 def test_smooth_fields_are_those_of_torchvision(monkeypatch, name):
-    """Their boxes and points take a displacement for that of the way back: only weak ones can be compared."""
+    """torchvision applies the inverse displacement to boxes and points, which is only close for weak warps."""
     middles = np.stack(np.meshgrid(np.arange(WIDTH) + 0.5, np.arange(HEIGHT) + 0.5), axis=-1)
 
     def displacement(params):
@@ -123,7 +123,7 @@ def test_smooth_fields_are_those_of_torchvision(monkeypatch, name):
         torch.testing.assert_close(RandomShape(name)(points), theirs, rtol=0, atol=1)
 
 
-# Against the description of the maps.
+# Against the definitions of the maps.
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -143,7 +143,7 @@ def test_points_go_back_to_where_they_came_from(name, magnitude):
 
 
 def test_places_behind_the_horizon_stay_outside():
-    """The left half of the image is compressed ever more, and has its vanishing point left of the image."""
+    """The left half of the image is compressed, with its vanishing point left of the image."""
     params = {'homography': [0.4, 0.4, 0.0, -0.6, 0.0, 0.6, 0.4, -0.4]}
     x = torch.tensor([[100.0, 60], [20, 60], [-100, 60], [-400, 60], [-4000, 60], [-4000, 4060]])
     found = warp_points(WARPS['homography'], x, params, SIZE)
@@ -172,7 +172,7 @@ def test_masks_show_the_nearest_pixel(name):
 @pytest.mark.parametrize('name', NAMES)
 @pytest.mark.parametrize('magnitude', [0.1, 0.5, 1.0])
 def test_boxes_are_around_the_warped_outline(name, magnitude, monkeypatch):
-    """Of the canvas, the part that shows the box is searched pixel by pixel, at four positions in each."""
+    """The canvas is searched for the box at four positions per pixel."""
     params = draw(name, magnitude, 4)
     rows, columns = np.mgrid[0:HEIGHT:0.5, 0:WIDTH:0.5]
     canvas = np.stack([columns, rows], axis=-1) + 0.25
@@ -185,7 +185,7 @@ def test_boxes_are_around_the_warped_outline(name, magnitude, monkeypatch):
             seen = np.concatenate([canvas[inside].min(axis=0), canvas[inside].max(axis=0)])
             whole = warp_points(WARPS[name], box[[0, 1, 2, 1, 2, 3, 0, 3]].reshape(4, 2), params, SIZE).numpy()
             if ((whole > 0) & (whole < (WIDTH, HEIGHT))).all():
-                # Within half a position of what is seen, and thin boxes may be seen in few.
+                # Few positions show a thin box.
                 np.testing.assert_allclose(got, seen, rtol=0, atol=2.5)
             assert x0 <= seen[0] + 0.3 and y0 <= seen[1] + 0.3 and x1 >= seen[2] - 0.3 and y1 >= seen[3] - 0.3
 
@@ -236,7 +236,7 @@ def test_rotated_boxes(form):
         ours = warp_boxes(WARPS['affine'], boxes, affine_record(angle, shift, scale))
         theirs = functional.affine(boxes, angle, shift, scale, [0.0, 0.0])
         torch.testing.assert_close(converted(ours, 'XYXYXYXY'), converted(theirs, 'XYXYXYXY'), rtol=0, atol=1e-3)
-    # Whichever side is the longer one, a sheared stick is a stick.
+    # A sheared stick is a stick, whichever side is longer.
     sticks = converted(boxes_of([[80.0, 60, 90, 2, 0], [80, 60, 2, 90, 0]], 'CXCYWHR'), form)
     for shear in ([0, 0.3, 0, 0, 0, 0], [0, 0, 0, 0.3, 0, 0]):
         moved = converted(warp_boxes(WARPS['affine'], sticks, {'affine': shear}), 'CXCYWHR')
@@ -247,7 +247,7 @@ def test_rotated_boxes(form):
         outline = converted(boxes, 'XYXYXYXY').as_subclass(torch.Tensor).reshape(-1, 4, 1, 2)
         steps = torch.linspace(0, 1, 50)[:, None]
         moved = warp_points(WARPS[name], torch.lerp(outline, outline.roll(-1, 1), steps), params, SIZE)
-        # No point is right of a side, and each side has one upon it.
+        # No point is right of a side, and each side touches one.
         side = (corners.roll(-1, 1) - corners).as_subclass(torch.Tensor)
         side = side / side.norm(dim=-1, keepdim=True)
         off = moved.reshape(len(moved), 1, -1, 2) - corners.as_subclass(torch.Tensor)
@@ -301,7 +301,7 @@ def test_points_of_every_shape():
     assert torch.equal(warp_points(WARPS['elastic'], POINTS, params, SIZE), flat.reshape(POINTS.shape))
     whole = warp_points(WARPS['elastic'], POINTS.long(), params, SIZE)
     assert whole.dtype == torch.int64 and (whole - flat.reshape(POINTS.shape)).abs().max() <= 1.1
-    # A joint that was not annotated.
+    # A joint without annotation.
     missing = POINTS.clone()
     missing[0, 1] = math.nan
     got = warp_points(WARPS['elastic'], missing, params, SIZE)
@@ -353,7 +353,7 @@ def test_one_geometry_for_all_parts_of_a_sample(name):
     other, plain = after['more'][3]
     assert np.abs(other[0].numpy() * 255 - gray).max() < 1
     assert not np.array_equal(mask, target['masks'][0]) and mask.any()
-    # Where all neighbours are white or black, the mask is that.
+    # Where all neighbors are white or black, so is the mask.
     assert mask[gray == 255].all() and not mask[gray == 0].any()
     rows, columns = mask.nonzero()
     seen = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
@@ -395,7 +395,7 @@ def test_tv_tensors_of_others_pass():
 
 
 def test_the_outline_is_dense_enough(monkeypatch):
-    """What docs/shape.md says of it, and of 512 pixels."""
+    """The claim in docs/shape.md, for 512 pixels."""
     boxes = tv_tensors.BoundingBoxes(4 * BOXES[:3], format='XYXY', canvas_size=(512, 640))
     for name in ('elastic', 'polynomial'):
         params = draw(name, 0.3, 1)

@@ -1,4 +1,4 @@
-"""Against timm on PIL images: the same parameters give the same pixels, and what is drawn has the same distribution."""
+"""Against timm on PIL images: equal parameters give equal pixels, and sampled parameters have the same distribution."""
 
 import functools
 import math
@@ -34,7 +34,7 @@ IMAGENET = (0.485, 0.456, 0.406)
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Batches of this size are not worth more, least of all beside other tests."""
+    """Use one thread, which suffices for small batches beside other tests."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -48,7 +48,7 @@ def fractal():
 
 @pytest.fixture(scope='module')
 def fractals():
-    """RGB images, and the same as a batch with one channel."""
+    """Return RGB images, and the same as a batch with one channel."""
     dataset = Fractal1('fractal1/classes=64,size=256,points=50000')
     images = [dataset[k][0] for k in range(64)]
     return images, torch.cat([to_batch(image.convert('L')) for image in images])
@@ -64,7 +64,7 @@ def to_batch(image, count=1):
 
 
 def to_arrays(batch):
-    """As RGB, int: (B, H, W, 3)."""
+    """Convert to RGB, int, of shape (B, H, W, 3)."""
     return batch.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy().astype(int)
 
 
@@ -79,7 +79,7 @@ def seed_timm(seed):
 
 
 def distance(first, second):
-    """Kolmogorov-Smirnov distance of two samples, relative to what one in 1,000 pairs of equal origin exceeds."""
+    """Return the Kolmogorov-Smirnov distance, relative to its 99.9 % quantile under equal distributions."""
     values = np.concatenate([first, second])
     ranks = [np.searchsorted(np.sort(sample), values, side='right') / len(sample) for sample in (first, second)]
     critical = math.sqrt(-math.log(0.001 / 2) / 2 * (1 / len(first) + 1 / len(second)))
@@ -110,7 +110,7 @@ def columns_first(crop, size):
 
 
 def comparable(crop, size):
-    """Images that Pillow resizes in our order: before version 13 it knew only the one that begins with the columns."""
+    """Select images that Pillow resizes in our order; before version 13, it always begins with the columns."""
     recent = int(PIL.__version__.split('.')[0]) >= 13
     return columns_first(crop, size) | recent
 
@@ -133,12 +133,12 @@ def test_a_batch_is_resampled_as_its_images_one_by_one(photo):
     batch = to_batch(photo, 20)
     together = resample(batch, crop, (64, 48), (64, 48))
     alone = torch.cat([resample(batch[:1], Crop(*(v[k : k + 1] for v in crop)), (64, 48), (64, 48)) for k in range(20)])
-    # Another number of taps is another order of summation.
+    # A different number of taps changes the order of summation.
     assert (together.int() - alone.int()).abs().max() <= 1 and (together != alone).float().mean() < 1e-3
 
 
 def test_weights_in_two_parts_survive_products_of_11_bits():
-    """What a GPU with TF32 computes, done by hand: the same levels, but for few that lie half between two."""
+    """An emulation of TF32 gives the same levels, except for a few halfway between two."""
     from timm_fractal.augment import resample as _resample
 
     def with_11_bits(values):
@@ -246,7 +246,7 @@ ARGUMENTS = {
 
 
 def pil_operation(image, name, argument, fill=(128,) * 3, cubic=True):
-    """timm's operation, with an argument as timm makes it."""
+    """Apply timm's operation with an argument in timm's form."""
     if name in ('AutoContrast', 'Equalize', 'Invert'):
         arguments = ()
     elif name in ('Posterize', 'Solarize', 'SolarizeAdd'):
@@ -263,7 +263,7 @@ def test_all_operations_are_tested():
 
 @pytest.mark.parametrize('name, cubic', [*((name, True) for name in ARGUMENTS), *((name, False) for name in MATRICES)])
 def test_operations_are_those_of_timm(image, name, cubic):
-    """Tolerance: none, but for warps that are bicubic: 1 level in less than 0.05 % of the pixels."""
+    """Tolerance: none, except for bicubic warps: 1 level in less than 0.05 % of the pixels."""
     small = image.resize((120, 111), Image.Resampling.BILINEAR)
     fill = (128,) * 3 if small.mode == 'L' else (124, 116, 104)
     arguments = np.array(ARGUMENTS[name], float)
@@ -280,7 +280,7 @@ def test_warps_are_those_of_the_pil_operation(image, name):
     """Tolerance: none."""
     small = image.resize((90, 71), Image.Resampling.BILINEAR)
     fill = (9,) if small.mode == 'L' else (124, 116, 104)
-    # A magnitude above 1 counts as 1, as in `shape_op`.
+    # Magnitudes above 1 are clipped, as in `shape_op`.
     arguments, seed = np.array([0, 0.03, 0.27, 1, 1.5]), 4
     batch = to_batch(small, 6)
     operation = np.append(np.full(5, NAMES.index(name)), NAMES.index('Invert'))
@@ -359,7 +359,7 @@ def test_operations_follow_each_other(image):
         assert difference.max() <= 1 and (difference > 0).mean() < 0.01, chain
 
 
-# RandAugment and AutoAugment: what is drawn.
+# RandAugment and AutoAugment: sampling.
 
 STRINGS = (
     'rand-m9-mstd0.5-inc1',
@@ -379,13 +379,13 @@ STRINGS = (
 
 
 def canonical(name):
-    """The name of an operation here, from its name in timm."""
+    """Return our name of a timm operation."""
     suffix = {'Desaturate': 'Color', 'GaussianBlurRand': 'GaussianBlur'}.get(name, name)
     return suffix.replace('Increasing', '').replace('Original', '')
 
 
 def timm_policy(text, size=224, interpolation='random'):
-    """timm's policy, with operations that write down what they were to do: a list of (name, argument, resample)."""
+    """Return timm's policy with operations that only log (name, argument, bicubic)."""
     options = dict(translate_const=int(size * 0.45), img_mean=(128,) * 3)
     if interpolation != 'random':
         options['interpolation'] = Image.Resampling[interpolation.upper()]
@@ -417,14 +417,14 @@ def test_operations_are_drawn_as_by_timm(text):
         [(NAMES[layer.operation[k]], layer.argument[k], layer.cubic[k]) for layer in layers if layer.operation[k] >= 0]
         for k in range(count)
     ]
-    # How many, which, and which after which.
+    # The number, the first, and the sequence of operations.
     for kind in (len, lambda log: log[0][0] if log else '', lambda log: tuple(name for name, *_ in log)):
         outcomes = [[kind(log) for log in logs] for logs in (expected, got)]
         values = sorted(set(outcomes[0]) | set(outcomes[1]))
         table = np.array([[drawn.count(value) for value in values] for drawn in map(list, outcomes)], float)
         common = table.sum(0) >= 20
         chance = (np.diff(table, axis=0)[0] ** 2 / table.sum(0))[common].sum()
-        # Chi square with as many degrees of freedom: mean and five standard deviations.
+        # Chi-squared with as many degrees of freedom: mean plus five standard deviations.
         assert chance < common.sum() + 5 * math.sqrt(2 * common.sum())
     for name in {name for log in expected for name, *_ in log}:
         values = [np.array([v for log in logs for n, v, _ in log if n == name], float) for logs in (expected, got)]
@@ -445,7 +445,7 @@ def test_weights_draw_no_operation_twice():
 @pytest.mark.parametrize('name', sorted(n for n in timm_augment.LEVEL_TO_ARG if canonical(n) in NAMES))
 @pytest.mark.parametrize('sign', [1, -1])
 def test_arguments_are_those_of_timm(name, sign, monkeypatch):
-    """Bit for bit, above the highest magnitude, too; for either sign that timm samples."""
+    """Bit for bit, also above the highest magnitude, for both signs that timm samples."""
     for hparams in (dict(translate_const=100, translate_pct=0.4), dict(translate_const=37)):
         op = timm_augment.AugmentOp(name, magnitude=9, hparams=hparams)
         ours = _timm_private._operation(op)
@@ -460,7 +460,7 @@ def test_arguments_are_those_of_timm(name, sign, monkeypatch):
 
 
 def test_every_level_function_of_timm_is_known():
-    """What timm adds is refused until it is in the table."""
+    """New functions of timm are refused until they are in the table."""
     functions = {getattr(f, 'func', f) for f in timm_augment.LEVEL_TO_ARG.values() if f is not None}
     names = {f.__name__ for f in functions if f.__module__ == timm_augment.__name__}
     assert names == _timm_private.LEVELS.keys()
@@ -468,7 +468,7 @@ def test_every_level_function_of_timm_is_known():
 
 @pytest.mark.parametrize('module', ['timm.data.auto_augment', 'somewhere.else'])
 def test_an_unknown_level_function_is_refused(module, monkeypatch):
-    """It may sample from the global generators."""
+    """It may use global random generators."""
 
     def _new_level_to_arg(level, hparams):
         pytest.fail('called')
@@ -528,7 +528,7 @@ def pil_train(image, params, k, size, fill):
 def test_the_whole_transform_is_that_of_timm(image, auto_augment, mean):
     """Tolerance: 1 level for 99.97 % of the pixels and for 60 % of the images, 0.003 levels on average.
 
-    It is not 1 level for all, since Equalize and AutoContrast enlarge what comes before them.
+    Equalize and AutoContrast can enlarge differences beyond 1 level.
     """
     count, size = 48, (80, 96)
     options = {**AUGMENTATION, 'auto_augment': auto_augment, 'mean': mean, 'interpolation': 'random'}
@@ -548,7 +548,7 @@ def test_the_whole_transform_is_that_of_timm(image, auto_augment, mean):
 
 
 def spectrum(images):
-    """Power in eight rings of frequency, mean over the images."""
+    """Return the power in eight frequency bands, mean over images."""
     images = images - images.mean(axis=(1, 2), keepdims=True)
     power = np.abs(np.fft.fft2(images)) ** 2
     frequency = np.fft.fftfreq(images.shape[1])
@@ -625,7 +625,7 @@ def test_mixing_is_that_of_timm(monkeypatch, params, smoothing, channels):
     monkeypatch.setattr(collate, '_params_per_batch', lambda: (params.lam, params.box is not None))
     if params.box:
         monkeypatch.setattr('timm.data.mixup.cutmix_bbox_and_lam', lambda *_, **__: (params.box, params.lam))
-    # As arrays: older versions know nothing else.
+    # As arrays, since older versions do not support tensors.
     expected = collate([(image.numpy().copy(), label) for image, label in zip(images, labels.tolist())])
     before = images.clone()
     got = Mix(collate).apply(images, labels, params)
@@ -677,7 +677,7 @@ def test_erasing_is_drawn_as_by_timm(count, shape):
     erase = Erase(0.6, 'const', count)
     got = erase.apply(torch.ones(images, 1, *shape), erase.make_params(images, *shape, generator(6))) == 0
     for axes in ((1, 2, 3), (1, 2), (1, 3)):
-        # Of each image: the area; of all images: how often a row or a column is erased.
+        # The area per image, and the frequency of each row and column.
         counts = [x.sum(axes).numpy() for x in (expected, got)]
         if len(axes) == 3:
             assert distance(*counts) < 1 and abs((counts[0] > 0).mean() - (counts[1] > 0).mean()) < 0.04
@@ -720,7 +720,7 @@ def test_normalization_is_that_of_timm(mean, std, dtype):
         assert got.dtype == dtype and torch.equal(got, expected)
 
 
-# What is refused.
+# Invalid arguments.
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What is measured on a GPU is written down part by part, whatever fails."""
+"""The GPU benchmark saves its figures part by part, whatever fails."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""What a mega-batch of 2,048 images costs with the paper's recipe, counted without a GPU: calls, launches, bytes."""
+"""Cost of a mega-batch of 2,048 images with the paper's recipe, counted without a GPU: calls, launches, bytes."""
 
 import numpy as np
 import pytest
@@ -24,12 +24,12 @@ def test_calls_and_bytes_of_a_mega_batch(loader):
         batches = list(loader.make_batches(torch.Generator().manual_seed(0)))
     assert [(tuple(images.shape), target.shape[0]) for images, target in batches] == [((256, 3, 224, 224), 256)] * 8
     assert 20 < operations.calls + kernels.launches + 1 <= 100
-    # Images in, half of them bits; pixels out, in single precision.
+    # Bit-packed images in, float32 pixels out.
     least = 512 * 512 / 8 + 3 * 224 * 224 * 4
     each = kernels.bytes / 2048
     assert least < each < 3.0e6
-    # What torch does beside them: room for results, 2,048 shuffled indices, and the targets, where a
-    # scatter counts as if it read and wrote all of them.
+    # torch's part: allocation of results, 2,048 shuffled indices, and the targets, of which a scatter counts as reading
+    # and writing all.
     assert operations.bytes < 2048 * (8 + 3 * 4 * 256 + 200)
 
 
@@ -39,7 +39,7 @@ class Uncounted(count_traffic.Kernels):
 
 
 def test_a_mega_batch_is_one_upload(monkeypatch):
-    """Every other copy to the device would be a call, and a pinned block, of its own."""
+    """More copies to the device would need more calls and pinned blocks."""
     with pretend.device(monkeypatch) as mode:
         with count_traffic.in_use(Uncounted()):
             loader = count_traffic.make_loader(pretend.DEVICE)
@@ -52,7 +52,7 @@ def test_a_mega_batch_is_one_upload(monkeypatch):
 
 @pytest.mark.parametrize('name', WARPS)
 def test_warps_are_sampled_in_a_batch(name):
-    """The numbers are those of the same stream, shrunk as one warp after the other is."""
+    """Same numbers as warps sampled one by one from the same stream, scaled down alike."""
     warp = WARPS[name]
     for magnitude in (0.05, 0.3, 1.0):
         got = warp.sample(np.random.default_rng(3), np.full(50, magnitude))

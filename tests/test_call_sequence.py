@@ -1,6 +1,6 @@
-"""The calls of timm's train.py, in its order and with all of its arguments, on every data set and with both loaders.
+"""The calls of timm's train.py, in order and with all arguments, for every data set and both loaders.
 
-The unedited train.py is run by test_train_py.py where a checkout of timm is at hand; this is always run.
+test_train_py.py runs the unedited train.py, but needs a checkout of timm.
 """
 
 import inspect
@@ -33,7 +33,7 @@ NAMES = [
 
 
 def known(arguments):
-    """What this version of timm has: older ones lack the choice of sizes."""
+    """Drop arguments that this version of timm lacks."""
     return {k: v for k, v in arguments.items() if k in inspect.signature(timm.data.loader.create_loader).parameters}
 
 

@@ -1,4 +1,4 @@
-"""Reading checkpoints: what is in them, and that nothing in them runs."""
+"""Reading checkpoints: their contents, without running code in them."""
 
 import argparse
 import json
@@ -36,7 +36,7 @@ def tensors(seed, **options):
 
 
 def write(path, **changes):
-    """A checkpoint as train.py writes it."""
+    """Write a checkpoint like train.py."""
     content = dict(
         epoch=1,
         arch='test_vit',
@@ -53,7 +53,7 @@ def write(path, **changes):
 
 
 class Code:
-    """Unpickled, it would write a file."""
+    """An object that writes a file when unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -67,7 +67,7 @@ def test_what_train_py_writes(tmp_path):
     (tmp_path / 'summary.csv').write_text('epoch,train_loss,eval_top1\n0,3.0,5\n1,2.5,6\n2,2.0,7\n')
     found = checkpoint.read(path)
     assert found.ema and found.epochs == 2 and found.loss == 2.5
-    # 160 images an epoch, in 10 batches.
+    # 160 images per epoch, in 10 batches.
     assert found.samples == 320
     assert torch.equal(found.tensors['cls_token'], tensors(1)['cls_token'])
     assert found.args['dataset'] == DATASET and found.args['model_kwargs'] == {'img_size': 64}
@@ -116,7 +116,7 @@ def test_safetensors_with_arguments(tmp_path):
 
 def test_code_is_refused_and_not_run(tmp_path):
     path = write(tmp_path / 'x.pth.tar', optimizer=Code(tmp_path / 'ran'))
-    # torch 2.5 cannot list what a file would call.
+    # torch 2.5 cannot list the functions that a file calls.
     listed = hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint')
     reason = 'it calls .*open' if listed else 'it is no file of torch'
     with pytest.raises(ValueError, match=f'is refused: {reason}.*Only tensors and plain values are allowed'):
@@ -227,7 +227,7 @@ def test_models_from_elsewhere_are_not_built(name, kind, message):
 
 
 def test_damage_of_one_bit(tmp_path):
-    """torch does not compare the CRC-32 of what it reads."""
+    """torch does not verify the CRC-32."""
     path = write(tmp_path / 'x.pth.tar')
     content = bytearray(path.read_bytes())
     weight = tensors(1)['blocks.0.attn.qkv.weight'].numpy().tobytes()
@@ -317,7 +317,7 @@ def test_checkpoints_of_other_things(tmp_path, changes, message):
 
 @pytest.mark.parametrize('name', ['averaged.pth', 'averaged.safetensors'])
 def test_bare_weights_with_arguments_beside_them(tmp_path, name):
-    """What timm's avg_checkpoints.py and clean_checkpoint.py write."""
+    """As written by timm's avg_checkpoints.py and clean_checkpoint.py."""
     save = safetensors.torch.save_file if name.endswith('safetensors') else torch.save
     save(tensors(3), tmp_path / name)
     (tmp_path / 'args.yaml').write_text(yaml.safe_dump(ARGS))

@@ -1,4 +1,4 @@
-"""The console script: exit codes, messages, lightness, and every check of `doctor` in both of its states."""
+"""The console script: exit codes, messages, cheap imports, and each check of `doctor` in both states."""
 
 import hashlib
 import json
@@ -54,7 +54,7 @@ def test_every_command_has_an_example(command: str, capsys: pytest.CaptureFixtur
     lines = [line.split() for line in text.split('example', 1)[1].splitlines() if line.startswith('  timm-fractal')]
     assert lines
     for words in lines:
-        # What the help shows must be what the parser takes.
+        # The parser must accept the examples in the help.
         assert make_parser().parse_args(words[1:]).command == command
 
 
@@ -192,14 +192,14 @@ def test_help_fits_a_terminal(
     'arguments', [['export', NAME, 'DEST'], ['export', NAME, 'DEST.tar'], ['preview', NAME, '-o', 'DEST.png']]
 )
 def test_no_permission(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Fractal1(NAME)  # What has to be compiled and imported is, before rights are given up.
+    Fractal1(NAME)  # Compile and import before dropping privileges.
     folder = tmp_path / 'locked'
     folder.mkdir()
     arguments = [argument.replace('DEST', str(folder / 'x')) for argument in arguments]
     root = os.geteuid() == 0
     folder.chmod(0o555)
     if root:
-        # For root there are no permissions; the folders above are closed to others.
+        # Permissions do not apply to root.
         os.seteuid(65534)
     try:
         assert cli.main(arguments) == 1
@@ -266,7 +266,7 @@ def test_doctor_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     )
     assert cli.main(['doctor']) == 1
     assert capsys.readouterr().out == 'FAIL  bad -> mend\nok    good\n'
-    # A check that crashes is a failed check, and the others are still made.
+    # A check that raises counts as failed, and the others still run.
     monkeypatch.setattr(doctor, 'CHECKS', (broken, good))
     assert cli.main(['doctor']) == 1
     assert capsys.readouterr().out == 'FAIL  broken: RuntimeError: operator missing\nok    good\n'
@@ -284,7 +284,7 @@ def test_doctor_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, '_oldest_versions', lambda: {'timm': '99.1'})
     found = {line.text.split()[0]: line for line in check(doctor._versions)}
     assert found['torch'].status == found['pillow'].status == 'ok'
-    # There is another renderer, and no other torchvision.
+    # torch can render without numba; torchvision has no replacement.
     assert found['numba'].status == 'warn' and found['torchvision'].status == 'FAIL'
     assert 'RuntimeError: operator torchvision::nms does not exist' in found['torchvision'].text
     assert found['timm'].status == 'FAIL' and found['timm'].text.endswith('is older than 99.1')
@@ -317,7 +317,7 @@ def test_doctor_autoload(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_doctor_without_autoload(monkeypatch: pytest.MonkeyPatch) -> None:
-    # torch takes any value but 1 for no.
+    # torch disables autoload for any value but 1.
     monkeypatch.setenv('TORCH_DEVICE_BACKEND_AUTOLOAD', 'false')
     (line,) = check(doctor._autoload)
     assert line.status == 'warn' and 'TORCH_DEVICE_BACKEND_AUTOLOAD=false' in line.text and 'import' in line.advice
@@ -463,7 +463,7 @@ def test_links_are_written_through(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize('encoding', ['cp1252', 'ascii', 'utf-8'])
 def test_every_command_speaks_in_a_narrow_encoding(tmp_path: Path, encoding: str) -> None:
-    """A path in Greek, on a terminal that has no such letters."""
+    """A Greek path on a terminal whose encoding lacks the letters."""
     folder = f'{tmp_path}/φράκταλ'
     os.mkdir(folder)
     environment = os.environ | {'PYTHONIOENCODING': encoding, 'TIMM_FRACTAL_WEIGHTS': folder, 'HF_HUB_OFFLINE': '1'}
@@ -481,7 +481,7 @@ def test_every_command_speaks_in_a_narrow_encoding(tmp_path: Path, encoding: str
         (['publish', f'{folder}/model', '--repo-id', 'me/x', '--dry-run'], b'README.md)'),
     ):
         done = run(*words)
-        # Without the Hub, the model card is not checked.
+        # publish exits with 1, since the Hub cannot validate the model card.
         assert done.returncode == (words[0] == 'publish') and end in done.stdout.rstrip(), done
     done = run('export-weights', f'{folder}/nothing', 'out')
     assert done.returncode == 1 and b'no such file' in done.stderr and b'Traceback' not in done.stderr

@@ -33,7 +33,7 @@ def pixels(dataset):
     return np.stack([np.asarray(image) for image, _ in dataset])
 
 
-# The bytes of the data sets. A change here is a change of every data set ever named: never update these in passing.
+# Hashes of the data sets. A change here changes every data set ever named: never update them in passing.
 @pytest.mark.parametrize(
     'name, split, expected',
     [
@@ -56,7 +56,7 @@ def test_same_name_same_bytes(name, split, expected):
 
 
 def test_base_fractal_of_the_default_data_set():
-    """The published fractal was never saved; this one is."""
+    """The published fractal was never saved; ours is fixed here."""
     base = Fractal1('fractal1/classes=2').codes.bases[0]
     expected = [
         [[-0.24254555, 0.053251574, 0.440932779], [-0.04154578, 0.103279252, 0.911327294]],
@@ -107,7 +107,7 @@ def test_classes_differ_and_splits_share_them():
 
 
 def test_validation_has_other_patches():
-    """Pixels cannot be memorised: inside the common support they agree no more often than two fair coins."""
+    """Pixels cannot be memorized: inside the common support they agree as often as two fair coins."""
     splits = ('train', 'validation')
     supports = [pixels(Fractal1('fractal1/classes=6,patch=fill', split, input_img_mode='L')) > 0 for split in splits]
     lit = [pixels(Fractal1('fractal1/classes=6', split, input_img_mode='L')) > 0 for split in splits]
@@ -235,7 +235,7 @@ def test_fractals_that_cannot_be_drawn(name, message):
     'canvas', ['size=64', 'points=2000,size=40,patch=point', 'size=1024,patch=fill', 'instances=2']
 )
 def test_one_fractal_whatever_the_canvas(canvas):
-    """At this delta every second perturbation is sampled again, judged on the reference's canvas."""
+    """At this delta, every second perturbation is rejected on the reference's canvas and sampled again."""
     name = 'fractal1/classes=40,delta=0.4,fractals=3,seed=15'
     expected = Fractal1(name).codes
     fractals_data.known_codes.clear()
@@ -257,7 +257,7 @@ def test_base_that_cannot_be_perturbed_names_seed_and_delta(monkeypatch):
 
 
 def test_empty_classes_are_redrawn_in_their_place():
-    """At this delta every second perturbation diverges or is too empty."""
+    """At this delta, every second perturbation diverges or is too empty."""
     name = 'fractal1/classes=300,delta=0.4,points=3000,size=96,seed=15'
     dataset = Fractal1(name)
     base, systems = dataset.codes.bases[0], dataset.codes.systems
@@ -306,7 +306,7 @@ def test_parameter_files_that_do_not_fit(tmp_path):
         Fractal1('fractal1', root=path)
     with pytest.raises(FileNotFoundError):
         Fractal1('fractal1', root=tmp_path / 'missing.json')
-    assert len(Fractal1(SMALL, root=tmp_path)) == 12  # a folder, as launch scripts always give one
+    assert len(Fractal1(SMALL, root=tmp_path)) == 12  # launch scripts always pass a folder
 
 
 def collate(samples):
@@ -330,7 +330,7 @@ def test_workers_give_the_same_bytes(method, cache):
 
 @pytest.mark.slow
 def test_workers_share_the_memory_of_the_table():
-    """In 12 MB of images, a copy per worker could not be missed."""
+    """With 12 MB of images, a copy per worker is clearly measurable."""
     dataset = Fractal1('fractal1/classes=384,points=20000')
     assert dataset._table.is_shared()
     table = dataset._table.numel()
@@ -341,7 +341,7 @@ def test_workers_share_the_memory_of_the_table():
 
 
 def private_bytes(samples):
-    """Bytes that no other process shares, before and after reading all images again."""
+    """Return the private bytes of the process before and after reading all images."""
     dataset = torch.utils.data.get_worker_info().dataset
     before = _private()
     for number in range(384):
@@ -442,7 +442,7 @@ def test_negative_zero_has_the_name_of_zero():
 @pytest.mark.parametrize('stream', ['None', "__import__('io').StringIO()"])
 def test_without_a_stream_for_progress_images_are_rendered(stream):
     code = (
-        # numpy 2.0 cannot be imported in full without the stream.
+        # numpy 2.0 cannot be imported without stderr.
         'import sys, timm_fractal.fractal.render_numba\nfrom timm_fractal import Fractal1\n'
         f's = {stream}\nif s is not None: s.close()\nsys.stderr = s\nprint(len(Fractal1("{SMALL}")))'
     ).replace('{SMALL}', SMALL)

@@ -1,4 +1,4 @@
-"""What keeps a GPU busy: tried on a pretended one, and with threads on the CPU."""
+"""Prefetching and non-blocking copies: on a fake GPU, and with threads on the CPU."""
 
 import functools
 import threading
@@ -50,7 +50,7 @@ def test_batches_that_are_made_ahead_are_the_same():
 
 @pytest.mark.parametrize('room, ready', [(1, 2), (8 * 5, 5), (8 * 100, 8)])
 def test_batches_are_made_while_others_are_in_use(room, ready, monkeypatch):
-    """As many as there is room for, of 8 bytes each."""
+    """As many batches, of 8 bytes each, as there is room for."""
     monkeypatch.setattr(_device, '_BYTES_READY', room)
     made = []
 
@@ -64,7 +64,7 @@ def test_batches_are_made_while_others_are_in_use(room, ready, monkeypatch):
     deadline = time.monotonic() + 10
     while len(made) < 1 + ready and time.monotonic() < deadline:
         time.sleep(0.01)
-    # The first is in use, the others lie ready, and no more than these.
+    # One in use, ``ready`` prefetched, and no more.
     time.sleep(0.1)
     assert len(made) == 1 + ready and {*made} != {threading.get_ident()} and len({*made}) == 1
 
@@ -95,7 +95,7 @@ def test_the_copy_of_an_array_on_the_cpu():
 
 
 def with_inner(function):
-    """A kernel for tensors of the pretended device."""
+    """Wrap a kernel for tensors of the fake device."""
 
     def call(*arguments):
         assert pretend.Device.launching_on[-1:] == [pretend.DEVICE]
@@ -106,7 +106,7 @@ def with_inner(function):
 
 @pytest.fixture(params=['torch', 'triton'])
 def kernels(request, monkeypatch):
-    """What works on the pretended device: torch's operations, or Triton's kernels, interpreted."""
+    """Use torch, or Triton's interpreted kernels, on the fake device."""
 
     class Kernels:
         pass
@@ -162,18 +162,18 @@ def test_the_pretended_device_notices_mistakes(monkeypatch):
 @pytest.mark.parametrize('name', NAMES)
 @pytest.mark.parametrize('case', [*TRAINING, 'evaluation'])
 def test_a_gpu_gets_what_the_cpu_gets_and_nothing_waits_for_it(name, case, kernels, monkeypatch):
-    """Levels differ by 1 here and there, which later operations may stretch."""
+    """Some levels differ by 1, which later operations may amplify."""
     collate = FastCollateMixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=12)
     options = dict(split='validation') if case == 'evaluation' else dict(collate_fn=collate, **TRAINING[case])
     if options.get('re_mode') == 'pixel':
-        # The noise of each kind of kernels is another one.
+        # Kernels differ in their noise.
         options['re_mode'] = 'rand'
     expected = list(epoch(NAMES[name], CPU, **options))
     fresh = functools.cache(shape._basis_of_pixels.__wrapped__)
     monkeypatch.setattr(shape, '_basis_of_pixels', fresh)
     with pretend.device(monkeypatch) as mode:
         loader = epoch(NAMES[name], pretend.DEVICE, **options)
-        # What stays on the device is copied for the first epoch.
+        # The first epoch copies constants to the device.
         list(loader)
         loader._passed = -1, 0
         mode.waits.clear()
@@ -182,7 +182,7 @@ def test_a_gpu_gets_what_the_cpu_gets_and_nothing_waits_for_it(name, case, kerne
         got = list(loader)
         assert not mode.waits
         assert {*mode.chosen} == {pretend.DEVICE}, 'the device of the thread'
-        # The current stream waits for each batch and keeps its memory; the other one has to wait for the table only.
+        # The current stream waits for each batch and records its memory; the side stream waits for the table only.
         assert mode.side.log[0] == ('wait', mode.current) and {what for what, _ in mode.side.log[1:]} == {'event'}
         made = [event for _, event in mode.side.log[1:]]
         kept = [('record', tensor.inner.data_ptr()) for batch in got for tensor in batch]
@@ -203,7 +203,7 @@ def test_a_gpu_gets_what_the_cpu_gets_and_nothing_waits_for_it(name, case, kerne
 @pytest.mark.parametrize('name', NAMES)
 @pytest.mark.parametrize('case', [*TRAINING, 'evaluation'])
 def test_a_real_gpu_gets_what_the_cpu_gets_and_nothing_waits_for_it(name, case):
-    """Noise of erasing is drawn where it is needed: without it they are compared, and with it they are only made."""
+    """Erasing samples its noise on the device: batches are compared without it, and only made with it."""
     collate = FastCollateMixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=12)
     options = dict(split='validation') if case == 'evaluation' else dict(collate_fn=collate, **TRAINING[case])
     options['re_prob'] = 0.0

@@ -39,7 +39,7 @@ def seed():
 
 @pytest.fixture
 def ranks(monkeypatch):
-    """Makes this process one of several."""
+    """Return a function that makes this process one of several ranks."""
 
     def choose(rank, count):
         monkeypatch.setattr('torch.distributed.is_available', lambda: True)
@@ -51,7 +51,7 @@ def ranks(monkeypatch):
 
 
 def numbers(loader):
-    """Numbers of the samples of an epoch, in their order."""
+    """Return the sample numbers of an epoch in order."""
     return [index for batch in loader.batch_sampler for index in batch]
 
 
@@ -64,7 +64,7 @@ def test_timm_gives_our_loader_when_the_name_says_so():
 
 def test_the_loader_is_no_part_of_what_identifies_the_images():
     assert str(create().dataset.spec) == str(create(SMALL).dataset.spec) == SMALL
-    # Two views of one array where the process has drawn more classes of the same fractal before.
+    # Both are views of one array if the process has computed more classes of this fractal before.
     assert np.shares_memory(create().dataset.codes.systems, create(SMALL).dataset.codes.systems)
 
 
@@ -77,7 +77,7 @@ def test_evaluation_is_that_of_timm(split, options):
     assert len(pairs) == len(ours)
     for (images, labels), (expected, targets) in pairs:
         assert images.dtype == expected.dtype and images.shape == expected.shape
-        # One level of 255, of a range of 2.
+        # One of 255 levels, in a range of 2.
         assert (images - expected).abs().max() < 1.01 * 2 / 255 and (images != expected).float().mean() < 0.01
         assert torch.equal(labels, targets)
 
@@ -127,7 +127,7 @@ def test_a_batch_of_the_papers_training(dtype):
         assert images.shape == (4, 3, 32, 32) and images.dtype == dtype and images.is_contiguous()
         assert targets.shape == (4, 12) and torch.allclose(targets.sum(1), torch.ones(4), atol=1e-5)
     together = torch.cat([images for images, _ in batches]).float()
-    # Erased with noise, mixed, warped: no image is another one, and channels differ where there is noise alone.
+    # After erasing with noise, mixing and warping, all images differ; channels differ in the noise only.
     assert len({image.numpy().tobytes() for image in together}) == len(together)
     differ = (together[:, 0] != together[:, 1]).flatten(1).any(1).float().mean()
     assert 0.35 < differ < 0.65 and -1 < together.mean() < 0 and together.std() > 0.3
@@ -147,7 +147,7 @@ def test_an_epoch_has_every_sample_once_per_repeat():
 
 
 def test_several_batches_are_made_at_once(monkeypatch):
-    """How many changes nothing but the numbers that are drawn."""
+    """Their number only changes the random numbers."""
     options = {
         **paper.LOADER,
         'auto_augment': None,
@@ -196,7 +196,7 @@ def test_batches_of_several_sizes(schedule):
     with pytest.raises(ValueError, match=r'input_size_choices=.* is not available on the device.*only for training'):
         create(**{**options, 'is_training': False})
     assert ours.batch_sampler.average_batch_size == theirs.batch_sampler.average_batch_size
-    # The samples of an epoch are those that the batch sampler names, whatever the grouping.
+    # The batch sampler determines the samples of an epoch, however they are grouped.
     [first, again] = [[labels.tolist() for _, labels in ours] for _ in range(2)]
     assert first == again == [[index % 12 for index, _ in batch] for batch in ours.batch_sampler]
 
@@ -223,7 +223,7 @@ def test_repeated_augmentation(ranks):
         ranks(rank, 2)
         loader = create(repeats=64, distributed=True, num_aug_repeats=2, is_training=True)
         counts.append(len(numbers(loader)))
-        # Neighbours are the same sample: one for this rank, one for the other.
+        # Neighbors are the same sample, one for each rank.
         assert len(set(numbers(loader)[:100])) == 100
     assert counts == [384, 384]
     with pytest.raises(
@@ -242,7 +242,7 @@ def test_a_resumed_run_sees_what_an_uninterrupted_one_sees(ranks, distributed):
         loader = create(collate_fn=collate, distributed=distributed, batch_size=2, **paper.LOADER)
         result = []
         for epoch in which:
-            # Anything may use up random numbers between epochs.
+            # Other code may use random numbers between epochs.
             torch.rand(3), np.random.rand(5)
             loader.sampler.set_epoch(epoch)
             result.append(list(loader))
@@ -366,7 +366,7 @@ def test_options_of_a_newer_timm_are_refused_if_they_ask_for_something():
 
 
 def test_augmentation_splits_are_refused():
-    """train.py puts timm's AugMixDataset around the data set."""
+    """train.py wraps the data set in timm's AugMixDataset."""
     dataset = timm.data.create_dataset(f'{SMALL},loader=device', split='train')
     wrapped = timm.data.AugMixDataset(dataset, num_splits=3)
     with pytest.raises(ValueError, match='AugMixDataset with .*: loader=device supports .* leave out --aug-splits'):
@@ -408,7 +408,7 @@ def test_parameter_files_keep_the_loader(tmp_path):
 
 
 def redrawn(patch):
-    """By class: the images of an epoch without augmentation that goes over each class three times, and the kept one."""
+    """Return by class the three images of an epoch with redraw and without augmentation, and the stored image."""
 
     def by_class(name, repeats):
         seen = [[] for _ in range(12)]
@@ -518,7 +518,7 @@ class OwnSubset(torch.utils.data.Subset):
 )
 @pytest.mark.parametrize('nested', [False, True])
 def test_an_index_means_to_the_loader_what_it_means_to_the_data_set(indices, nested):
-    """Also what is none: both raise the same error."""
+    """Invalid indices raise the same error in both."""
     dataset = Fractal1('fractal1/classes=12,size=64,points=3000,loader=device', num_samples=5, repeats=1)
     subset = torch.utils.data.Subset(dataset, indices)
     if nested:
@@ -589,7 +589,7 @@ def test_samples_one_by_one_say_that_the_option_has_no_effect(caplog):
 
 
 def test_a_colored_data_set_in_gray(tmp_path):
-    """As train.py asks for it with --in-chans 1."""
+    """As with --in-chans 1 in train.py."""
     colors = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     Image.fromarray(colors).save(tmp_path / 'x.png')
     name = 'image1/view=rgb,classes=3,size=64'

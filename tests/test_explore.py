@@ -1,4 +1,4 @@
-"""The explorer: options <-> controls, pictures, uploads, the line for train.py, the page over HTTP."""
+"""The explorer: controls, pictures, uploads, the command for train.py, the page over HTTP."""
 
 import contextvars
 import dataclasses
@@ -86,7 +86,7 @@ def test_numbers_are_as_people_write_them() -> None:
 def test_name_and_controls_agree(name: str) -> None:
     spec = parse_name(name)
     assert parse_name(written(spec.type, values(spec))) == spec
-    # A browser has one kind of number.
+    # Browsers do not distinguish integers from floats.
     as_floats = [float(value) if isinstance(value, int) else value for value in values(spec)]
     assert written(spec.type, as_floats) == written(spec.type, values(spec))
 
@@ -132,7 +132,7 @@ def test_classes_are_those_of_the_sheet() -> None:
     assert len(found) == 4 and len(pictures.classes(NAME, 'train', 40)) == 6
     for image, expected in zip(found, sheets.tiles(NAME, 'validation', 4)):
         np.testing.assert_array_equal(decode(image), np.asarray(expected))
-    # By what it shows, not by how it is spelled.
+    # Cached by canonical name.
     assert pictures.classes(NAME + ',loader=device', 'validation', 4) is found
 
 
@@ -226,7 +226,7 @@ def test_weights_that_do_not_say_their_data_set(tmp_path: Path, monkeypatch: pyt
 
 
 def test_resemblances_are_those_of_the_picture_as_it_is_seen(tmp_path: Path) -> None:
-    """Upright, with all of its bits, and on white: as image1 reads it."""
+    """As image1 reads it: upright, with all bits, on white."""
     name = 'test_vit.fractal1_1k'
     gradient = Image.radial_gradient('L').resize((200, 100))
     gradient.paste(0, (0, 0, 90, 40))
@@ -281,7 +281,7 @@ def photo_file(folder: Path, color: str) -> Path:
 
 
 def test_visitors_do_not_mix(tmp_path: Path) -> None:
-    """Files of one name are told apart; one that changes is another."""
+    """Files of the same name are distinguished, and so is a changed file."""
     name = 'image1/classes=4,size=64'
     first, second = (uploads.photograph(photo_file(tmp_path / color, color)) for color in ('white', 'black'))
     one, two = pictures.classes(name, 'train', 4, source=first), pictures.classes(name, 'train', 4, source=second)
@@ -295,7 +295,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def bomb(path: Path, width: int, height: int) -> Path:
-    """A PNG file of a few bytes that says it has this many pixels."""
+    """Write a PNG file of a few bytes whose header claims this size."""
     head = struct.pack('>IIBBBBB', width, height, 8, 0, 0, 0, 0)
     path.write_bytes(b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', head) + chunk(b'IDAT', zlib.compress(b'')))
     return path
@@ -326,7 +326,7 @@ def test_no_message_says_where_a_file_lies(tmp_path: Path) -> None:
     assert str(tmp_path) not in str(info.value)
 
 
-# What a training sees.
+# Training samples.
 
 
 def test_samples_are_those_of_the_recipe() -> None:
@@ -344,7 +344,7 @@ def test_samples_without_augmentation_are_the_images() -> None:
     resize = create_augment((160, 160), is_training=True, no_aug=True, interpolation='bicubic')
     expected = resize.apply(image)[0, 0].numpy()
     assert np.abs(np.asarray(made[5])[..., 0].astype(int) - expected).max() <= 1
-    # Six classes: the seventh sample is the first again.
+    # Six classes: the seventh sample repeats the first.
     assert made[6].tobytes() == made[0].tobytes()
 
 
@@ -431,7 +431,7 @@ def test_page_reads_no_file(address: str) -> None:
 def test_page_is_for_this_machine_alone(address: str) -> None:
     port = int(address.rpartition(':')[2])
     lines = [line.split() for table in ('tcp', 'tcp6') for line in Path('/proc/net', table).read_text().splitlines()]
-    # Local addresses of listening sockets, in hexadecimal digits.
+    # Local addresses of listening sockets, in hexadecimal.
     listening = [words[1] for words in lines if words[3] == '0A' and words[1].endswith(f':{port:04X}')]
     assert listening == [f'0100007F:{port:04X}']
 

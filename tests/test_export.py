@@ -1,4 +1,4 @@
-"""Exported files: the pixels and labels of the data set, read by other people's readers; interruptions; refusals."""
+"""Exported files: pixels and labels read by third-party readers, interruptions, refusals."""
 
 import contextlib
 import errno
@@ -33,19 +33,19 @@ from timm_fractal.cli import main
 from timm_fractal.cli.export_images import Exported
 from timm_fractal.data import create
 
-# Eleven classes: sorted as text or as numbers, '00010' must come after '00002'.
+# Eleven classes, so that sorting matters: '00010' must come after '00002'.
 NAME = 'fractal1/classes=11,size=64,points=3000,instances=2,cache=none'
 CANONICAL = 'fractal1/classes=11,points=3000,size=64,instances=2'
 IMAGES = 22
 
 
 def pixels(dataset: Any) -> dict[str, tuple[int, bytes]]:
-    """File name -> label and RGB pixels."""
+    """Return label and RGB pixels by file name."""
     names = [Path(name).name for name in dataset.filenames()]
     return {name: (int(dataset[i][1]), dataset[i][0].convert('RGB').tobytes()) for i, name in enumerate(names)}
 
 
-# timm's readers, and webdataset's, leave files to be closed by the garbage collector.
+# The readers of timm and webdataset leave files open for the garbage collector.
 by_timm = pytest.mark.filterwarnings('ignore:unclosed file:ResourceWarning')
 
 
@@ -53,7 +53,7 @@ def read_by_timm(root: Path, split: str) -> dict[str, tuple[int, bytes]]:
     dataset = create_dataset('', root=str(root), split=split)
     assert len(dataset) == IMAGES
     found = pixels(dataset)
-    # The tar that its other reader keeps open must not be the next test's warning.
+    # Close the tar that timm keeps open, before it raises a warning in the next test.
     del dataset
     gc.collect()
     return found
@@ -123,7 +123,7 @@ def test_record_and_parameters(tmp_path: Path, expected: Any) -> None:
     codes = IFSCodes.load(tmp_path / 'x.json')
     assert codes.name == CANONICAL
     np.testing.assert_array_equal(codes.systems, Fractal1(NAME).codes.systems)
-    # The parameters alone make the same files, and are what the record says then.
+    # The saved parameters give the same files, and are recorded.
     result = export.export_images('fractal1/cache=none', tmp_path / 'y', data_dir=tmp_path / 'x.json')
     assert result[0].dataset == CANONICAL
     assert read_by_timm(tmp_path / 'y', 'train') == expected['train']
@@ -137,7 +137,7 @@ def test_tree_goes_on(tmp_path: Path) -> None:
     before = files(tmp_path / 'x')
     gone = tmp_path / 'x/train/00004/00004_0.png'
     half = gone.with_name(gone.name + '.partial')
-    # What a killed process leaves: some images missing, and half of one under another name, which no reader opens.
+    # As left by a killed process: missing images, and half of one under a name that readers ignore.
     half.write_bytes(gone.read_bytes()[:100])
     gone.unlink()
     (tmp_path / 'x/train/00007/00007_1.png').write_bytes(b'')
@@ -151,7 +151,7 @@ def test_tree_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_tar_is_begun_anew(tmp_path: Path, whole_tar: bytes) -> None:
-    """What a killed process has left is removed."""
+    """The temporary file of a killed process is removed."""
     (tmp_path / '.x.tar.0123abcd.tmp').write_bytes(whole_tar[:5000])
     assert export.export_images(NAME, tmp_path / 'x.tar')[0].written == IMAGES
     assert (tmp_path / 'x.tar').read_bytes() == whole_tar and os.listdir(tmp_path) == ['x.tar']
@@ -160,7 +160,7 @@ def test_a_tar_is_begun_anew(tmp_path: Path, whole_tar: bytes) -> None:
 
 @contextlib.contextmanager
 def no_file_larger_than(limit: int) -> Iterator[None]:
-    """A real refusal by the operating system, in the middle of a write."""
+    """Make the operating system refuse a write in the middle of a file."""
     resource = pytest.importorskip('resource')
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, old[1]))
@@ -173,7 +173,7 @@ def no_file_larger_than(limit: int) -> Iterator[None]:
 def test_refused_write_leaves_no_half_file(tmp_path: Path, whole_tar: bytes) -> None:
     with tarfile.open(fileobj=io.BytesIO(whole_tar)) as tar:
         sizes = [member.size for member in tar][1:]
-    # Enough for the first images, too little for the first that is larger than all before it.
+    # Fails at the first image that is larger than the first two.
     limit = max(sizes[:2])
     failing = next(i for i, size in enumerate(sizes) if size > limit)
     words = f'after {failing} of 22 images; the same command continues there'
@@ -193,7 +193,7 @@ def test_refused_write_to_tar(tmp_path: Path, whole_tar: bytes) -> None:
 
 
 def interrupt_at(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C when a file with this name is complete and about to get it."""
+    """Raise KeyboardInterrupt when a complete file is about to be renamed to this name."""
     replace = os.replace
 
     def interrupt(source: Any, target: Any) -> None:
@@ -300,7 +300,7 @@ def test_only_fractals_have_parameters(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_exports_to_one_place_at_once(tmp_path):
-    """The second is refused while the first writes, and finds everything there when it has ended."""
+    """The second is refused while the first writes, and finds it complete afterwards."""
     command = [
         sys.executable,
         '-m',
@@ -344,7 +344,7 @@ def decoded(png: bytes) -> bytes:
 @by_timm
 @pytest.mark.parametrize('split', ['train', 'validation'])
 def test_shards_through_timm(shards: Path, monkeypatch: pytest.MonkeyPatch, expected: Any, split: str) -> None:
-    # For webdataset, what comes before a colon is the scheme of an address, and not a drive of Windows.
+    # webdataset reads a drive letter of Windows as a URL scheme.
     monkeypatch.chdir(shards)
     dataset = create_dataset('wds/', root='', split=split)
     assert len(dataset) == IMAGES and sorted(dataset.filenames()) == sorted(
@@ -369,7 +369,7 @@ def test_shards_through_webdataset(shards: Path, monkeypatch: pytest.MonkeyPatch
 @by_timm
 @pytest.mark.parametrize('streaming', [False, True])
 def test_shards_through_datasets(tmp_path: Path, shards: Path, expected: Any, streaming: bool) -> None:
-    """By the folder, as from the Hub, whose viewer streams; and by the names of the files."""
+    """By folder, as from the Hub, whose viewer streams; and by file names."""
     options: dict[str, Any] = {'cache_dir': str(tmp_path), 'streaming': streaming}
     read = dict(datasets.load_dataset(str(shards), **options))
     assert list(read) == ['train', 'validation']
@@ -411,7 +411,7 @@ def test_through_the_reader_of_timm_for_datasets(tmp_path: Path, shards: Path, e
 
 
 def test_each_shard_alone_is_that_of_the_whole(tmp_path: Path, shards: Path) -> None:
-    """In any order, each by a command of its own."""
+    """In any order, each by a separate command."""
     done = []
     for number in (2, 0, 1):
         assert main(['export', NAME, str(tmp_path / 'x'), '--split', 'all', '--shard', f'{number}/3']) == 0
@@ -428,7 +428,7 @@ def test_each_shard_alone_is_that_of_the_whole(tmp_path: Path, shards: Path) -> 
 
 
 def test_both_splits_at_the_same_moment(tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever finds the list of shards in use waits, and adds to what the other has written."""
+    """A process that finds the list of shards locked waits, and adds to it."""
     export.export_images(NAME, tmp_path, shards=3)
     info, waits = tmp_path / '_info.json', threading.Event()
     train = info.read_bytes()
@@ -444,7 +444,7 @@ def test_both_splits_at_the_same_moment(tmp_path: Path, shards: Path, monkeypatc
 
 
 def test_shards_show_all_classes() -> None:
-    """Each shard of two rounds or more; the order is part of the files, and never changes."""
+    """In each shard of two rounds or more; the order must never change."""
     dataset = create('noise1/classes=100,size=16,cache=none')
     dataset.num_images = 1000
     order = export._order(dataset)
@@ -452,7 +452,7 @@ def test_shards_show_all_classes() -> None:
     rounds = order.reshape(-1, 100)
     assert all(sorted(part % 100) == list(range(100)) for part in rounds)
     assert order[:6].tolist() == [310, 87, 742, 792, 424, 749]
-    # Neither classes nor instances in their own order.
+    # Both classes and instances are shuffled.
     assert not (np.diff(rounds % 100, axis=1) > 0).all(axis=1).any()
     assert len({tuple(part % 100) for part in rounds}) == 10 and (rounds // 100).std(axis=1).min() > 2
 
@@ -463,7 +463,7 @@ def test_shards_go_on(tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPa
         export.export_images(NAME, tmp_path / 'x', 'all', shards=3)
     monkeypatch.undo()
     assert sorted(os.listdir(tmp_path / 'x')) == ['_info.json', 'dataset.json', 'train-000000.tar']
-    # What a process leaves that has no time to clean up.
+    # As left by a killed process.
     (tmp_path / 'x' / '.train-000001.tar.0123abcd.tmp').write_bytes(b'half')
     os.utime(tmp_path / 'x' / 'train-000000.tar', (1, 1))
     results = export.export_images(NAME, tmp_path / 'x', 'all', shards=3)

@@ -1,4 +1,4 @@
-"""Exports of what people train: that they hold the weights of the training, and that others can load them."""
+"""Exports of users' trainings: they contain the trained weights, and other programs can load them."""
 
 import argparse
 import json
@@ -25,7 +25,7 @@ pytestmark = needs_local_dir
 
 
 def trained(path, model, name, /, **args):
-    """A checkpoint as train.py writes it after a training on images of one's own."""
+    """Write a checkpoint like train.py after training on a user's images."""
     said = dict(model=name, num_classes=3, data_dir='/home/me/imgs', dataset='', batch_size=4, pretrained=False)
     content = dict(epoch=1, arch=name, state_dict=model.state_dict(), version=2, args=argparse.Namespace(**said | args))
     torch.save(content, path)
@@ -39,7 +39,7 @@ def make(name, seed=0, **options):
 
 
 def loads(folder, expected):
-    """Whether timm gives the model back: the same outputs, the same weights."""
+    """Return whether timm restores the model: the same outputs and weights."""
     model = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
     found, expected_state = model.state_dict(), expected.state_dict()
     image = torch.randn(2, *model.pretrained_cfg['input_size'], generator=torch.Generator().manual_seed(0))
@@ -70,7 +70,7 @@ def test_a_published_tag_is_fine_tuned_and_exported(tmp_path, tag):
     'name, build, args',
     [
         ('test_vit.fractal1_1k', dict(name='test_vit', img_size=64), dict(model_kwargs={'img_size': 64}, img_size=64)),
-        # A newer train.py builds the model for --img-size, an older one does not.
+        # Newer versions of train.py build the model for --img-size, older ones do not.
         ('test_vit.fractal1_1k', dict(name='test_vit', img_size=64), dict(img_size=64)),
         ('test_vit.fractal1_1k', dict(name='test_vit.fractal1_1k'), dict(img_size=64)),
         ('test_vit.fractal1_1k', dict(name='test_vit.fractal1_1k', global_pool='avg'), dict(gp='avg')),
@@ -103,7 +103,7 @@ def test_what_a_training_can_make(tmp_path, name, build, args):
 
 
 def test_split_batch_norm(tmp_path):
-    """Of the statistics those that count in evaluation."""
+    """Only the statistics used in evaluation are exported."""
     model = make('test_resnet')
     split = convert_splitbn_model(make('test_resnet'), 2)
     split.load_state_dict(model.state_dict(), strict=False)
@@ -144,7 +144,7 @@ def test_what_began_with_an_export(tmp_path, monkeypatch):
     assert loads(second, other)
     assert 'Started from: local-dir:first, pre-trained on images in a folder' in (second / 'README.md').read_text()
     assert yaml.safe_load((second / 'train_args.yaml').read_text())['model'] == 'local-dir:first'
-    # A relative name means the folder where train.py was run.
+    # Relative to the folder where train.py was run.
     path = trained(tmp_path / 'b.pth.tar', other, 'local-dir:first', num_classes=5)
     with pytest.raises(
         FileNotFoundError, match='restore the folder, or run the command in the folder where train.py ran'
@@ -161,7 +161,7 @@ def test_weights_of_timm_are_named_as_the_hub_does(tmp_path):
     path = trained(tmp_path / 'x.pth.tar', make('test_vit.r160_in1k'), 'test_vit.r160_in1k', pretrained=True)
     card = (export_weights(path, tmp_path / 'x', tag='m') / 'README.md').read_text()
     assert yaml.safe_load(card.split('---')[1])['base_model'] == 'timm/test_vit.r160_in1k'
-    # Built with its name, and not with its weights.
+    # The name of the architecture without pretrained weights.
     path = trained(tmp_path / 'x.pth.tar', make('test_vit.r160_in1k'), 'test_vit.r160_in1k')
     card = (export_weights(path, tmp_path / 'x', tag='m') / 'README.md').read_text()
     assert 'base_model' not in card and 'Started from' not in card
@@ -272,7 +272,7 @@ def test_no_traceback(tmp_path, capsys, monkeypatch):
     assert 'shared' in capsys.readouterr().err and not (tmp_path / 'x').exists()
 
 
-# Others.
+# Other programs.
 
 CASES = [
     ('test_vit.fractal1_1k', {}, {}),
@@ -285,7 +285,7 @@ CASES = [
 
 @pytest.fixture(scope='module')
 def exports(tmp_path_factory):
-    """Folders, and what the models in them say of one image."""
+    """Export models, with their logits for one image; return the folders."""
     found = []
     for number, (name, options, args) in enumerate(CASES):
         place = tmp_path_factory.mktemp(f'case{number}')
@@ -300,7 +300,7 @@ def exports(tmp_path_factory):
 
 
 def test_names_of_classes_are_exported(tmp_path):
-    """From a folder in timm's order, in which 10 comes after 9; timm's inference.py and transformers read them."""
+    """From a folder, in timm's natural order; timm's inference.py and transformers read them."""
     transformers = pytest.importorskip('transformers')
     for name in ('2 cats', '10 dogs', 'a bird'):
         (tmp_path / 'train' / name).mkdir(parents=True)
@@ -311,7 +311,7 @@ def test_names_of_classes_are_exported(tmp_path):
     assert list(timm.create_model(f'local-dir:{folder}', pretrained=True).pretrained_cfg['label_names']) == names
     config = transformers.AutoConfig.from_pretrained(folder)
     assert [config.id2label[k] for k in range(3)] == names
-    # No fractal had a part in it.
+    # Not trained on fractals.
     assert 'Citation' not in (folder / 'README.md').read_text()
     check(folder)
     (tmp_path / 'names.txt').write_text('one\ntwo\n\n')
@@ -383,7 +383,7 @@ def test_other_versions_of_timm(exports, tmp_path, version):
     'dataset, data_dir, known',
     [
         ('fractal1/classes=2', None, True),
-        # No data set of fractals but those of categories reads a folder.
+        # Only fractal data sets of categories read a folder.
         ('fractal1/classes=2', 'images', True),
         ('fractal1/classes=2', 'base.csv', False),
         ('ofdb/classes=2', None, True),
@@ -400,7 +400,7 @@ def test_ifs_codes_that_were_read_are_not_taken_for_those_of_the_name(dataset, d
     'content, args, expected',
     [
         ({'metric': 35.0}, {}, 'top1 35'),
-        ({'metric': 35.0}, {'val_split': ''}, None),  # Then it is the training loss.
+        ({'metric': 35.0}, {'val_split': ''}, None),  # The metric is the training loss.
         ({'metric': float('nan')}, {}, None),
         ({'metric': 'x'}, {}, None),
         ({}, {}, None),
@@ -416,6 +416,6 @@ def test_what_the_training_measured_is_on_the_card(tmp_path, content, args, expe
     card = (export_weights(path, tmp_path / 'out', tag='x') / 'README.md').read_text()
     assert (f'- Validation during training: {expected}\n' in card) == (expected is not None)
     assert ('Validation during training' in card) == (expected is not None)
-    # With EMA weights in the file, these were measured.
+    # If there are EMA weights, the metric is theirs.
     torch.save(saved | {'state_dict_ema': model.state_dict()}, path)
     assert checkpoint.read(path, use_ema=False).metric is None and checkpoint.read(path).metric == expected

@@ -1,4 +1,4 @@
-"""What is shown of pre-trained weights: filters and attention, against plain computations."""
+"""Views of pre-trained weights: filters and attention, against plain computations."""
 
 import numpy as np
 import pytest
@@ -71,7 +71,7 @@ def test_the_sheet_of_the_embedded_weights(tmp_path, monkeypatch):
     sheet = Image.open(path)
     assert sheet.mode == 'RGB' and sheet.height == 4 * 34 + 2
     tiles = np.asarray(sheet)[2:138, -170:].reshape(4, 34, 5, 34, 3)[:, :32].transpose(0, 2, 1, 3, 4)
-    # Filters that have learned something are smooth, those that have not are noise.
+    # Trained filters are smooth, random ones are noise.
     rough = [np.abs(np.diff(row[..., ::2, :].astype(float), axis=1)).mean() for row in tiles[:2]]
     assert rough[0] < 0.5 * rough[1]
 

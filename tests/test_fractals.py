@@ -37,7 +37,7 @@ def images(dataset):
 
 
 def draw_plainly(system, probs, spec, key, seed):
-    """One image, by itself, with an address sequence drawn as a loop would."""
+    """Render one image on its own, with an address sequence sampled one by one."""
     draws = np.random.RandomState(seed).random_sample(spec.points)[:-1]
     path = np.searchsorted(np.cumsum(probs[probs > 0]), draws).astype(np.uint8)
     return render(system[None], path, np.random.SeedSequence(key).generate_state(2)[None], spec.size).bits[0]
@@ -130,7 +130,7 @@ def test_codes_that_are_known_are_not_searched_for_again(monkeypatch):
 
 
 def test_a_base_survives_perturbation_as_trials_one_by_one_say():
-    """The plain rule: of 16 trials 4 must not be too empty; whatever is tried first, and with however many others."""
+    """The plain rule: at least 4 of 16 trials must not be too empty, independent of order and batching."""
     spec = parse_name('fractal1/fractals=12,classes=12,seed=3')
     found = search.find_bases(spec, list(range(12)))
     for number in (0, 5, 11):
@@ -146,7 +146,7 @@ def test_a_base_survives_perturbation_as_trials_one_by_one_say():
 
 
 def test_categories_are_what_the_search_finds():
-    """The table of the search with seed 0 is what the search gives, and every system passes it."""
+    """The table for seed 0 equals the result of the search, and every system passes its test."""
     found = search._found(search._FOUND)
     assert found.shape == (21_000,)
     numbers = (0, 1, 2, 999, 1000, 20_999)
@@ -160,7 +160,7 @@ def test_categories_are_what_the_search_finds():
 
 @pytest.mark.parametrize('seed', search._FOUND_SEEDS)
 def test_bases_are_what_the_search_finds(seed):
-    """Those of two seeds are in a table: every hundredth is searched for."""
+    """Every hundredth base in the table, which has two seeds, is searched again."""
     reference = parse_name(f'fractal1/fractals=1000,seed={seed}').on_reference_canvas()
     numbers = range(0, 1000, 100)
     found = search._search_together(functools.partial(search._sample_base, reference), iter(numbers), len(numbers))
@@ -172,7 +172,7 @@ def test_bases_are_what_the_search_finds(seed):
 
 
 def test_classes_are_what_the_search_finds(monkeypatch):
-    """Those of the default data set are in a table: every thousandth is searched for."""
+    """Every thousandth class in the table of the default data set is searched again."""
     numbers = range(0, 21_000, 1_000)
 
     def find(name):
@@ -234,15 +234,15 @@ def test_instances_scale_one_parameter_and_flip():
 
 
 def test_an_instance_that_would_be_empty_is_not_scaled():
-    # A map whose linear part is nearly a rotation: some scalings make it grow, and the game runs off.
+    # A map whose linear part is nearly a rotation, so that the chaos game diverges for some scalings.
     edge = np.zeros((7, 2, 3))
     edge[:2] = [[[0.9, 0.4, 0.3], [-0.4, 0.9, 0.1]], [[0.3, 0.0, -0.8], [0.0, 0.3, 0.6]]]
     spec = parse_name(f'fractaldb/classes=2,instances=25,{FEW},patch=fill')
     given = IFSCodes(str(spec), np.stack([edge, edge]), np.stack([edge, edge]))
     scaled = edge * codes.WEIGHTS[:, None]
-    # Judged on the reference's canvas, rendered on its own.
+    # Judged on the reference's canvas.
     judged = render(scaled, ifs.addresses(ifs.probabilities(edge), 100_000), np.zeros((25, 2), np.uint32), 512)
-    lost, kept = judged.fill < 0.045, judged.fill > 0.055  # Between them the random patches decide.
+    lost, kept = judged.fill < 0.045, judged.fill > 0.055  # In between, it depends on the random patches.
     assert lost.any() and kept[0]
     drawn = codes.render_images(spec, 'train', given, range(0, 50, 2))
     alone = render(scaled, ifs.addresses(ifs.probabilities(edge), 3000), np.zeros((25, 2), np.uint32), 64, 'fill')
@@ -304,20 +304,20 @@ ROWS = np.array(
 
 
 def category(k):
-    """Rows of a category of two or three maps, whose probabilities are not those of the areas."""
+    """Return the rows of a category of two or three maps, with probabilities not proportional to area."""
     return ROWS[: 2 + k % 2] * [*np.full(6, 1 - 0.02 * k), 1 / ROWS[: 2 + k % 2, 6].sum()]
 
 
 def write_csv(path, rows):
     path.parent.mkdir(exist_ok=True, parents=True)
     with open(path, 'wb') as file:
-        np.savetxt(file, rows, delimiter=',')  # As the authors' search does, 18 digits after the point.
+        np.savetxt(file, rows, delimiter=',')  # 18 decimals, as in the authors' search.
     return path
 
 
 @pytest.fixture
 def published(tmp_path):
-    """Seven categories in subfolders; sorted as text, ``csv10`` and ``10.csv`` would come too early."""
+    """Write seven categories in subfolders; in text order, ``csv10`` and ``10.csv`` would come too early."""
     places = ('csv0/0.csv', 'csv0/1.csv', 'csv0/3.csv', 'csv2/9.csv', 'csv2/10.csv', 'csv10/11.csv', 'csv10/12.csv')
     for k in reversed(range(7)):
         write_csv(tmp_path / 'codes' / places[k], category(k))
@@ -325,7 +325,7 @@ def published(tmp_path):
 
 
 def draw_as_published(rows, key, spec, weights=1.0, seed=100):
-    """One image by the authors' loop, and the oracle's canvas."""
+    """Render an image with the authors' loop and the oracle's canvas."""
     rows = rows.copy()
     rows[:, :6] *= weights
     reached, total = [], 0.0
@@ -351,7 +351,7 @@ def test_categories_as_published(published, cache):
         expected = draw_as_published(category(k), (0, Stream.PATCHES, 0, k, 0), dataset.spec)
         assert np.array_equal(np.asarray(dataset.image(k, 'L')), expected)
         assert dataset[k][1] == k
-    # The areas would give others.
+    # Probabilities from areas give different images.
     other = IFSCodes('', dataset.codes.bases, dataset.codes.systems)
     assert not np.array_equal(codes.render_images(dataset.spec, 'train', other, [0]).bits[0], dataset.stored(0))
     few = OFDB(f'ofdb/classes=3,{FEW},cache={cache}', root=published)
@@ -388,7 +388,7 @@ def test_a_category_is_the_base_of_perturbations(published, patch):
                 np.asarray(dataset.image(k, 'L')), draw_as_published(rows, key, dataset.spec, 1, seed)
             )
     assert np.array_equal(*(dataset.codes.systems for dataset in datasets_.values()))
-    # Neither another base nor no base is mixed up with it.
+    # Codes of different or default bases are not confused in the cache.
     assert not np.array_equal(
         Fractal1(name, root=published / 'csv0/1.csv').codes.systems, datasets_['train'].codes.systems
     )
@@ -404,7 +404,7 @@ def test_a_category_is_the_base_of_perturbations(published, patch):
     ],
 )
 def test_published_codes_everywhere(name, root, published, tmp_path, capsys):
-    """Saved as JSON, exported, previewed, measured, and on the device: always the same images."""
+    """Equal images when saved as JSON, exported, previewed, measured, and on the device."""
     root = published / root
     kind, dataset = name.split('/')[0], create(name, root=root)
     dataset.codes.save(tmp_path / 'codes.json')
@@ -432,7 +432,7 @@ def test_published_codes_everywhere(name, root, published, tmp_path, capsys):
 
 
 def test_redrawn_samples_have_the_probabilities_that_were_read(tmp_path):
-    """A map that is never chosen is not seen: without it the base would look quite different."""
+    """A map of probability 0 has no effect; one proportional to its area would."""
     rows = np.concatenate([category(0), [[0.9, 0, 0, 0.9, 5, 5, 0]]])
     names = [write_csv(tmp_path / f'{n}.csv', rows[:n]) for n in (2, 3)]
     name = 'fractal1/classes=4,delta=0,size=64,points=20000,patch=fill,loader=device,redraw=true'
@@ -489,7 +489,7 @@ def test_bad_categories(content, message, published):
     (published / 'csv0' / '3.csv').write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=message):
         OFDB(f'ofdb/classes=7,{FEW}', root=published)
-    assert len(OFDB(f'ofdb/classes=2,{FEW}', root=published)) == 2  # What is not asked for is not read.
+    assert len(OFDB(f'ofdb/classes=2,{FEW}', root=published)) == 2  # Other files are not read.
 
 
 @pytest.mark.parametrize(
@@ -560,7 +560,7 @@ def test_a_folder_that_is_not_read_is_named(name, what, published, caplog):
     assert dataset.files == ()
 
 
-# The bytes of the data sets. A change here is a change of every data set ever named: never update these in passing.
+# Hashes of the data sets. A change here changes every data set ever named: never update them in passing.
 @pytest.mark.parametrize(
     'name, split, expected',
     [

@@ -1,4 +1,4 @@
-"""Imports point in one direction: a room uses what stands below it, and never what stands above."""
+"""Imports between subpackages go down the list `ROOMS` only."""
 
 import ast
 import importlib
@@ -12,7 +12,7 @@ import timm_fractal
 
 PACKAGE = Path(timm_fractal.__file__).parent
 
-# From the top of the house to its cellar; the package's own door stands above all.
+# From top to bottom; the package's ``__init__`` is above all of them.
 ROOMS = [
     'cli',
     'explore',
@@ -31,7 +31,7 @@ ROOMS = [
 
 
 def imports(path):
-    """Rooms that a file imports, wherever in the file."""
+    """Yield pairs of a file's subpackage and one that it imports, anywhere in the file."""
     room = path.relative_to(PACKAGE).parts[0].removesuffix('.py')
     depth = len(path.relative_to(PACKAGE).parts)
     for node in ast.walk(ast.parse(path.read_text())):
@@ -42,7 +42,7 @@ def imports(path):
                 if name != room:
                     yield room, name
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            # A module that is imported by its name: 'room.module', with or without the package before it.
+            # A module imported by name: 'room.module', with or without the package.
             named = re.fullmatch(r'(?:timm_fractal\.|\.+)?(\w+)((?:\.\w+)+)', node.value)
             if named and named[1] != room and _is_module(named[1], named[2]):
                 yield room, named[1]
@@ -54,7 +54,7 @@ def _is_module(room, rest):
 
 
 def all_imports():
-    """Every import of one room by another: both rooms, and the file."""
+    """Return all imports between subpackages, as tuples of importer, imported, and file."""
     found = set()
     for path in PACKAGE.rglob('*.py'):
         if path.parent == PACKAGE and path.stem in ('__init__', '__main__'):
@@ -71,7 +71,7 @@ def test_imports_point_downwards():
 
 
 def test_the_picture_of_the_house():
-    """Each arrow is an import, and each import follows arrows; what all use has none."""
+    """Each arrow is an import, and each import follows arrows; modules used by all have none."""
     picture = (PACKAGE.parent / 'docs' / 'images' / 'architecture.svg').read_text()
     arrows = set(re.findall(r'id="(\w+)-to-(\w+)"', picture))
     used = {pair[:2] for pair in all_imports() if not pair[1].startswith('_')}
@@ -88,13 +88,13 @@ def test_every_room_is_in_the_list():
 
 
 def public_modules():
-    """The package, and the subpackages among its public names."""
+    """Return the package and its public subpackages."""
     found = [getattr(timm_fractal, name) for name in timm_fractal.__all__]
     return [timm_fractal, *(thing for thing in found if isinstance(thing, types.ModuleType))]
 
 
 def test_the_public_interface():
-    """Nothing may leave these lists: whoever takes a name away warns for a release."""
+    """Names may leave these lists only after a deprecation."""
     names = {f'{module.__name__}.{name}' for module in public_modules() for name in module.__all__}
     assert [module.__name__.rpartition('.')[2] for module in public_modules()] == (
         ['timm_fractal', 'augment', 'data', 'hub', 'shape']
@@ -109,7 +109,7 @@ def test_the_public_interface():
 
 @pytest.mark.parametrize('module', [module.__name__ for module in public_modules()])
 def test_public_names_stay_what_they_are(module):
-    """In whichever order modules are imported: a module has no public name that is another's."""
+    """Importing a submodule must not replace a public name of the package."""
     public = importlib.import_module(module)
     for path in Path(public.__file__).parent.glob('*.py'):
         if path.stem != '__main__':
@@ -120,7 +120,7 @@ def test_public_names_stay_what_they_are(module):
 
 
 def test_nobody_reaches_into_another_module():
-    """Underscore names are used in their own module; timm's are listed elsewhere, see test_timm_private."""
+    """Underscore names are used in their own module only; for timm's, see test_timm_private."""
     known = {'_utils', '_timm_private', '_version'}
     timms = {'dataset_factory', 'host', 'registry', 'warp', 'Elastic'}
     found = []

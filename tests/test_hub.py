@@ -1,6 +1,6 @@
-"""Export, conversion and publishing, with the real client of the Hub talking HTTP to a small Hub on this machine.
+"""Export, conversion and publishing, with the real client of the Hub and a minimal local Hub.
 
-The client reads its environment when it is imported, so it lives in a process of its own, which all tests share.
+The client reads its environment at import, so it runs in a separate process, shared by all tests.
 """
 
 import argparse
@@ -63,7 +63,7 @@ OLD_CLIENT = int(metadata.version('huggingface_hub').partition('.')[0]) < 1
 
 
 def meta_works():
-    """timm 1.0.20 and older cannot build a model without memory."""
+    """Return whether timm builds models on the meta device; 1.0.20 and older cannot."""
     try:
         with torch.device('meta'):
             timm.create_model('test_vit')
@@ -164,7 +164,7 @@ def test_half_the_size(tmp_path, exported, dtype):
     model = timm.create_model(f'local-dir:{folder}', pretrained=True)
     assert same(model, expected)
     assert hub.reference_output(model) == hub.entry_of(folder, file='x').provenance['reference_output']
-    # timm resamples position embeddings, which it does in single precision.
+    # timm resamples position embeddings in float32.
     larger = timm.create_model(f'local-dir:{folder}', pretrained=True, img_size=96)
     assert larger.pos_embed.dtype == torch.float32 and larger.pos_embed.isfinite().all()
 
@@ -176,7 +176,7 @@ def test_curves_on_the_card(tmp_path):
     assert (folder / 'curves.png').read_bytes() == (tmp_path / 'a.png').read_bytes()
     assert '](curves.png)' in (folder / 'README.md').read_text()
     hub.check(folder)
-    # An export without them leaves none.
+    # Exporting again without curves removes them.
     hub.export_weights(path, folder)
     assert not (folder / 'curves.png').exists() and 'curves.png' not in (folder / 'README.md').read_text()
     for content in (b'', b'<svg/>', (tmp_path / 'a.png').read_bytes()[:60]):
@@ -222,7 +222,7 @@ def test_other_data_sets_have_no_fractals(tmp_path):
 
 @pytest.mark.parametrize('dataset', ['image1', 'noise1/classes=20,size=64', 'fractal1/classes=20,fractals=2,size=64'])
 def test_provenance_of_all_data_sets(dataset):
-    """One base IFS is told; several are in ifs.json, and an image is not here."""
+    """A single base IFS is in the provenance; several are only in ifs.json."""
     args = ARGS | dict(dataset=dataset, data_dir='photos' if dataset == 'image1' else None)
     found = checkpoint.Checkpoint('x', {}, args)
     codes = hub._ifs_codes(found, 1000)
@@ -275,7 +275,7 @@ def test_nothing_else_is_overwritten(tmp_path):
     with pytest.raises(FileExistsError, match='is a file: the destination must be a folder'):
         hub.export_weights(path, path)
     folder = hub.export_weights(path, tmp_path / 'x', hardware='one')
-    # What a killed process leaves is no obstacle.
+    # Leftovers of a killed process are ignored.
     (folder / '.export-killed').mkdir()
     hub.export_weights(path, tmp_path / 'x', hardware='two')
     assert 'two' in (folder / 'README.md').read_text() and set(os.listdir(folder)) >= set(hub.FILES) - {'curves.png'}
@@ -285,7 +285,7 @@ def test_nothing_else_is_overwritten(tmp_path):
 
 
 def authors_file(path, architecture='vit_tiny_patch16_224', prefix='', **more):
-    """The layout of the files that the authors of 1p-frac, OFDB and FractalDB have released; not their tensors."""
+    """Save random weights in the format of the files released by the authors of 1p-frac, OFDB and FractalDB."""
     torch.manual_seed(3)
     state = timm.create_model(architecture, num_classes=1000).state_dict()
     torch.save({'model': {prefix + name: value for name, value in state.items()}} | more, path)
@@ -368,7 +368,7 @@ def test_from_checkpoint_to_tag_in_one_command(tmp_path, capsys, monkeypatch):
 @pytest.mark.posix
 @pytest.mark.slow
 def test_a_full_disk(tmp_path):
-    """Exit code 1, a message, and nothing half-written; what an earlier export has left stays whole."""
+    """Exit code 1, a message, no partial files; an earlier export stays intact."""
     path = write(tmp_path / 'last.pth.tar')
     code = (
         'import resource, sys\nfrom timm_fractal.cli import main\n'
@@ -396,7 +396,7 @@ def test_a_model_of_terabytes_is_not_built(tmp_path):
         hub.export_weights(path, tmp_path / 'out')
 
 
-# Publishing: what is refused before anything is uploaded.
+# Publishing: refused before an upload.
 
 
 def other_architecture(folder, name):
@@ -405,7 +405,7 @@ def other_architecture(folder, name):
 
 
 def edit(*keys, value):
-    """A change of one value of config.json."""
+    """Return a function that changes one value of config.json."""
 
     def change(folder):
         path = folder / 'config.json'
@@ -512,11 +512,11 @@ def test_dry_run(exported, tmp_path, capsys, monkeypatch):
     assert '"test_vit.fractal1_20": {' in capsys.readouterr().out
 
 
-# Publishing and loading over HTTP. Functions that run in the process of the client have no fixtures.
+# Publishing and loading over HTTP. Functions that run in the client's process cannot use fixtures.
 
 
 def start_client(environment):
-    """Wait as short as possible, but keep count of it."""
+    """Set the environment, and shorten waits between retries."""
     os.environ.update(environment)
     sleep = time.sleep
     time.sleep = lambda seconds: sleep(min(seconds, 0.01))
@@ -543,7 +543,7 @@ def process(server, tmp_path_factory):
 
 @pytest.fixture
 def client(server, process):
-    """Call a function in the process of the client, against a Hub without faults."""
+    """Return a function that calls another in the client's process, with the Hub's faults cleared."""
     server.faults.clear()
     server.cut = server.damage = None
     server.requests.clear()
@@ -555,7 +555,7 @@ def load_from_hub(name):
 
 
 def load_tag(manifest, name, **environment):
-    """Load through a tag of another manifest."""
+    """Load the weights of a tag in another manifest."""
     old = weights.MANIFEST
     timm_fractal.unregister()
     os.environ.update(environment)
@@ -584,7 +584,7 @@ def write_manifest(path, entries):
 
 
 def published_card(folder, repo_id):
-    """The card names the repository it is uploaded to; that of the folder names none."""
+    """Return the folder's model card with the name of the repository."""
     return (folder / 'README.md').read_bytes().replace(b'local-dir:model', f'hf-hub:{repo_id}'.encode())
 
 
@@ -603,10 +603,10 @@ def test_publish_and_load(client, server, exported, tmp_path):
     assert equal(client(load_from_hub, 'hf-hub:me/model'), tensors(1))
     manifest = write_manifest(tmp_path / 'manifest.json', done.entry)
     assert equal(client(load_tag, manifest, name), tensors(1))
-    # Done again, it changes nothing.
+    # Publishing again changes nothing.
     assert client(publish.publish, folder, 'me/model').entry == done.entry
     assert len(server.repos['me/model'].commits) == 2
-    # The revision of the manifest is kept when the repository moves on.
+    # The manifest's revision is still loaded after a later commit.
     server.repos['me/model'].commit('main', {'model.safetensors': b'something else'})
     assert equal(client(load_tag, manifest, name), tensors(1))
 
@@ -621,7 +621,7 @@ def test_publish_and_load(client, server, exported, tmp_path):
 )
 @pytest.mark.parametrize('dry_run', [True, False])
 def test_a_card_that_the_hub_refuses(client, server, exported, tmp_path, license, datasets, message, dry_run):
-    """It is refused before there is a repository."""
+    """It is refused before the repository is created."""
     folder = copy(exported, tmp_path / 'x')
     card = (folder / 'README.md').read_text().replace('license: apache-2.0', f'license: {license}')
     if datasets:
@@ -675,7 +675,7 @@ def test_private_branch_and_pull_request(client, server, exported, tmp_path):
 
 @pytest.mark.slow
 def test_an_interrupted_upload_is_completed(client, server, exported, tmp_path):
-    """The process is killed when half of the weights are at the Hub."""
+    """The process is killed when half of the weights are uploaded."""
     safetensors.torch.save_file(tensors(7), tmp_path / 'model.safetensors')
     (tmp_path / 'args.yaml').write_text(yaml.safe_dump(ARGS))
     folder = hub.export_weights(tmp_path / 'model.safetensors', tmp_path / 'model')
@@ -698,7 +698,7 @@ def test_an_interrupted_upload_is_completed(client, server, exported, tmp_path):
 
 @pytest.mark.parametrize('request_', ['^POST /api/models/me/cut/preupload', '^PUT /lfs/'])
 def test_a_cut_connection_is_tried_again_with_limits(client, server, tmp_path, request_):
-    """With weights that no other test has uploaded."""
+    """With weights that are not on the server yet."""
     safetensors.torch.save_file(tensors(8), tmp_path / 'model.safetensors')
     (tmp_path / 'args.yaml').write_text(yaml.safe_dump(ARGS))
     folder = hub.export_weights(tmp_path / 'model.safetensors', tmp_path / 'model')
@@ -765,13 +765,13 @@ def test_what_came_back_is_compared(client, server, exported, tmp_path):
 
 @pytest.fixture
 def published(client, server, exported, tmp_path):
-    """Weights on the Hub that no cache has yet, and a manifest of them."""
+    """Return a function that puts weights on the Hub, uncached, with a manifest."""
 
     def published(name):
         server.repos[name] = repo = Repo()
         commit = repo.commit('main', {'model.safetensors': (exported / 'model.safetensors').read_bytes()})
         entry = hub.entry_of(exported, hf_hub_id=name, revision=commit)
-        # Another content at the same address would come from the cache.
+        # Each name must be new, or the file would come from the cache.
         return entry.name, write_manifest(tmp_path / 'manifest.json', {entry.name: entry.to_json()})
 
     return published
@@ -792,7 +792,7 @@ def test_a_busy_hub_and_a_broken_one(client, server, published):
     assert server.count('HEAD') < 50
     server.faults.clear()
     server.faults['HEAD .*me/asked_often'] = [429, 500]
-    # An old client does not ask again by itself: all three tries are ours.
+    # Old clients do not retry: all three attempts are ours.
     server.faults['GET .*me/asked_often'] = [] if OLD_CLIENT else [429, 503]
     assert equal(client(load_tag, manifest, name), tensors(1))
 
@@ -816,7 +816,7 @@ def test_publishing_offline(client, exported, tmp_path):
 
 
 def limited(bytes_, *args):
-    """A file system that cannot take more, as far as one process can have it: no file may grow over this size."""
+    """Call `load_tag` with a limit on file size, which acts like a full disk."""
     import resource
 
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -846,7 +846,7 @@ def test_absent_weights(client, server, published):
 
 
 def test_a_mirror(client, server, exported, tmp_path, published):
-    """A plain web server with the files; what it lacks comes from elsewhere."""
+    """A web server with the files; missing ones come from other sources."""
     name, manifest = published('me/mirrored')
     content = (exported / 'model.safetensors').read_bytes()
     server.repos['me/mirror'] = Repo()
@@ -859,7 +859,7 @@ def test_a_mirror(client, server, exported, tmp_path, published):
         client(load_tag, manifest, name, **options)
     server.repos['me/mirror'].commit('main', {f'{name}.safetensors': content})
     assert equal(client(load_tag, manifest, name, **options), tensors(1))
-    # From now on from the cache.
+    # Now from the cache.
     count = len(server.requests)
     assert equal(client(load_tag, manifest, name, **options), tensors(1)) and len(server.requests) == count
     options = dict(TIMM_FRACTAL_WEIGHTS='http://127.0.0.1:9', TORCH_HOME=str(tmp_path / 'torch2'))
@@ -869,7 +869,7 @@ def test_a_mirror(client, server, exported, tmp_path, published):
 
 @pytest.mark.slow
 def test_without_network(exported, tmp_path):
-    """Embedded weights load, and for others the message says what to set."""
+    """Embedded weights load; for others, the message says what to set."""
     entry = hub.entry_of(exported, file='x')
     weights.add(entry, exported / 'model.safetensors', tmp_path / 'manifest.json')
     other = dataclasses.replace(entry, name='test_vit.fractal1_remote', hf_hub_id='me/remote')

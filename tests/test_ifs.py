@@ -13,7 +13,7 @@ from . import oracle
 
 
 class Replay(random.Random):
-    """A random.Random that gives the numbers of a numpy generator, so that the oracle draws what the package draws."""
+    """A random.Random that replays a numpy generator, so that the oracle samples the same numbers as the package."""
 
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
@@ -24,7 +24,7 @@ class Replay(random.Random):
 
 
 def plain_singular_values(n, sigma, rng):
-    """Section 3.2 of "Improving Fractal Pre-training", written down again."""
+    """Sample singular values as in section 3.2 of "Improving Fractal Pre-training", independently of the package."""
     p, q, values = sigma, sigma - 3 * n + 3, []
     for _ in range(n - 1):
         s1 = oracle.uniform(rng, max(0, q / 3), min(1, p))

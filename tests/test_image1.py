@@ -1,4 +1,4 @@
-"""Data sets that are made of pixels: one real image, and noise."""
+"""Data sets of pixels: one real image, and noise."""
 
 import hashlib
 import os
@@ -62,7 +62,7 @@ def test_a_class_is_one_warp_of_the_view(warp, view):
     assert len(np.unique(pixels(dataset), axis=0)) == 4
 
 
-# Of a lossless image, which every Pillow decodes alike.
+# Hashes for a lossless image, which all versions of Pillow decode alike.
 @pytest.mark.parametrize(
     'name, split, expected',
     [
@@ -186,7 +186,7 @@ def test_workers_give_the_same_bytes(method, name):
 
 @pytest.mark.slow
 def test_another_process_and_another_cpu_give_the_same_bytes():
-    """torch chooses its code by what the CPU can do, and rounds differently in each."""
+    """torch selects code by CPU capability, with different rounding."""
     name = 'image1/classes=8,size=200,delta=0.3,warp='
     script = (
         'import sys, hashlib\nfrom timm_fractal import Image1\nfrom timm_fractal.shape import WARPS\n'

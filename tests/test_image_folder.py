@@ -1,4 +1,4 @@
-"""What `timm-fractal doctor --data-dir` says about a folder of images."""
+"""Checks of a folder of images by `timm-fractal doctor --data-dir`."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Photographs as they come: real ones, from the sample images of scikit-learn and scikit-image."""
+"""Real photographs, from the sample images of scikit-learn and scikit-image."""
 
 import io
 import math
@@ -44,7 +44,7 @@ def test_a_photograph_of_any_size_fills_the_square(size, mode):
         expected = plain(photo, size, mode)
     image = read_image(CHINA, size, mode)
     assert image.size == (size, size) and image.mode == mode
-    # Decoding a JPEG at half its size is not quite reducing it.
+    # Decoding a JPEG at half its size differs slightly from reducing it.
     assert difference(image, expected) < (2 if size == 64 else 0.1)
 
 
@@ -81,7 +81,7 @@ def test_sixteen_bits_are_reduced(tmp_path):
 
 
 def png16(path, levels, exif=b'', transparent=()):
-    """Write a PNG file of 16 bits, gray or colors, with opacity or without, which Pillow cannot."""
+    """Write a 16-bit PNG file, gray or color, with or without opacity, which Pillow cannot."""
     levels = np.atleast_3d(levels)
     height, width, channels = levels.shape
     kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
@@ -109,7 +109,7 @@ def deep(pixels, bits):
 @pytest.mark.parametrize('bits', [8, 10, 12, 14, 16])
 @pytest.mark.parametrize('pixels', [GRAY, COLOR], ids=['gray', 'color'])
 def test_what_is_kept_in_sixteen_bits_is_seen(pixels, bits, tmp_path, caplog):
-    """Every level, in every way in which such files are written; and it is said once."""
+    """All levels, in all common file formats, with a single log message."""
     levels = deep(pixels, bits)
     paths = [png16(tmp_path / 'x.png', levels)]
     for number, options in enumerate([{}, dict(byteorder='>'), dict(compression='zlib')]):

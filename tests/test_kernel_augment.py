@@ -1,4 +1,4 @@
-"""Compiled kernels against Pillow and against torch's operations: numba's, and Triton's, on a GPU or interpreted."""
+"""The numba and Triton kernels (on a GPU or interpreted) against Pillow and torch."""
 
 import sys
 
@@ -44,7 +44,7 @@ KERNELS = 'timm_fractal.augment.kernels_triton'
 
 @pytest.fixture(params=['numba', pytest.param('triton', marks=pytest.mark.slow)])
 def kernels(request, monkeypatch):
-    """They do the work, on the device beside them."""
+    """Use the kernels; return their module and device."""
     module = pytest.importorskip(f'timm_fractal.augment.kernels_{request.param}', reason='not on this machine')
     monkeypatch.setattr(_batch, 'kernels', lambda device: module)
     on_gpu = request.param == 'triton' and torch.cuda.is_available()
@@ -58,7 +58,7 @@ def triton():
 
 @pytest.fixture(scope='module')
 def images(photo):
-    """Gray and in color, and a drawing of two levels."""
+    """Return a gray and a color image, and one with two levels."""
     small = photo.resize((47, 36), Image.Resampling.BILINEAR)
     return {'gray': small.convert('L'), 'color': small, 'drawing': small.convert('L').point(lambda v: 127 * (v > 99))}
 
@@ -113,7 +113,7 @@ def test_resizes_are_those_of_pillow(images, name, size, kernels):
 
 @pytest.mark.parametrize('channels', [1, 3])
 def test_both_orders_of_the_axes_in_one_batch(images, channels, kernels):
-    """Tolerance: none. Images of several tiles, whose boxes begin anywhere."""
+    """Tolerance: none. Images span several tiles, and boxes are not aligned to them."""
     image, size = images['gray' if channels == 1 else 'color'].resize((150, 140)), (40, 100)
     boxes = torch.tensor([[3, 5, 130, 101], [40, 11, 57, 133], [0, 0, 140, 20]]).T
     crop = Crop(*boxes, *torch.tensor([[True, False, True], [False, True, True], [True, False, False]]))
@@ -134,7 +134,7 @@ def test_what_shrinks_beyond_measure_is_left_to_torch(images, kernels, monkeypat
 
 
 def test_evaluation(images, kernels, monkeypatch):
-    """A window of what is resized."""
+    """Only the center crop is resized."""
     evaluate = Evaluate((24, 20), crop_pct=0.8, interpolation='bicubic')
     got = evaluate.apply(to_batch(images['color'], 2).to(kernels[1])).cpu()
     monkeypatch.setattr(_batch, 'kernels', lambda device: None)
@@ -169,7 +169,7 @@ def test_operations_without_interpolation_are_those_of_torch(images, name, kind,
 @pytest.mark.parametrize('cubic', [False, True])
 @pytest.mark.parametrize('name', MATRICES)
 def test_maps_are_those_of_pillow(images, name, cubic, kernels):
-    """Tolerance: 1 level in less than 0.1 % of the pixels if they are bicubic, none if not."""
+    """Tolerance: 1 level in less than 0.1 % of the pixels if bicubic, else none."""
     kind = 'color' if name in ('Rotate', 'ShearX') else 'gray'
     fill = (124, 116, 104) if kind == 'color' else (128,)
     arguments = np.array(ARGUMENTS[name], float)
@@ -184,7 +184,7 @@ def test_maps_are_those_of_pillow(images, name, cubic, kernels):
 
 @pytest.mark.parametrize('kind', ['gray', 'color'])
 def test_every_image_has_operations_of_its_own(images, kind, kernels):
-    """Also none at all, and those that change rows an even and an odd number of times. Tolerance: none."""
+    """Also no operation, and an even or odd number of changes of rows. Tolerance: none."""
     names = ['Equalize', 'TranslateX', 'Sharpness', 'Color', 'Invert', 'Affine']
     rng = np.random.default_rng(0)
     layers = []
@@ -200,7 +200,7 @@ def test_every_image_has_operations_of_its_own(images, kind, kernels):
 
 
 def make_output(kernels, batch, sizes, mixed, erased, mode='const', mean=IMAGENET, dtype=torch.float32):
-    """What `record_output` makes of images that lie in any order of rows: images and targets of each batch."""
+    """Return the images and targets of each batch from `record_output`, for images in shuffled rows."""
     module, device = kernels
     upload = Upload()
     order = np.random.default_rng(0).permutation(len(batch)).astype(np.int32)
@@ -216,7 +216,7 @@ def make_output(kernels, batch, sizes, mixed, erased, mode='const', mean=IMAGENE
 
 @pytest.mark.parametrize('channels, dtype', [(1, torch.float32), (3, torch.float16), (3, torch.bfloat16)])
 def test_mixing_and_normalizing_are_those_of_torch(channels, dtype, kernels):
-    """Tolerance: none; with a half there are numbers that lie half between two."""
+    """Tolerance: none. A lam of 0.5 gives values halfway between two levels."""
     shape = 12, channels, 23, 19
     batch = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     sizes = [4, 2, 4, 2]
@@ -251,7 +251,7 @@ def test_blocks_are_erased(mode, kernels):
         noise = got[erased]
         assert noise.numel() > 4000 and abs(noise.mean()) < 0.05 and abs(noise.std() - 1) < 0.05
         assert len(noise.unique()) > 0.99 * noise.numel()
-        # Normal, and no channel says anything of another.
+        # Normally distributed, and independent between channels.
         ranks = torch.special.ndtr(noise.double()).sort().values
         assert (ranks - torch.arange(len(noise)) / len(noise)).abs().max() < 1.95 / len(noise) ** 0.5
         few = got[1, :, 10:30, 10:30].flatten(1).numpy()
@@ -268,7 +268,7 @@ def test_blocks_are_erased(mode, kernels):
 @pytest.mark.slow
 @pytest.mark.parametrize('name', ['drawing', 'color'])
 def test_the_papers_augmentation(images, name, kernels, monkeypatch):
-    """Against torch's operations: 1 level here and there, which a later operation may stretch."""
+    """Against torch: some levels differ by 1, which later operations may amplify."""
     train, count = Train(32, **AUGMENTATION), 16
     batch = to_batch(images[name], count)
     params = train.make_params(count, *batch.shape[2:], torch.Generator().manual_seed(1))
@@ -279,7 +279,7 @@ def test_the_papers_augmentation(images, name, kernels, monkeypatch):
 
 
 def test_a_machine_without_kernels_is_told_once(triton, monkeypatch, caplog):
-    """Also where another thread or loader asks again."""
+    """Only one warning, also for later threads and loaders."""
     calls = []
 
     def broken(device):
@@ -313,7 +313,7 @@ def test_gray_images_become_colored_where_a_color_is_filled_in(images, kernels):
 
 @pytest.mark.parametrize('threads', [1, 3])
 def test_threads_share_the_images(threads, images):
-    """Not divisible by the number of threads."""
+    """The number of images is not divisible by the number of threads."""
     assert _batch.kernels(CPU).__name__.endswith('kernels_numba')
     train = Train(20, **AUGMENTATION)
     batch = to_batch(images['color'], 7)

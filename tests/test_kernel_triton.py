@@ -1,4 +1,4 @@
-"""Triton's kernels: that of the renderer against the others, interpreted where there is no GPU, and all compiled."""
+"""The Triton kernels: the renderer against the others, interpreted without a GPU; and compilation of all."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def test_images_are_those_of_the_cpu(patch):
     assert np.flatnonzero(expected.fill == 0).tolist() == [33]
 
 
-# Everything that happens when a kernel is called, but for the call itself.
+# Everything that a launch does, except the launch itself.
 COMPILE = """
 import json
 import re
@@ -149,8 +149,8 @@ def test_all_kernels_compile_for_a_gpu_and_keep_every_rounding(capability):
     found = json.loads(run.stdout.splitlines()[-1])
     names = '_bounds _look_up _make_luts _mix_normalize_erase _paste _resize _transform _unpack _weigh'
     assert sorted(found['usage']) == names.split()
-    # Few variants: a compilation takes a third of a second.
+    # Few variants, since each takes a third of a second to compile.
     assert max(found['variants'].values()) <= 12 and found['contracted'] == []
-    # No register is spilled to memory.
+    # No register spills.
     assert {name: spilled for name, (_, spilled) in found['usage'].items() if spilled} == {}
     assert all(0 < registers <= 168 for registers, _ in found['usage'].values())

@@ -1,4 +1,4 @@
-"""The notebook runs from start to end, and is committed with its pictures."""
+"""The notebook runs from start to end, and is committed with its outputs."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Data set types of others: registered in Python, and in a package that is installed."""
+"""Users' data set types: registered in Python, and by an installed package."""
 
 import dataclasses
 import hashlib
@@ -30,7 +30,7 @@ SOURCE = os.environ.get('TIMM_SOURCE', '')
 
 @dataclasses.dataclass(frozen=True)
 class Dots(Formula):
-    """Dots at places of the class, and as many at places of the instance."""
+    """Dots at positions of the class, and as many at positions of the instance."""
 
     type = 'dots'
 
@@ -48,7 +48,7 @@ def render_dots(spec, k, instance, generator):
 
 @dataclasses.dataclass(frozen=True)
 class Colors(Formula):
-    """One color a class."""
+    """One color per class."""
 
     type = 'colors'
     mode = 'RGB'
@@ -90,19 +90,19 @@ def test_splits_and_classes(dots):
     assert len(create('dots/instances=100,classes=2,size=16', 'validation')) == 2 * 25
     both = [images(dataset) for dataset in (train, validation)]
     assert len({image.tobytes() for image in np.concatenate(both)}) == 24
-    # What is of the class is in all its images.
+    # All images of a class have its dots.
     for k in range(6):
         of_class = class_generator(train.spec, k).random((2, 200))
         y, x = (32 * of_class).astype(int)
         assert all((part[instance * 6 + k][y, x] == 255).all() for part in both for instance in range(2))
-    # Class k, whatever the number of classes and wherever images are kept.
+    # Class k does not depend on the number of classes or the cache.
     more = create('dots/classes=9,size=32,cache=none', input_img_mode='L')
     assert all(np.array_equal(more.stored(i * 9 + k), both[0][i * 6 + k]) for i in range(2) for k in range(6))
     assert train.table_bytes == 12 * 32 * 32 and more.table_bytes == 0
 
 
 def test_one_image_a_class(dots):
-    """The validation split has it cropped, with other contrast and brightness, as image1 and noise1 have theirs."""
+    """In the validation split, it is cropped, with changed contrast and brightness, as in image1 and noise1."""
     train, validation = (create('colors/size=32', split) for split in ('train', 'validation'))
     assert train[3][0].mode == 'RGB' and train.stored(3).shape == (32, 32, 3)
     rng = base.stream(0, 11, 3)
@@ -150,7 +150,7 @@ def test_tools(dots, tmp_path, capsys):
 
 
 def check(frozen=True, base=Formula, **body):
-    """Register a type that is odd in one way."""
+    """Register a type with one fault."""
     options = body.pop('options', {})
     body = {'type': 'odd', '__module__': __name__, '__annotations__': {k: t for k, (t, _) in options.items()}} | body
     cls = type('Odd', (base,), body | {k: default for k, (_, default) in options.items()})
@@ -187,7 +187,7 @@ def test_register_says_what_render_must_be(dots):
     for render in (lambda spec, k: 0, 3):
         with pytest.raises(TypeError, match=r'render must be a function of \(spec, k, instance, generator\)'):
             register(Dots, render)
-    register(Dots, render_dots)  # As a cell of a notebook does that is run again.
+    register(Dots, render_dots)  # Like running a notebook cell again.
 
 
 _calls = []
@@ -297,7 +297,7 @@ def test_doctor_examines_what_one_data_set_does_not_show(dots):
 
 
 def install(folder, name, entry, code=''):
-    """What is left of an installed package: its metadata, and a module."""
+    """Write what an installed package consists of: metadata and a module."""
     info = folder / f'{name}-1.dist-info'
     info.mkdir(parents=True)
     (info / 'METADATA').write_text(f'Metadata-Version: 2.1\nName: {name}\nVersion: 1\n')
@@ -384,7 +384,7 @@ def test_types_of_others_cost_nothing_at_import(site):
 
 @pytest.fixture(scope='module')
 def installed(tmp_path_factory):
-    """The example, installed by pip into a folder of its own."""
+    """Install the example with pip into a separate folder."""
     site = tmp_path_factory.mktemp('installed')
     options = ['--quiet', '--no-deps', '--no-index', '--no-build-isolation', '--target', str(site)]
     subprocess.run([sys.executable, '-m', 'pip', 'install', *options, str(EXAMPLE)], check=True)

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.wheel
 
 ROOT = Path(__file__).parent.parent
 
-# What any script of a timm user does, and nothing about this package.
+# A script of a timm user that does not mention this package.
 SCRIPT = """
 import torch
 from timm.data import create_dataset, create_loader
@@ -38,7 +38,7 @@ def built(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def clean(built, tmp_path_factory):
-    """An environment with the wheel; what it depends on is linked in, since that takes gigabytes to install."""
+    """Make an environment with the wheel; its dependencies are linked, since they take gigabytes to install."""
     home = tmp_path_factory.mktemp('clean')
     venv.create(home, with_pip=True)
     python = home / 'bin' / 'python'
@@ -79,7 +79,6 @@ def test_an_unedited_script_finds_the_data_set(clean, tmp_path):
 
 
 def test_embedded_weights_need_no_network(clean):
-    """And the module `weights` is not hidden by the folder of the same name."""
     code = (
         'import timm, timm_fractal.hub.manifest as weights; names = timm.list_pretrained(["*fractal*", "*image1*"])\n'
         'for name, entry in weights.manifest().items():\n'

@@ -18,7 +18,7 @@ GAP = 2
 
 
 def tiles(sheet: Image.Image, tile: int, rows: int, columns: int) -> npt.NDArray[np.uint8]:
-    """Cut a sheet into (rows, columns, tile, tile); what is left of the tiles is the margin."""
+    """Cut a sheet into (rows, columns, tile, tile), without the margin on the left."""
     pixels = np.asarray(sheet)
     step = tile + GAP
     left = pixels.shape[1] - columns * step
@@ -37,7 +37,7 @@ def test_tiles_are_the_classes(split: str) -> None:
     found = tiles(sheet, 64, 2, 3)
     for k in range(5):
         np.testing.assert_array_equal(found[k // 3, k % 3], 2 * image(NAME, k, split))
-    assert len(np.unique(found[1, 2])) == 1  # The sixth place is empty.
+    assert len(np.unique(found[1, 2])) == 1  # The sixth tile is empty.
 
 
 @pytest.mark.parametrize('count, columns, rows', [(5, 5, 1), (8, 8, 1), (16, 8, 2), (24, 8, 3), (40, 8, 5)])

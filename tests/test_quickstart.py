@@ -1,4 +1,4 @@
-"""The demonstration, made small: whatever it prints and writes comes from a real run."""
+"""The quickstart script, with reduced sizes."""
 
 import json
 import subprocess

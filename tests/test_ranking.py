@@ -1,4 +1,4 @@
-"""The score of a base fractal: what it is made of, and what the console shows of it."""
+"""The score of a base fractal: its components, and its output on the console."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from timm_fractal import cli
 from timm_fractal.data import create, ranking
 from timm_fractal.spec import parse_name
 
-# What trainings said of seeds: 20, 9 and 3 are among the five best of 40, 18 and 24 among the five worst.
+# By transfer results, 20, 9 and 3 are among the five best of 40 seeds, 18 and 24 among the five worst.
 GOOD, BAD = (20, 9, 3), (18, 24)
 
 
@@ -18,7 +18,7 @@ def test_good_and_bad_fractals_are_told_apart():
 
 
 def test_overlap_is_that_of_the_images():
-    """Pair by pair, with the images as users have them."""
+    """Pair by pair, with the images of the data set."""
     dataset = create('fractal1/seed=20,classes=100,delta=0.2,points=20000,size=96,patch=fill')
     shapes = [np.asarray(image) > 0 for image in dataset.images(range(100), 'L')]
     found = [(a & b).sum() / (a | b).sum() for i, a in enumerate(shapes) for b in shapes[:i]]

@@ -1,4 +1,4 @@
-"""What the README and the pages in docs say is so."""
+"""Claims, commands and links in the README and docs."""
 
 import importlib
 import re
@@ -31,13 +31,13 @@ def blocks(text, language=''):
 
 
 def commands(page):
-    """Lines of the blocks without a language, continued lines joined, comments left out."""
+    """Return the commands in code blocks without a language, with continued lines joined and comments removed."""
     text = ''.join(blocks(page.read_text())).replace('\\\n', ' ')
     return [line.partition('  #')[0].strip() for line in text.splitlines() if line.strip()]
 
 
 def test_tables_of_options_are_those_of_the_specifications():
-    """Each default, range and word: the whole tables."""
+    """The whole tables: defaults, ranges and words."""
     page = options.PAGE.read_text()
     assert {kind for _, kind, _ in options.MARKED.findall(page)} == set(SPECS.built_in)
     assert options.filled(page) == page, 'python docs/options.py'
@@ -84,7 +84,7 @@ def test_files_that_are_named_exist(page):
     text = page.read_text()
     links = [link.partition('#')[0] for link in re.findall(r'\]\(([^)\s]+)\)', text) if not link.startswith('http')]
     files = re.findall(r'(?:train_scripts/)?[\w/]+\.(?:yaml|sh|py)\b', text)
-    # Of timm, of Python's and of the user's own.
+    # Files of timm, Python and the user.
     theirs = (
         'train.py',
         'validate.py',
@@ -162,13 +162,13 @@ def test_the_reference_has_every_public_name():
 
 @each_page
 def test_no_page_for_users_names_a_file_of_the_package(page):
-    """Files may move. The pages about the inside are those of contributors."""
+    """Files may move. Only pages for contributors name them."""
     if page.stem not in ('CONTRIBUTING', 'contributing', 'architecture'):
         assert not re.findall(r'timm_fractal/\w+', page.read_text())
 
 
 def figures(page, name):
-    """The means in the rows of a condition on a page of results, table by table."""
+    """Return the means in the rows of a condition on a results page, by table."""
     return [
         re.findall(r' ([\d.]+)(?: ±[^|]*)? \(\d', row) for row in re.findall(rf'^\| {name} \|.*', page, re.MULTILINE)
     ]

@@ -1,4 +1,4 @@
-"""The recipes say what they claim to say."""
+"""The recipes match the paper and their descriptions."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def load(path):
     return yaml.safe_load(path.read_text())
 
 
-# Those of the embedded weights are for a CPU.
+# Without the recipes of the embedded weights, which are for a CPU.
 PRETRAINING = [path for path in RECIPES if path.name.startswith('pretrain') and load(path).get('device') != 'cpu']
 
 
@@ -63,6 +63,6 @@ def test_timm_knows_the_model_and_the_augmentation(path):
 
 @pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.stem)
 def test_numbers_are_numbers(path):
-    """YAML reads 1e-3 as a word."""
+    """YAML reads 1e-3 as a string."""
     words = {key: value for key, value in load(path).items() if isinstance(value, str)}
     assert not [key for key, value in words.items() if value[0].isdigit()]

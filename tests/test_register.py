@@ -1,4 +1,4 @@
-"""The binding to timm, with the real timm, and in fresh processes where the order of imports matters."""
+"""Patches of timm, in fresh processes where the order of imports matters."""
 
 import inspect
 import os
@@ -67,7 +67,7 @@ def test_exactly_the_calls_of_train_py():
         trust_remote_code=False,
     )
     assert (len(train), len(validation)) == (24, 5)
-    # Found once; where a data set of more classes was made before, both are views of its codes.
+    # Computed once; both are views if a data set with more classes was made before.
     assert np.shares_memory(train.codes.systems, validation.codes.systems)
 
 
@@ -182,7 +182,7 @@ def test_mixup_with_fewer_classes_is_refused():
 
 
 def test_the_papers_augmentation_always_works():
-    """With magnitude 10 and no noise, every draw of PosterizeIncreasing asks for 0 bits."""
+    """At magnitude 10 without noise, PosterizeIncreasing always uses 0 bits."""
     transform = timm.data.rand_augment_transform('rand-m10-inc1-n8', {})
     image = Image.fromarray(np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3))
     random.seed(0)
@@ -212,7 +212,7 @@ def test_warps_are_operations_of_timms_strings():
     assert operations('rand-m9-tElastic+Rotate+ColorIncreasing') == ['Elastic', 'Rotate', 'ColorIncreasing']
     assert operations('rand-m9-inc1-tdefault+shape') == auto_augment._RAND_INCREASING_TRANSFORMS + warps
     assert operations('rand-m9-tdefault+Affine') == [*auto_augment._RAND_TRANSFORMS, 'Affine']
-    # timm's own strings are timm's.
+    # timm's own strings are unchanged.
     assert operations('rand-m9-tRotate') == operations('rand-m9') == auto_augment._RAND_TRANSFORMS
     assert operations('rand-m9-t3a') == auto_augment._RAND_3A
     for typo, hint in (('tshapes', 'shape'), ('tElastc', 'Elastic'), ('tdefault+shpe', 'shape')):
@@ -244,12 +244,12 @@ def test_warps_and_timms_operations_together(mode):
     results = [transform(image) for _ in range(40)]
     assert all(result.size == image.size and result.mode == mode for result in results)
     assert len({result.tobytes() for result in results}) > 25
-    pickle.loads(pickle.dumps(transform))(image)  # For workers that are spawned.
+    pickle.loads(pickle.dumps(transform))(image)  # For spawned workers.
 
 
 @pytest.mark.slow
 def test_two_ranks_see_every_sample_once(tmp_path):
-    """Real processes, real gloo: the shards are disjoint and complete, and all ranks have the same images."""
+    """With real processes and gloo: the shards are disjoint and complete, and all ranks have the same images."""
     torch.multiprocessing.spawn(_rank, (str(tmp_path / 'store'), str(tmp_path)), nprocs=2)
     ranks = [torch.load(tmp_path / f'rank{rank}.pt', weights_only=True) for rank in range(2)]
     assert sorted(ranks[0]['labels'] + ranks[1]['labels']) == list(range(12))
@@ -271,7 +271,7 @@ def _rank(rank, store, folder):
     torch.distributed.destroy_process_group()
 
 
-# From here on: what happens in a fresh process.
+# In fresh processes.
 
 USE = f"assert len(create_dataset('{SMALL}', split='train')) == 12"
 
@@ -364,7 +364,7 @@ class Finder:
 @pytest.mark.slow
 @pytest.mark.parametrize('order', ['theirs first', 'ours first'])
 def test_beside_another_import_hook(order):
-    """Both are called, whoever comes first."""
+    """Both are called, in either order."""
     install = 'sys.meta_path.insert(0, Finder())\n'
     steps = [install, 'import timm_fractal\n']
     code = _PROXY + ''.join(steps if order == 'theirs first' else steps[::-1])
@@ -426,7 +426,7 @@ def test_loaded_again(what):
 
 @pytest.mark.slow
 def test_beside_a_plug_in_that_hides_signatures():
-    """One that came first is called through; one that came later stays when ours goes."""
+    """An earlier wrapper is called; a later one stays when ours is removed."""
     run(
         'import timm.data, torch\n'
         'import sys; timm_fractal = __import__("timm_fractal"); timm_fractal.unregister()\n'
@@ -448,7 +448,7 @@ def test_beside_a_plug_in_that_hides_signatures():
 
 @pytest.mark.slow
 def test_a_timm_with_more_arguments():
-    """A new argument that is as timm has it by default asks for nothing; another value is refused by name."""
+    """A new argument is ignored at its default; any other value raises an error that names it."""
     run(
         'import functools, inspect, timm.data, torch; timm_fractal = __import__("timm_fractal")\n'
         'timm_fractal.unregister()\n'
@@ -483,7 +483,7 @@ def test_a_damaged_installation_leaves_torch_and_timm_alone(tmp_path, name, dama
 
 @pytest.mark.slow
 def test_a_script_that_has_bound_the_functions_before():
-    """As train.py has when --device-modules imports this package: options work in the names, and loader=device."""
+    """As in train.py with --device-modules: options in the names and loader=device work."""
     run(
         'from timm.data import create_dataset, create_loader\n'
         'import importlib, torch; importlib.import_module("timm_fractal")\n'
@@ -500,7 +500,7 @@ def test_a_script_that_has_bound_the_functions_before():
 
 @pytest.mark.slow
 def test_beside_a_lazy_loader():
-    """importlib's: the module is executed when something of it is asked for."""
+    """importlib's LazyLoader executes a module on first attribute access."""
     run(
         'import importlib.util, sys, timm_fractal, timm\n'
         'for name in [name for name in sys.modules if name.startswith("timm.data")]: del sys.modules[name]\n'

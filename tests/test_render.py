@@ -56,7 +56,7 @@ def test_back_ends_agree_on_the_papers_settings(patch):
 
 
 def test_full_patches_are_the_references_images():
-    """The reference divides by the width before it scales; away from the last bit this is the same pixel."""
+    """The reference divides by the width before scaling: the same pixel, except for rounding of the last bit."""
     systems, addresses, keys = example(2, 100_000, 15)
     images = unpack(render(systems, addresses, keys, 512, 'fill').bits, 512)
     for system, image in zip(systems, images):
@@ -85,7 +85,7 @@ def test_divergence_is_noticed_and_stays_in_its_image(backend):
     alone = render(systems, addresses, keys, 64, backend=backend)
     wild = systems.copy()
     wild[1] *= 3  # overflows to infinity, then to NaN
-    wild[4, :, :, :2] = np.array([np.eye(2)] * 2)  # drifts away, stays finite: a random walk with a step of 1e6
+    wild[4, :, :, :2] = np.array([np.eye(2)] * 2)  # a random walk with a step of 1e6: stays finite
     wild[4, :, :, 2] = 1e6
     images = render(wild, addresses, keys, 64, backend=backend)
     assert np.flatnonzero(images.fill == 0).tolist() == [1, 4] and not images.bits[[1, 4]].any()
@@ -104,10 +104,10 @@ def test_a_point_that_never_moves_is_one_patch(backend):
 
 
 def own_sequences(maps, count, points=3000):
-    """IFS, each with its own probabilities; the sequences together, and one by one."""
+    """Return IFS with individual probabilities, their address sequences together and one by one, and keys."""
     rng = np.random.default_rng(maps)
     systems = np.stack([ifs.sample(maps, 1.75 * maps, rng) for _ in range(count)])
-    systems[1::5] *= 3  # These run off.
+    systems[1::5] *= 3  # These diverge.
     probs = [ifs.probabilities(system) for system in systems]
     together = ifs.AddressSequences(ifs.draws(points, 7), np.stack([ifs.thresholds(p) for p in probs]))
     keys = rng.integers(0, 2**32, (count, 2), dtype=np.uint32)
@@ -137,7 +137,7 @@ def test_an_address_sequence_is_what_a_search_for_each_number_gives():
 @pytest.mark.parametrize('patch', PATCHES)
 @pytest.mark.parametrize('enough', [0.01, 0.05, 0.1, 0.2])
 def test_enough_decides_as_whole_images_do(patch, enough):
-    """Left unfinished are images that fill more, and no others; what is painted of them is in the whole image."""
+    """Rendering stops early only for images that fill more; their pixels are a subset of the whole image."""
     systems, together, _, keys = own_sequences(2, 2 * LANES, 20_000)
     whole = render(systems, together, keys, 128, patch)
     judged = render(systems, together, keys, 128, patch, enough=enough)
@@ -166,7 +166,7 @@ def test_keys_change_patches_and_nothing_else():
     first, fill = render(systems, addresses, keys, 64)
     for bit in range(64):
         other = keys ^ np.array([[1 << bit & 0xFFFFFFFF, 1 << bit >> 32]], dtype=np.uint32)
-        # Half of the support, which is about what is lit.
+        # About half of the support changes.
         assert np.mean(unpack(first, 64) != unpack(render(systems, addresses, other, 64).bits, 64)) > 0.6 * fill[0]
         full = [render(systems, addresses, k, 64, 'fill').bits for k in (keys, other)]
         assert np.array_equal(*full)
@@ -241,7 +241,7 @@ def test_a_damaged_cache_is_compiled_anew(tmp_path):
 
 @pytest.mark.slow
 def test_compiles_without_a_folder_for_the_cache(tmp_path):
-    """Installed read-only for a user without a home folder."""
+    """As when installed read-only, for a user without a home folder."""
     script = (
         'from numba.core import caching\n'
         'caching.CacheImpl._locator_classes = []\n'

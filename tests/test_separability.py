@@ -1,4 +1,4 @@
-"""The measure of whether classes can be told apart, against what is known of data sets."""
+"""The measure of separability, against data sets whose separability is known."""
 
 import logging
 
@@ -38,7 +38,7 @@ def test_a_warning_once(caplog):
 
 
 def test_a_warning_for_every_photograph(caplog, tmp_path, flower, photo):
-    """Also for one that has changed; and it names options that there are."""
+    """Also for a changed one; it only suggests existing options."""
     paths = [tmp_path / 'flower.png', tmp_path / 'photo.png']
     for path, picture in zip(paths, (flower, photo)):
         picture.save(path)
@@ -112,7 +112,7 @@ def test_doctor_renders_no_more_than_it_looks_at(capsys, monkeypatch):
 
 
 def test_the_log_names_the_classes_of_the_data_set_alone(caplog):
-    """Not those that are looked at to compare classes."""
+    """Not the classes of the data set made for the comparison."""
     with caplog.at_level('INFO', 'timm_fractal'):
         create_dataset('fractal1/classes=70,points=3000,size=32,patch=fill', split='train')
     said = [record.getMessage() for record in caplog.records if '--num-classes' in record.getMessage()]

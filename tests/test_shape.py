@@ -45,7 +45,7 @@ def to_array(tensor):
     return tensor[0].permute(1, 2, 0).squeeze(-1).numpy()
 
 
-# The maps, each written down once more from its description, for one point.
+# Independent implementations of the maps, for one point.
 
 
 def affine(p, u, v):
@@ -54,7 +54,7 @@ def affine(p, u, v):
 
 
 def homography(p, u, v):
-    """Solves for the matrix, then multiplies."""
+    """Solve for the matrix, then multiply."""
     rows, target = [], []
     for (x, y), dx, dy in zip(((-1, -1), (1, -1), (1, 1), (-1, 1)), p[::2], p[1::2]):
         for place, row in ((x + dx, [x, y, 1, 0, 0, 0]), (y + dy, [0, 0, 0, x, y, 1])):
@@ -67,7 +67,7 @@ def homography(p, u, v):
 
 def elastic(p, u, v):
     def spline(t):
-        """Uniform cubic B-spline as the fourth difference of a power."""
+        """Evaluate the uniform cubic B-spline as the fourth difference of a power."""
         return sum((-1) ** k * math.comb(4, k) * max(0.0, t + 2 - k) ** 3 for k in range(5)) / 6
 
     x, y = u, v
@@ -89,15 +89,15 @@ def polynomial(p, u, v):
 ORACLES = dict(affine=affine, homography=homography, elastic=elastic, polynomial=polynomial)
 
 
-# Positions are multiples of 1 / 64 pixel, from numbers that are rounded themselves.
+# Positions are multiples of 1 / 64 pixel, computed from rounded numbers.
 ROUNDING = 1 / 128 + 1 / 1000
 
 
 def oracle(pixels, name, params, height, width, fill):
-    """Warp (h, w) or (h, w, 3), no reduction.
+    """Warp an image (h, w) or (h, w, 3) without reduction.
 
-    Also by how much the rounding of positions may change each value, infinite where it decides whether the pixel shows
-    the image at all.
+    Returns:
+        The result, and the error bound of each value from rounded positions: infinite at the border of the image.
     """
     pixels = pixels.astype(float)
     result = np.full((height, width, *pixels.shape[2:]), fill, dtype=float)
@@ -120,7 +120,7 @@ def oracle(pixels, name, params, height, width, fill):
             )
             result[r, c] = np.einsum('i,j,ij...', [i0 + 1 - i, i - i0], [j0 + 1 - j, j - j0], around)
             slopes = np.abs(np.diff(around, axis=0)).max((0, 1)) + np.abs(np.diff(around, axis=1)).max((0, 1))
-            # Twice: the rounded position may lie between the next two pixels.
+            # Twice, since the rounded position may be in the next cell.
             slack[r, c] += 2 * ROUNDING * slopes
     return result, slack
 
@@ -196,7 +196,7 @@ def test_without_numba_the_pixels_are_the_same(photo, name, size, monkeypatch):
 
 @pytest.mark.slow
 def test_what_torch_makes_of_the_cpu_does_not_change_the_pixels():
-    """torch chooses its code by what the CPU can do, and each rounds in its own way."""
+    """torch selects code by CPU capability, with different rounding."""
     script = (
         'import hashlib, numpy as np, torch\nfrom timm_fractal.shape.warps import WARPS\n'
         'pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 200, 301), np.uint8))\n'
@@ -257,7 +257,7 @@ def test_a_warp_never_leaves_the_image_empty(name, magnitude):
     count, size = 500, 40
     rng = np.random.default_rng(1)
     records = [WARPS[name].make_params(rng, magnitude) for _ in range(count)]
-    # White inside, and a spot in the middle that is a twelfth of the image wide.
+    # A white image, and a spot in the center, a twelfth of the width.
     batch = torch.ones(1, 2, 48, 48)
     batch[:, 1] = 0
     batch[:, 1, 22:26, 22:26] = 1
@@ -275,7 +275,7 @@ def test_magnitude_is_the_formula_where_nothing_has_to_be_pulled_back(name):
         drawn.append(warp.make_params(np.random.default_rng(seed), 0.1)[name])
         np.testing.assert_allclose(drawn[-1], expected, atol=1e-6)
     strong = np.array([warp.make_params(np.random.default_rng(seed), 1.0)[name] for seed in range(100)])
-    # Pulled back as a whole.
+    # All parameters are scaled by one factor.
     for weak, pulled in zip(10 * np.array(drawn), strong):
         factor = pulled @ weak / (weak @ weak)
         assert 0.05 < factor < 1.0001
@@ -289,7 +289,7 @@ def test_weak_warps_need_no_look(name):
     if warp.count <= 8:
         signs = np.array(list(itertools.product([-1, 1], repeat=warp.count)))
     assert warp._are_valid(signs * warp.scale * warp._safe).all()
-    # And the look is not for nothing.
+    # Strong warps do need the check.
     assert not warp._are_valid(signs * warp.scale).all()
 
 
@@ -304,7 +304,7 @@ def test_stronger_is_farther_from_the_image(photo, name):
 
 
 def test_golden_records():
-    """The same on every machine and with every numpy."""
+    """Identical on all machines and versions of numpy."""
     digests = {}
     for name in NAMES:
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([1, 2])))

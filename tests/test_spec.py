@@ -99,7 +99,7 @@ def test_warps_and_views_are_those_of_shape():
 
 @pytest.mark.parametrize('kind', [kind for kind in SPECS.built_in.values()], ids=list(SPECS.built_in))
 def test_names_lose_nothing(kind):
-    """Every option at a value with as many characters as it can have."""
+    """Every option at a value of maximum length."""
     long = {'delta': 0.12345678901234567, 'sigma': 3.4567890123456789, 'seed': 2**32 - 1, 'classes': 999_999}
     for field in dataclasses.fields(kind):
         for value in field.metadata['choices'] or [long.get(field.name, field.default)]:

@@ -1,4 +1,4 @@
-"""The page of results says what the committed lines say, and the sweep file what the page needs."""
+"""Sweeps: the committed results page matches its data; files, runs, interruptions, reports."""
 
 import dataclasses
 import fcntl
@@ -20,7 +20,7 @@ import yaml
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / 'train_scripts' / 'sweep.py'
 SWEEP = ROOT / 'train_scripts' / 'sweeps' / 'micro.yaml'
-# What makes the page.
+# Sweeps on the results page.
 ON_THE_PAGE = ('default', 'cnn', 'micro', 'small', 'weights', 'fractals', 'models')
 REPORT = ['report', *(f'train_scripts/sweeps/{name}.yaml' for name in ON_THE_PAGE)]
 REPORT += ['--results', 'train_scripts/results', '--page']
@@ -131,7 +131,7 @@ def test_a_torn_line_is_written_again(sweep_file, tmp_path):
 
 
 def test_a_last_line_without_its_end_counts(sweep_file, tmp_path):
-    """Some editors take the last line end away."""
+    """Some editors remove the last newline."""
     path = tmp_path / 'x.jsonl'
     first = dict(sweep='x', condition='a', seed=0, finetune=None, finetune_seed=None, settings='s', eval_top1=1.0)
     path.write_text(json.dumps(first))
@@ -176,7 +176,7 @@ def test_the_example_of_the_page_is_a_sweep_file(sweep_file, tmp_path):
 
 
 def test_other_images_are_other_folders(sweep_file, tmp_path):
-    """Of another place, with other names, reserved otherwise: and each has the images that it should have."""
+    """Different sources, file names or settings get different folders, each with the right images."""
     from sweep_data import Folders
     from sweep_schema import Images, Rest
 
@@ -210,11 +210,11 @@ def test_other_images_are_other_folders(sweep_file, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             get('b', **change)
-    assert not list((tmp_path / 'work').glob('**/.*'))  # Nothing half made is left.
+    assert not list((tmp_path / 'work').glob('**/.*'))  # No temporary files are left.
 
 
 def test_settings_of_data_are_settings(sweep_file, tmp_path):
-    """Other settings of the section data are other trainings; where images are downloaded from is not."""
+    """Changed settings of the section data change the trainings, except for the source of a download."""
     text = TINY.replace('{kind: digits}', '{kind: folder, classes: 2, reserve: 64, test: 3}')
 
     def keys(text):
@@ -225,7 +225,7 @@ def test_settings_of_data_are_settings(sweep_file, tmp_path):
     assert len({tuple(keys(each)) for each in (text, *others)}) == 3
 
 
-# What a sweep reads of a finished train.py. Top-1 is the learning rate in thousandths: it says which run it was.
+# A fake train.py that writes what a sweep reads. Top-1 is 1,000 times the learning rate, to identify the run.
 STAND_IN = """
 import argparse, pathlib, sys, time
 parser = argparse.ArgumentParser()
@@ -254,11 +254,11 @@ needs_snakemake = pytest.mark.skipif(
 
 
 class Place:
-    """A sweep file, a train.py that waits for the file ``go``, and what comes of them.
+    """A sweep file, a train.py that waits for the file ``go``, and their results.
 
     Args:
         path: An empty folder.
-        go: Whether train.py finds that file.
+        go: Create that file.
     """
 
     def __init__(self, path, go=True):
@@ -271,23 +271,23 @@ class Place:
         write(self.file, TINY)
 
     def start(self, *options, **settings):
-        """A run in a process group of its own."""
+        """Start a run in a separate process group."""
         command = [sys.executable, str(SCRIPT), 'run', str(self.file), *self.place, *map(str, options)]
         pipe = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
         return subprocess.Popen(command, **pipe, **settings)
 
     def run(self, *options, **settings):
-        """The exit status of a run and what it said."""
+        """Return the exit status and output of a run."""
         child = self.start(*options, **settings)
         said = child.communicate(timeout=300)[0]
         return child.returncode, said
 
     def lines(self, key):
-        """One value of each result."""
+        """Return one value of each result."""
         return [json.loads(line).get(key) for line in self.results.read_text().splitlines()]
 
     def begun(self):
-        """How often train.py was started, by training."""
+        """Return the number of starts of train.py, by training."""
         logs = sorted(self.path.glob('work/tiny/*/*/log.txt'))
         return {log.parent.name.rpartition('-')[0]: log.read_text().count('starts train.py') for log in logs}
 
@@ -313,7 +313,7 @@ def test_a_run_writes_a_line_per_training(tmp_path):
 @needs_snakemake
 @pytest.mark.slow
 def test_a_killed_run_and_two_runs_at_once(tmp_path):
-    """The second is refused in words; after kill -9 another one waits for the training that is still running."""
+    """The second is refused with a message; after kill -9, another waits for the training that is still running."""
     place = Place(tmp_path, go=False)
     first = place.start()
     wait_for(lambda: place.begun() == {'pretrain': 1})
@@ -335,7 +335,7 @@ def test_a_killed_run_and_two_runs_at_once(tmp_path):
 @needs_snakemake
 @pytest.mark.slow
 def test_new_settings_are_new_trainings(tmp_path):
-    """What was trained with other settings is neither taken for the result nor gone on with; it stays where it is."""
+    """Trainings with other settings are neither used as results nor resumed, and are kept."""
     place = Place(tmp_path)
 
     def top1(change):
@@ -352,7 +352,7 @@ def test_new_settings_are_new_trainings(tmp_path):
 @needs_snakemake
 @pytest.mark.slow
 def test_weights_that_were_deleted_are_trained_again(tmp_path):
-    """A fine-tuning that is still missing needs them; the result that is known is not written twice."""
+    """Missing fine-tunings need them; the known result is not written twice."""
     place = Place(tmp_path)
     assert place.run()[0] == 0
     lines = place.results.read_text().splitlines(keepends=True)
@@ -373,10 +373,10 @@ def test_a_line_that_was_deleted_is_collected_again(tmp_path):
     place = Place(tmp_path)
     assert place.run()[0] == 0
     before = place.results.read_text()
-    place.results.write_text(before[: len(before) // 2])  # Torn, too.
+    place.results.write_text(before[: len(before) // 2])  # The last line is torn.
     for path in tmp_path.glob('work/tiny/fractal1-s0/*'):
         if path.is_file():
-            path.unlink()  # What Snakemake knows of; a folder of an older version is like that.
+            path.unlink()  # Snakemake's outputs, which folders of older versions lack.
     assert place.run()[0] == 0
     assert sorted(place.results.read_text().splitlines()) == sorted(before.splitlines())
     assert set(place.begun().values()) == {1}
@@ -385,7 +385,7 @@ def test_a_line_that_was_deleted_is_collected_again(tmp_path):
 @needs_snakemake
 @pytest.mark.slow
 def test_a_full_disk_loses_nothing(tmp_path):
-    """No file may grow beyond a few bytes more than the results have: a line is torn, and written again later."""
+    """A limit on file size tears a line, which is written again later."""
     place = Place(tmp_path)
     place.results.parent.mkdir()
     others = [json.dumps(dict(sweep='tiny', condition=f'old-{n}', seed=0)) + '\n' for n in range(5000)]
@@ -420,7 +420,7 @@ def test_an_error_of_one_training_leaves_the_others(tmp_path):
 @needs_snakemake
 @pytest.mark.slow
 def test_interrupted(tmp_path):
-    """Ctrl-C ends the trainings that run and begins no others; the lock is not left behind."""
+    """Ctrl-C stops the running trainings, starts no others, and releases the lock."""
     place = Place(tmp_path, go=False)
     write(place.file, {'seeds': [0, 1, 2, 3, 4]})
     child = place.start('-n', 2)
@@ -430,14 +430,14 @@ def test_interrupted(tmp_path):
     assert child.returncode == 1
     for log in tmp_path.glob('work/tiny/*/pretrain-*/lock'):
         with open(log) as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # train.py would hold it.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # A running train.py would hold it.
     begun = {path.parts[-3] for path in tmp_path.glob('work/tiny/*/*/log.txt')}
     assert begun == {'fractal1-s0', 'fractal1-s1'}
     (tmp_path / 'go').touch()
     assert place.run('-n', 2)[0] == 0 and len(place.lines('seed')) == 15
 
 
-# Slurm that runs each job at once on this machine.
+# A fake Slurm that runs each job immediately on this machine.
 SLURM = {
     'sbatch': """
 import os, pathlib, subprocess, sys
@@ -478,7 +478,7 @@ SLURM['squeue'] = SLURM['sacct']
 @needs_snakemake
 @pytest.mark.slow
 def test_on_slurm(tmp_path, monkeypatch):
-    """Each training is a job that asks for what the sweep file says; results are collected where Snakemake runs."""
+    """Each training is a job with the requested resources; results are collected where Snakemake runs."""
     pytest.importorskip('snakemake_executor_plugin_slurm')
     place = Place(tmp_path)
     write(place.file, {'pretrain/workers': 3, 'pretrain/device': 'cuda'})
@@ -537,7 +537,7 @@ def test_schedule(sweep_file):
         return options['epochs'], int(images * options.get('epoch_repeats', 1)) // batch * batch * options['epochs']
 
     assert samples(100, 32, True, samples=6400, interval=1600) == (4, 6400)
-    # An epoch is at least one round over all images, and one batch.
+    # An epoch is at least one pass over all images, and one batch.
     assert samples(1000, 32, True, samples=9600, interval=640) == (9, 9504)
     assert samples(100, 4000, True, samples=9600, interval=640) == (2, 8000)
     assert samples(100, 50, False, samples=250) == (2, 200)
@@ -546,7 +546,7 @@ def test_schedule(sweep_file):
 
 
 def write(path, change):
-    """TINY with a change of its text or of what it says."""
+    """Write TINY with changed values, or the given text."""
     if isinstance(change, str):
         path.write_text(change)
         return path
@@ -660,7 +660,7 @@ def test_a_wrong_sweep_file_is_refused(change, message, sweep_file, tmp_path):
     assert str(error.value).startswith(str(tmp_path / 'tiny.yaml'))
 
 
-# A train.py that knows what the sweep needs; it has not run when a message comes.
+# A train.py that knows the needed options, and records whether it ran.
 SCRIPT_OF_OPTIONS = """
 import argparse, sys
 parser = argparse.ArgumentParser()
@@ -744,7 +744,7 @@ def test_results_that_are_none(line, message, sweep_file, tmp_path):
 @pytest.mark.timm_source
 @pytest.mark.skipif(not SOURCE, reason='TIMM_SOURCE is not set to a checkout of timm')
 def test_killed_at_any_time(tmp_path):
-    """Killed again and again, together with its training, it comes to the results of a run that was left alone."""
+    """A run that is killed repeatedly, with its training, gets the results of an undisturbed one."""
     alone, killed = Place(tmp_path / 'alone'), Place(tmp_path / 'killed')
     for place in (alone, killed):
         place.place[1] = SOURCE
@@ -755,7 +755,7 @@ def test_killed_at_any_time(tmp_path):
     kills = 0
     while True:
         child = killed.start('--unlock')
-        # Long enough for a training to start and to come to a checkpoint, however slow the machine.
+        # Relative to the undisturbed run, so that a training reaches a checkpoint on any machine.
         end = time.time() + rng.uniform(0.2, 0.7) * seconds
         while child.poll() is None and time.time() < end:
             time.sleep(0.1)
@@ -768,7 +768,7 @@ def test_killed_at_any_time(tmp_path):
     assert child.returncode == 0 and 0 < kills < 40, said
     for name in ('condition', 'finetune', 'finetune_seed', 'samples', 'settings'):
         assert sorted(map(str, killed.lines(name))) == sorted(map(str, alone.lines(name)))
-    # timm's own loader of the fine-tunings draws other samples after a resume; the device loader does not.
+    # Only the pre-training: after resuming, timm's loader samples differently, unlike the device loader.
     for name in ('train_loss', 'eval_top1', 'eval_loss'):
         assert killed.lines(name)[0] == alone.lines(name)[0]
 
@@ -792,7 +792,7 @@ def test_published_weights_in_place_of_a_pre_training(sweep_file, tmp_path, monk
     assert '--pretrained' not in plain and plain[plain.index('--model') + 1] == 'test_vit'
     keys = [units[name].finetune[0].key['settings'] for name in ('tag', 'scratch')]
     assert keys[0] != keys[1]
-    # Other weights under the name of old ones do not go on with their results.
+    # Different weights under the same name do not reuse results.
     other = {name: dataclasses.replace(entry, sha256='0' * 64) for name, entry in sweep_file.manifest().items()}
     monkeypatch.setattr(sweep_file, 'manifest', lambda: other)
     again = {unit.condition: unit for unit in sweep_file.Sweep(path).units}
@@ -815,7 +815,7 @@ def test_weights_that_are_not_there_are_left_out(sweep_file, tmp_path, capsys):
 
 
 def test_a_report_without_samples_and_steps(sweep_file, tmp_path):
-    """Trainings may be given in epochs: before there are results, and with curves of them."""
+    """Trainings given in epochs, before and after there are results, with curves."""
     import sweep_report
 
     change = {
@@ -850,7 +850,7 @@ def test_a_curve_has_each_epoch_once(sweep_file, tmp_path):
 
 
 def test_a_population_on_the_page(sweep_file, tmp_path):
-    """Conditions whose names begin alike: the best and worst are rows, and what they have in common is said."""
+    """Conditions with a common prefix: rows for the best and worst, and a summary."""
     import numpy as np
     import sweep_population
     import sweep_report
@@ -877,7 +877,7 @@ def test_a_population_on_the_page(sweep_file, tmp_path):
     rows = re.findall(r'^\| (base-\d+|from scratch|scratch) ', page, re.MULTILINE)
     assert rows == ['scratch', *(f'base-{n}' for n in (1, 3, 10, 5, 9)), *(f'base-{n}' for n in (6, 2, 11, 8, 4))]
     assert 'digits: 50.0 to 90.0, median 72.5' in page
-    # Three of them have three seeds each, one apart: nearly all variance is between them.
+    # Three of them have three seeds each, with results one apart: nearly all variance is between them.
     means = np.array([[70, 71, 72], [90, 91, 92], [60, 61, 62]])
     between, within = 3 * means.mean(1).var(ddof=1), means.var(1, ddof=1).mean()
     share = (between - within) / (between + 2 * within)

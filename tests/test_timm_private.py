@@ -1,4 +1,4 @@
-"""The wall around timm: every name of it that is not promised is listed, and is there."""
+"""All private names of timm in use are listed, and exist."""
 
 import ast
 import importlib
@@ -41,7 +41,7 @@ def test_a_missing_name_is_named(name, monkeypatch):
 
 
 def test_nothing_else_of_timm_is_private():
-    """Underscore names of timm stand in the lists, and only there and in the plug-in."""
+    """Underscore names of timm are listed, and used only there and in the plug-in."""
     listed = {name.rpartition('.')[2] for name in LISTED}
     found = {}
     for path in PACKAGE.rglob('*.py'):

@@ -1,4 +1,4 @@
-"""timm's own train.py and validate.py, unedited, in processes of their own.
+"""timm's unedited train.py and validate.py, in separate processes.
 
 They are not in timm's wheel: set TIMM_SOURCE to a checkout of huggingface/pytorch-image-models (make test-timm).
 """
@@ -32,8 +32,8 @@ PAPER = (
     '--mean 0.5 0.5 0.5 --std 0.5 0.5 0.5 --opt adamw --lr 1e-3 --warmup-epochs 0 --batch-size 16 --epoch-repeats 8'
 )
 
-# torch refuses device_ids for a model on the CPU, and train.py gives them: without this no timm, with or without this
-# package, trains on the CPU in more than one process.
+# train.py passes device_ids, which torch refuses for a model on the CPU: without this, timm cannot train on the CPU in
+# several processes.
 ON_CPU = """
 import runpy, sys, torch
 init = torch.nn.parallel.DistributedDataParallel.__init__
@@ -74,7 +74,7 @@ def test_trains_resumes_and_validates(tmp_path):
 
 
 def test_weights_go_to_the_hub_and_back(tmp_path):
-    """Trained, exported, published, loaded bit for bit, and fine-tuned: by name and by file."""
+    """Trained, exported, published, loaded bit for bit, and fine-tuned, by name and by file."""
     recipe = f'--dataset {DATASET} --num-classes 20 --workers 1 {PAPER} --epochs 1'
     train(tmp_path, 'first', recipe, '--model-ema')
     checkpoint = tmp_path / 'out' / 'first' / 'last.pth.tar'
@@ -96,7 +96,7 @@ def test_weights_go_to_the_hub_and_back(tmp_path):
         loaded = torch.load(tmp_path / 'loaded.pt', weights_only=True)
         assert loaded.keys() == expected.keys() and all(torch.equal(loaded[k], expected[k]) for k in expected)
         finetune = f'{SOURCE}/train.py --output out {recipe} --img-size 64 --device cpu --pretrained'
-        # timm 1.0.20 and older do not know the Hub's newest client.
+        # timm 1.0.20 and older do not support the newest Hub client.
         (tmp_path / 'knows.py').write_text('from timm.models._hub import has_hf_hub; print(has_hf_hub())')
         path = os.pathsep.join(filter(None, (SOURCE, os.environ.get('PYTHONPATH'))))
         if 'True' in python(tmp_path, 'knows.py', PYTHONPATH=path):
@@ -156,7 +156,7 @@ def test_files_of_an_export(tmp_path):
     ):
         options += ' --num-classes 20 --workers 2 --epochs 1 --warmup-epochs 0 --batch-size 5'
         output, rows = train(tmp_path, name, options, HF_HOME=str(tmp_path / 'hf'), HF_HUB_OFFLINE='1')
-        # That of chance is 3.0.
+        # 3.0 is the loss at chance.
         assert 2 < float(rows[0]['train_loss']) < 4 and 2 < float(rows[0]['eval_loss']) < 4, output
 
 

@@ -1,4 +1,4 @@
-"""VisualAtom against a plain drawing with Pillow, and its guarantees as a data set."""
+"""VisualAtom against drawing with Pillow, and its guarantees as a data set."""
 
 import hashlib
 import math
@@ -33,7 +33,7 @@ def perlin(bits):
 
 
 def oracle(atom, center, key, size):
-    """The authors' loop: all vertices move, then Pillow draws one line after the other."""
+    """Draw like the authors' loop: all vertices move, then Pillow draws line by line."""
     image = Image.new('L', (size, size))
     draw = ImageDraw.Draw(image)
     angles = [2 * math.pi * v / atom.vertices for v in range(atom.vertices)]
@@ -62,7 +62,7 @@ def test_images_are_those_of_pillow(number, size):
     atom = sample_atom(rng)
     center, key = tuple(512 * rng.random(2)), tuple(int(M * x) for x in rng.random(2))
     got, expected = render_atom(atom, center, key, size), oracle(atom, center, key, size)
-    # Angles are rounded to nine decimals: a coordinate may fall to the other side of an integer coordinate.
+    # Angles are rounded to nine decimals, so a coordinate may cross an integer.
     assert np.mean(got != expected) < 1e-4 and expected.std() > 0
 
 

@@ -1,4 +1,4 @@
-"""Tags in timm's registry, where their files come from, and that nothing else is loaded."""
+"""Tags in timm's registry, and the sources and verification of their files."""
 
 import contextlib
 import dataclasses
@@ -37,7 +37,7 @@ CFG = dict(
 
 
 def make_weights(path, seed=0):
-    """A file of weights that were never trained, and what a manifest would say about it."""
+    """Save random weights, and return their manifest entry."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         tensors = timm.create_model('test_vit', img_size=64, num_classes=5).state_dict()
@@ -55,7 +55,7 @@ def shared(tmp_path_factory):
 
 @pytest.fixture
 def use(monkeypatch):
-    """Make timm know the tags of another manifest."""
+    """Yield a function that registers the tags of another manifest with timm, until the test ends."""
     monkeypatch.delenv(weights.SOURCE, raising=False)
 
     def use(path):
@@ -87,7 +87,7 @@ def test_timm_lists_exactly_the_manifest():
 
 
 def test_what_is_shipped():
-    """Every embedded weight loads, small and offline, and gives the features that its makers saw."""
+    """All embedded weights are small, load offline, and reproduce the recorded features."""
     entries = weights.manifest()
     for name, entry in entries.items():
         assert entry.provenance['dataset']
@@ -155,7 +155,7 @@ def test_without_pretrained_nothing_is_read(tag, monkeypatch):
 
 
 def test_a_source_that_the_user_names_wins(tag, tmp_path, monkeypatch):
-    """As train.py --pretrained-path does it."""
+    """As with train.py --pretrained-path."""
     make_weights(tmp_path / 'other.safetensors', seed=1)
     monkeypatch.setattr(weights, 'load', lambda *args: pytest.fail('loaded'))
     overlay = dict(file=str(tmp_path / 'other.safetensors'), num_classes=-1)
@@ -237,7 +237,7 @@ def test_entries_are_checked(shared, change, message):
 
 
 def test_a_manifest_is_extended(shared, tmp_path):
-    """A second entry leaves the first as it was; the same name replaces."""
+    """A second entry keeps the first; an equal name replaces it."""
     entry, folder = shared
     path = tmp_path / 'new' / 'manifest.json'
     weights.add(entry, folder / 'x.safetensors', path)
@@ -292,7 +292,7 @@ def test_the_environment_names_the_first_source(shared, tmp_path, monkeypatch):
         weights.load(hidden)
     monkeypatch.setenv(weights.SOURCE, str(folder))
     assert weights.load(hidden).keys() == stored(folder).keys()
-    # What the folder does not have is looked for elsewhere.
+    # Files missing in the folder are searched for elsewhere.
     monkeypatch.setenv(weights.SOURCE, str(tmp_path))
     assert weights.load(entry).keys() == stored(folder).keys()
     monkeypatch.setenv(weights.SOURCE, str(tmp_path / 'absent'))
@@ -302,7 +302,7 @@ def test_the_environment_names_the_first_source(shared, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_hook_works_late_too(shared):
-    """timm is imported before this package; and listing the tags has read no weights."""
+    """After timm was imported, and without reading weights to list the tags."""
     code = (
         'import sys, timm, pathlib\n'
         'import timm_fractal.hub.manifest as weights\n'
@@ -320,7 +320,7 @@ def test_the_hook_works_late_too(shared):
 
 @contextlib.contextmanager
 def talks(*parts, pause=0.0):
-    """A server that says this, whatever it is asked, and goes on until it is left alone; gives its address."""
+    """Serve fixed bytes in parts to any request; yield the address."""
     with socket.create_server(('127.0.0.1', 0)) as listener:
 
         def serve():
@@ -382,7 +382,7 @@ def test_sources_that_are_no_addresses(shared, tmp_path, monkeypatch, source, ki
 
 
 def test_a_file_of_another_size_is_not_read(shared, tmp_path, monkeypatch):
-    """200 GB of nothing."""
+    """A sparse file of 200 GB."""
     entry, _ = shared
     with open(tmp_path / f'{entry.name}.safetensors', 'wb') as file:
         file.truncate(200 * 2**30)

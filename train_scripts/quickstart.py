@@ -110,7 +110,7 @@ def finetune(run: tuple[int, int, int, dict[str, Any]]) -> float:
     few = np.concatenate([order[labels[order] == digit][:shots] for digit in range(10)])
     random_seed(seed)
     model = timm.create_model(**MODEL, num_classes=10, **weights)
-    random_seed(seed)  # Both models see the same batches, however their weights were initialized.
+    random_seed(seed)  # Both models see the same batches, regardless of initialization.
     examples = Digits(np.resize(few, steps * FINETUNE['batch_size']))  # The few examples, repeated.
     train(model, make_loader(examples, **FINETUNE), 1e-3, LabelSmoothingCrossEntropy(0.1))
     return accuracy(model, Digits(np.setdiff1d(order, few)), FINETUNE['gray'])

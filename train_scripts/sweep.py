@@ -82,7 +82,7 @@ class Plan:
         self.results.append(json.loads(path.read_text()))
 
     def check(self, units: Sequence[Unit]) -> bool:
-        """Check all commands before the first training, and print what is left; return whether anything is.
+        """Check all commands, and print the trainings left; return whether there are any.
 
         Raises:
             ValueError: train.py lacks an option, or the sweep file lacks something that a training needs.

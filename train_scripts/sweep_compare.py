@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from sweep_report import Table
     from sweep_schema import Column
 
-#: How many pre-training seeds a comparison needs to have an interval.
+#: Minimum number of pre-training seeds for an interval.
 ENOUGH = 3
 
-#: The rate of false discoveries among the comparisons that are called shown.
+#: False discovery rate of the comparisons that count as shown.
 RATE = 0.05
 
 
@@ -63,7 +63,7 @@ def compare(table: 'Table', better: str, worse: str, task: str) -> Comparison | 
 
 
 class Comparisons:
-    """All comparisons of a page, which together decide what is shown."""
+    """All comparisons of a page, tested together."""
 
     def __init__(self, tables: Iterable['Table']) -> None:
         self.found: dict[Key, Comparison] = {}
@@ -78,12 +78,12 @@ class Comparisons:
                     self.found[table.sweep.name, better, worse, task] = comparison
         judged = {key: comparison.p for key, comparison in self.found.items() if not math.isnan(comparison.p)}
         rates = false_discovery_control(list(judged.values())) if judged else []
-        #: The comparisons that are shown.
+        #: The comparisons with a difference, at `RATE`.
         self.shown = {key for key, rate in zip(judged, rates, strict=True) if rate <= RATE}
         self.judged = len(judged)
 
     def cell(self, table: 'Table', better: str, worse: str, task: str, short: bool = False) -> str:
-        """A comparison as a table shows it, in bold if it is shown."""
+        """Format a comparison for a table, in bold if it is shown."""
         key = table.sweep.name, better, worse, task
         if key not in self.found:
             return 'not yet run' if {(better, task), (worse, task)} <= table.asked else '-'
@@ -128,7 +128,7 @@ def answer(columns: Columns, comparisons: Comparisons) -> str:
 
 
 def summary(columns: Columns, comparisons: Comparisons) -> list[str]:
-    """The table of the summary in Markdown: a row for each start, a column for each task, differences to scratch."""
+    """Format the summary as a Markdown table: a row per start, a column per task, differences to scratch."""
     heads = [f'{column.title}{" (held out)" if column.held_out else ""}, {column.model}' for _, column in columns]
     rows = [['start', *heads, 'verdict'], ['---'] * (len(columns) + 2)]
     levels = [table.top1[column.against][column.task].values() for table, column in columns]
@@ -150,7 +150,7 @@ def summary(columns: Columns, comparisons: Comparisons) -> list[str]:
 
 
 def forest(columns: Columns, comparisons: Comparisons) -> Figure:
-    """Plot the summary: differences to training from scratch with their 95 % intervals, a panel for each column."""
+    """Plot the summary: differences to training from scratch with their 95 % intervals, a panel per column."""
     starts = _starts(columns)
     size = (1.6 + 1.6 * len(columns), 1 + 0.28 * len(starts))
     figure, panels = plt.subplots(1, len(columns), figsize=size, layout='constrained', sharey=True, squeeze=False)

@@ -130,8 +130,7 @@ def _classes(folder: Path) -> list[Path]:
 
 
 def _few(source: Path, target: Path, count: int, skip: int, seed: int | None) -> None:
-    """Link ``count`` files of each class: those after the first ``skip``, or with a seed, random ones of the first
-    ``skip``."""
+    """Link ``count`` files per class: after the first ``skip``, or with a seed, random ones of the first ``skip``."""
     rng = np.random.default_rng(seed)
     for folder in _classes(source):
         files = sorted(folder.iterdir())

@@ -30,7 +30,7 @@ class Job:
         name: ``'pretrain'``, or the fine-tuning with its seed: ``'digits-5-s0'``.
         settings: Its settings in the sweep file, including those of the condition.
         seed: ``--seed``.
-        key: Identifies its line in the results.
+        key: Key of its line in the results.
     """
 
     name: str
@@ -81,7 +81,7 @@ class Sweep:
         self.file: File = at(str(path), parse, raw)
         self.name = self.file.name
         units = [unit for condition in self.file.conditions for unit in self._units(condition)]
-        # One seed of every condition of the first stage comes first.
+        # By stage, then one seed of every condition before the next seed.
         units.sort(key=lambda unit: (self.file.conditions[unit.condition].stage, unit.seed))
         self.units = units
 

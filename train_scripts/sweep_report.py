@@ -44,7 +44,7 @@ class Table:
         #: Top-1 by condition, task, (seed of pre-training, seed of fine-tuning).
         self.top1: dict[str, dict[str, dict[tuple[int, int], float]]] = defaultdict(lambda: defaultdict(dict))
         self.pretrained: dict[str, list[Line]] = defaultdict(list)
-        #: Epochs and top-1 along each fine-tuning, by condition and task.
+        #: Epochs and top-1 during each fine-tuning, by condition and task.
         self.curves: dict[str, dict[str, list[list[tuple[int, float]]]]] = defaultdict(lambda: defaultdict(list))
         for line in self.lines:
             if line.get('finetune') is None:
@@ -140,7 +140,7 @@ def section(table: Table, finding: Finding, plot: str, comparisons: Comparisons)
 
 
 def markdown_table(heads: list[str], lines: list[list[str]]) -> list[str]:
-    """A table without the columns in which no row says anything."""
+    """Format a table without its empty columns."""
     kept = [n for n in range(len(heads)) if any(cells[n] for cells in lines)]
     rows = ['| ' + ' | '.join(cells[n] for n in kept) + ' |' for cells in [heads, *lines]]
     return [rows[0], '|' + '---|' * len(kept), *rows[1:]]

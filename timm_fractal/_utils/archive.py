@@ -1,4 +1,4 @@
-"""Tar archives and files that other programs read: complete or absent, whatever happens while they are written."""
+"""Atomic writes of tars, and of files in a folder, for other programs to read."""
 
 import contextlib
 import errno
@@ -10,15 +10,15 @@ from pathlib import Path
 
 from .atomic import atomic_write, remove_leftovers
 
-# Suffix of unfinished files in a folder. No reader of data sets opens it: a killed process leaves its unfinished file
-# behind, and half an image would be found in the middle of a training run.
+# Suffix of unfinished files, which a killed process leaves behind. Data set readers ignore it; a truncated image would
+# fail in the middle of a training run.
 _PARTIAL = '.partial'
 
 
 def write_file(folder: Path, name: str, content: bytes) -> None:
-    """Write a file in a folder or below, whose folders are made.
+    """Write a file in a folder atomically, and create its subfolders.
 
-    It has a fixed temporary name until it is complete: what a killed process has left is overwritten by the next.
+    The temporary name is fixed, so that the file of a killed process is overwritten.
     """
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,10 +33,10 @@ def write_file(folder: Path, name: str, content: bytes) -> None:
 
 @contextlib.contextmanager
 def write_tar(path: Path) -> Iterator[Callable[[str, bytes], None]]:
-    """Yield a function that adds a member, by its name and content, to a tar that gets its name when it is complete.
+    """Yield a function that adds a member, given its name and content, to a tar; written atomically.
 
-    Its bytes depend on the members only. Call it while holding `exclusive_lock`: what killed processes have left is
-    removed.
+    The bytes depend on the members only. Call it while holding `exclusive_lock`: temporary files of killed processes
+    are removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent, path.name)
@@ -47,7 +47,7 @@ def write_tar(path: Path) -> Iterator[Callable[[str, bytes], None]]:
                 member = tarfile.TarInfo(name)
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
-                # So that a full disk is noticed with the image that it concerns.
+                # So that a full disk fails at the image that does not fit.
                 file.flush()
 
             yield add
@@ -57,15 +57,7 @@ def write_tar(path: Path) -> Iterator[Callable[[str, bytes], None]]:
 
 
 def check_complete(path: Path, names: Set[str]) -> None:
-    """Refuse a finished tar that lacks members: somebody has cut it.
-
-    Args:
-        path: The tar.
-        names: The members it must have.
-
-    Raises:
-        OSError: Members are missing, or cut off.
-    """
+    """Raise an OSError if members of a finished tar are missing or truncated."""
     size, there = path.stat().st_size, 0
     with contextlib.suppress(tarfile.ReadError), tarfile.open(path, 'r:') as tar:
         there = sum(member.name in names and member.offset_data + member.size <= size for member in tar)
@@ -75,7 +67,7 @@ def check_complete(path: Path, names: Set[str]) -> None:
 
 
 def first_member(path: Path, name: str) -> bytes:
-    """The content of the first member of a tar; nothing if it has another name, or the file is not a tar."""
+    """Return the content of the first member of a tar; empty if it has another name, or the file is not a tar."""
     with contextlib.suppress(tarfile.ReadError), tarfile.open(path, 'r:') as tar:
         first = tar.next()
         file = tar.extractfile(first) if first is not None and first.name == name else None

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 
 def is_primary() -> bool:
-    """Whether this process logs and shows progress: rank 0 of its job."""
+    """Return whether this process logs and shows progress: rank 0 of its job."""
     return (os.environ.get('RANK') or '0') == '0'
 
 

@@ -39,7 +39,7 @@ def sha256(path: Path) -> str:
 
 
 def add_to_digest(digest: Any, path: Path) -> None:
-    """Update a digest of `hashlib` with a file, which is not held in memory.
+    """Update a digest of `hashlib` with a file, without loading the file into memory.
 
     Raises:
         ValueError: It is a folder, a device or a pipe.
@@ -51,10 +51,10 @@ def add_to_digest(digest: Any, path: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Find out early, before minutes of rendering, that nothing can be written to a folder.
+    """Check before rendering, which takes minutes, that a folder is writable.
 
     Args:
-        folder: The folder; if it does not exist, the nearest one above it that does is looked at.
+        folder: The folder; if it does not exist, its nearest existing parent is checked.
 
     Raises:
         OSError: It is not a folder, or this process may not write to it.

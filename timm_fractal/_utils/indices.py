@@ -1,4 +1,4 @@
-"""Indices of samples, as data sets and loaders understand them."""
+"""Checks of sample indices, for data sets and loaders."""
 
 import operator
 from typing import Any

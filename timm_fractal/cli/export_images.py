@@ -1,7 +1,7 @@
-"""Data sets as files for programs that read files: a folder of PNG images, one tar, or WebDataset shards.
+"""Exports data sets as files: a folder of PNG images, a tar, or WebDataset shards.
 
-timm's own readers find the labels in the folder names, `torchvision.datasets.ImageFolder` and Hugging Face `datasets`
-too. A shard has a file for each label, and timm's reader of shards a list of them, ``_info.json``.
+In folders and tars, the folder names are the labels, as timm, `torchvision.datasets.ImageFolder` and Hugging Face
+`datasets` expect. In shards, each image has a file with its label; ``_info.json`` lists the shards for timm.
 """
 
 import contextlib
@@ -31,21 +31,21 @@ from ..spec import parse_name
 
 SPLITS = ('train', 'validation')
 
-#: Says in a folder, and as the first member of a tar, which data set it is; timm's readers look at image files only.
+#: Identifies the data set: a file in a folder, or the first member of a tar. timm's readers ignore it.
 RECORD = 'dataset.json'
 
-#: Which shards there are, and how many images are in each, for timm's reader of shards.
+#: Lists the shards and their numbers of images, for timm's reader.
 INFO = '_info.json'
 
-# Runs of equal bytes are all that there is to find in a two-valued image. Measured on 128 images of the default data
-# set, per image and core: 3.7 ms and 22.2 KB; Pillow's default (level 6) 12.9 ms and 25.0 KB, level 1 3.9 ms and
-# 32.6 KB, level 9 129 ms and 23.2 KB.
+# zlib's strategy Z_RLE: a two-valued image has no redundancy but runs of equal bytes. Measured on 128 images of the
+# default data set, per image and core: 3.7 ms and 22.2 KB; Pillow's default (level 6) 12.9 ms and 25.0 KB, level 1
+# 3.9 ms and 32.6 KB, level 9 129 ms and 23.2 KB.
 _RUN_LENGTH = 3
 
-# Pixels of the images that are rendered and encoded ahead of the one that is written.
+# Pixels rendered and encoded ahead of writing.
 _CHUNK_PIXELS = 2**27
 
-# Image number and PNG -> the files that a reader needs for it, by name.
+# Maps an image number and its PNG to the files of that image, by name.
 Layout = Callable[[int, bytes], dict[str, bytes]]
 
 
@@ -56,8 +56,8 @@ class Exported(NamedTuple):
         dataset: Canonical name of the data set.
         split: ``'train'`` or ``'validation'``.
         classes: Number of classes.
-        images: Number of images asked for, all of them complete now.
-        written: How many of them were not there before.
+        images: Number of images requested; all are complete.
+        written: Number of them that this call wrote.
     """
 
     dataset: str
@@ -79,28 +79,26 @@ def export_images(
 ) -> list[Exported]:
     """Write a data set as image files.
 
-    An interrupted export is continued by the same call: a PNG file in a folder, a shard or a tar has its name only when
-    it is complete.
+    To resume an interrupted export, repeat the call: files get their names only when they are complete.
 
     Args:
         name: Data set name, for instance ``'fractal1/delta=0.05'``.
-        dest: A folder, which gets ``<split>/<class>/<class>_<instance>.png``, or with ``shards``
-            ``<split>-<shard>.tar``; or a name that ends in ``.tar``, whose members are
-            ``<class>/<class>_<instance>.png``.
-        split: ``'train'``, ``'validation'`` or, for a folder, ``'all'``. Every reader takes a tar for one split.
-        data_dir: What ``--data-dir`` is in a training script: an image, a folder of images, or IFS codes.
-        params: Where to save the parameters of the data set too, see `timm_fractal.ifs.IFSCodes.save`.
-        shards: Number of WebDataset shards, of equal size up to one image. The classes are shuffled, always in the
-            same way, and each shard has all of them if it has twice as many images.
-        shard: Write only this shard, from 0: processes that share nothing but ``dest`` write one each.
+        dest: A folder, for ``<split>/<class>/<class>_<instance>.png``, or with ``shards``, ``<split>-<shard>.tar``;
+            or a name ending in ``.tar``, with members ``<class>/<class>_<instance>.png``.
+        split: ``'train'``, ``'validation'``, or for a folder ``'all'``; readers treat a tar as one split.
+        data_dir: ``--data-dir`` of a training script: an image, a folder of images, or IFS codes.
+        params: File to which the IFS codes are saved as well, see `timm_fractal.IFSCodes.save`.
+        shards: Number of WebDataset shards, of equal size up to one image. The images are shuffled in a fixed order; a
+            shard with twice as many images as classes has all classes.
+        shard: Write only this shard, from 0; processes that share only ``dest`` can write one each.
 
     Returns:
         One entry per split.
 
     Raises:
         ValueError: An argument is out of range, or the data set cannot be rendered.
-        FileExistsError: ``dest`` holds something else; nothing was written.
-        OSError: It cannot be written. Complete files stay.
+        FileExistsError: ``dest`` contains something else; nothing was written.
+        OSError: A file cannot be written; complete files are kept.
 
     Examples:
         >>> import tempfile
@@ -123,18 +121,18 @@ def export_images(
         raise ValueError(f'params must be left out: {spec.type} has no fractals whose parameters could be saved')
     record: dict[str, Any] = {'dataset': str(spec)} | ({} if shards is None else {'shards': shards})
     if data_dir is None:
-        # Rendering takes minutes: refuse before, where the name alone says what the data set is.
+        # Checked before rendering, which takes minutes, if the name alone determines the data set.
         for part in splits:
             _refuse_other(dest, record, part)
-    # How batches are made has no part in files. What other processes write is not rendered.
+    # Without a cache, only the shards of this process are rendered.
     images = dataclasses.replace(spec.canonical(), cache=spec.cache if shards is None else 'none')
     results: list[Exported] = []
-    # Each shard has a lock of its own.
+    # Each shard has its own lock.
     with exclusive_lock(dest) if shards is None else contextlib.nullcontext():
         datasets: Any = (create(images, split=part, root=data_dir, input_img_mode=spec.mode) for part in splits)
         if shards is not None:
             datasets = list(datasets)
-            # The validation split may have fewer images: it is refused before the training split is written.
+            # The validation split may have fewer images: check both before writing.
             for dataset in datasets:
                 if shards > dataset.num_images:
                     words = f'{dataset.num_images}, the images of the {dataset.split} split'
@@ -160,7 +158,7 @@ def _digest(files: Sequence[Path], data_dir: Path) -> str:
 
 
 def _is_tar(dest: Path) -> bool:
-    # timm takes a file for a tar by this very suffix.
+    # timm recognizes tars by this suffix only.
     return dest.suffix == '.tar'
 
 
@@ -182,14 +180,14 @@ def _check_arguments(dest: Path, split: str, shards: int | None, shard: int | No
 
 
 def _refuse_other(dest: Path, record: dict[str, Any], split: str) -> None:
-    """Raise if there is anything at the destination but this data set, or part of it."""
+    """Raise an error if the destination contains anything but this data set, or part of it."""
     path, content = dest, b''
     if _is_tar(dest):
         if dest.is_dir():
             raise IsADirectoryError(errno.EISDIR, 'this is a folder, not a tar', str(dest))
         if not dest.exists():
             return
-        # Reading a pipe would never end.
+        # Reading a pipe may block.
         check_regular(dest)
         record, content = {**record, 'split': split}, first_member(dest, RECORD)
     elif (dest / RECORD).exists():
@@ -229,7 +227,7 @@ def _export_split(dataset: Any, dest: Path, record: dict[str, Any], shard: int |
         if 'shards' in record:
             key = Path(names[i]).stem
             return {f'{key}.png': png, f'{key}.cls': b'%d' % (i % dataset.num_classes)}
-        # The split is the tar's: in a name it would be one more folder above the label.
+        # Without the split: readers take the first folder in a tar as the label.
         return {names[i].partition('/')[2] if _is_tar(dest) else names[i]: png}
 
     ours = list(parts.items())[slice(None) if shard is None else slice(shard, shard + 1)]
@@ -259,12 +257,12 @@ def _export_split(dataset: Any, dest: Path, record: dict[str, Any], shard: int |
 
 
 def _order(dataset: Any) -> Any:
-    """The numbers of all images, shuffled in rounds of ``num_classes`` images that show each class once.
+    """Return the numbers of all images, shuffled in rounds of ``num_classes`` images with one of each class.
 
-    Readers shuffle within a buffer only: its images must be of many classes.
+    Readers shuffle within a buffer only, which must contain many classes.
     """
     numbers = np.arange(dataset.num_images).reshape(-1, dataset.num_classes)
-    # The raw output of the generator: numpy may change how it shuffles. First instances change places, then classes.
+    # Sorts by the generator's raw output, since numpy's shuffle may change: first instances, then classes.
     keys = stream(0, Stream.ORDER).bit_generator.random_raw(2 * dataset.num_images).reshape(2, *numbers.shape)
     for axis in (0, 1):
         numbers = np.take_along_axis(numbers, np.argsort(keys[axis], axis, kind='stable'), axis)
@@ -272,10 +270,10 @@ def _order(dataset: Any) -> Any:
 
 
 def _missing(path: Path, numbers: Any, layout: Layout) -> list[int]:
-    """The images that are not in a folder or tar."""
+    """Return the images missing from a folder or tar."""
     wanted = [int(i) for i in numbers]
     if not _is_tar(path):
-        # Some file systems, when the power fails, make an empty file of one that was renamed but not flushed.
+        # After a power failure, a renamed but unflushed file may be empty.
         return [i for i in wanted if not all(_size(path / name) for name in layout(i, b''))]
     if not path.exists():
         return wanted
@@ -291,7 +289,7 @@ def _size(path: Path) -> int:
 
 
 def _encode(dataset: Any, numbers: list[int], pool: Executor) -> Iterator[tuple[int, bytes]]:
-    """PNG files of some images, in order. Pillow encodes without holding the interpreter lock: threads help."""
+    """Yield image numbers with PNG files, in order, encoded in threads: Pillow releases the GIL."""
     step = min(dataset.step, max(cpu_count(), _CHUNK_PIXELS // dataset.spec.size**2))
     for start in range(0, len(numbers), step):
         chunk = numbers[start : start + step]
@@ -306,7 +304,7 @@ def _png(image: Any) -> bytes:
 
 @contextlib.contextmanager
 def _writer(path: Path, record: dict[str, Any], split: str) -> Iterator[Callable[[str, bytes], object]]:
-    """Yield a function that writes a file, by its name and content, to a folder, tar or shard."""
+    """Yield a function that writes a file, given its name and content, to a folder, tar or shard."""
     if not _is_tar(path):
         yield functools.partial(write_file, path)
         return
@@ -318,7 +316,7 @@ def _writer(path: Path, record: dict[str, Any], split: str) -> Iterator[Callable
 
 
 def _write_records(dest: Path, record: dict[str, Any], split: str, parts: dict[Path, Any]) -> None:
-    """Say in a folder which data set it is, and which shards of a split there are beside those of the other one."""
+    """Write the record of a folder, and add the shards of a split to the list of shards."""
     dest.mkdir(parents=True, exist_ok=True)
     if not (dest / RECORD).exists():
         _write_json(dest / RECORD, record)
@@ -330,7 +328,7 @@ def _write_records(dest: Path, record: dict[str, Any], split: str, parts: dict[P
     entry = {'name': split, 'num_samples': sum(lengths), 'filenames': names, 'shard_lengths': lengths}
     path = dest / INFO
     while _splits(path).get(split) != entry:
-        # Another process may add the other split at this moment; it takes milliseconds.
+        # Another process may be adding the other split, which takes milliseconds.
         with contextlib.suppress(BlockingIOError), exclusive_lock(path):
             _write_json(path, {'splits': _splits(path) | {split: entry}})
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Checks a folder of images before a training on it, for ``timm-fractal doctor --data-dir``."""
+"""Checks a folder of images before training, for ``timm-fractal doctor --data-dir``."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from .doctor import Check
 #: Steps of a short fine-tuning, and images per step, as in the recipes for your own images.
 STEPS, BATCH = 600, 50
 
-#: Pixels from which decoding takes longer than a training step of a small model.
+#: Number of pixels from which decoding takes longer than a training step of a small model.
 _LARGE = 2_000_000
 
 
@@ -99,7 +99,7 @@ def _examine_files(paths: list[Path]) -> Iterator[Check]:
                 with Image.open(path) as image:
                     if image.width * image.height > _LARGE:
                         large.append(path.name)
-                    # A JPEG is decoded at an eighth of its size: a truncated file is noticed all the same.
+                    # Decoding a JPEG at an eighth of its size still detects truncation.
                     image.draft('RGB', (64, 64))
                     image.load()
             except Exception:

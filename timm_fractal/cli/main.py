@@ -165,7 +165,7 @@ def _add_command(commands: Any, name: str, run: Callable[[Any], int], summary: s
 
 
 def _given(args: Any, *names: str) -> dict[str, Any]:
-    """Return the options that were given; for others, the defaults of the function that is called apply."""
+    """Return the options that were given, so that the called function's defaults apply to others."""
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 

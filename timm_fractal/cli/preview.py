@@ -26,7 +26,7 @@ def save(frames: Sequence[Image.Image], path: str | Path) -> None:
 
 
 def is_animation(path: str | Path) -> bool:
-    """Whether a file name is that of an animation."""
+    """Return whether a file name is that of an animation."""
     return Path(path).suffix.lower() == '.gif'
 
 

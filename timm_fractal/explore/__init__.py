@@ -1,1 +1,1 @@
-"""A page in a browser on which the data sets can be seen: options, classes, sweeps, augmented samples."""
+"""A web page to explore the data sets: options, classes, sweeps, augmented samples."""

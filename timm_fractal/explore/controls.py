@@ -1,4 +1,4 @@
-"""Options of a data set <-> controls of the page. All of it is read from the fields in `timm_fractal.spec`."""
+"""Maps options of a data set to controls of the page and back, from the fields in `timm_fractal.spec`."""
 
 import dataclasses
 import math
@@ -8,7 +8,7 @@ from typing import Any, Literal
 from ..spec import RULES, SPECS, Spec
 from .sheets import with_option
 
-#: Whole numbers up to this many apart are chosen with a slider.
+#: Largest range of integers that gets a slider.
 _SLIDER = 10_000
 
 
@@ -18,13 +18,12 @@ class Control:
 
     Attributes:
         name: The option.
-        kind: One of a few words, a number between two ends, or any number.
+        kind: A choice of words, a slider, or a number field.
         value: The default.
-        info: What it means and which values are valid.
+        info: Its meaning and valid values.
         choices: The words.
-        ends: Smallest and largest number of a slider. An end that is not a valid value is refused by the rules of the
-            data set, with their words.
-        step: Of a slider.
+        ends: Smallest and largest number of a slider. The rules of the data set may still refuse an end.
+        step: Step of a slider.
     """
 
     name: str
@@ -37,7 +36,7 @@ class Control:
 
 
 def controls(spec: Spec | type[Spec]) -> list[Control]:
-    """Controls for the options of a data set type, in the order of its name."""
+    """Return the controls for the options of a data set type, in the order of its name."""
     return [_control(spec, field) for field in spec.fields()]
 
 
@@ -52,7 +51,7 @@ def _control(spec: Any, field: 'dataclasses.Field[Any]') -> Control:
     is_whole = isinstance(default, int)
     if low is None or high is None or (is_whole and high - low > _SLIDER):
         return Control(field.name, 'number', default, f'{rules["doc"]} ({_range(field)})')
-    # Some hundred steps, which a person would write: of 0.01 from 0 to 1, say.
+    # About a hundred steps of a round size, such as 0.01 from 0 to 1.
     step = 1 if is_whole else 10.0 ** round(math.log10((high - low) / 100))
     return Control(field.name, 'slider', default, rules['doc'], ends=(low, high), step=step)
 
@@ -63,12 +62,12 @@ def _range(field: 'dataclasses.Field[Any]') -> str:
 
 
 def _text(value: Any) -> str:
-    """A value as it is written in a name: a browser has one kind of number."""
+    """Format a value as in a data set name; browsers do not distinguish integers from floats."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def written(kind: str, values: Sequence[Any]) -> str:
-    """The data set name that the values of the controls of a type make, in the order of `controls`; not checked.
+    """Return the data set name, unchecked, for values of a type's controls, in the order of `controls`.
 
     Raises:
         ValueError: A control has no value.
@@ -87,12 +86,12 @@ def written(kind: str, values: Sequence[Any]) -> str:
 
 
 def values(spec: Spec) -> list[Any]:
-    """Values of the controls that show a specification."""
+    """Return the values of the controls for a specification."""
     return [getattr(spec, control.name) for control in controls(type(spec))]
 
 
 def steps(spec: Spec, option: str, count: int = 5) -> list[str]:
-    """Values of an option for a sweep: all words, or numbers below and above the present one.
+    """Return values of an option for a sweep: all words, or numbers below and above the current one.
 
     Examples:
         >>> from timm_fractal.spec import parse_name

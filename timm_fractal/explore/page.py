@@ -1,4 +1,4 @@
-"""The page: Gradio's components around `controls`, `pictures` and `recipes`. Only this module needs Gradio."""
+"""The page: Gradio components around `controls`, `pictures` and `recipes`. Only this module needs Gradio."""
 
 import asyncio
 import base64
@@ -27,10 +27,10 @@ try:
 except ImportError:
     gr = None
 
-#: Where the page can be reached from: this machine alone.
+#: Default address: only this machine can reach the page.
 LOOPBACK = '127.0.0.1'
 
-#: Data sets behind buttons.
+#: Data sets of the buttons.
 PRESETS = {
     'The paper': 'fractal1',
     'For small budgets': 'fractal1/classes=100,delta=0.2,patch=fill',
@@ -45,10 +45,10 @@ _WHAT = (
     'A model is pre-trained to classify them.'
 )
 _PAPER = 'https://arxiv.org/abs/2408.00677'
-# Options beside the picture; all others are folded.
+# Options beside the picture; all others are folded away.
 _FIRST = ('seed', 'delta', 'sigma')
 
-# The picture stays in view while what is beside it, on a phone below it, scrolls.
+# The picture stays in view while the controls beside it (on a phone, below it) scroll.
 _STYLE = """
 .gradio-container { overflow: clip !important }
 .gradio-container .app { padding: 4px clamp(4px, 1vw, 16px) }
@@ -75,9 +75,9 @@ figcaption { opacity: 0.75; padding: 4px 0 }
 }
 """
 
-# Names and controls respond immediately, whatever is being rendered; the last of several changes wins.
+# Names and controls respond immediately, even during rendering; the last of several changes wins.
 _AT_ONCE: dict[str, Any] = dict(trigger_mode='always_last', concurrency_limit=None, show_progress='hidden')
-# The server learns of every change immediately and cancels the rendering of an earlier one: see `turns`.
+# The server gets every change immediately, and cancels the rendering of earlier ones, see `turns`.
 _RENDER: dict[str, Any] = dict(trigger_mode='multiple', concurrency_limit=None, show_progress='minimal')
 _RENDERED_AT_ONCE = 2
 
@@ -92,18 +92,18 @@ def launch(
     """Open the page and serve it until the process is interrupted.
 
     Args:
-        name: Data set name that is shown first.
-        data_dir: What ``--data-dir`` is in a training script, for data sets of that type.
-        host: Address to listen at; by default GRADIO_SERVER_NAME, else 127.0.0.1: this machine alone.
+        name: Data set shown first.
+        data_dir: ``--data-dir`` of a training script, for data sets of that type.
+        host: Address to listen on; by default GRADIO_SERVER_NAME, else 127.0.0.1 (only this machine).
         port: By default GRADIO_SERVER_PORT, else the first free one from 7860.
-        wait: Whether to return only when the page is closed.
+        wait: Block until the page is closed.
 
     Returns:
-        The page, which has ``close()``, and ``local_url``.
+        The page, with ``close()`` and ``local_url``.
 
     Raises:
         ValueError: The name is not valid.
-        OSError: ``data_dir`` does not exist, or the port is taken.
+        OSError: ``data_dir`` does not exist, or the port is in use.
         ImportError: Gradio is not installed.
     """
     page = make_page(name, data_dir)
@@ -117,13 +117,13 @@ def launch(
         quiet=True,
         max_file_size=uploads.MAX_BYTES,
         prevent_thread_lock=True,
-        # Kept in the browser, every picture that was seen: the page became slower with each.
+        # The history keeps every picture in the browser, which slows the page down.
         run_history=False,
         css=_STYLE,
         theme=gr.themes.Default(primary_hue='indigo', spacing_size='sm').set(block_info_text_color='*neutral_500'),
         footer_links=['gradio'],
     )
-    # Not all are in Gradio 6.0.
+    # Gradio 6.0 lacks some of them.
     known = inspect.signature(page.launch).parameters
     try:
         page.launch(**{key: value for key, value in options.items() if key in known})
@@ -137,19 +137,19 @@ def launch(
 
 
 def make_page(name: str = 'fractal1', data_dir: str | Path | None = None) -> Any:
-    """Make the page, ``gradio.Blocks``, without serving it; arguments and errors are those of `launch`."""
+    """Build the page (``gradio.Blocks``) without serving it; arguments and errors are those of `launch`."""
     if gr is None:
         raise ImportError(f'the page needs Gradio: {install_extra("explore")}')
     start = parse_name(name)
     own = uploads.local(data_dir) if data_dir else None
-    # What visitors leave is deleted after an hour.
+    # Uploads are deleted after an hour.
     with gr.Blocks(title='timm-fractal', analytics_enabled=False, fill_width=True, delete_cache=(600, 3600)) as page:
         _Page(start, own).build(page)
     return page
 
 
 class _Page:
-    """Components and what happens to them. Its one state is the turns; what a visitor does stays in the browser."""
+    """Components and event handlers. Visitors share only the turns; the rest of their state is in ``gr.State``."""
 
     def __init__(self, start: Spec, own: Source | None) -> None:
         self.start, self.own = start, own
@@ -159,8 +159,8 @@ class _Page:
 
     def build(self, page: Any) -> None:
         self.page, start = page, self.start
-        # The last valid name, which is drawn; and what the controls are filled with: numbered, since a visitor may
-        # return to a name.
+        # The last valid name, which is rendered; and the name in the controls, numbered so that returning to an earlier
+        # name is a change.
         self.valid, self.filled = gr.State(start.name()), gr.State((start.name(), -1))
         gr.Markdown(_head(), elem_id='head')
         with gr.Row(elem_id='bar'):
@@ -203,7 +203,7 @@ class _Page:
         page.unload(self._forget)
 
     def _controls(self, filled: tuple[str, int]) -> None:
-        """Make the controls of a type, with the values that a name has."""
+        """Make the controls for the type and values of a name."""
         spec = parse_name(filled[0])
         known = {control.name: (control, value) for control, value in zip(controls(spec), values(spec))}
         fields = {name: _component(spec.type, *known[name]) for name in _FIRST if name in known}
@@ -221,7 +221,7 @@ class _Page:
     def _sweep(self, fold: Any) -> None:
         options = sweepable(self.start)
         with gr.Row():
-            # Gradio refuses values that are not among the choices, as those of the previous type are for a moment.
+            # Custom values, since the option of the previous type is briefly not among the choices.
             option = gr.Dropdown(
                 options, value=_first(options), label='option', elem_id='sweep-option', allow_custom_value=True
             )
@@ -266,10 +266,10 @@ class _Page:
     def _draws(
         self, place: Any, draw: Callable[..., list[Any]], own: list[Any], outputs: list[Any], **options: Any
     ) -> None:
-        """Render something on the page, or in a fold while that is open, whenever what it depends on changes.
+        """Call ``draw`` whenever its inputs change; in a fold, only while that is open.
 
-        ``draw`` is called with the specification, its source, and the values of the components ``own``. What it returns
-        is for ``outputs``, the first of which also shows errors.
+        ``draw`` gets the specification, its source, and the values of the components ``own``, and returns the values of
+        ``outputs``, the first of which also shows errors.
         """
         is_open = gr.State(place is self.page)
         if place is self.page:
@@ -291,8 +291,8 @@ class _Page:
                 made = [_wrong(str(error)), *[gr.skip()] * (len(outputs) - 1)]
             return made if len(outputs) > 1 else made[0]
 
-        # Turns are taken in the server's event loop, where changes arrive in their order. Gradio finds the request by
-        # its annotation, and the progress by its default.
+        # Turns are taken in the server's event loop, where changes arrive in order. Gradio finds the request by its
+        # annotation, and the progress by its default.
         async def show(
             request: 'gr.Request',
             progress: Any = gr.Progress(),  # noqa: B008
@@ -308,20 +308,20 @@ class _Page:
         events += [self.valid.change, self.photo.change, *(component.change for component in own)]
         gr.on(events, show, [is_open, self.valid, self.photo, *own], outputs, **_RENDER | options)
 
-    # From here on: what events do.
+    # Event handlers.
 
     def _fill(self, name: str) -> tuple[str, int]:
         return name, next(self.fillings)
 
     def _fill_from_controls(self, kind: str, *given: Any) -> Any:
-        """Fill the controls anew: the name that is drawn may not have followed them yet."""
+        """Refill the controls; the rendered name may lag behind them."""
         try:
             return self._fill(parse_name(written(kind, given)).name())
         except ValueError:
             return gr.skip()
 
     def _from_name(self, name: str) -> list[Any]:
-        """Draw a name and fill the controls."""
+        """Render a name and fill the controls."""
         try:
             spec = parse_name((name or '').strip())
         except ValueError as error:
@@ -330,16 +330,16 @@ class _Page:
         return [name, '', name, self._fill(name), spec.type, gr.update(visible=spec.reads == 'images')]
 
     def _from_box(self, name: str) -> list[Any]:
-        """As `_from_name`; what reads as it was written stays, since the visitor may be typing on."""
+        """Like `_from_name`, but leave canonical text alone, since the visitor may still be typing."""
         changed = self._from_name(name)
         return [gr.skip() if changed[0] == name else changed[0], *changed[1:]]
 
     def _from_look(self, name: str, valid: str) -> Any:
-        """As `_from_box`; but who looked at the name and went on to a control must not find it set back."""
+        """Like `_from_box`, but ignore an unchanged name: the visitor may already be using a control."""
         return gr.skip() if name == valid else self._from_box(name)
 
     def _from_controls(self, kind: str, *given: Any) -> list[Any]:
-        """Draw and write the name, unless it is not valid."""
+        """Render and write the name, unless it is invalid."""
         try:
             name = parse_name(written(kind, given)).name()
         except ValueError as error:
@@ -356,7 +356,7 @@ class _Page:
 
 
 def _head() -> str:
-    """The title, what is seen, and links: those to the project are in the metadata of the package."""
+    """Return the title, the introduction and links; those to the project are in the package's metadata."""
     found = metadata.distributions(name='timm-fractal')
     urls = [url for each in found for url in each.metadata.get_all('Project-URL') or []]
     links = {'Paper': _PAPER} | dict(url.split(', ', 1) for url in urls)
@@ -374,7 +374,7 @@ def _say_verdict(spec: Spec, source: Source | None) -> list[Any]:
     try:
         return [pictures.verdict(spec.name(), source=source)]
     except ValueError:
-        # The sheet says so.
+        # The sheet shows the error.
         return ['']
 
 
@@ -434,7 +434,7 @@ def _component(kind: str, control: Control, value: Any) -> Any:
 
 
 def _figure(caption: str, *pictures: bytes, alt: str = '{}') -> str:
-    """PNG pictures side by side, in the page itself: no file of one visitor lies where another could ask for it."""
+    """Return HTML with inlined PNG pictures, so that visitors cannot request each other's files."""
     images = ''.join(
         f'<img alt="{alt.format(k)}" src="data:image/png;base64,{base64.b64encode(each).decode()}">'
         for k, each in enumerate(pictures)
@@ -448,5 +448,5 @@ def _wrong(message: str) -> str:
 
 
 def _first(options: list[str]) -> str:
-    """The option whose sweep is shown first: delta, where there is one."""
+    """Return the option whose sweep is shown first: delta if available."""
     return 'delta' if 'delta' in options else options[0]

@@ -16,21 +16,21 @@ from .uploads import Source
 
 T = TypeVar('T')
 
-#: The most classes on a sheet; classes in a row of a sweep, instances of a class, samples of a training.
+#: Maximum number of classes on a sheet; classes in a row of a sweep; instances of a class; augmented samples.
 CLASSES, ROW, INSTANCES, SAMPLES = 64, 8, 4, 8
-#: The largest canvas and the most points that are rendered here.
+#: Largest canvas and number of points rendered here.
 LIMITS = {'size': 512, 'points': 500_000}
-#: The last class that can be looked at: the end of a slider.
+#: The last class that can be selected.
 LAST_CLASS = 99
-#: Rows of a sweep.
+#: Maximum number of rows of a sweep.
 MAX_ROWS = 6
 
-# Data sets whose IFS codes stay in memory.
+# Maximum number of data sets whose IFS codes are kept in memory.
 _FAMILIES = 256
 
 
 def shown(spec: Spec) -> tuple[Spec, str]:
-    """The specification that is rendered here, and how it differs from the one asked for.
+    """Return the specification within `LIMITS` that is rendered here, and how it differs from the given one.
 
     Examples:
         >>> shown(parse_name('fractal1/size=4096'))[1]
@@ -42,11 +42,11 @@ def shown(spec: Spec) -> tuple[Spec, str]:
 
 
 def _picture(draw: Callable[..., T]) -> Callable[..., T]:
-    """Decorate what is shown of a data set: rendered once for equal arguments, whoever asks, and bounded in cost.
+    """Cache a function that renders a data set, and bound its cost.
 
-    ``draw`` is called with the canonical name of the data set that `shown` gives, the path of its source, and its own
-    arguments. The result is called with a name, these arguments, and ``source=``; a changed file is another source.
-    Whatever goes wrong is a ValueError, which does not say where a visitor's file lies.
+    ``draw`` gets the canonical name from `shown`, the path of the source, and its other arguments. The decorated
+    function takes a name, these arguments, and ``source=``; a changed file is a different source. All errors become a
+    ValueError that does not reveal the path of a visitor's file.
     """
 
     @functools.lru_cache(32)
@@ -64,7 +64,7 @@ def _picture(draw: Callable[..., T]) -> Callable[..., T]:
             raise ValueError(source.hide(str(error)) if source else str(error)) from None
         finally:
             if len(fractals.known_codes) > _FAMILIES:
-                # Visitors try many names: what was found for them is found again if need be.
+                # Visitors try many names; codes are computed again if needed.
                 fractals.known_codes.clear()
 
     return picture
@@ -72,13 +72,13 @@ def _picture(draw: Callable[..., T]) -> Callable[..., T]:
 
 @_picture
 def classes(name: str, path: str | None, split: str, count: int) -> list[bytes]:
-    """The first classes, at most `CLASSES`, as PNG; all pictures are."""
+    """Return the first classes, at most `CLASSES`, as PNG."""
     return [png(image) for image in sheets.tiles(name, split, min(max(count, 1), CLASSES), data_dir=path)]
 
 
 @_picture
 def sweep(name: str, path: str | None, option: str, values: tuple[str, ...]) -> bytes:
-    """One row per value of an option."""
+    """Return a PNG with one row per value of an option."""
     if len(values) > MAX_ROWS:
         raise ValueError(f'values must be at most {MAX_ROWS}, got {len(values)}')
     if option in LIMITS:
@@ -90,7 +90,7 @@ def sweep(name: str, path: str | None, option: str, values: tuple[str, ...]) -> 
 
 @_picture
 def one_class(name: str, path: str | None, number: int) -> tuple[bytes, bytes]:
-    """One class large, and its instances."""
+    """Return a class in full size, and its instances, as PNG."""
     if number > LAST_CLASS:
         raise ValueError(f'class must be at most {LAST_CLASS} to be shown here, got {number}')
     large = sheets.class_image(name, number, data_dir=path)
@@ -105,7 +105,7 @@ def training_samples(name: str, path: str | None, recipe: str, model: str, seed:
 
 @_picture
 def verdict(name: str, path: str | None) -> str:
-    """Whether classes can be told apart, in a sentence of Markdown; see `timm_fractal.data.separability`."""
+    """Return in Markdown whether classes are separable; see `timm_fractal.data.separability`."""
     spec = parse_name(name)
     if spec.random_position:
         return 'Instances of a class are at different places here: their pixels cannot be compared.'
@@ -121,7 +121,7 @@ def verdict(name: str, path: str | None) -> str:
 
 
 def png(image: Image.Image) -> bytes:
-    """The bytes of a PNG file."""
+    """Encode an image as PNG."""
     file = io.BytesIO()
     # Higher compression levels hardly make fractals smaller.
     image.save(file, 'PNG', compress_level=1)

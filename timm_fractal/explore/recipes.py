@@ -1,4 +1,4 @@
-"""The input of ``train.py``: a recipe's augmentation, the command to copy, the file for ``--config``."""
+"""Arguments of ``train.py`` for a data set and a recipe, as a command to copy or a file for ``--config``."""
 
 import shlex
 from typing import Any
@@ -8,7 +8,7 @@ import yaml
 from .._utils.messages import nearest
 from ..spec import Spec
 
-#: Arguments of timm's train.py that say what becomes of an image, by the name of the recipe.
+#: Augmentation arguments of timm's train.py, by recipe.
 RECIPES: dict[str, dict[str, Any]] = {
     # "Scaling Backwards" (ECCV 2024), pre-training; as in train_scripts.
     'paper': dict(
@@ -28,26 +28,26 @@ RECIPES: dict[str, dict[str, Any]] = {
         cutmix=1.0,
         mixup_switch_prob=0.5,
     ),
-    # What train.py does when nothing is said, but for mean and std.
+    # Except for mean and std.
     'defaults of train.py': dict(mean=[0.5, 0.5, 0.5], std=[0.5, 0.5, 0.5]),
     'no augmentation': dict(mean=[0.5, 0.5, 0.5], std=[0.5, 0.5, 0.5], no_aug=True),
 }
 
-#: Models that are offered; any name that timm knows is taken.
+#: Suggested models; any timm model is accepted.
 MODELS = ('vit_tiny_patch16_224', 'vit_small_patch16_224', 'vit_base_patch16_224', 'resnet50', 'test_vit')
 
 
 def recipe(name: str) -> dict[str, Any]:
-    """The arguments of a recipe; ValueError if there is none of that name."""
+    """Return the arguments of a recipe; ValueError if it is unknown."""
     if name not in RECIPES:
         raise ValueError(f'unknown recipe {name!r}; {nearest(name, RECIPES)}')
     return RECIPES[name]
 
 
 def arguments(spec: Spec, model: str, name: str, data_dir: str | None = None) -> dict[str, Any]:
-    """Arguments of train.py for a data set, a model of timm and a recipe.
+    """Return arguments of train.py for a data set, a timm model and a recipe.
 
-    A data set that needs an image and has none gets ``photo.jpg``.
+    ``data_dir`` defaults to ``photo.jpg`` if the data set needs an image.
     """
     if spec.reads == 'images':
         data_dir = data_dir or 'photo.jpg'
@@ -56,7 +56,7 @@ def arguments(spec: Spec, model: str, name: str, data_dir: str | None = None) ->
 
 
 def command(values: dict[str, Any], width: int = 100) -> str:
-    """The command line to copy, broken as a shell takes it.
+    """Format arguments as a shell command, wrapped with backslashes.
 
     Examples:
         >>> print(command({'dataset': 'fractal1', 'num_classes': 1000, 'scale': [0.5, 1], 'no_aug': True}, 50))
@@ -76,6 +76,6 @@ def command(values: dict[str, Any], width: int = 100) -> str:
 
 
 def config(values: dict[str, Any]) -> str:
-    """The same as a file for ``train.py --config``."""
+    """Format arguments as a file for ``train.py --config``."""
     text: str = yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=110)
     return text

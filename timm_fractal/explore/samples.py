@@ -1,4 +1,4 @@
-"""Samples of a data set after the augmentation of a recipe, as a training gets them."""
+"""Samples of a data set with a recipe's augmentation, as seen in training."""
 
 import difflib
 from pathlib import Path
@@ -13,7 +13,7 @@ from ..augment import Erase, Mix, create_augment, normalize
 from .recipes import MODELS, recipe
 from .sheets import first_images
 
-#: Largest input of a model whose samples are shown, in pixels.
+#: Largest input of a supported model, in pixels.
 MAX_INPUT = 640
 
 # Arguments of train.py for the augmentation of each image, and their names in `create_augment`.
@@ -22,10 +22,10 @@ _OPTIONS |= {'aa': 'auto_augment', 'train_interpolation': 'interpolation'}
 
 
 def model_input(model: str) -> tuple[tuple[int, int], str]:
-    """Height and width of the images that a model of timm is made for, and the interpolation.
+    """Return the input size (height, width) and the interpolation of a timm model.
 
     Raises:
-        ValueError: timm does not know the model, or its images are larger than `MAX_INPUT`.
+        ValueError: timm does not know the model, or its input is larger than `MAX_INPUT`.
     """
     import timm
 
@@ -45,25 +45,25 @@ def samples(
 ) -> list[Image.Image]:
     """Augment and mix the first classes of a data set as a training does.
 
-    Crops, RandAugment, mixup, cutmix and erasing are those of `timm_fractal.augment`, which has timm's distributions.
+    Crops, RandAugment, mixup, cutmix and erasing come from `timm_fractal.augment`, which has timm's distributions.
 
     Args:
         name: Data set name.
         recipe_name: One of `recipes.RECIPES`.
-        model: timm's name of a model: its input size is that of the samples.
-        seed: Which crops, operations and mixtures.
-        data_dir: What ``--data-dir`` is in a training script.
-        count: Number of samples, even. A data set with fewer classes gives some of them twice.
+        model: Name of a timm model, whose input size the samples have.
+        seed: Seed of crops, operations and mixing.
+        data_dir: ``--data-dir`` of a training script.
+        count: Number of samples, even. Classes are repeated if the data set has fewer.
 
     Returns:
-        Images as the model gets them, normalization undone.
+        Model inputs, with normalization undone.
 
     Raises:
-        ValueError: An unknown recipe or model, or the data set cannot be rendered.
+        ValueError: Unknown recipe or model, or the data set cannot be rendered.
     """
     values, (size, interpolation) = recipe(recipe_name), model_input(model)
     if values.get('no_aug'):
-        # So does train.py.
+        # As train.py does.
         values = values | {'train_interpolation': interpolation}
     images = [pil_to_tensor(image) for image in first_images(name, count, data_dir)]
     batch = torch.stack([images[i % len(images)] for i in range(count)])

@@ -1,4 +1,4 @@
-"""Contact sheets: what the classes of a data set look like, and what an option does to them."""
+"""Contact sheets of the classes of a data set, also for several values of an option."""
 
 import dataclasses
 import math
@@ -12,13 +12,13 @@ from ..data import create
 from ..data.base import SyntheticDataset, watched_parts
 from ..spec import Spec, parse_name
 
-#: What `sweep` shows when no values are given. The sigma-factor of two maps is less than 6.
+#: Default values of `sweep`. The sigma-factor of two maps is less than 6.
 SWEEPS = {'delta': ('0.01', '0.05', '0.1', '0.2', '0.4'), 'sigma': ('3.5', '4', '4.5', '5', '5.5')}
 
 #: Tiles in a row of a contact sheet, and classes in a row of a sweep.
 COLUMNS = 8
 
-# Options that say how many images there are: those shown do not depend on them.
+# Options that change the number of images, not the images shown.
 _NUMBERS = ('classes', 'instances')
 
 _GAP = 2
@@ -42,10 +42,10 @@ def contact_sheet(
         count: Number of classes, at least 1; all classes if the data set has fewer.
         columns: Tiles in a row; by default `COLUMNS`, or fewer if there are fewer classes.
         tile: Width and height of an image on the sheet, in pixels.
-        data_dir: What ``--data-dir`` is in a training script: an image or a file that the data set is made from.
+        data_dir: ``--data-dir`` of a training script: an image or a file that the data set is made from.
 
     Returns:
-        An image, gray but for a colored data set, black and white where the data set is black and gray.
+        An image, gray unless the data set is colored. Gray on black is shown as white on black.
 
     Raises:
         ValueError: An argument is out of range, or the data set cannot be rendered.
@@ -80,16 +80,15 @@ def sweep(
     """Render the first classes once per value of an option; everything else, including the seed, stays the same.
 
     Args:
-        name: Data set name; its own value of ``option`` does not matter.
+        name: Data set name; its value of ``option`` is ignored.
         option: An option of the data set, for instance ``'delta'``.
-        values: As they are written in a name; by default all words of an option that takes one of a few, and for
-            ``'delta'`` and ``'sigma'`` some of the range.
+        values: Values as in a name; by default all words of an option with choices, or `SWEEPS`.
         columns: Number of classes, at least 1.
 
     Other arguments and errors are those of `contact_sheet`.
 
     Returns:
-        An image as that of `contact_sheet`, one row per value, with the value at its left.
+        An image like that of `contact_sheet`, with one row per value, labeled on the left.
     """
     _check(columns=columns, tile=tile)
     values, specs = _swept(name, option, values)
@@ -137,10 +136,10 @@ def _swept(name: str, option: str, values: Sequence[str] | None) -> tuple[Sequen
 
 
 def first_images(name: str, count: int, data_dir: str | Path | None = None, split: str = 'train') -> list[Image.Image]:
-    """Images of the first classes, in their own size and levels."""
+    """Return images of the first classes, in their original size and levels."""
     spec = parse_name(name)
     if data_dir:
-        # What is read, a file of parameters or a folder of images, goes with the number of classes.
+        # Files in data_dir must match the number of classes, so it is not reduced.
         dataset = _open(spec, split, data_dir, range(count))
     else:
         # Rendered as a whole, with a progress bar.
@@ -149,10 +148,7 @@ def first_images(name: str, count: int, data_dir: str | Path | None = None, spli
 
 
 def sweepable(spec: Spec | type[Spec]) -> list[str]:
-    """Options that `sweep` takes.
-
-    One that changes no image has nothing to show, and the number of classes is the number of columns.
-    """
+    """Return the options that `sweep` accepts: those that change images, but not their number."""
     options = [field.name for field in spec.fields() if field.metadata['images']]
     return [name for name in options if name not in _NUMBERS]
 
@@ -160,9 +156,9 @@ def sweepable(spec: Spec | type[Spec]) -> list[str]:
 def class_sheet(
     name: str, number: int, count: int = 4, tile: int = 128, data_dir: str | Path | None = None
 ) -> Image.Image:
-    """Render instances of one class: the training images in the first row, those for validation in the second.
+    """Render instances of one class: training images in the first row, validation images in the second.
 
-    Class ``number`` counts from 0; ``count`` is the number of instances, of which a data set may have one alone. Other
+    ``number`` counts classes from 0; ``count`` is the number of instances, if the data set has more than one. Other
     arguments and errors are those of `contact_sheet`.
     """
     _check(count=count, tile=tile)
@@ -172,7 +168,7 @@ def class_sheet(
 
 
 def class_image(name: str, number: int, split: str = 'train', data_dir: str | Path | None = None) -> Image.Image:
-    """Render the first instance of a class in its own size; arguments and errors are those of `class_sheet`."""
+    """Render the first instance of a class in its original size; arguments and errors are those of `class_sheet`."""
     (image,) = _of_class(name, number, 1, split, data_dir)
     return _tile(image, image.width)
 
@@ -198,14 +194,14 @@ def _check(**numbers: int | None) -> None:
 
 
 def _fewer(spec: Spec, count: int) -> Spec:
-    """The same data set without the classes and instances that are not shown."""
+    """Return the data set without the classes and instances that are not shown."""
     fields = {field.name: field for field in spec.fields()}
     spec = spec.first(min(spec.num_classes, max(count, fields['classes'].metadata['low'])))
     return with_option(spec, 'instances', '1') if spec.has_instances else spec
 
 
 def with_option(spec: Spec, option: str, text: str) -> Spec:
-    """Change an option to what a user would have written in the name: the same rules, the same errors."""
+    """Change an option as if it were written in the name, with the same rules and errors."""
     return spec.parse(','.join(f'{key}={value}' for key, value in {**vars(spec), option: text}.items()))
 
 
@@ -217,16 +213,16 @@ def _open(
 
 
 def _tile(image: Image.Image, tile: int) -> Image.Image:
-    # Gray 127 on black is dark to look at, and darker still once a thin line has been averaged with its surroundings.
+    # Gray 127 on black looks dark, and thin lines averaged with their surroundings even darker.
     if image.mode == 'L' and image.getextrema()[1] <= 127:  # type: ignore[operator]
         image = image.point([min(255, 2 * level) for level in range(256)])
-    # The mean of all pixels: whatever else would let thin lines come and go.
+    # The mean of all pixels; other filters would drop parts of thin lines.
     resample = Image.Resampling.BOX if tile < image.width else Image.Resampling.NEAREST
     return image.resize((tile, tile), resample)
 
 
 def join(rows: Sequence[Sequence[Image.Image]], tile: int, labels: Sequence[str] = ()) -> Image.Image:
-    """Put rows of square tiles together, with a label on the left of each; the first row is the longest."""
+    """Join rows of square tiles to a sheet, each with a label on the left; the first row is the longest."""
     scratch = ImageDraw.Draw(Image.new('L', (1, 1)))
     boxes = [scratch.textbbox((0, 0), label) for label in labels]
     margin = math.ceil(max((box[2] for box in boxes), default=-4 * _GAP)) + 4 * _GAP

@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 
 class Superseded(Exception):
-    """The visitor has asked for something else, or has left."""
+    """The visitor has requested a later render, or has left."""
 
 
 class Turns:
-    """The last turn of every visitor, for each thing that is shown."""
+    """The last render requested by each visitor, for each part of the page."""
 
     def __init__(self) -> None:
         self._numbers = itertools.count()
@@ -18,11 +18,11 @@ class Turns:
     def take(
         self, visitor: str, what: str, progress: Callable[[float], object] | None = None
     ) -> Callable[[float], None]:
-        """Take the turn of rendering something for a visitor, a session of the page; it ends the one before.
+        """Begin a render of ``what`` for a visitor, which supersedes the previous one.
 
         Returns:
-            What to call along the way, a `timm_fractal.data.base.watcher`: it raises `Superseded` when the turn has
-            ended, and else tells ``progress`` the fraction of a data set that is rendered.
+            A `timm_fractal.data.base.watcher` to call during rendering with the finished fraction: it raises
+            `Superseded` after a later render has begun, and otherwise calls ``progress``.
 
         Examples:
             >>> turns = Turns()
@@ -44,6 +44,6 @@ class Turns:
         return watch
 
     def forget(self, visitor: str) -> None:
-        """End all turns of a visitor who has left."""
+        """Cancel all renders of a visitor who has left."""
         for key in [key for key in self._last if key[0] == visitor]:
             del self._last[key]

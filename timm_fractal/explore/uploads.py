@@ -1,27 +1,27 @@
-"""Files of visitors: looked at before they are decoded, and named without where they lie."""
+"""Uploaded files: checked before decoding, and named in messages without their paths."""
 
 import dataclasses
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-#: The largest file, in bytes.
+#: Maximum size of a file, in bytes.
 MAX_BYTES = 20 * 2**20
-#: The largest image, in pixels.
+#: Maximum size of an image, in pixels.
 MAX_PIXELS = 25_000_000
-#: Formats of uploads. Other readers of Pillow start programs or are rarely used.
+#: Formats of uploads. Pillow's other readers start programs or are rarely used.
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF')
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A file or a folder that a data set is made from; equal if it is the same and has not changed.
+    """A file or folder that a data set is made from; unequal once it has changed.
 
     Attributes:
-        path: Where it lies.
+        path: Its path.
         shown: Its name on the page.
-        changed: Time of the last change, in nanoseconds.
-        size: In bytes.
+        changed: Modification time in nanoseconds.
+        size: Size in bytes.
     """
 
     path: str
@@ -30,7 +30,7 @@ class Source:
     size: int
 
     def hide(self, message: str) -> str:
-        """A message without the place of the file.
+        """Replace the path in a message with the shown name.
 
         Examples:
             >>> Source('/tmp/x/photo.jpg', 'photo.jpg', 0, 0).hide('/tmp/x/photo.jpg is not an image')
@@ -50,10 +50,10 @@ def local(path: str | Path) -> Source:
 
 
 def photograph(path: str | Path) -> Source:
-    """A photograph of a visitor, whose head alone is read.
+    """Check an uploaded photograph by its header, without decoding it.
 
     Raises:
-        ValueError: Too many bytes or pixels, or no image of one of `FORMATS`.
+        ValueError: Too many bytes or pixels, or not an image in one of `FORMATS`.
     """
     source = _source(Path(path), Path(path).name)
     if source.size > MAX_BYTES:

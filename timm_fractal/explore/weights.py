@@ -1,4 +1,4 @@
-"""Pre-trained weights: filters and attention beside those of a random model, the card, and what an image resembles."""
+"""Views of pre-trained weights: filters and attention beside a random model's, properties, nearest classes."""
 
 import contextlib
 import difflib
@@ -24,35 +24,35 @@ from ..spec import parse_name
 from .sheets import class_image, first_images, join
 from .uploads import FORMATS, photograph
 
-#: Classes that are named for an image.
+#: Number of classes shown for an image.
 NEAREST = 5
 
 
 def weights_sheet(
     weights: str, name: str = 'fractal1', columns: int = 13, tile: int = 64, data_dir: str | Path | None = None
 ) -> Image.Image:
-    """Show filters and attention of pre-trained weights, and of the same architecture before training.
+    """Render filters and attention of pre-trained weights, and of the same architecture before training.
 
-    Filters are those of the first layer (the patch embedding of a ViT) that vary most, each scaled to its own range.
-    Attention is the class token's to the patches, or without such a token the mean over all, averaged over the heads:
-    one tile for each block, after the image that the model sees, the first class of a data set.
+    Filters are the ones in the first layer (the patch embedding of a ViT) that vary most, each scaled to its own range.
+    Attention is from the class token to the patches, or without such a token the mean over all tokens, averaged over
+    the heads: one tile per block, after the input image, the first class of a data set.
 
     Args:
-        weights: Name of weights as timm's ``create_model`` takes it: a tag such as ``'test_vit.fractal1_1k'``, or
-            ``local-dir:`` and ``hf-hub:`` with what follows.
+        weights: Name for timm's ``create_model``: a tag such as ``'test_vit.fractal1_1k'``, ``local-dir:FOLDER`` or
+            ``hf-hub:OWNER/NAME``.
         name: Data set name.
         columns: Tiles in a row; blocks that do not fit are left out.
         tile: Width and height of a tile in pixels.
-        data_dir: What ``--data-dir`` is in a training script.
+        data_dir: ``--data-dir`` of a training script.
 
     Raises:
-        ValueError: The weights are not known, or the model has no convolution to look at.
+        ValueError: Unknown weights, or the first layer is not a convolution.
     """
     _check(weights)
     (image,) = first_images(name, 1, data_dir)
     rows: dict[str, list[Image.Image]] = {}
     for kind in ('pre-trained', 'random'):
-        # The same random numbers in every call; the global generator is left alone.
+        # The same random numbers in every call, without changing the global generator.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model, transform = _load(weights, kind == 'pre-trained')
@@ -68,7 +68,7 @@ def weights_sheet(
 
 
 def _load(name: str, pretrained: bool = True) -> tuple[Any, Callable[[Image.Image], torch.Tensor]]:
-    """Load a model, and what makes its input of an image."""
+    """Load a model, and return it with its transform from image to input."""
     model = create_model(name, pretrained=pretrained).eval()
     config: dict[str, Any] = resolve_data_config({}, model=model)  # type: ignore[no-untyped-call]
     transform = create_transform(**config)
@@ -89,7 +89,7 @@ def _check(weights: str) -> None:
 
 
 def first_layer(weights: str, model: nn.Module) -> npt.NDArray[np.float32]:
-    """Weights of a model's first convolution, shape (filters, channels, height, width)."""
+    """Return the weights of a model's first convolution, shape (filters, channels, height, width)."""
     name = getattr(model, 'pretrained_cfg', {}).get('first_conv')
     names = name if isinstance(name, (tuple, list)) else [name]
     layers = dict(model.named_modules())
@@ -101,7 +101,7 @@ def first_layer(weights: str, model: nn.Module) -> npt.NDArray[np.float32]:
 
 
 def filter_tiles(filters: npt.NDArray[np.float32], count: int, tile: int) -> list[Image.Image]:
-    """The filters that vary most, the strongest first, as images: gray, or RGB of three channels."""
+    """Return the filters that vary most, in descending order, as images: gray, or RGB for three channels."""
     if filters.shape[1] != 3:
         filters = filters.mean(1, keepdims=True)
     order = filters.std((1, 2, 3)).argsort()[::-1][:count]
@@ -109,7 +109,7 @@ def filter_tiles(filters: npt.NDArray[np.float32], count: int, tile: int) -> lis
 
 
 def attention_maps(model: nn.Module, image: torch.Tensor) -> list[npt.NDArray[np.float32]]:
-    """Attention of each block, mean over its heads: arrays of the shape of the grid of patches; [] if there is none."""
+    """Return each block's attention, mean over its heads, in the shape of the patch grid; [] if unavailable."""
     for module in model.modules():
         if hasattr(module, 'fused_attn'):
             # Fused attention does not expose its weights.
@@ -133,7 +133,7 @@ def attention_maps(model: nn.Module, image: torch.Tensor) -> list[npt.NDArray[np
 
 
 def _picture(values: npt.NDArray[Any], tile: int, resample: Image.Resampling) -> Image.Image:
-    """Scaled to black and white, whatever the range."""
+    """Make an image of a size, with the range of values scaled to black and white."""
     low, high = float(values.min()), float(values.max())
     levels = (values - low) / (high - low) * 255 if high > low else np.zeros_like(values)
     return Image.fromarray(levels.round().astype(np.uint8)).resize((tile, tile), resample)
@@ -162,16 +162,15 @@ def card(name: str) -> str:
 
 @functools.lru_cache(8)
 def picture(name: str) -> Image.Image:
-    """Filters and attention, see `weights_sheet`; on the first class of ``fractal1``."""
+    """Return the `weights_sheet` for the first class of ``fractal1``."""
     return weights_sheet(name, 'fractal1/size=128,points=20000')
 
 
 def resemblances(name: str, path: str | Path) -> list[tuple[int, float, Image.Image | None]]:
-    """The classes of pre-training that an image resembles most, the first ones first.
+    """Return the pre-training classes that an image resembles most, best first.
 
     Returns:
-        The label of each, what the model gives it, from 0 to 1, and its first training image; None where that takes a
-        photograph that is not here.
+        Label, probability, and first training image of each, or None if it cannot be rendered here.
 
     Raises:
         ValueError: The file is not an image, or too large.
@@ -185,7 +184,7 @@ def resemblances(name: str, path: str | Path) -> list[tuple[int, float, Image.Im
     with torch.inference_mode():
         found = model(pixels[None]).softmax(1)[0].topk(NEAREST)
     shown = ''
-    # Weights of others may say nothing of their data set, or name one of theirs.
+    # Other people's weights may lack a data set, or name an unknown one.
     with contextlib.suppress(KeyError, ValueError):
         spec = parse_name(manifest()[name].provenance['dataset'])
         if spec.reads != 'images':

@@ -1,4 +1,4 @@
-"""Finds the model that weights fit: built from a training's arguments, on the meta device, and compared by shapes."""
+"""Finds the model that weights fit: builds it on the meta device from a training's arguments, and compares shapes."""
 
 import dataclasses
 import functools
@@ -33,7 +33,7 @@ def build(args: dict[str, Any], start: Origin, num_classes: int | None = None, *
 
     Args:
         args: Arguments of train.py.
-        start: Their initial model.
+        start: The initial model.
         num_classes: Overrides the one in the arguments.
         options: Additional options of the architecture.
 
@@ -65,7 +65,7 @@ class Fitted(NamedTuple):
     Attributes:
         model: Untrained, on the meta device if timm supports that.
         model_args: Arguments, in addition to the number of classes, with which timm builds the same model.
-        options: Those of them that were not arguments of train.py.
+        options: The part of ``model_args`` that was not passed to train.py.
     """
 
     model: Any
@@ -76,8 +76,8 @@ class Fitted(NamedTuple):
 def fit(path: Path, args: dict[str, Any], start: Origin, tensors: Tensors) -> Fitted:
     """Find the model that train.py built from its arguments, and check that it fits the weights.
 
-    Whether ``--img-size`` changes the model, and whether a model initialized from one-channel weights has one channel
-    or three, depends on the version of train.py; the weights tell.
+    Versions of train.py differ in whether ``--img-size`` changes the model, and whether a model initialized from
+    one-channel weights has one channel or three; the shapes of the weights decide.
 
     Raises:
         ValueError: The weights do not fit; the message says where.
@@ -207,7 +207,7 @@ def refuse_differences(path: Path, name: str, model: Any, found: Shapes, hint: s
 
 
 def recognize(path: Path, tensors: Tensors) -> tuple[str, int]:
-    """Find the architecture of weights from their names and shapes.
+    """Infer the architecture from the names and shapes of weights.
 
     Returns:
         Its name in timm, and the number of classes of the head, 0 without a head.

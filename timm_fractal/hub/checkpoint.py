@@ -36,8 +36,8 @@ class Checkpoint:
         tensors: The weights, under timm's names.
         args: train.py's arguments; empty if unknown.
         epochs: Number of epochs trained, if known.
-        ema: Whether they are the EMA weights.
-        loss: Mean training loss of the last of these epochs, if ``summary.csv`` is in the same folder.
+        ema: Whether ``tensors`` are the EMA weights.
+        loss: Mean training loss of the last epoch, if ``summary.csv`` is in the same folder.
         metric: train.py's validation metric of these weights, such as ``'top1 35'``, if known.
     """
 
@@ -118,7 +118,7 @@ def _metric(content: dict[str, Any], args: dict[str, Any]) -> str | None:
 
 
 def is_bare(content: dict[Any, Any]) -> bool:
-    """Whether the contents of a checkpoint are a bare state dict."""
+    """Return whether the contents of a checkpoint are a bare state dict."""
     return bool(content) and all(isinstance(value, torch.Tensor) for value in content.values())
 
 
@@ -132,7 +132,7 @@ def unpickle(path: Path) -> dict[str, Any]:
             content = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
         names: list[str] = []
-        # Not in torch 2.5, and the file may not be in its format.
+        # torch 2.5 lacks this function, and it raises if the file is not in torch's format.
         with contextlib.suppress(Exception):
             names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
         words = f'it calls {listed(names)}' if names else 'it was not written by torch, or is damaged'
@@ -140,7 +140,7 @@ def unpickle(path: Path) -> dict[str, Any]:
     except (OSError, MemoryError):
         raise
     except Exception as error:
-        # Other errors of torch's reader.
+        # torch's reader raises many types of errors for damaged files.
         words = f'{type(error).__name__}: {_first_line(error)}'
         raise ValueError(f'{path} is damaged, or not a checkpoint of torch ({words})') from error
     if not isinstance(content, dict):

@@ -1,4 +1,4 @@
-"""Calls huggingface_hub with retries while the Hub is busy, and error messages that say what to do."""
+"""Calls huggingface_hub with retries while the Hub is busy, and with error messages that say what to do."""
 
 import errno
 import time
@@ -22,7 +22,7 @@ def call_hub(what: str, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     """Call a function of huggingface_hub.
 
     Args:
-        what: Purpose of the call, which starts an error message.
+        what: Purpose of the call, which error messages start with.
         call: The function; all other arguments are passed to it.
 
     Raises:

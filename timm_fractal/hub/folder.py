@@ -180,14 +180,14 @@ def _default_tag(found: Checkpoint) -> str:
         name = _dataset_name(found.args)
         raise ValueError(f'--tag must be given: it has a default for data sets of timm-fractal only, not for {name}')
     classes = f'{spec.classes // 1000}k' if spec.classes % 1000 == 0 else str(spec.classes)
-    # Several base fractals give different weights from one.
+    # Weights from several base fractals need a different tag.
     if (fractals := getattr(spec, 'fractals', 1)) > 1:
         return f'fractals{fractals}_{classes}'
     return f'{spec.type}{getattr(spec, "atoms", 0) or ""}_{classes}'
 
 
 def _provenance(found: Checkpoint, start: Origin) -> dict[str, Any]:
-    """Collect what a checkpoint tells about its training."""
+    """Return the provenance recorded in a checkpoint."""
     spec = _dataset(found.args)
     return {
         'dataset': _dataset_name(found.args) if spec is None else str(spec),
@@ -226,13 +226,13 @@ def _ifs_codes(found: Checkpoint, num_classes: int) -> Any:
     """
     spec = _dataset(found.args)
     source = str(found.args.get('data_dir') or found.args.get('data') or '')
-    # With files, which are not available here, the name does not determine the data set.
+    # A data set read from files, which are not available here, is not determined by its name.
     if spec is None or spec.reads != 'codes' or (source and (spec.reads_folders or Path(source).suffix)):
         return None
     if spec.classes > num_classes:
         words = f'{spec} has {spec.classes} classes, but num_classes is {num_classes}'
         raise ValueError(f'{found.path}: {words}: these weights cannot have been trained on it')
-    # IFS codes do not depend on the canvas, so a small one is faster.
+    # IFS codes do not depend on the canvas; a small one is faster.
     small = dataclasses.replace(spec.on_reference_canvas(), cache='none')
     dataset: Any = create(small.name())
     return dataclasses.replace(dataset.codes, name=str(spec))
@@ -273,7 +273,7 @@ def _write(
         raise ValueError(f'label_names {words}')
     stored = _stored_as(found.path, {name: found.tensors[name] for name in model.state_dict()}, dtype)
     cfg = {key: model.pretrained_cfg.get(key) for key in ('pool_size', 'first_conv', 'classifier')}
-    # Whether timm builds the architecture for the size of the input; the model may accept others as well.
+    # Whether timm builds this architecture for a fixed size; the model itself may accept others.
     cfg['fixed_input_size'] = getattr(timm.get_pretrained_cfg(start.architecture), 'fixed_input_size', False)
     cfg |= dict(config, num_classes=model.num_classes, license=license, architecture=start.architecture, tag=tag)
     model.pretrained_cfg = cfg
@@ -303,7 +303,7 @@ def _write(
 
 @contextlib.contextmanager
 def _staged(dest: Path) -> Iterator[Path]:
-    """Yield a temporary folder; when it is complete, its files replace those of an export, which may not exist yet.
+    """Yield a temporary folder, whose files then replace those of the export at ``dest``, if any.
 
     Raises:
         FileExistsError: The destination contains anything that is not an export.

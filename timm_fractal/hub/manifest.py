@@ -49,7 +49,7 @@ READ_TIMEOUT = 30.0
 HUB_FILE = 'model.safetensors'
 
 
-#: Keys of timm's configuration with which it finds weights, or code that loads them.
+#: Keys of a pretrained_cfg that locate weights, or name code that loads them.
 SOURCES = ('source', 'file', 'url', 'hf_hub_id', 'hf_hub_filename', 'state_dict', 'custom_load')
 
 _RULES = {
@@ -141,7 +141,7 @@ def add(entry: Weights, weights: Path, path: str | Path) -> Weights:
         The entry with the name of the file.
 
     Raises:
-        ValueError: The file is too large for the wheel, or not that of the entry.
+        ValueError: The file is too large for the wheel, or does not match the entry.
     """
     path = Path(path)
     if path.resolve() == MANIFEST and entry.size > MAX_SHIPPED:
@@ -199,7 +199,7 @@ def load(entry: Weights, cache_dir: str | Path | None = None) -> 'dict[str, torc
 
 
 def is_address(source: str) -> bool:
-    """Whether a value of `SOURCE` is a URL rather than a folder."""
+    """Return whether a value of `SOURCE` is a URL rather than a folder."""
     return source.lower().startswith(('http://', 'https://'))
 
 
@@ -214,7 +214,7 @@ def _find_at_source(entry: Weights, cache_dir: str | Path | None) -> Path | None
             return _download(f'{address.rstrip("/")}/{entry.name}.safetensors{question}{query}', entry, cache_dir)
         except _NotFound:
             return None
-    # Of an unknown user's home, expanduser returns the path unchanged.
+    # With an unknown user name, expanduser returns the path unchanged.
     folder = Path(os.path.expanduser(source))
     if not os.path.isdir(folder):
         words = 'must be a folder, or start with http:// or https://'

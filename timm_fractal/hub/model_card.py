@@ -123,7 +123,7 @@ def card(
 
 
 def published(card: str, repo_id: str) -> str:
-    """Replace the folder in the text of a card by the repository.
+    """Replace the folder in a model card with the repository.
 
     Examples:
         >>> published("timm.create_model('local-dir:x', pretrained=True)", 'me/x')

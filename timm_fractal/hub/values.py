@@ -15,7 +15,7 @@ MAX_TEXT, MAX_VALUES, MAX_NESTED = 2**24, 20_000, 16
 #: Limits of a model described by a file: largest number, and largest number of blocks.
 MAX_OPTION, MAX_DEPTH = 2**20, 1024
 
-#: A test of a value, and words that describe a valid one.
+#: A predicate, and a description of valid values.
 Rule = tuple[Callable[[Any], bool], str]
 
 # Arguments of train.py that are always files or folders.
@@ -58,7 +58,7 @@ _PIXELS = integer(1, 2**16)
 _PER_CHANNEL: Rule = _is_list_of(_is_number, range(1, 65)), 'a list of numbers, one per channel'
 _NUMBER: Rule = _is_number, f'a number from 0 to {MAX_SAMPLES}'
 
-#: The arguments of train.py, and of a model's input, that are used here.
+#: Rules for the arguments of train.py and of a model's input that are used here.
 ARGUMENTS: dict[str, Rule] = {
     'model': matching('.{0,1000}', 'the name of a timm model, local-dir:FOLDER or hf-hub:OWNER/NAME'),
     'num_classes': integer(0, MAX_OPTION),
@@ -84,7 +84,7 @@ def check(place: object, values: Any, rules: Mapping[str, Rule], required: bool 
         place: File or subject, for messages.
         values: A mapping.
         rules: A rule for each key.
-        required: Whether all keys must be there; otherwise None is valid.
+        required: Whether all keys are required; otherwise they may be missing or None.
 
     Raises:
         ValueError: A value is missing, has the wrong type or is out of range.
@@ -98,7 +98,7 @@ def check(place: object, values: Any, rules: Mapping[str, Rule], required: bool 
 
 
 def check_values(place: object, values: dict[str, Any]) -> None:
-    """Check values about a training or a model's input, with timm's names; see `check`."""
+    """Check arguments of train.py or of a model's input by `ARGUMENTS`; see `check`."""
     check(place, values, ARGUMENTS)
     channels = (values.get('input_size') or [values.get('in_chans') or 3])[0]
     for key in ('mean', 'std'):

@@ -55,8 +55,7 @@ def _level_to_magnitude(level: float, hparams: dict[str, Any]) -> tuple[float]:
 def _wrap_rand_augment_choices(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def rand_augment_choices(name: str, increasing: bool = True) -> Any:
-        """Return operations of timm's sets or of ``shape`` (warps). ``A+B`` joins operations and sets; ``default`` is
-        timm's set."""
+        """Return the operations of a set: timm's, ``shape`` (warps), or joined with ``+``; ``default`` is timm's."""
         from timm.data.auto_augment import NAME_TO_OP
 
         ours, parts = ['shape', *_OPERATIONS], name.split('+')

@@ -126,7 +126,7 @@ def _our_dataset(name: str, split: str = 'validation', **options: Any) -> 'Datas
     try:
         separability.warn(dataset, options.get('root'))
     except Exception as error:
-        # A diagnostic must not fail the data set.
+        # A failed diagnostic must not prevent training.
         _logger.debug('cannot measure %s: %r', dataset, error)
     return dataset
 

@@ -61,7 +61,7 @@ def patch(host: Any, undo: Undo) -> None:
 
 
 def _pretrained_cfg(kind: Any, entry: 'Weights') -> Any:
-    """Convert an entry to timm's configuration, with the right file even without our loader."""
+    """Convert an entry to timm's configuration, which locates the file even without our loader."""
     from ..hub.manifest import MANIFEST
 
     known = {field.name for field in dataclasses.fields(kind)}
