@@ -23,7 +23,7 @@ def explorer(*arguments: str) -> Iterator[str]:
             assert process.stdout is not None
             # Empty if the process has failed.
             line = process.stdout.readline()
-            assert line == f'timm-fractal explore: http://127.0.0.1:{port}/ (Ctrl-C ends it)\n'
+            assert line == f'timm-fractal explore: http://127.0.0.1:{port}/ (press Ctrl-C to stop)\n'
             yield f'http://127.0.0.1:{port}'
         finally:
             process.kill()

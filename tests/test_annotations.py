@@ -287,7 +287,9 @@ def test_what_masks_are_filled_with():
         got = warp_mask(WARPS['affine'], torch.zeros(2, 5, 5, dtype=dtype), away, fill)
         assert torch.equal(got, torch.full((2, 5, 5), fill, dtype=dtype))
     for dtype, fill in ((torch.uint8, -1), (torch.uint8, 256), (torch.bool, 255), (torch.int64, 0.5)):
-        with pytest.raises(ValueError, match=f'mask_fill must be a value of the mask, which is {dtype}, got {fill}'):
+        with pytest.raises(
+            ValueError, match=f'mask_fill must be representable in the dtype of the mask, {dtype}, got {fill}'
+        ):
             warp_mask(WARPS['affine'], torch.zeros(2, 5, 5, dtype=dtype), away, fill)
     for fill in (math.nan, math.inf, (1, 2), '0'):
         with pytest.raises(ValueError, match='mask_fill must be one finite number'):

@@ -118,7 +118,7 @@ def test_code_is_refused_and_not_run(tmp_path):
     path = write(tmp_path / 'x.pth.tar', optimizer=Code(tmp_path / 'ran'))
     # torch 2.5 cannot list the functions that a file calls.
     listed = hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint')
-    reason = 'it calls .*open' if listed else 'it is no file of torch'
+    reason = 'it calls .*open' if listed else 'it was not written by torch'
     with pytest.raises(ValueError, match=f'is refused: {reason}.*Only tensors and plain values are allowed'):
         checkpoint.read(path)
     (tmp_path / 'plain.pth').write_bytes(pickle.dumps({'state_dict': Code(tmp_path / 'ran')}, protocol=2))

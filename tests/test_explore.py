@@ -149,7 +149,7 @@ def test_one_class() -> None:
     assert decode(instances).shape[0] == 2 * 194 + 2
     with pytest.raises(ValueError, match='class must be from 0 to 5, got 6'):
         pictures.one_class(NAME, 6)
-    with pytest.raises(ValueError, match='class must be at most 99 to be shown here, got 100'):
+    with pytest.raises(ValueError, match='class must be at most 99 on this page, got 100'):
         pictures.one_class('fractal1', 100)
 
 
@@ -252,9 +252,9 @@ def test_resemblances_are_those_of_the_picture_as_it_is_seen(tmp_path: Path) -> 
 def test_what_is_rendered_is_bounded() -> None:
     spec, words = pictures.shown(parse_name('fractal1/size=4096,points=100000000'))
     assert spec.name() == 'fractal1/points=500000'
-    assert words == 'shown with size 512 in place of 4,096, points 500,000 in place of 100,000,000'
+    assert words == 'shown with size 512 instead of 4,096, points 500,000 instead of 100,000,000'
     assert pictures.shown(parse_name('visualatom')) == (parse_name('visualatom'), '')
-    with pytest.raises(ValueError, match='points must be at most 500,000 to be shown here'):
+    with pytest.raises(ValueError, match='points must be at most 500,000 on this page'):
         pictures.sweep(NAME, 'points', ('3000', '1000000'))
     with pytest.raises(ValueError, match='values must be at most 6, got 7'):
         pictures.sweep(NAME, 'seed', tuple('1234567'))
@@ -442,7 +442,7 @@ def test_a_port_that_is_taken(address: str) -> None:
     command = [sys.executable, '-m', 'timm_fractal', 'explore', '--port', port]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
-    assert f'port {port} at 127.0.0.1 is taken' in done.stderr and done.stderr.count('\n') == 1
+    assert f'port {port} at 127.0.0.1 is in use' in done.stderr and done.stderr.count('\n') == 1
 
 
 @pytest.mark.slow

@@ -127,7 +127,7 @@ def test_record_and_parameters(tmp_path: Path, expected: Any) -> None:
     result = export.export_images('fractal1/cache=none', tmp_path / 'y', data_dir=tmp_path / 'x.json')
     assert result[0].dataset == CANONICAL
     assert read_by_timm(tmp_path / 'y', 'train') == expected['train']
-    with pytest.raises(FileExistsError, match="made from files with sha256 .*, not 'fractal1/classes=11"):
+    with pytest.raises(FileExistsError, match="read from files with sha256 .*, not 'fractal1/classes=11"):
         export.export_images(NAME, tmp_path / 'y')
 
 
@@ -224,7 +224,9 @@ def test_refuses_another_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(export, 'create', render)
     other = NAME.replace('points=3000', 'points=3001')
-    with pytest.raises(FileExistsError, match=f"holds '{CANONICAL}'.*, not '.*points=3001.*choose another destination"):
+    with pytest.raises(
+        FileExistsError, match=f"contains '{CANONICAL}'.*, not '.*points=3001.*choose another destination"
+    ):
         export.export_images(other, path, params=tmp_path / 'x.json')
     assert files(tmp_path) == before
 
@@ -241,7 +243,7 @@ def test_refuses_what_is_no_export(tmp_path: Path, dest: str) -> None:
     (tmp_path / 'x/train/cat/1.png').write_bytes(b'mine')
     (tmp_path / 'x.tar').write_bytes(b'mine')
     before = files(tmp_path)
-    with pytest.raises(FileExistsError, match='holds something that timm-fractal did not export'):
+    with pytest.raises(FileExistsError, match='contains files that timm-fractal did not export'):
         export.export_images(NAME, tmp_path / dest)
     assert files(tmp_path) == before
 
@@ -249,11 +251,11 @@ def test_refuses_what_is_no_export(tmp_path: Path, dest: str) -> None:
 def test_refuses_the_wrong_kind(tmp_path: Path) -> None:
     (tmp_path / 'file').write_bytes(b'')
     (tmp_path / 'folder.tar').mkdir()
-    with pytest.raises(NotADirectoryError, match='this is not a folder'):
+    with pytest.raises(NotADirectoryError, match='not a folder'):
         export.export_images(NAME, tmp_path / 'file')
-    with pytest.raises(NotADirectoryError, match='this is not a folder'):
+    with pytest.raises(NotADirectoryError, match='not a folder'):
         export.export_images(NAME, tmp_path / 'file/x.tar')
-    with pytest.raises(IsADirectoryError, match='this is a folder, not a tar'):
+    with pytest.raises(IsADirectoryError, match='is a folder, not a tar'):
         export.export_images(NAME, tmp_path / 'folder.tar')
     with pytest.raises(ValueError, match="a tar, which holds one split, got 'all'"):
         export.export_images(NAME, tmp_path / 'x.tar', 'all')
@@ -287,7 +289,7 @@ def test_real_images(tmp_path: Path) -> None:
     with Image.open(tmp_path / 'out' / 'train' / '00003' / '00003_0.png') as image:
         assert image.mode == 'RGB' and image.tobytes() == expected.tobytes()
     assert export.export_images(name, tmp_path / 'out', data_dir=photos)[0].written == 0
-    with pytest.raises(FileExistsError, match='made from files with sha256'):
+    with pytest.raises(FileExistsError, match='read from files with sha256'):
         export.export_images(name, tmp_path / 'out', data_dir=photos / 'china.jpg')
 
 
@@ -520,9 +522,9 @@ def test_shards_are_refused_beside_others(tmp_path: Path, shards: Path) -> None:
     before = files(shards)
     other = NAME.replace('points=3000', 'points=3001')
     for name, number, words in (
-        (NAME, 2, f"holds '{CANONICAL}', in 3 shards, not '{CANONICAL}', in 2 shards: choose another"),
-        (NAME, None, f"holds '{CANONICAL}', in 3 shards, not '{CANONICAL}': choose another"),
-        (other, 3, f"holds '{CANONICAL}', in 3 shards, not '.*points=3001.*', in 3 shards: choose another"),
+        (NAME, 2, f"contains '{CANONICAL}', in 3 shards, not '{CANONICAL}', in 2 shards: choose another"),
+        (NAME, None, f"contains '{CANONICAL}', in 3 shards, not '{CANONICAL}': choose another"),
+        (other, 3, f"contains '{CANONICAL}', in 3 shards, not '.*points=3001.*', in 3 shards: choose another"),
     ):
         with pytest.raises(FileExistsError, match=words):
             export.export_images(name, shards, shards=number)
@@ -531,7 +533,7 @@ def test_shards_are_refused_beside_others(tmp_path: Path, shards: Path) -> None:
         dest = tmp_path / Path(name).stem
         (dest / name).parent.mkdir(parents=True)
         (dest / name).write_bytes(b'mine')
-        with pytest.raises(FileExistsError, match='holds something that timm-fractal did not export'):
+        with pytest.raises(FileExistsError, match='contains files that timm-fractal did not export'):
             export.export_images(NAME, dest, shards=3)
         assert files(dest) == {name: b'mine'}
 

@@ -302,7 +302,7 @@ def test_folders_are_searched_for_images_in_the_order_of_names(tmp_path, caplog)
     assert names == ['a.png', 'b/10.jpg', 'b/2.JPG', 'z.webp']
     assert list_images(CHINA) == [CHINA] and len(list_images(tmp_path)) == 4
     (record,) = caplog.records
-    words = f'skipped files in {tmp_path} without the extension of an image: b/film.mov, c.txt, notes.txt, raw.dng'
+    words = f'skipped files in {tmp_path} without an image extension: b/film.mov, c.txt, notes.txt, raw.dng'
     assert record.getMessage() == words
     assert {'.jpg', '.png'} <= set(EXTENSIONS)
 

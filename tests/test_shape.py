@@ -397,13 +397,13 @@ def test_bad_input(photo):
     for wrong in (draw('elastic'), {'affine': [0.0] * 5}, {}, [params] * 2):
         with pytest.raises(ValueError, match='params must be'):
             warp.apply(photo, wrong)
-    with pytest.raises(ValueError, match='as many as images, 3, got 2'):
+    with pytest.raises(ValueError, match='one per image, 3, got 2'):
         warp.apply(torch.zeros(3, 1, 4, 4), [params] * 2)
     with pytest.raises(ValueError, match='3, got 1'):
         warp.apply(torch.zeros(3, 1, 4, 4), [params])
     with pytest.raises(ValueError, match='params must be finite'):
         warp.apply(photo, {'affine': [math.nan] * 6})
-    with pytest.raises(ValueError, match='params must be finite and give a map'):
+    with pytest.raises(ValueError, match='params must be finite and define a map'):
         WARPS['homography'].apply(photo, {'homography': [1.0, 1, -1, 1, -1, -1, 1, -1]})
     for fill in ((1, 2), math.inf, -1, 256):
         with pytest.raises(ValueError, match='fill must be'):

@@ -399,7 +399,7 @@ def create_device_loader(
     """
     device = torch.device(device)
     if device.type == 'mps':
-        refuse('device', 'mps', 'it lacks double precision; cpu and cuda are')
+        refuse('device', 'mps', 'it lacks double precision; cpu and cuda are available')
     if device.type == 'cuda' and not torch.cuda.is_available():
         raise ValueError(f"device={str(device)!r}, timm's default, is not available: use device=torch.device('cpu')")
     known = _augment_options()

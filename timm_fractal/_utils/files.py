@@ -63,6 +63,6 @@ def check_writable(folder: Path) -> None:
     while not existing.exists():
         existing = existing.parent
     if not existing.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, 'this is not a folder', str(existing))
+        raise NotADirectoryError(errno.ENOTDIR, 'not a folder', str(existing))
     if not os.access(existing, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, 'no permission to write here', str(existing))

@@ -40,5 +40,5 @@ def numba_kernels(module: str) -> ModuleType | None:
         # Not installed, built for another numpy, half installed, ...
         from .console import warn_once
 
-        warn_once(_logger, 'numba cannot be used (%r): torch takes its place, which is slower', error, key='numba')
+        warn_once(_logger, 'numba cannot be used (%r): using torch, which is slower', error, key='numba')
         return None

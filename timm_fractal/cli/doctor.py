@@ -72,7 +72,7 @@ def examine_dataset(name: str, data_dir: str | Path | None = None) -> Iterator[C
         yield Check('ok', text)
     else:
         change = separability.suggest_options(spec, data_dir)
-        nothing = f'another data set: nothing tried helps ({separability.suggestions(spec, data_dir)})'
+        nothing = f'another data set: none of the options tried helps ({separability.suggestions(spec, data_dir)})'
         yield Check('warn', text, f'use {change or nothing}')
     if isinstance(spec, Formula):
         for fact, advice in formula.examine(spec):

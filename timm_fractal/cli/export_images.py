@@ -166,7 +166,7 @@ def _check_arguments(dest: Path, split: str, shards: int | None, shard: int | No
     if split not in (*SPLITS, 'all'):
         raise ValueError(f'unknown split {split!r}; {nearest(split, (*SPLITS, "all"))}')
     if dest.suffix.lower() in ('.tar', '.tgz', '.gz', '.bz2', '.xz', '.zst', '.zip') and not _is_tar(dest):
-        raise ValueError(f'dest must be a folder or end in .tar, which is all that timm reads, got {str(dest)!r}')
+        raise ValueError(f'dest must be a folder or end in .tar, the only archive that timm reads, got {str(dest)!r}')
     if shards is not None and shards < 1:
         raise ValueError(f'shards must be at least 1, got {shards}')
     if shard is not None and not (shards and 0 <= shard < shards):
@@ -184,7 +184,7 @@ def _refuse_other(dest: Path, record: dict[str, Any], split: str) -> None:
     path, content = dest, b''
     if _is_tar(dest):
         if dest.is_dir():
-            raise IsADirectoryError(errno.EISDIR, 'this is a folder, not a tar', str(dest))
+            raise IsADirectoryError(errno.EISDIR, 'is a folder, not a tar', str(dest))
         if not dest.exists():
             return
         # Reading a pipe may block.
@@ -201,16 +201,16 @@ def _refuse_other(dest: Path, record: dict[str, Any], split: str) -> None:
     try:
         other = json.loads(content)
     except ValueError:
-        raise FileExistsError(errno.EEXIST, 'holds something that timm-fractal did not export', str(path)) from None
+        raise FileExistsError(errno.EEXIST, 'contains files that timm-fractal did not export', str(path)) from None
     if other != record:
-        words = f'holds {_describe(other)}, not {_describe(record)}: choose another destination'
+        words = f'contains {_describe(other)}, not {_describe(record)}: choose another destination'
         raise FileExistsError(errno.EEXIST, words, str(path))
 
 
 def _describe(record: Any) -> str:
     if not isinstance(record, dict):
         return repr(record)
-    extra = {'split': 'split {}', 'shards': 'in {} shards', 'data_dir': 'made from files with sha256 {:.8}...'}
+    extra = {'split': 'split {}', 'shards': 'in {} shards', 'data_dir': 'read from files with sha256 {:.8}...'}
     parts = [repr(record.get('dataset'))] + [words.format(record[key]) for key, words in extra.items() if key in record]
     return ', '.join(parts)
 

@@ -277,7 +277,7 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
 
     def redraw(self, numbers: npt.NDArray[np.int64], generator: torch.Generator, device: torch.device) -> torch.Tensor:
         """Render images on a device with new noise, uint8 of shape (B, C, H, W); for types whose spec ``redraws``."""
-        raise NotImplementedError(f'{self.spec.type} has no redraw')
+        raise NotImplementedError(f'{self.spec.type} does not support redraw')
 
     def filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
         """Return the path of a sample in the folder of `timm-fractal export`; timm's inference.py lists these names."""

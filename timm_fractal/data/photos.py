@@ -68,7 +68,7 @@ def list_images(path: str | Path) -> list[Path]:
     if not paths:
         raise ValueError(f'--data-dir: no image in the folder {str(path)!r}; looked for *{", *".join(EXTENSIONS)}')
     if others:
-        words = 'skipped files in %s without the extension of an image: %s'
+        words = 'skipped files in %s without an image extension: %s'
         warn_once(_logger, words, path, listed(others))
     return paths
 
@@ -303,7 +303,7 @@ class Image1(PixelDataset):
         view = np.array(VIEWS[self.spec.view](read_image(path, self.spec.size, self.spec.mode)))
         if view.min() == view.max():
             what = 'no contour' if self.spec.view == 'contour' else 'a single color'
-            raise ValueError(f'{path} has {what}: its warps cannot be told apart')
+            raise ValueError(f'{path} has {what}: all of its warps would look the same')
         return view
 
     def _render_one(self, number: int) -> Pixels:

@@ -79,7 +79,7 @@ def written(kind: str, values: Sequence[Any]) -> str:
     options = []
     for control, value in zip(controls(SPECS[kind]), values, strict=True):
         if value is None or _text(value) == '':
-            raise ValueError(f'{kind}: {control.name} must have a value, got nothing')
+            raise ValueError(f'{kind}: {control.name} must have a value')
         if _text(value) != _text(control.value):
             options.append(f'{control.name}={_text(value)}')
     return '/'.join([kind] + [','.join(options)] * bool(options))

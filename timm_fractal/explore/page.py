@@ -129,9 +129,9 @@ def launch(
         page.launch(**{key: value for key, value in options.items() if key in known})
     except OSError as error:
         ports = f'port {port}' if port else 'every port from 7860 to 7959'
-        raise OSError(f'{ports} at {host} is taken, or that is not an address of this machine') from error
+        raise OSError(f'{ports} at {host} is in use, or that is not an address of this machine') from error
     if wait:
-        print(f'timm-fractal explore: {page.local_url} (Ctrl-C ends it)', flush=True)
+        print(f'timm-fractal explore: {page.local_url} (press Ctrl-C to stop)', flush=True)
         page.block_thread()
     return page
 
@@ -226,7 +226,7 @@ class _Page:
                 options, value=_first(options), label='option', elem_id='sweep-option', allow_custom_value=True
             )
             rows = gr.Textbox(
-                label='values', info=f'separated by commas, at most {pictures.MAX_ROWS}; empty: some of the range'
+                label='values', info=f'separated by commas, at most {pictures.MAX_ROWS}; empty: default values'
             )
         sweep = gr.HTML(elem_id='sweep')
         self._draws(fold, _draw_sweep, [option, rows], [sweep, option])
@@ -249,7 +249,7 @@ class _Page:
             "For timm's train.py: the augmentation is in both forms, optimizer and schedule are for you to choose."
         )
         command = gr.Code(label='Command line', language='shell', interactive=False, elem_id='command')
-        config = gr.Code(label='The same for --config', language='yaml', interactive=False, elem_id='config')
+        config = gr.Code(label='File for --config', language='yaml', interactive=False, elem_id='config')
         self._draws(fold, _draw_samples, [recipe, model, seed], [samples])
         self._draws(fold, _write_command, [recipe, model], [command, config])
 
@@ -395,7 +395,7 @@ def _draw_class(spec: Spec, source: Source | None, number: float) -> list[Any]:
 
 def _draw_samples(spec: Spec, source: Source | None, recipe: str, model: str, seed: float | None) -> list[Any]:
     made = pictures.training_samples(spec.name(), recipe, model or '', int(seed or 0) % 2**32, source=source)
-    return [_figure(f'{len(made)} samples of the first classes, as the model gets them', *made)]
+    return [_figure(f'{len(made)} samples of the first classes: model inputs', *made)]
 
 
 def _write_command(spec: Spec, source: Source | None, recipe: str, model: str) -> list[Any]:

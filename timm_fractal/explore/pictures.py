@@ -34,10 +34,10 @@ def shown(spec: Spec) -> tuple[Spec, str]:
 
     Examples:
         >>> shown(parse_name('fractal1/size=4096'))[1]
-        'shown with size 512 in place of 4,096'
+        'shown with size 512 instead of 4,096'
     """
     changed: dict[str, Any] = {name: most for name, most in LIMITS.items() if getattr(spec, name, most) > most}
-    words = ', '.join(f'{name} {most:,} in place of {getattr(spec, name):,}' for name, most in changed.items())
+    words = ', '.join(f'{name} {most:,} instead of {getattr(spec, name):,}' for name, most in changed.items())
     return dataclasses.replace(spec, **changed), f'shown with {words}' if words else ''
 
 
@@ -84,7 +84,7 @@ def sweep(name: str, path: str | None, option: str, values: tuple[str, ...]) -> 
     if option in LIMITS:
         for value in values:
             if shown(sheets.with_option(parse_name(name), option, value))[1]:
-                raise ValueError(f'{option} must be at most {LIMITS[option]:,} to be shown here, got {value[:100]}')
+                raise ValueError(f'{option} must be at most {LIMITS[option]:,} on this page, got {value[:100]}')
     return png(sheets.sweep(name, option, values, columns=ROW, data_dir=path))
 
 
@@ -92,7 +92,7 @@ def sweep(name: str, path: str | None, option: str, values: tuple[str, ...]) -> 
 def one_class(name: str, path: str | None, number: int) -> tuple[bytes, bytes]:
     """Return a class in full size, and its instances, as PNG."""
     if number > LAST_CLASS:
-        raise ValueError(f'class must be at most {LAST_CLASS} to be shown here, got {number}')
+        raise ValueError(f'class must be at most {LAST_CLASS} on this page, got {number}')
     large = sheets.class_image(name, number, data_dir=path)
     return png(large), png(sheets.class_sheet(name, number, INSTANCES, tile=192, data_dir=path))
 

@@ -48,7 +48,6 @@ READ_TIMEOUT = 30.0
 #: Name of the weights in an exported folder or a published repository.
 HUB_FILE = 'model.safetensors'
 
-
 #: Keys of a pretrained_cfg that locate weights, or name code that loads them.
 SOURCES = ('source', 'file', 'url', 'hf_hub_id', 'hf_hub_filename', 'state_dict', 'custom_load')
 

@@ -25,7 +25,7 @@ def warp_mask(warp: Warp, mask: torch.Tensor, params: Params, fill: float) -> to
     exact = torch.tensor(fill, dtype=torch.float64)
     filled = exact.to(mask.dtype)
     if not mask.is_floating_point() and filled.double() != exact:
-        raise ValueError(f'mask_fill must be a value of the mask, which is {mask.dtype}, got {fill}')
+        raise ValueError(f'mask_fill must be representable in the dtype of the mask, {mask.dtype}, got {fill}')
     if mask.numel() == 0:
         return mask.clone()
     pixels, inside = (part.to(mask.device) for part in warp.nearest(params, *mask.shape[-2:]))

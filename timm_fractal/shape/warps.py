@@ -327,7 +327,7 @@ class Warp(ABC):
         """
         coefficients = self._coefficients(values)
         if not np.isfinite(coefficients).all():
-            raise ValueError(f'params must be finite and give a map, got {values.tolist()}')
+            raise ValueError(f'params must be finite and define a map, got {values.tolist()}')
         rows, columns = (_basis_of_pixels(type(self), n, str(device)) for n in (height, width))
         lines = _keep_bits(rows @ _keep_bits(to_device(coefficients, device), 24), _BITS)
         scale = to_device(torch.tensor([_STEPS // 2 * n for n in have], dtype=torch.float64), device)
@@ -341,7 +341,7 @@ class Warp(ABC):
             return params
         records = [params] if isinstance(params, Mapping) else list(params)
         if not isinstance(params, Mapping) and len(records) != batch:
-            raise ValueError(f'params must be one record or as many as images, {batch}, got {len(records)}')
+            raise ValueError(f'params must be one record or one per image, {batch}, got {len(records)}')
         for record in records:
             if not isinstance(record, Mapping) or list(record) != [self.name] or len(record[self.name]) != self.count:
                 raise ValueError(f'params must be {{{self.name!r}: [{self.count} numbers]}}, got {record}')
@@ -612,7 +612,7 @@ def _size(size: Size, height: int, width: int) -> tuple[int, int]:
         return height, width
     pair = (size, size) if isinstance(size, int) else tuple(size)
     if len(pair) != 2 or not all(isinstance(n, int) and n >= 1 for n in pair):
-        raise ValueError(f'size must be a whole number of at least 1 or two, height and width, got {size!r}')
+        raise ValueError(f'size must be an integer of at least 1, or two of them, height and width, got {size!r}')
     return pair
 
 
@@ -629,7 +629,7 @@ def _fill(fill: Fill, channels: int, bytes_only: bool) -> list[float]:
     if len(values) not in (1, channels) or not all(map(math.isfinite, values)):
         raise ValueError(f'fill must be one finite number or one for each of {channels} channels, got {fill!r}')
     if bytes_only and not all(0 <= value <= 255 for value in values):
-        raise ValueError(f'fill must be at least 0 and at most 255 for images of bytes, got {fill!r}')
+        raise ValueError(f'fill must be at least 0 and at most 255 for uint8 images, got {fill!r}')
     return values
 
 
@@ -642,4 +642,4 @@ def check_magnitude(magnitude: float) -> None:
 def check_mode(image: Image.Image) -> None:
     """Refuse modes other than L and RGB."""
     if image.mode not in _MODES:
-        raise ValueError(f"image must have mode L or RGB, got {image.mode!r}: convert it, image.convert('RGB')")
+        raise ValueError(f"image must have mode L or RGB, got {image.mode!r}: convert it with image.convert('RGB')")
