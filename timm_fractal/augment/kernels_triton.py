@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .erasing import ERASING_MODES
 from .reference import NAMES
 from .tables import blend, cubic, keys_far, keys_near, luma
 
@@ -36,8 +37,7 @@ def _code(name: str) -> Any:
 _AUTO_CONTRAST, _EQUALIZE, _INVERT, _POSTERIZE = map(_code, ('AutoContrast', 'Equalize', 'Invert', 'Posterize'))
 _SOLARIZE, _SOLARIZE_ADD, _BRIGHTNESS = map(_code, ('Solarize', 'SolarizeAdd', 'Brightness'))
 _CONTRAST, _COLOR, _SHARPNESS = map(_code, ('Contrast', 'Color', 'Sharpness'))
-# Modes of random erasing, as in `timm_fractal.augment.erasing.ERASING_MODES`.
-_RAND, _PIXEL = tl.constexpr(1), tl.constexpr(2)
+_RAND, _PIXEL = (tl.constexpr(ERASING_MODES.index(mode)) for mode in ('rand', 'pixel'))
 
 
 def _jit(function: Any) -> Any:

@@ -9,8 +9,8 @@ bytes are the same on every machine and device.
 
 X and Y are the identity plus the sampled parameters, each of which is ``magnitude * U(-1, 1)`` (half of that for
 polynomials). Degenerate warps are then shrunk: all parameters are multiplied by 0.9 until the map does not turn inside
-out or stretch any part of the image to more than three times its length, at least a third of the canvas shows the
-image, and the center of the image is on the canvas.
+out or stretch any part of the image to more than three times its length, at least a third of the canvas (of 17 x 17
+points) shows the image, and the center of the image is on the canvas.
 
 Only ``random()`` of the generators is used, and parameters follow from it by multiplication and rounding alone: the
 same seed gives the same parameters everywhere.

@@ -1,7 +1,7 @@
 """Makes a folder of emoji, for ``--data emoji=FOLDER`` of a sweep: 8 categories, 64 x 64 pixels on white.
 
     npm pack emoji-datasource-google@16.0.0 emoji-datasource-twitter@16.0.0
-    for set in google twitter; do mkdir $set; tar xzf emoji-datasource-$set-16.0.0.tgz -C $set --strip-components 1; done
+    for s in google twitter; do mkdir $s; tar xzf emoji-datasource-$s-16.0.0.tgz -C $s --strip-components 1; done
     python train_scripts/sweeps/emoji.py google twitter emoji
 
 Each emoji of the training split is drawn in one of both styles, and each of the validation split in both.
