@@ -502,7 +502,7 @@ def test_dry_run(exported, tmp_path, capsys, monkeypatch):
     said = capsys.readouterr()
     assert said.err == 'timm-fractal publish: the Hub did not check the model card: no network\n'
     first, *files = said.out.splitlines()[: 1 + len(hub.FILES)]
-    assert first == f'{folder}: ready for me/my_model, not uploaded'
+    assert first == f'{folder}: complete; not uploaded to me/my_model'
     assert files == [f'{len(before[name]):>13,} bytes  {name}' for name in hub.FILES]
     assert '\nlicense: apache-2.0\n' in said.out and 'Model card for' not in said.out and 'sha256' not in said.out
     assert said.out.endswith(f' lines, all in {folder / "README.md"})\n')

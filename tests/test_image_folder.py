@@ -47,8 +47,8 @@ def test_files_that_are_damaged_or_large(folder: Path) -> None:
     (folder / 'val' / 'a dog' / 'text.jpg').write_text('no image')
     Image.new('L', (2000, 1500)).save(folder / 'train' / 'a dog' / 'large.jpg')
     (failure,), (warning,) = said(folder, 'FAIL'), said(folder, 'warn')
-    assert failure.startswith(f'2 images cannot be read: {str(damaged)[:50]}')
-    assert warning.startswith('1 images have more than 2 million pixels, such as large.jpg')
+    assert failure.startswith(f'cannot be read: {str(damaged)[:50]}')
+    assert warning.startswith('1 with more than 2 million pixels, such as large.jpg')
 
 
 @pytest.mark.parametrize(
@@ -58,6 +58,11 @@ def test_files_that_are_damaged_or_large(folder: Path) -> None:
 def test_splits_that_are_missing(folder: Path, split: str, status: str, message: str) -> None:
     (folder / split).rename(folder / 'other')
     assert any(message in text for text in said(folder, status))
+
+
+def test_a_split_instead_of_the_folder(folder: Path) -> None:
+    (advice,) = said(folder / 'train', 'FAIL')
+    assert advice == f'{folder / "train"} is one split -> give the folder that contains it, {folder}'
 
 
 def test_no_classes_and_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

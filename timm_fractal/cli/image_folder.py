@@ -32,6 +32,9 @@ def examine_folder(folder: str | Path) -> Iterator[Check]:
     if not root.is_dir():
         raise FileNotFoundError(f'--data-dir: there is no folder {str(folder)!r}')
     train, val = (_split(root, names) for names in (TRAIN_SPLITS, VALIDATION_SPLITS))
+    if not (train or val) and root.name in (*TRAIN_SPLITS, *VALIDATION_SPLITS):
+        yield Check('FAIL', f'{root} is one split', f'give the folder that contains it, {root.absolute().parent}')
+        return
     if train is None:
         text = f"{root} has no folder 'train': timm would train on all of it"
         yield Check('FAIL', text, f'make {root}/train/CLASS/FILE')
@@ -55,7 +58,7 @@ def examine_folder(folder: str | Path) -> Iterator[Check]:
         yield Check(
             'FAIL',
             f'train and val have different classes: {listed(sorted(trained ^ tested))} only in one; timm numbers '
-            f'the classes of each by itself, so that labels would not agree',
+            f'the classes of each split separately, so labels would not match',
             'give both the same class folders, each with images',
         )
     if len(trained) < 2:
@@ -105,11 +108,11 @@ def _examine_files(paths: list[Path]) -> Iterator[Check]:
             except Exception:
                 damaged.append(str(path))
     if damaged:
-        yield Check('FAIL', f'{len(damaged)} images cannot be read: {listed(damaged)}', 'delete or replace them')
+        yield Check('FAIL', f'cannot be read: {listed(damaged)}', 'delete or replace them')
     if large:
         yield Check(
             'warn',
-            f'{len(large)} images have more than {_LARGE // 10**6} million pixels, such as {large[0]}: decoding them '
+            f'{len(large):,} with more than {_LARGE // 10**6} million pixels, such as {large[0]}: decoding them '
             f'in every epoch takes most of the time',
             'scale them once, so that the shorter side has 256 pixels',
         )

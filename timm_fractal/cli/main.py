@@ -370,7 +370,7 @@ def _publish(args: Any) -> int:
 
     done = publish(args.folder, args.repo_id, **_given(args, 'private', 'create_pr', 'revision', 'dry_run'))
     if args.dry_run:
-        _print(f'{args.folder}: ready for {args.repo_id}, not uploaded')
+        _print(f'{args.folder}: complete; not uploaded to {args.repo_id}')
         for path in (path for path in (Path(args.folder, file) for file in FILES) if path.exists()):
             _print(f'{path.stat().st_size:>13,} bytes  {path.name}')
         path = Path(args.folder, 'README.md')
