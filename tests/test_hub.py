@@ -376,7 +376,8 @@ def test_a_full_disk(tmp_path):
         f'sys.exit(main(["export-weights", {str(path)!r}, {str(tmp_path / "out")!r}]))'
     )
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert done.returncode == 1 and 'File too large' in done.stderr, done.stderr
+    assert done.returncode == 1 and 'the weights cannot be written (' in done.stderr, done.stderr
+    assert 'File too large' in done.stderr, done.stderr
     assert 'Traceback' not in done.stderr and not (tmp_path / 'out').exists()
 
 

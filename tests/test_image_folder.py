@@ -47,8 +47,8 @@ def test_files_that_are_damaged_or_large(folder: Path) -> None:
     (folder / 'val' / 'a dog' / 'text.jpg').write_text('no image')
     Image.new('L', (2000, 1500)).save(folder / 'train' / 'a dog' / 'large.jpg')
     (failure,), (warning,) = said(folder, 'FAIL'), said(folder, 'warn')
-    assert failure.startswith(f'cannot be read: {str(damaged)[:50]}')
-    assert warning.startswith('1 with more than 2 million pixels, such as large.jpg')
+    assert failure.startswith(f'2 of the images cannot be read: {str(damaged)[:50]}')
+    assert warning.startswith('images of more than 2 million pixels: 1, such as large.jpg')
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,11 @@ class Table:
 
     def row(self, row: Row) -> str:
         """Return the name of a row in tables and plots."""
-        return row.label or self.sweep.file.conditions[row.condition].label or row.condition
+        return row.label or self.label(row.condition)
+
+    def label(self, condition: str) -> str:
+        """Return the label of a condition, or its name."""
+        return self.sweep.file.conditions[condition].label or condition
 
     def name(self, condition: str) -> str:
         """Return the data set of a condition for a table."""
@@ -262,7 +266,7 @@ def introduction(table: Table) -> str:
     )
     ran = {line['condition'] for line in table.lines}
     if left := [name for name in dict.fromkeys(unit.condition for unit in table.sweep.units) if name not in ran]:
-        out.append(f'Not yet run: {"; ".join(file.conditions[name].label or name for name in left)}.')
+        out.append(f'Not yet run: {"; ".join(table.label(name) for name in left)}.')
     return '\n'.join([*out, ''])
 
 

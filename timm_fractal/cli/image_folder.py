@@ -108,11 +108,13 @@ def _examine_files(paths: list[Path]) -> Iterator[Check]:
             except Exception:
                 damaged.append(str(path))
     if damaged:
-        yield Check('FAIL', f'cannot be read: {listed(damaged)}', 'delete or replace them')
+        yield Check(
+            'FAIL', f'{len(damaged):,} of the images cannot be read: {listed(damaged)}', 'delete or replace them'
+        )
     if large:
         yield Check(
             'warn',
-            f'{len(large):,} with more than {_LARGE // 10**6} million pixels, such as {large[0]}: decoding them '
+            f'images of more than {_LARGE // 10**6} million pixels: {len(large):,}, such as {large[0]}; decoding them '
             f'in every epoch takes most of the time',
             'scale them once, so that the shorter side has 256 pixels',
         )

@@ -399,9 +399,8 @@ class Warp(ABC):
         valid = _are_cells_valid(*(corners[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1)))
         (left,) = valid.nonzero()
         fields = _divided(basis @ coefficients[left] @ basis.T)
-        last, first = slice(None, -1), slice(1, None)
-        cells = (fields[:, :, i, j] for i in (last, first) for j in (last, first))
-        good = _are_cells_valid(*cells)
+        before, after = slice(None, -1), slice(1, None)
+        good = _are_cells_valid(*(fields[:, :, i, j] for i in (before, after) for j in (before, after)))
         covered = (np.abs(fields).max(1) <= 1).sum((1, 2))
         good &= covered >= _MIN_COVERED_CORNERS * (_CELLS + 1) ** 2
         # The center of the image is on the canvas if the edge of the canvas winds around it, as it does if no point
