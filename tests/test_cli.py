@@ -484,7 +484,7 @@ def test_every_command_speaks_in_a_narrow_encoding(tmp_path: Path, encoding: str
         # publish exits with 1, since the Hub cannot validate the model card.
         assert done.returncode == (words[0] == 'publish') and end in done.stdout.rstrip(), done
     done = run('export-weights', f'{folder}/nothing', 'out')
-    assert done.returncode == 1 and b'no such file' in done.stderr and b'Traceback' not in done.stderr
+    assert done.returncode == 1 and b'No such file' in done.stderr and b'Traceback' not in done.stderr
 
 
 def test_secrets_in_the_address_of_weights_are_not_printed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

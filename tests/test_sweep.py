@@ -423,7 +423,8 @@ def test_interrupted(tmp_path):
     """Ctrl-C stops the running trainings, starts no others, and releases the lock."""
     place = Place(tmp_path, go=False)
     write(place.file, {'seeds': [0, 1, 2, 3, 4]})
-    child = place.start('-n', 2)
+    # A shell makes its background processes, such as this test, ignore Ctrl-C.
+    child = place.start('-n', 2, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     wait_for(lambda: len(list(tmp_path.glob('work/tiny/*/*/log.txt'))) == 2)
     os.killpg(child.pid, signal.SIGINT)
     child.communicate(timeout=240)

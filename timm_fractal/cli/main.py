@@ -109,9 +109,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser()
     args = parser.parse_args(argv)
     try:
+        # Before torch is imported, so that a typo is reported immediately.
         if hasattr(args, 'name'):
-            # Before torch is imported, so that a typo is reported immediately.
             parse_name(args.name)
+        if hasattr(args, 'path'):
+            os.stat(args.path)
         return int(args.run(args))
     except (ValueError, ImportError, OSError, MemoryError, RuntimeError) as error:
         _print(f'timm-fractal {args.command}: {_message(error)}', file=sys.stderr)
