@@ -46,6 +46,7 @@ bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.bench_memory
 	$(BIN)/python -m benchmarks.bench_shape
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.bench_augment
+	$(BIN)/python -m benchmarks.bench_step
 	$(BIN)/python -m benchmarks.count_traffic
 
 # Everything that needs a GPU, in at most ten minutes; TIMM_SOURCE is a checkout of timm's repository.
