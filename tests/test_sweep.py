@@ -890,14 +890,15 @@ def test_the_summary_shows_what_survives_a_false_discovery_rate(sweep_file, tmp_
     import sweep_compare
     import sweep_report
 
-    column = dict(title='digits', model='ViT', task='digits', against='scratch', starts={'a': 'fractal1', 'b': 'noise'})
+    gain = dict(title='digits', model='ViT', task='digits', against='scratch', starts={'a': 'fractal1', 'b': 'noise'})
     change = {
         **{'pretrain': dict(model='test_vit', batch_size=8, epochs=2), 'title': 'T', 'about': 'A', 'seeds': [0, 1, 2]},
         'finetune/digits': dict(data='digits', shots=5, model='test_vit', batch_size=8, epochs=2),
         'conditions/fractal1': dict(dataset='fractal1/classes=16'),
         'conditions/noise': dict(dataset='noise1/classes=16'),
         'conditions/scratch': {},
-        'summary': [column],
+        'summary': [gain],
+        'conclusion': 'Take it.',
     }
     read = sweep_file.Sweep(write(tmp_path / 'tiny.yaml', change))
     top1 = {'scratch': [50, 51, 52], 'fractal1': [60, 62, 61], 'noise': [55, 51, 49]}
@@ -912,9 +913,10 @@ def test_the_summary_shows_what_survives_a_false_discovery_rate(sweep_file, tmp_
     sweep_report.write([read], tmp_path, tmp_path / 'page.md')
     page = (tmp_path / 'page.md').read_text()
     # Differences 10, 11, 9 and 5, 0, -3: mean 10 with t = 4.303 * 1 / sqrt(3), and mean 0.67, which is not shown.
-    assert '| from scratch | 51.0 % |' in page
-    assert '| a | **+10.0** ± 2.5 | higher in 1 of 1, 1 clear |' in page
-    assert '| b | +0.7 ± 10.0 | higher in 1 of 1, none clear |' in page
+    assert page.startswith('# Results\n\n- **T.** Take it.\n\n')
+    assert '|  | from scratch | a | b |' in page
+    assert '| digits; ViT | 51.0 % | **+10.0** ± 2.5 | +0.7 ± 10.0 |' in page
+    assert '| all |  | higher in 1 of 1, 1 clear | higher in 1 of 1, none clear |' in page
     assert (tmp_path / 'page' / 'summary.png').stat().st_size > 1000
     table = sweep_report.Table(read, lines)
     found = sweep_compare.compare(table, 'noise', 'scratch', 'digits')

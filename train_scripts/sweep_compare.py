@@ -12,7 +12,7 @@ from scipy.stats import false_discovery_control, ttest_1samp
 
 if TYPE_CHECKING:
     from sweep_report import Table
-    from sweep_schema import Column
+    from sweep_schema import Gain
 
 #: Minimum number of pre-training seeds for an interval.
 ENOUGH = 3
@@ -71,8 +71,8 @@ class Comparisons:
             wanted = []
             for finding in table.sweep.file.findings:
                 wanted += [(*pair, task) for pair in finding.expect for task in table.tasks_of(finding)]
-            for column in table.sweep.file.summary:
-                wanted += [(start, column.against, column.task) for start in column.starts.values()]
+            for gain in table.sweep.file.summary:
+                wanted += [(start, gain.against, gain.task) for start in gain.starts.values()]
             for better, worse, task in wanted:
                 if (comparison := compare(table, better, worse, task)) is not None:
                     self.found[table.sweep.name, better, worse, task] = comparison
@@ -96,25 +96,25 @@ class Comparisons:
         return mean + interval + ('' if short else f', {found.wins} of {found.runs}')
 
 
-Columns = list[tuple['Table', 'Column']]
+Gains = list[tuple['Table', 'Gain']]
 
 
-def columns_of(tables: Iterable['Table']) -> Columns:
-    """Return the columns of the summary, with their sweeps."""
-    return [(table, column) for table in tables for column in table.sweep.file.summary]
+def gains_of(tables: Iterable['Table']) -> Gains:
+    """Return the rows of the summary, with their sweeps."""
+    return [(table, gain) for table in tables for gain in table.sweep.file.summary]
 
 
-def _starts(columns: Columns) -> list[str]:
-    return sorted({start for _, column in columns for start in column.starts})
+def _starts(gains: Gains) -> list[str]:
+    return list(dict.fromkeys(start for _, gain in gains for start in gain.starts))
 
 
-def _key(table: 'Table', column: 'Column', start: str) -> Key:
-    return table.sweep.name, column.starts.get(start, ''), column.against, column.task
+def _key(table: 'Table', gain: 'Gain', start: str) -> Key:
+    return table.sweep.name, gain.starts.get(start, ''), gain.against, gain.task
 
 
-def answer(columns: Columns, comparisons: Comparisons) -> str:
+def answer(gains: Gains, comparisons: Comparisons) -> str:
     """Return the summary in one sentence."""
-    keys = [_key(table, column, start) for table, column in columns for start in column.starts]
+    keys = [_key(table, gain, start) for table, gain in gains for start in gain.starts]
     found = [key for key in keys if key in comparisons.found]
     higher = sum(comparisons.found[key].mean > 0 for key in found)
     judged = sum(not math.isnan(comparisons.found[key].p) for key in found)
@@ -127,38 +127,42 @@ def answer(columns: Columns, comparisons: Comparisons) -> str:
     )
 
 
-def summary(columns: Columns, comparisons: Comparisons) -> list[str]:
-    """Format the summary as a Markdown table: a row per start, a column per task, differences to scratch."""
-    heads = [f'{column.title}{" (held out)" if column.held_out else ""}, {column.model}' for _, column in columns]
-    rows = [['start', *heads, 'verdict'], ['---'] * (len(columns) + 2)]
-    levels = [table.top1[column.against][column.task].values() for table, column in columns]
-    rows.append(['from scratch', *(f'{fmean(level):.1f} %' if level else 'not yet run' for level in levels), ''])
-    for start in _starts(columns):
-        cells, signs = [], []
-        for table, column in columns:
-            condition = column.starts.get(start)
+def summary(gains: Gains, comparisons: Comparisons) -> list[str]:
+    """Format the summary as a Markdown table: a row per task, a column per start, differences to scratch."""
+    starts = _starts(gains)
+    signs: dict[str, list[tuple[bool, bool]]] = {start: [] for start in starts}
+    rows = [['', 'from scratch', *starts], ['---'] * (len(starts) + 2)]
+    for table, gain in gains:
+        level = table.top1[gain.against][gain.task].values()
+        cells = [f'{fmean(level):.1f} %' if level else 'not yet run']
+        for start in starts:
+            condition = gain.starts.get(start)
             if condition is None:
                 cells.append('')
                 continue
-            cells.append(comparisons.cell(table, condition, column.against, column.task, short=True))
-            key = _key(table, column, start)
+            cells.append(comparisons.cell(table, condition, gain.against, gain.task, short=True))
+            key = _key(table, gain, start)
             if key in comparisons.found:
-                signs.append((comparisons.found[key].mean > 0, key in comparisons.shown))
-        better, shown = sum(up for up, _ in signs), sum(sure for _, sure in signs)
-        rows.append([start, *cells, f'higher in {better} of {len(signs)}, {shown or "none"} clear'])
+                signs[start].append((comparisons.found[key].mean > 0, key in comparisons.shown))
+        rows.append([f'{gain.title}{" (held out)" if gain.held_out else ""}; {gain.model}', *cells])
+    verdicts = [
+        f'higher in {sum(up for up, _ in found)} of {len(found)}, {sum(sure for _, sure in found) or "none"} clear'
+        for found in signs.values()
+    ]
+    rows.append(['all', '', *verdicts])
     return ['| ' + ' | '.join(cells) + ' |' for cells in rows]
 
 
-def forest(columns: Columns, comparisons: Comparisons) -> Figure:
-    """Plot the summary: differences to training from scratch with their 95 % intervals, a panel per column."""
-    starts = _starts(columns)
-    size = (1.6 + 1.6 * len(columns), 1 + 0.28 * len(starts))
-    figure, panels = plt.subplots(1, len(columns), figsize=size, layout='constrained', sharey=True, squeeze=False)
-    for panel, (table, column) in zip(panels[0], columns, strict=True):
-        panel.set_title(f'{column.title}\n{column.model}', fontsize='x-small')
+def forest(gains: Gains, comparisons: Comparisons) -> Figure:
+    """Plot the summary: differences to training from scratch with their 95 % intervals, a panel per gain."""
+    starts = _starts(gains)
+    size = (1.6 + 1.6 * len(gains), 1 + 0.28 * len(starts))
+    figure, panels = plt.subplots(1, len(gains), figsize=size, layout='constrained', sharey=True, squeeze=False)
+    for panel, (table, gain) in zip(panels[0], gains, strict=True):
+        panel.set_title(f'{gain.title}\n{gain.model}', fontsize='x-small')
         panel.axvline(0, color='gray', lw=0.8)
         for place, start in enumerate(starts):
-            if (found := comparisons.found.get(_key(table, column, start))) is None:
+            if (found := comparisons.found.get(_key(table, gain, start))) is None:
                 continue
             color = 'tab:blue' if found.mean > 0 else 'tab:red'
             if math.isnan(found.p):

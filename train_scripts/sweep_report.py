@@ -10,7 +10,7 @@ from typing import Any
 
 import matplotlib
 import sweep_population
-from sweep_compare import RATE, Comparisons, answer, columns_of, forest, summary
+from sweep_compare import RATE, Comparisons, answer, forest, gains_of, summary
 from sweep_file import Results, Sweep, canonical, key_of
 from sweep_schema import Finding, Row
 
@@ -300,15 +300,18 @@ different scale and data set.
 
 def page(tables: list[Table], comparisons: Comparisons, folder: str, results: Path) -> str:
     """Format the page as Markdown; ``folder`` has its plots, ``results`` its JSON lines."""
-    files = ' '.join(str(table.sweep.path) for table in tables)
-    command = f'python train_scripts/sweep.py report {files} --results {results}'
+    paths = ' '.join(str(table.sweep.path) for table in tables)
+    command = f'python train_scripts/sweep.py report {paths} --results {results}'
     out = ['# Results', '']
-    if columns := columns_of(tables):
-        out += [answer(columns, comparisons), '', f'![gain over training from scratch]({folder}/{SUMMARY})', '']
+    files = [table.sweep.file for table in tables]
+    if conclusions := [f'- **{file.title}.** {file.conclusion}' for file in files if file.conclusion is not None]:
+        out += [*conclusions, '']
+    if gains := gains_of(tables):
+        out += [answer(gains, comparisons), '', f'![gain over training from scratch]({folder}/{SUMMARY})', '']
         out += ['Points of top-1 accuracy above training from scratch, ± half of the 95 % interval:', '']
-        out += [*summary(columns, comparisons), ABOUT_SUMMARY]
+        out += [*summary(gains, comparisons), ABOUT_SUMMARY]
     about = ABOUT_FIGURES.format(command=command, rate=RATE, judged=comparisons.judged)
-    findings = [finding for table in tables for finding in table.sweep.file.findings]
+    findings = [finding for file in files for finding in file.findings]
     if any(row.published is not None for finding in findings for row in finding.rows):
         about += ABOUT_PAPER
     out += [about, '</details>', '']
@@ -339,8 +342,8 @@ def write(sweeps: list[Sweep], results: Path, path: Path) -> None:
             if table.lines:
                 draw(table, finding, folder / plot_name(table, finding))
     comparisons = Comparisons(tables)
-    if columns := columns_of(tables):
-        figure = forest(columns, comparisons)
+    if gains := gains_of(tables):
+        figure = forest(gains, comparisons)
         figure.savefig(folder / SUMMARY, dpi=80)
         plt.close(figure)
     path.write_text(page(tables, comparisons, path.stem, results), encoding='utf-8')

@@ -158,14 +158,14 @@ class Finding(Strict):
         return self
 
 
-class Column(Strict):
-    """A column of the summary: what pre-training gains on one fine-tuning."""
+class Gain(Strict):
+    """A row of the summary: what pre-training gains on one fine-tuning."""
 
     title: str = Field(description='the data and the number of images')
     model: str = Field(description='the model and the resolution')
     task: str = Field(description='name of the fine-tuning')
     against: str = Field(description='the condition without pre-training')
-    starts: dict[str, str] = Field(min_length=1, description='conditions by the name of their row')
+    starts: dict[str, str] = Field(min_length=1, description='conditions by the name of their column')
     held_out: bool = Field(False, description='neither fractals nor recipes were chosen on this data')
 
 
@@ -184,6 +184,7 @@ class File(Strict):
     name: Name
     title: str = absent('heading on the page')
     about: str = absent('text below the heading')
+    conclusion: str = absent('what follows from it, in one or two sentences at the top of the page')
     vars: dict[str, Any] = Field({}, description='variables: `$NAME` is replaced anywhere in the file')
     data: dict[Name, Annotated[Data, Field(discriminator='kind')]] = Field(
         {}, description='folders of images by name, see below'
@@ -200,7 +201,7 @@ class File(Strict):
     findings: list[Finding] = Field(
         [], description='contents of `sweep.py report`, which also needs `title` and `about`'
     )
-    summary: list[Column] = Field([], description='columns of the summary at the top of the page')
+    summary: list[Gain] = Field([], description='rows of the summary at the top of the page')
     cost: Cost = absent('rates for `sweep.py list`')
 
     @field_validator('conditions', mode='before')
@@ -252,10 +253,10 @@ class File(Strict):
                 known(task, self.finetune, 'fine-tuning', place)
             for condition in (name for pair in finding.expect for name in pair):
                 known(condition, rows, 'row', place)
-        for number, column in enumerate(self.summary):
+        for number, gain in enumerate(self.summary):
             place = f'summary.{number}'
-            known(column.task, self.finetune, 'fine-tuning', place)
-            for condition in (column.against, *column.starts.values()):
+            known(gain.task, self.finetune, 'fine-tuning', place)
+            for condition in (gain.against, *gain.starts.values()):
                 known(condition, self.conditions, 'condition', place)
         return self
 
