@@ -892,7 +892,12 @@ def test_the_summary_shows_what_survives_a_false_discovery_rate(sweep_file, tmp_
 
     gain = dict(title='digits', model='ViT', task='digits', against='scratch', starts={'a': 'fractal1', 'b': 'noise'})
     change = {
-        **{'pretrain': dict(model='test_vit', batch_size=8, epochs=2), 'title': 'T', 'about': 'A', 'seeds': [0, 1, 2]},
+        **{
+            'pretrain': dict(model='test_vit', batch_size=8, epochs=2),
+            'title': 'A (b)',
+            'about': 'A',
+            'seeds': [0, 1, 2],
+        },
         'finetune/digits': dict(data='digits', shots=5, model='test_vit', batch_size=8, epochs=2),
         'conditions/fractal1': dict(dataset='fractal1/classes=16'),
         'conditions/noise': dict(dataset='noise1/classes=16'),
@@ -913,7 +918,7 @@ def test_the_summary_shows_what_survives_a_false_discovery_rate(sweep_file, tmp_
     sweep_report.write([read], tmp_path, tmp_path / 'page.md')
     page = (tmp_path / 'page.md').read_text()
     # Differences 10, 11, 9 and 5, 0, -3: mean 10 with t = 4.303 * 1 / sqrt(3), and mean 0.67, which is not shown.
-    assert page.startswith('# Results\n\n- **T.** Take it.\n\n')
+    assert page.startswith('# Results\n\n- Take it. ([A (b)](#a-b))\n\n')
     assert '|  | from scratch | a | b |' in page
     assert '| digits; ViT | 51.0 % | **+10.0** ± 2.5 | +0.7 ± 10.0 |' in page
     assert '| all |  | higher in 1 of 1, 1 clear | higher in 1 of 1, none clear |' in page

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -298,13 +299,18 @@ different scale and data set.
 """
 
 
+def link(heading: str) -> str:
+    """Link to a heading of the same page."""
+    return f'[{heading}](#{re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-")})'
+
+
 def page(tables: list[Table], comparisons: Comparisons, folder: str, results: Path) -> str:
     """Format the page as Markdown; ``folder`` has its plots, ``results`` its JSON lines."""
     paths = ' '.join(str(table.sweep.path) for table in tables)
     command = f'python train_scripts/sweep.py report {paths} --results {results}'
     out = ['# Results', '']
     files = [table.sweep.file for table in tables]
-    if conclusions := [f'- **{file.title}.** {file.conclusion}' for file in files if file.conclusion is not None]:
+    if conclusions := [f'- {file.conclusion} ({link(file.title)})' for file in files if file.conclusion is not None]:
         out += [*conclusions, '']
     if gains := gains_of(tables):
         out += [answer(gains, comparisons), '', f'![gain over training from scratch]({folder}/{SUMMARY})', '']
