@@ -112,6 +112,10 @@ def _key(table: 'Table', gain: 'Gain', start: str) -> Key:
     return table.sweep.name, gain.starts.get(start, ''), gain.against, gain.task
 
 
+def _task(gain: 'Gain') -> str:
+    return f'{gain.title}{" (held out)" if gain.held_out else ""}; {gain.model}'
+
+
 def answer(gains: Gains, comparisons: Comparisons) -> str:
     """Return the summary in one sentence."""
     keys = [_key(table, gain, start) for table, gain in gains for start in gain.starts]
@@ -144,7 +148,7 @@ def summary(gains: Gains, comparisons: Comparisons) -> list[str]:
             key = _key(table, gain, start)
             if key in comparisons.found:
                 signs[start].append((comparisons.found[key].mean > 0, key in comparisons.shown))
-        rows.append([f'{gain.title}{" (held out)" if gain.held_out else ""}; {gain.model}', *cells])
+        rows.append([_task(gain), *cells])
     verdicts = [
         f'higher in {sum(up for up, _ in found)} of {len(found)}, {sum(sure for _, sure in found) or "none"} clear'
         for found in signs.values()
@@ -154,25 +158,27 @@ def summary(gains: Gains, comparisons: Comparisons) -> list[str]:
 
 
 def forest(gains: Gains, comparisons: Comparisons) -> Figure:
-    """Plot the summary: differences to training from scratch with their 95 % intervals, a panel per gain."""
+    """Plot the summary: differences to training from scratch with their 95 % intervals, a row per task."""
     starts = _starts(gains)
-    size = (1.6 + 1.6 * len(gains), 1 + 0.28 * len(starts))
-    figure, panels = plt.subplots(1, len(gains), figsize=size, layout='constrained', sharey=True, squeeze=False)
-    for panel, (table, gain) in zip(panels[0], gains, strict=True):
-        panel.set_title(f'{gain.title}\n{gain.model}', fontsize='x-small')
-        panel.axvline(0, color='gray', lw=0.8)
-        for place, start in enumerate(starts):
+    figure, panel = plt.subplots(figsize=(9, 1.2 + 0.45 * len(gains)), layout='constrained')
+    panel.axvline(0, color='gray', lw=0.8)
+    for row, (table, gain) in enumerate(gains):
+        for place, start in enumerate(gain.starts):
             if (found := comparisons.found.get(_key(table, gain, start))) is None:
                 continue
-            color = 'tab:blue' if found.mean > 0 else 'tab:red'
+            height, color = row + 0.2 * (place - (len(gain.starts) - 1) / 2), f'C{starts.index(start)}'
             if math.isnan(found.p):
-                panel.plot(found.mean, place, 'o', mfc='white', color=color, ms=5)
+                panel.plot(found.mean, height, 'o', mfc='white', color=color, ms=5)
             else:
-                panel.plot([found.low, found.high], [place, place], color=color)
-                panel.plot(found.mean, place, 'o', color=color, ms=5)
-        panel.tick_params(labelsize='x-small')
-    panels[0][0].set_yticks(range(len(starts)), starts, fontsize='small')
-    panels[0][0].invert_yaxis()
-    words = 'points of top-1 above training from scratch; hollow: one pre-training, no interval'
-    figure.supxlabel(words, fontsize='small')
+                panel.plot([found.low, found.high], [height, height], color=color)
+                panel.plot(found.mean, height, 'o', color=color, ms=5)
+    for place, start in enumerate(starts):
+        panel.plot([], [], 'o-', color=f'C{place}', ms=5, label=start)
+    panel.set_yticks(range(len(gains)), [_task(gain) for _, gain in gains])
+    panel.invert_yaxis()
+    panel.grid(axis='x', alpha=0.4)
+    figure.supxlabel(
+        'points of top-1 above training from scratch; hollow: one pre-training, no interval', fontsize='medium'
+    )
+    figure.legend(loc='outside upper center', ncols=3, fontsize='small', frameon=False)
     return figure
