@@ -31,6 +31,7 @@ def test_a_good_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
         "ok    train: 120 images of 2 classes; the smallest is '2 cats' with 60",
         "ok    val: 100 images of 2 classes; the smallest is '2 cats' with 50",
         'ok    --num-classes 2 --epochs 300: about 600 steps of 50 images',
+        'ok    --model test_resnet.fractal1_100 --pretrained: a small CNN to start with, see docs/your_images.md',
         'ok    accuracy on 100 test images has a standard error of up to 5.0 points',
     ]
 
