@@ -70,7 +70,8 @@ def examine_folder(folder: str | Path) -> Iterator[Check]:
     else:
         options = f'--num-classes {len(trained)} --epochs {round(STEPS / batches)}'
         yield Check('ok', f'{options}: about {STEPS} steps of {BATCH} images')
-    yield Check('ok', '--model test_resnet.fractal1_100 --pretrained: a small CNN to start with, see docs/your_images.md')
+    model = '--model test_resnet.fractal1_100 --pretrained'
+    yield Check('ok', f'{model}: a small CNN to start with, see docs/your_images.md')
     if tests:
         error = 100 * (0.25 / len(tests)) ** 0.5
         yield Check('ok', f'accuracy on {len(tests):,} test images has a standard error of up to {error:.1f} points')
