@@ -1,12 +1,16 @@
 """Checks of a folder of images by `timm-fractal doctor --data-dir`."""
 
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from timm_fractal.cli import main
 from timm_fractal.cli.image_folder import examine_folder
+
+rng = np.random.default_rng(0)
 
 
 @pytest.fixture
@@ -15,7 +19,8 @@ def folder(tmp_path: Path) -> Path:
         for name in ('2 cats', 'a dog'):
             (tmp_path / split / name).mkdir(parents=True)
             for number in range(count):
-                Image.new('RGB', (16, 16)).save(tmp_path / split / name / f'{number}.png')
+                pixels = rng.integers(0, 256, (16, 16, 3), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / split / name / f'{number}.png')
     return tmp_path
 
 
@@ -39,14 +44,44 @@ def test_a_good_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_classes_that_differ(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / 'val' / 'a dog').rename(folder / 'val' / 'a bird')
     assert main(['doctor', '--data-dir', str(folder)]) == 1
-    assert 'FAIL  train and val have different classes: a bird, a dog only in one' in capsys.readouterr().out
+    assert 'val have different classes, only in train: a dog; only in val: a bird; timm' in capsys.readouterr().out
+
+
+def test_images_that_are_not_what_they_seem(folder: Path) -> None:
+    """timm drops transparency: black icons on a transparent ground are black images."""
+    icon = Image.new('RGBA', (16, 16))
+    icon.paste((0, 0, 0, 255), (4, 4, 9, 9))
+    icon.save(folder / 'train' / 'a dog' / 'icon.png')
+    (failure,), (warning,) = said(folder, 'FAIL'), said(folder, 'warn')
+    assert failure.startswith('1 images have a single color without their transparency: icon.png')
+    assert warning.startswith('timm drops the transparency of 1 images, such as icon.png')
+    Image.new('L', (16, 16), 9).save(folder / 'train' / 'a dog' / 'icon.png')
+    assert said(folder, 'warn') == ['1 images have a single color: icon.png -> delete or replace them']
+    assert said(folder, 'FAIL') == []
+
+
+def test_images_that_are_skipped_or_in_both_splits(folder: Path) -> None:
+    shutil.copy(folder / 'train' / 'a dog' / '3.png', folder / 'val' / 'a dog' / 'copy.png')
+    Image.open(folder / 'train' / 'a dog' / '3.png').save(folder / 'val' / '2 cats' / 'x.WebP', 'webp')
+    assert said(folder, 'FAIL') == []
+    assert said(folder, 'warn') == [
+        '1 images are in both splits, so accuracy would be too high: 3.png = copy.png -> delete them in one split',
+        'timm skips images of these types: .WebP; 1 here -> convert them to PNG or JPEG',
+    ]
+
+
+def test_images_outside_of_classes(folder: Path) -> None:
+    shutil.copy(folder / 'train' / 'a dog' / '3.png', folder / 'train' / 'loose.png')
+    (failure,) = said(folder, 'FAIL')
+    assert failure.startswith('train has images outside of class folders: loose.png')
+    assert not any('--epochs' in text for text in said(folder, 'ok'))
 
 
 def test_files_that_are_damaged_or_large(folder: Path) -> None:
     damaged = folder / 'train' / 'a dog' / '7.png'
     damaged.write_bytes(damaged.read_bytes()[:40])
     (folder / 'val' / 'a dog' / 'text.jpg').write_text('no image')
-    Image.new('L', (2000, 1500)).save(folder / 'train' / 'a dog' / 'large.jpg')
+    Image.fromarray(rng.integers(0, 256, (1500, 2000), np.uint8)).save(folder / 'train' / 'a dog' / 'large.jpg')
     (failure,), (warning,) = said(folder, 'FAIL'), said(folder, 'warn')
     assert failure.startswith(f'2 of the images cannot be read: {str(damaged)[:50]}')
     assert warning.startswith('images of more than 2 million pixels: 1, such as large.jpg')
@@ -64,6 +99,10 @@ def test_splits_that_are_missing(folder: Path, split: str, status: str, message:
 def test_a_split_instead_of_the_folder(folder: Path) -> None:
     (advice,) = said(folder / 'train', 'FAIL')
     assert advice == f'{folder / "train"} is one split -> give the folder that contains it, {folder}'
+    (advice,) = said(folder / 'val' / 'a dog', 'FAIL')
+    assert advice.endswith(f'a dog is one class -> give the folder that contains the splits, {folder}')
+    (folder / 'train' / 'a dog').rename(folder / 'train' / 'train')
+    assert 'is one split' in said(folder / 'train', 'FAIL')[0]
 
 
 def test_no_classes_and_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,8 +111,9 @@ def test_no_classes_and_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[
     for number in range(3):
         path = tmp_path / 'train' / 'one' / f'{number}.png'
         path.parent.mkdir(exist_ok=True)
-        Image.new('L', (16, 16)).save(path)
+        Image.fromarray(rng.integers(0, 256, (16, 16), np.uint8)).save(path)
     assert 'there is one class, one' in said(tmp_path, 'FAIL')[0]
+    shutil.copytree(tmp_path / 'train' / 'one', tmp_path / 'train' / 'two')
     assert any('fewer training images than a batch of 50' in text for text in said(tmp_path, 'warn'))
     assert main(['doctor', '--data-dir', str(tmp_path / 'nothing')]) == 1
     assert 'there is no folder' in capsys.readouterr().err

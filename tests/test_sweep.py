@@ -21,7 +21,18 @@ ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / 'train_scripts' / 'sweep.py'
 SWEEP = ROOT / 'train_scripts' / 'sweeps' / 'micro.yaml'
 # Sweeps on the results page.
-ON_THE_PAGE = ('default', 'cnn', 'labels', 'cnn_recipes', 'vit_recipes', 'micro', 'small', 'weights', 'fractals', 'models')
+ON_THE_PAGE = (
+    'default',
+    'cnn',
+    'labels',
+    'cnn_recipes',
+    'vit_recipes',
+    'micro',
+    'small',
+    'weights',
+    'fractals',
+    'models',
+)
 REPORT = ['report', *(f'train_scripts/sweeps/{name}.yaml' for name in ON_THE_PAGE)]
 REPORT += ['--results', 'train_scripts/results', '--page']
 

@@ -1,6 +1,7 @@
 """Checks a folder of images before training, for ``timm-fractal doctor --data-dir``."""
 
-from collections import Counter
+import hashlib
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,15 @@ def examine_folder(folder: str | Path) -> Iterator[Check]:
     if not root.is_dir():
         raise FileNotFoundError(f'--data-dir: there is no folder {str(folder)!r}')
     train, val = (_split(root, names) for names in (TRAIN_SPLITS, VALIDATION_SPLITS))
-    if not (train or val) and root.name in (*TRAIN_SPLITS, *VALIDATION_SPLITS):
-        yield Check('FAIL', f'{root} is one split', f'give the folder that contains it, {root.absolute().parent}')
+    around, names = root.absolute().parent, (*TRAIN_SPLITS, *VALIDATION_SPLITS)
+    # A class may be called train.
+    if root.name in names and (
+        not (train or val) or all(_split(around, each) for each in (TRAIN_SPLITS, VALIDATION_SPLITS))
+    ):
+        yield Check('FAIL', f'{root} is one split', f'give the folder that contains it, {around}')
+        return
+    if around.name in names and not (train or val):
+        yield Check('FAIL', f'{root} is one class', f'give the folder that contains the splits, {around.parent}')
         return
     if train is None:
         text = f"{root} has no folder 'train': timm would train on all of it"
@@ -54,16 +62,28 @@ def examine_folder(folder: str | Path) -> Iterator[Check]:
         yield Check('ok', text + (f'; the smallest is {least!r} with {counts[least]}' if counts else ''))
     tests = splits[val.name] if val else []
     trained, tested = ({name for _, name in images} for images in (splits[train.name], tests))
-    if tested and trained != tested:
+    valid = True
+    for split, images in splits.items():
+        if loose := [path.name for path, _ in images if path.parent == root / split]:
+            valid = False
+            yield Check('FAIL', f'{split} has images outside of class folders: {listed(loose)}', 'move or delete them')
+    if valid and tested and trained != tested:
+        valid = False
+        only = zip(splits, (trained - tested, tested - trained), strict=True)
+        text = '; '.join(f'only in {split}: {listed(sorted(names))}' for split, names in only if names)
         yield Check(
             'FAIL',
-            f'train and val have different classes: {listed(sorted(trained ^ tested))} only in one; timm numbers '
-            f'the classes of each split separately, so labels would not match',
+            f'train and val have different classes, {text}; timm numbers the classes of each split separately, so '
+            f'labels would not match',
             'give both the same class folders, each with images',
         )
     if len(trained) < 2:
+        valid = False
         yield Check('FAIL', f'there is one class, {listed(sorted(trained))}', 'a classifier needs two or more')
-    yield from _examine_files([path for images in splits.values() for path, _ in images])
+    yield from _examine_files({split: [path for path, _ in images] for split, images in splits.items()})
+    yield from _unread(root / split for split in splits)
+    if not valid:
+        return
     batches = len(splits[train.name]) // BATCH
     if batches == 0:
         yield Check('warn', f'there are fewer training images than a batch of {BATCH}', '--batch-size 10')
@@ -95,24 +115,55 @@ def _read(folder: Path) -> list[tuple[Path, str]]:
     return [(Path(path), names[number]) for path, number in reader.samples]
 
 
-def _examine_files(paths: list[Path]) -> Iterator[Check]:
-    damaged, large = [], []
-    with progress_bar('checking images', len(paths)) as bar:
-        for path in paths:
+def _unread(folders: Iterator[Path]) -> Iterator[Check]:
+    """Find images of types that timm skips."""
+    from timm.data import readers
+
+    extensions: Any = readers.get_img_extensions
+    others = Image.registered_extensions().keys() - set(extensions())
+    found = [path for folder in folders for path in sorted(folder.rglob('*')) if path.suffix.lower() in others]
+    if found:
+        text = (
+            f'timm skips images of these types: {listed(sorted({path.suffix for path in found}))}; {len(found):,} here'
+        )
+        yield Check('warn', text, 'convert them to PNG or JPEG')
+
+
+def _examine_files(splits: dict[str, list[Path]]) -> Iterator[Check]:
+    damaged, large, blank, transparent = [], [], [], []
+    where: dict[bytes, dict[str, str]] = defaultdict(dict)
+    with progress_bar('checking images', sum(map(len, splits.values()))) as bar:
+        for split, path in ((split, path) for split, paths in splits.items() for path in paths):
             bar.update()
             try:
+                where[hashlib.sha256(path.read_bytes()).digest()][split] = path.name
                 with Image.open(path) as image:
                     if image.width * image.height > _LARGE:
                         large.append(path.name)
                     # Decoding a JPEG at an eighth of its size still detects truncation.
                     image.draft('RGB', (64, 64))
-                    image.load()
+                    if image.has_transparency_data:
+                        transparent.append(path.name)
+                    # As timm does, which drops transparency.
+                    extrema: Any = image.convert('RGB').getextrema()
+                    if all(low == high for low, high in extrema):
+                        blank.append(path.name)
             except Exception:
                 damaged.append(str(path))
     if damaged:
+        text = f'{len(damaged):,} of the images cannot be read: {listed(damaged)}'
+        yield Check('FAIL', text, 'delete or replace them')
+    if blank:
+        status, text = ('FAIL', ' without their transparency') if set(blank) & set(transparent) else ('warn', '')
         yield Check(
-            'FAIL', f'{len(damaged):,} of the images cannot be read: {listed(damaged)}', 'delete or replace them'
+            status, f'{len(blank):,} images have a single color{text}: {listed(blank)}', 'delete or replace them'
         )
+    if transparent:
+        text = f'timm drops the transparency of {len(transparent):,} images, such as {transparent[0]}'
+        yield Check('warn', text, 'give them a background, see docs/your_images.md')
+    if twice := [' = '.join(names.values()) for names in where.values() if len(names) > 1]:
+        text = f'{len(twice):,} images are in both splits, so accuracy would be too high: {listed(twice)}'
+        yield Check('warn', text, 'delete them in one split')
     if large:
         yield Check(
             'warn',

@@ -100,8 +100,8 @@ def _wrap_load_pretrained(original: Callable[..., Any], registry: Any, ours: 'di
                 size = ours[name].pretrained_cfg['input_size'][-1]
                 usual = registry._model_default_cfgs[ours[name].architecture].default.input_size[-1]
                 if size != usual and is_primary():
-                    words = '%s is for %d pixels; for N pixels use --img-size N --model-kwargs img_size=N'
-                    _logger.info(words, name, size)
+                    more = ' --model-kwargs img_size=N' if ours[name].pretrained_cfg['fixed_input_size'] else ''
+                    _logger.info('%s is for %d pixels; for N pixels use --img-size N%s', name, size, more)
         if isinstance(cfg, dict) and cfg.get('custom_load') and str(cfg.get('file')).endswith(_TORCH_SUFFIXES):
             # Up to timm 1.0.30, --pretrained-path reads such a file as .npz if the default weights are an .npz file.
             pretrained_cfg = {**cfg, 'custom_load': False}
