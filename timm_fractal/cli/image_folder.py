@@ -153,14 +153,16 @@ def _examine_files(splits: dict[str, list[Path]]) -> Iterator[Check]:
     if damaged:
         text = f'{len(damaged):,} of the images cannot be read: {listed(damaged)}'
         yield Check('FAIL', text, 'delete or replace them')
-    if blank:
-        status, text = ('FAIL', ' without their transparency') if set(blank) & set(transparent) else ('warn', '')
-        yield Check(
-            status, f'{len(blank):,} images have a single color{text}: {listed(blank)}', 'delete or replace them'
-        )
+    background = 'give them a background, see docs/your_images.md'
+    if blank and set(blank) & set(transparent):
+        text = f'{len(blank):,} images have a single color without their transparency: {listed(blank)}'
+        yield Check('FAIL', text, background)
+    elif blank:
+        text = f'{len(blank):,} images have a single color: {listed(blank)}'
+        yield Check('warn', text, 'delete or replace them')
     if transparent:
         text = f'timm drops the transparency of {len(transparent):,} images, such as {transparent[0]}'
-        yield Check('warn', text, 'give them a background, see docs/your_images.md')
+        yield Check('warn', text, background)
     if twice := [' = '.join(names.values()) for names in where.values() if len(names) > 1]:
         text = f'{len(twice):,} images are in both splits, so accuracy would be too high: {listed(twice)}'
         yield Check('warn', text, 'delete them in one split')
