@@ -62,6 +62,11 @@ def test_unknown_weights_are_refused(weights):
         weights_sheet(weights, NAME)
 
 
+def test_a_folder_of_weights_needs_a_prefix(tmp_path):
+    with pytest.raises(ValueError, match='got a folder: use local-dir:'):
+        weights_sheet(str(tmp_path), NAME)
+
+
 def test_the_sheet_of_the_embedded_weights(tmp_path, monkeypatch):
     before = torch.random.get_rng_state()
     path = tmp_path / 'weights.png'

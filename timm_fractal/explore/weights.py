@@ -84,6 +84,8 @@ def _check(weights: str) -> None:
 
     if weights.startswith(('hf-hub:', 'hf_hub:', 'local-dir:')) or is_model_pretrained(weights):
         return
+    if Path(weights).is_dir():
+        raise ValueError(f'weights must be a name of pretrained weights, got a folder: use local-dir:{weights}')
     close = difflib.get_close_matches(weights, list_pretrained(), 1) or ['test_vit.fractal1_1k']
     raise ValueError(f'weights must be a name of pretrained weights, got {weights!r}; the nearest is {close[0]!r}')
 
