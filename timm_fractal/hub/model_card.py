@@ -111,9 +111,9 @@ def card(
         '## How it was trained',
         '\n'.join(said),
         f'Input and head: {shape}.',
-        '## Results',
-        '\n'.join(table) if results else 'None given.',
     ]
+    if results:
+        parts += ['## Results', '\n'.join(table)]
     parts += [f'![measurements]({CURVES})'] * curves
     parts += ['## Usage', _USAGE.format(place=place, head=head)]
     began_on = str(began.get('dataset') or '').partition('/')[0]
