@@ -84,7 +84,7 @@ def test_weights_go_to_the_hub_and_back(tmp_path):
         client = server.environment(tmp_path / 'hf', HF_TOKEN=hub_server.TOKEN)
         program = 'import sys; from timm_fractal.cli import main; sys.exit(main())'
         (tmp_path / 'program.py').write_text(program)
-        output = python(tmp_path, f'program.py publish {folder} --repo-id me/x', **client)
+        output = python(tmp_path, f'program.py publish {folder} --repo-id me/x --manifest', **client)
         assert hub_server.TOKEN not in output
         entry = json.loads(output[output.index('{') : output.rindex('}') + 1])
         assert entry['test_vit.fractal1_20']['provenance']['samples'] == 160
