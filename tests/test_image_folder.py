@@ -58,6 +58,9 @@ def test_images_that_are_not_what_they_seem(folder: Path) -> None:
     Image.new('L', (16, 16), 9).save(folder / 'train' / 'a dog' / 'icon.png')
     assert said(folder, 'warn') == ['1 images have a single color: icon.png -> delete or replace them']
     assert said(folder, 'FAIL') == []
+    # Files of the same name in two classes: one has a single color, the other is transparent.
+    Image.fromarray(rng.integers(0, 256, (16, 16, 4), np.uint8)).save(folder / 'train' / '2 cats' / 'icon.png')
+    assert said(folder, 'FAIL') == [] and len(said(folder, 'warn')) == 2
 
 
 def test_images_that_are_skipped_or_in_both_splits(folder: Path) -> None:

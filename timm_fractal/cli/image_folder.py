@@ -1,6 +1,7 @@
 """Checks a folder of images before training, for ``timm-fractal doctor --data-dir``."""
 
 import hashlib
+import io
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -121,23 +122,27 @@ def _unread(folders: Iterator[Path]) -> Iterator[Check]:
 
     extensions: Any = readers.get_img_extensions
     others = Image.registered_extensions().keys() - set(extensions())
-    found = [path for folder in folders for path in sorted(folder.rglob('*')) if path.suffix.lower() in others]
+    found = [path.suffix for folder in folders for path in folder.rglob('*') if path.suffix.lower() in others]
     if found:
-        text = (
-            f'timm skips images of these types: {listed(sorted({path.suffix for path in found}))}; {len(found):,} here'
-        )
+        text = f'timm skips images of these types: {listed(sorted(set(found)))}; {len(found):,} here'
         yield Check('warn', text, 'convert them to PNG or JPEG')
 
 
 def _examine_files(splits: dict[str, list[Path]]) -> Iterator[Check]:
-    damaged, large, blank, transparent = [], [], [], []
+    damaged: list[str] = []
+    large: list[str] = []
+    # Of a single color as timm reads them, without their transparency, or in any case.
+    lost: list[str] = []
+    blank: list[str] = []
+    transparent: list[str] = []
     where: dict[bytes, dict[str, str]] = defaultdict(dict)
     with progress_bar('checking images', sum(map(len, splits.values()))) as bar:
         for split, path in ((split, path) for split, paths in splits.items() for path in paths):
             bar.update()
             try:
-                where[hashlib.sha256(path.read_bytes()).digest()][split] = path.name
-                with Image.open(path) as image:
+                content = path.read_bytes()
+                where[hashlib.sha256(content).digest()][split] = path.name
+                with Image.open(io.BytesIO(content)) as image:
                     if image.width * image.height > _LARGE:
                         large.append(path.name)
                     # Decoding a JPEG at an eighth of its size still detects truncation.
@@ -147,17 +152,17 @@ def _examine_files(splits: dict[str, list[Path]]) -> Iterator[Check]:
                     # As timm does, which drops transparency.
                     extrema: Any = image.convert('RGB').getextrema()
                     if all(low == high for low, high in extrema):
-                        blank.append(path.name)
+                        (lost if image.has_transparency_data else blank).append(path.name)
             except Exception:
                 damaged.append(str(path))
     if damaged:
         text = f'{len(damaged):,} of the images cannot be read: {listed(damaged)}'
         yield Check('FAIL', text, 'delete or replace them')
     background = 'give them a background, see docs/your_images.md'
-    if blank and set(blank) & set(transparent):
-        text = f'{len(blank):,} images have a single color without their transparency: {listed(blank)}'
+    if lost:
+        text = f'{len(lost):,} images have a single color without their transparency: {listed(lost)}'
         yield Check('FAIL', text, background)
-    elif blank:
+    if blank:
         text = f'{len(blank):,} images have a single color: {listed(blank)}'
         yield Check('warn', text, 'delete or replace them')
     if transparent:
