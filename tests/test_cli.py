@@ -121,6 +121,14 @@ def test_no_option_is_ignored(arguments: list[str], message: str, capsys: pytest
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(('bare', 'option'), [('fractal1/classes=9', '--dataset'), ('.', '--data-dir')])
+def test_doctor_names_the_option(bare: str, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as info:
+        cli.main(['doctor', bare])
+    assert info.value.code == 2
+    assert f'{bare} needs an option before it: {option} {bare}\n' in capsys.readouterr().err
+
+
 def test_preview(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.main(['preview', NAME, '--count', '4', '--columns', '2', '--tile', '32', '--split', 'validation']) == 0

@@ -99,6 +99,15 @@ def test_splits_that_are_missing(folder: Path, split: str, status: str, message:
     assert any(message in text for text in said(folder, status))
 
 
+def test_classes_that_are_not_split(folder: Path) -> None:
+    shutil.rmtree(folder / 'val')
+    for path in (folder / 'train').iterdir():
+        path.rename(folder / path.name)
+    (folder / 'train').rmdir()
+    (advice,) = said(folder, 'FAIL')
+    assert advice.startswith(f'{folder} is not split: timm would train and test on the same images -> move part')
+
+
 def test_a_split_instead_of_the_folder(folder: Path) -> None:
     (advice,) = said(folder / 'train', 'FAIL')
     assert advice == f'{folder / "train"} is one split -> give the folder that contains it, {folder}'

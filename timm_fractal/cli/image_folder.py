@@ -44,6 +44,10 @@ def examine_folder(folder: str | Path) -> Iterator[Check]:
     if around.name in names and not (train or val):
         yield Check('FAIL', f'{root} is one class', f'give the folder that contains the splits, {around.parent}')
         return
+    if train is None and val is None and _read(root):
+        text = f'{root} is not split: timm would train and test on the same images'
+        yield Check('FAIL', text, f'move part of each class to {root}/val/CLASS, see docs/your_images.md')
+        return
     if train is None:
         text = f"{root} has no folder 'train': timm would train on all of it"
         yield Check('FAIL', text, f'make {root}/train/CLASS/FILE')

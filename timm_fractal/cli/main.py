@@ -391,6 +391,8 @@ def _publish(args: Any) -> int:
 def _add_doctor(commands: Any) -> None:
     summary = 'check the set-up, a data set, or a folder of images'
     parser = _add_command(commands, 'doctor', _doctor, summary, _DOCTOR_EXAMPLES)
+    # Only for a better message than "unrecognized arguments".
+    parser.add_argument('bare', nargs='?', help=argparse.SUPPRESS)
     words = 'check whether its classes are separable'
     parser.add_argument('--dataset', dest='name', default=argparse.SUPPRESS, metavar='NAME', help=words)
     words = 'files of the data set, as for preview; without --dataset: a folder of images to check before training'
@@ -413,6 +415,9 @@ def seed_range(text: str) -> range:
 def _doctor(args: Any) -> int:
     from . import doctor
 
+    if args.bare:
+        option = '--data-dir' if os.path.exists(args.bare) else '--dataset'
+        args.parser.error(f'{args.bare} needs an option before it: {option} {args.bare}')
     name = getattr(args, 'name', None)
     if args.seeds is not None:
         if args.data_dir:
