@@ -24,9 +24,6 @@ SWEEP = ROOT / 'train_scripts' / 'sweeps' / 'micro.yaml'
 ON_THE_PAGE = (
     'default',
     'cnn',
-    'labels',
-    'cnn_recipes',
-    'vit_recipes',
     'micro',
     'small',
     'weights',
@@ -914,7 +911,7 @@ def test_the_summary_shows_what_survives_a_false_discovery_rate(sweep_file, tmp_
         'conditions/noise': dict(dataset='noise1/classes=16'),
         'conditions/scratch': {},
         'summary': [gain],
-        'conclusion': 'Take it.',
+        'findings': [dict(title='Q (a)?', question='q', conclusion='Take it.', limits='l', rows=['scratch'])],
     }
     read = sweep_file.Sweep(write(tmp_path / 'tiny.yaml', change))
     top1 = {'scratch': [50, 51, 52], 'fractal1': [60, 62, 61], 'noise': [55, 51, 49]}
@@ -929,7 +926,7 @@ def test_the_summary_shows_what_survives_a_false_discovery_rate(sweep_file, tmp_
     sweep_report.write([read], tmp_path, tmp_path / 'page.md')
     page = (tmp_path / 'page.md').read_text()
     # Differences 10, 11, 9 and 5, 0, -3: mean 10 with t = 4.303 * 1 / sqrt(3), and mean 0.67, which is not shown.
-    assert page.startswith('# Results\n\n- Take it. ([A (b)](#a-b))\n\n')
+    assert page.startswith('# Results\n\n- Take it. ([Q (a)?](#q-a))\n\n')
     assert '|  | from scratch | a | b |' in page
     assert '| digits; ViT | 51.0 % | **+10.0** ± 2.5 | +0.7 ± 10.0 |' in page
     assert '| all |  | higher in 1 of 1, 1 clear | higher in 1 of 1, none clear |' in page

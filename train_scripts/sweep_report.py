@@ -309,15 +309,14 @@ def page(tables: list[Table], comparisons: Comparisons, folder: str, results: Pa
     paths = ' '.join(str(table.sweep.path) for table in tables)
     command = f'python train_scripts/sweep.py report {paths} --results {results}'
     out = ['# Results', '']
-    files = [table.sweep.file for table in tables]
-    if conclusions := [f'- {file.conclusion} ({link(file.title)})' for file in files if file.conclusion is not None]:
+    findings = [finding for table in tables for finding in table.sweep.file.findings]
+    if conclusions := [f'- {each.conclusion} ({link(each.title)})' for each in findings if each.conclusion is not None]:
         out += [*conclusions, '']
     if gains := gains_of(tables):
         out += [answer(gains, comparisons), '', f'![gain over training from scratch]({folder}/{SUMMARY})', '']
         out += ['Points of top-1 accuracy above training from scratch, ± half of the 95 % interval:', '']
         out += [*summary(gains, comparisons), ABOUT_SUMMARY]
     about = ABOUT_FIGURES.format(command=command, rate=RATE, judged=comparisons.judged)
-    findings = [finding for file in files for finding in file.findings]
     if any(row.published is not None for finding in findings for row in finding.rows):
         about += ABOUT_PAPER
     out += [about, '</details>', '']

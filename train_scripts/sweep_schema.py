@@ -142,6 +142,7 @@ class Finding(Strict):
 
     title: str
     question: str = Field(description='text above the table')
+    conclusion: str = absent('what follows from it, in one or two sentences at the top of the page')
     limits: str = Field(description='text below the plot: limitations')
     rows: list[Row] = Field(min_length=1)
     tasks: Annotated[list[str], Field(min_length=1)] = absent('fine-tunings to show (default: all)')
@@ -184,7 +185,6 @@ class File(Strict):
     name: Name
     title: str = absent('heading on the page')
     about: str = absent('text below the heading')
-    conclusion: str = absent('what follows from it, in one or two sentences at the top of the page')
     vars: dict[str, Any] = Field({}, description='variables: `$NAME` is replaced anywhere in the file')
     data: dict[Name, Annotated[Data, Field(discriminator='kind')]] = Field(
         {}, description='folders of images by name, see below'
