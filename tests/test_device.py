@@ -33,7 +33,7 @@ CPU = torch.device('cpu')
 NAMES = {
     'gray': 'fractal1/classes=12,points=3000,size=64,loader=device',
     'color': 'noise1/classes=12,size=64,loader=device',
-    'redrawn': 'fractal1/classes=12,points=150,size=64,loader=device,redraw=true',
+    'redrawn': 'fractal1/classes=12,points=150,size=64,fractals=5,loader=device,redraw=true',
 }
 
 

@@ -114,7 +114,7 @@ class DeviceLoader:
         mix: Mixup and cutmix, or None.
         erase: Random erasing, or None.
         seed: The seed of the run.
-        redraw: Whether each sample is rendered anew with fresh noise; for `Fractal1` with one base IFS.
+        redraw: Whether each sample is rendered anew with fresh noise; for `Fractal1`.
 
     Raises:
         ValueError: The data set transforms its labels.

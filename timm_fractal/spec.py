@@ -310,11 +310,8 @@ class Fractal1Spec(IFSSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.redraw == 'true' and (self.loader != 'device' or self.fractals > 1):
-            raise ValueError(
-                f'fractal1: redraw=true needs loader=device and fractals=1, '
-                f'got loader={self.loader} and fractals={self.fractals}'
-            )
+        if self.redraw == 'true' and self.loader != 'device':
+            raise ValueError(f'fractal1: redraw=true needs loader=device, got loader={self.loader}')
         if self.sigma >= 3 * self.maps:
             raise ValueError(
                 f'fractal1: sigma must be less than 3 * maps = {3 * self.maps}, got {self.sigma}: '

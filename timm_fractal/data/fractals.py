@@ -12,13 +12,14 @@ import torch
 from PIL import Image
 
 from .._utils.console import is_primary, warn_once
+from .._utils.device import to_device
 from .._utils.files import list_files
 from .._utils.messages import listed
 from ..fractal import ifs
 from ..fractal.canvas import row_bytes, unpack
 from ..fractal.codes import WEIGHTS, find_codes, render_images
 from ..fractal.csv_codes import in_order, read_categories
-from ..fractal.ifs import Array, IFSCodes
+from ..fractal.ifs import AddressSequences, Array, IFSCodes
 from ..fractal.render import LANES, render, render_on
 from ..spec import Fractal1Spec, FractalDBSpec, IFSSpec, OFDBSpec, Spec, parse_name
 from .base import Pixels, SyntheticDataset
@@ -94,13 +95,18 @@ class FractalDataset(SyntheticDataset):
     def redraw(self, numbers: npt.NDArray[np.int64], generator: torch.Generator, device: torch.device) -> torch.Tensor:
         spec = self.spec
         sampled = torch.randint(2**32, (2 * len(numbers) + 1,), generator=generator).numpy().astype(np.uint32)
-        path = ifs.addresses(self.codes.probabilities(0), spec.points, int(sampled[-1]))
-        systems, keys = self.codes.systems[numbers % self.num_classes], sampled[:-1].reshape(-1, 2)
+        classes = numbers % self.num_classes
+        bases, which = np.unique(classes % spec.num_bases, return_inverse=True)
+        # Sorted, so that images with the same address sequence are adjacent.
+        order = np.argsort(which, kind='stable')
+        thresholds = np.stack([ifs.thresholds(self.codes.probabilities(base)) for base in bases])[which[order]]
+        addresses = AddressSequences(ifs.draws(spec.points, int(sampled[-1])), thresholds)
+        systems, keys = self.codes.systems[classes[order]], sampled[:-1].reshape(-1, 2)[order]
         if device.type == 'cpu':
-            images = torch.from_numpy(unpack(render(systems, path, keys, spec.size, spec.patch).bits, spec.size))
+            images = torch.from_numpy(unpack(render(systems, addresses, keys, spec.size, spec.patch).bits, spec.size))
         else:
-            images = render_on(device, systems, path, keys, spec.size, spec.patch)
-        return images[:, None]
+            images = render_on(device, systems, addresses, keys, spec.size, spec.patch)
+        return images[to_device(np.argsort(order), device)][:, None]
 
     def _to_pil(self, stored: Pixels, mode: str) -> Image.Image:
         if mode == 'L':

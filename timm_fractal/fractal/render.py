@@ -148,9 +148,14 @@ def _blocks(thresholds: Array) -> list[slice]:
 
 
 def render_on(
-    device: Any, systems: Array, addresses: npt.NDArray[np.uint8], keys: npt.NDArray[np.uint32], size: int, patch: str
+    device: Any,
+    systems: Array,
+    addresses: npt.NDArray[np.uint8] | AddressSequences,
+    keys: npt.NDArray[np.uint32],
+    size: int,
+    patch: str,
 ) -> Any:
-    """Render images like `render`, all with one address sequence, on a torch device: (B, size, size), 0 and `GRAY`."""
+    """Render images like `render` on a torch device: (B, size, size), 0 and `GRAY`."""
     import torch
 
     from .._utils import device as _device
@@ -158,16 +163,24 @@ def render_on(
     from . import render_torch
 
     device = torch.device(device)
+    pixels = torch.empty((len(systems), size, size), dtype=torch.uint8, device=device)
+    if isinstance(addresses, AddressSequences):
+        (_, path), *others = groups = list(_shared(addresses, len(systems)))
+        if others:
+            for places, path in groups:
+                rendered = render_on(device, systems[places], path, keys[places], size, patch)
+                pixels[to_device(places, device)] = rendered
+            return pixels
+        addresses = path
     kernel: Any = _device.triton_kernels(device, f'{__package__}.render_triton')
     # The torch kernel needs about 8 MB per image.
     lanes = len(systems) if kernel else LANES if device.type == 'cpu' else LANES_GPU
-    path = to_device(addresses, device).long()
-    pixels = torch.empty((len(systems), size, size), dtype=torch.uint8, device=device)
+    steps = to_device(addresses, device).long()
     for start in range(0, len(systems), lanes):
         part = slice(start, start + lanes)
         maps = to_device(images_innermost(systems[part]), device)
         seeds = to_device(keys[part].astype(np.int64), device)
-        arguments = maps, path, seeds, size, PATCHES.index(patch), pixels[part]
+        arguments = maps, steps, seeds, size, PATCHES.index(patch), pixels[part]
         with _device.on(device):
             (kernel or render_torch).render_lanes(*arguments)
     return pixels
