@@ -179,22 +179,21 @@ def figures(page, name):
 def test_the_figures_of_the_readme_are_those_of_the_results():
     page = (DOCS / 'results.md').read_text()
     sections = {text.partition('\n')[0]: text for text in re.split(r'\n## ', page)[1:]}
-    default, small, fractals = (
-        sections[name] for name in ('The default fractal', 'Small scale (CPU)', 'Which fractal')
-    )
+    default, fractals = sections['The default fractal'], sections['Which fractal']
     table = re.search(r'\| \| scratch .*?\n\n', README, re.DOTALL).group()
     said = list(zip(*(re.findall(r'([\d.]+) %', row) for row in table.splitlines()[2:5]), strict=True))
     for means, name in zip(said, ('from scratch', 'seed 20', '100 fractals'), strict=True):
         assert tuple(figures(default, name)[0]) == means
         assert re.search(rf'^\| {name} \|(.* \(3, 6\)){{3}}', default, re.MULTILINE)
-    said = re.search(
-        r'\(([\d.]+) against\s+([\d.]+) % from\s+scratch\), and ([\d.]+)\s+against ([\d.]+) % with', README
-    )
-    ours, scratch = figures(small, 'one fractal')[0], figures(small, 'from scratch')[0]
-    assert said.groups() == (ours[0], scratch[0], ours[-1], scratch[-1])
     ranges = re.search(r'digits-20: ([\d.]+) to ([\d.]+).*cifar10-50: ([\d.]+) to ([\d.]+),', fractals).groups()
     worst, best, worst_cifar, best_cifar = map(float, ranges)
     told = ' '.join(README.split())
+    scratch, scratch_cifar = (f'{mean("fractals", "scratch", task, 0):.0f} %' for task in ('digits-20', 'cifar10-50'))
+    assert f'(from scratch {scratch} and {scratch_cifar})' in told
+    table = (DOCS / 'weights.md').read_text()
+    for shots, steps in ((20, 400), ('1,000', '2,400')):
+        scratch, ours = re.search(rf'\| CIFAR-10, {shots}, {steps} \| ([\d.]+ %) \| ([\d.]+ %) \|', table).groups()
+        assert f'{ours} with {shots}' in told and f'(from scratch {scratch})' in told
     assert f'reach {best:.0f} % on digits and {best_cifar} % on CIFAR-10' in told
     assert f'the worst {worst:.0f} % and {worst_cifar:.0f} %' in told
 
@@ -209,6 +208,7 @@ def test_the_figures_of_the_cnn_are_those_of_the_results():
     concluded = (DOCS / 'results.md').read_text().partition('\n\n![')[0]
     assert f'raises it further, by {cifar:.0f} points on CIFAR-10 and {fashion:.0f} on Fashion-MNIST' in concluded
     assert f'on emoji, held out, it gains {emoji} points' in concluded
+    assert re.findall(r'\| (\*\*)?[+-][\d.]+', f'|{gains}') == ['', '**', '']
 
 
 QUICK_START = re.compile(r'^\| ([\w-]+).*? \| (\d+).*? \| ([\d.]+) % \| ([\d.]+) % \| ([+-][\d.]+) \|$', re.MULTILINE)

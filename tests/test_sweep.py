@@ -22,8 +22,8 @@ SCRIPT = ROOT / 'train_scripts' / 'sweep.py'
 SWEEP = ROOT / 'train_scripts' / 'sweeps' / 'micro.yaml'
 # Sweeps on the results page.
 ON_THE_PAGE = (
-    'default',
     'cnn',
+    'default',
     'micro',
     'small',
     'weights',

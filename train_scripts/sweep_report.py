@@ -287,7 +287,7 @@ different runs; those with one pre-training seed, (1, ...), are preliminary.
 - "Own task" is the accuracy of pre-training on its validation split (chance is 100 % divided by the number of \
 classes), and the final training loss.
 - Differences are between runs with the same seeds: mean, 95 % interval (Student's t over at least three \
-pre-training seeds), and the number of runs in which the first is better. **Bold**: shown, at a false discovery \
+pre-training seeds), and the number of runs in which the first is better. **Bold**: clear, at a false discovery \
 rate of {rate:.0%} (Benjamini and Hochberg) over the {judged} comparisons with an interval on this page.
 - All seeds of a row use the same fractals or photograph, and the same fine-tuning examples; the intervals do \
 not cover these choices.
