@@ -121,6 +121,11 @@ def test_no_option_is_ignored(arguments: list[str], message: str, capsys: pytest
     assert message in capsys.readouterr().err
 
 
+def test_a_folder_instead_of_a_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(['preview', str(tmp_path)]) == 2
+    assert f'; {tmp_path} is a path: give it with --data-dir\n' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(('bare', 'option'), [('fractal1/classes=9', '--dataset'), ('.', '--data-dir')])
 def test_doctor_names_the_option(bare: str, option: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as info:

@@ -41,6 +41,9 @@ def test_a_good_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
     ]
 
 
+DOG = Path('train', 'a dog')
+
+
 def test_classes_that_differ(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / 'val' / 'a dog').rename(folder / 'val' / 'a bird')
     assert main(['doctor', '--data-dir', str(folder)]) == 1
@@ -53,10 +56,10 @@ def test_images_that_are_not_what_they_seem(folder: Path) -> None:
     icon.paste((0, 0, 0, 255), (4, 4, 9, 9))
     icon.save(folder / 'train' / 'a dog' / 'icon.png')
     (failure,), (warning,) = said(folder, 'FAIL'), said(folder, 'warn')
-    assert failure.startswith('1 images have a single color without their transparency: icon.png')
-    assert warning.startswith('timm drops the transparency of 1 images, such as icon.png')
+    assert failure.startswith(f'1 images have a single color without their transparency: {DOG / "icon.png"}')
+    assert warning.startswith(f'timm drops the transparency of 1 images, such as {DOG / "icon.png"}')
     Image.new('L', (16, 16), 9).save(folder / 'train' / 'a dog' / 'icon.png')
-    assert said(folder, 'warn') == ['1 images have a single color: icon.png -> delete or replace them']
+    assert said(folder, 'warn') == [f'1 images have a single color: {DOG / "icon.png"} -> delete or replace them']
     assert said(folder, 'FAIL') == []
     # Files of the same name in two classes: one has a single color, the other is transparent.
     Image.fromarray(rng.integers(0, 256, (16, 16, 4), np.uint8)).save(folder / 'train' / '2 cats' / 'icon.png')
@@ -68,7 +71,8 @@ def test_images_that_are_skipped_or_in_both_splits(folder: Path) -> None:
     Image.open(folder / 'train' / 'a dog' / '3.png').save(folder / 'val' / '2 cats' / 'x.WebP', 'webp')
     assert said(folder, 'FAIL') == []
     assert said(folder, 'warn') == [
-        '1 images are in both splits, so accuracy would be too high: 3.png = copy.png -> delete them in one split',
+        f'1 images are in both splits, so accuracy would be too high: {DOG / "3.png"} = '
+        f'{Path("val", "a dog", "copy.png")} -> delete them in one split',
         'timm skips images of these types: .WebP; 1 here -> convert them to PNG or JPEG',
     ]
 
@@ -86,8 +90,8 @@ def test_files_that_are_damaged_or_large(folder: Path) -> None:
     (folder / 'val' / 'a dog' / 'text.jpg').write_text('no image')
     Image.fromarray(rng.integers(0, 256, (1500, 2000), np.uint8)).save(folder / 'train' / 'a dog' / 'large.jpg')
     (failure,), (warning,) = said(folder, 'FAIL'), said(folder, 'warn')
-    assert failure.startswith(f'2 of the images cannot be read: {str(damaged)[:50]}')
-    assert warning.startswith('images of more than 2 million pixels: 1, such as large.jpg')
+    assert failure.startswith(f'2 of the images cannot be read: {DOG / "7.png"}, ')
+    assert warning.startswith(f'images of more than 2 million pixels: 1, such as {DOG / "large.jpg"}')
 
 
 @pytest.mark.parametrize(
@@ -127,8 +131,9 @@ def test_no_classes_and_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert 'there is one class, one' in said(tmp_path, 'FAIL')[0]
     shutil.copytree(tmp_path / 'train' / 'one', tmp_path / 'train' / 'two')
     assert any('fewer training images than a batch of 50' in text for text in said(tmp_path, 'warn'))
-    assert main(['doctor', '--data-dir', str(tmp_path / 'nothing')]) == 1
-    assert 'there is no folder' in capsys.readouterr().err
+    for name, what in (('nothing', 'does not exist'), ('train/one/0.png', 'is not a folder')):
+        assert main(['doctor', '--data-dir', str(tmp_path / name)]) == 1
+        assert capsys.readouterr().err.endswith(f'{what}\n')
 
 
 def test_other_names_of_the_splits(folder: Path) -> None:

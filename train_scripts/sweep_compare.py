@@ -122,12 +122,11 @@ def answer(gains: Gains, comparisons: Comparisons) -> str:
     found = [key for key in keys if key in comparisons.found]
     higher = sum(comparisons.found[key].mean > 0 for key in found)
     judged = sum(not math.isnan(comparisons.found[key].p) for key in found)
-    shown = sum(key in comparisons.shown for key in found)
+    shown = sum(key in comparisons.shown and comparisons.found[key].mean > 0 for key in found)
     return (
-        'Does pre-training help these small models? Pre-trained models have a higher mean than those from scratch, '
-        f'with the same examples and steps, in {higher} of {len(found)} comparisons below. '
-        f'{judged} of these {len(found)} have three pre-training seeds or more, and in {shown} of those the difference '
-        'is clear (bold).'
+        f'Pre-training was better than training from scratch, with the same images and steps, in {higher} of '
+        f'{len(found)} comparisons. It was clearly better (bold) in {shown}, of the {judged} with three pre-training '
+        'seeds or more.'
     )
 
 

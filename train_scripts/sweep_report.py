@@ -272,9 +272,9 @@ def introduction(table: Table) -> str:
 
 
 ABOUT_SUMMARY = """
-**Bold**: clear, at a false discovery rate of 5 % over the comparisons of this page with an interval, which is \
-stricter than an interval without zero. \\* One pre-training run, no interval. "Held out": neither fractals nor \
-recipes were chosen on this data. Real images are labeled and from CIFAR-10 itself.
+**Bold**: clear even though many comparisons are made, so that an interval without zero is not enough. \\* One \
+pre-training run, no interval. "Held out": neither fractals nor recipes were chosen on this data. Real images are \
+labeled and from CIFAR-10 itself.
 """
 
 ABOUT_FIGURES = """\

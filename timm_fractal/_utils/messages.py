@@ -27,7 +27,7 @@ def listed(names: Iterable[object]) -> str:
         >>> listed('abcdefg')
         'a, b, c, d, e, ... (7 in total)'
     """
-    words = [str(name)[:50] for name in names]
+    words = [str(name)[:200] for name in names]
     return ', '.join(words) or 'nothing' if len(words) <= 5 else f'{", ".join(words[:5])}, ... ({len(words)} in total)'
 
 

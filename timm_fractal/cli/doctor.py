@@ -68,7 +68,7 @@ def examine_dataset(name: str, data_dir: str | Path | None = None) -> Iterator[C
     text = f'{classes} classes: {found}'
     if spec.random_position:
         yield Check('ok', f'{text}; not meaningful here, as instances are at random positions')
-    elif found.confused <= separability.LIMIT:
+    elif found.confused <= separability.LIMIT and found.nearest >= separability.FEWEST:
         yield Check('ok', text)
     else:
         change = separability.suggest_options(spec, data_dir)

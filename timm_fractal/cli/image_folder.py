@@ -32,7 +32,8 @@ def examine_folder(folder: str | Path) -> Iterator[Check]:
     """
     root = Path(folder)
     if not root.is_dir():
-        raise FileNotFoundError(f'--data-dir: there is no folder {str(folder)!r}')
+        what = 'is not a folder' if root.exists() else 'does not exist'
+        raise FileNotFoundError(f'--data-dir: {str(folder)!r} {what}')
     train, val = (_split(root, names) for names in (TRAIN_SPLITS, VALIDATION_SPLITS))
     around, names = root.absolute().parent, (*TRAIN_SPLITS, *VALIDATION_SPLITS)
     # A class may be called train.
@@ -85,7 +86,7 @@ def examine_folder(folder: str | Path) -> Iterator[Check]:
     if len(trained) < 2:
         valid = False
         yield Check('FAIL', f'there is one class, {listed(sorted(trained))}', 'a classifier needs two or more')
-    yield from _examine_files({split: [path for path, _ in images] for split, images in splits.items()})
+    yield from _examine_files(root, [path for images in splits.values() for path, _ in images])
     yield from _unread(root / split for split in splits)
     if not valid:
         return
@@ -132,7 +133,7 @@ def _unread(folders: Iterator[Path]) -> Iterator[Check]:
         yield Check('warn', text, 'convert them to PNG or JPEG')
 
 
-def _examine_files(splits: dict[str, list[Path]]) -> Iterator[Check]:
+def _examine_files(root: Path, paths: list[Path]) -> Iterator[Check]:
     damaged: list[str] = []
     large: list[str] = []
     # Of a single color as timm reads them, without their transparency, or in any case.
@@ -140,25 +141,26 @@ def _examine_files(splits: dict[str, list[Path]]) -> Iterator[Check]:
     blank: list[str] = []
     transparent: list[str] = []
     where: dict[bytes, dict[str, str]] = defaultdict(dict)
-    with progress_bar('checking images', sum(map(len, splits.values()))) as bar:
-        for split, path in ((split, path) for split, paths in splits.items() for path in paths):
+    with progress_bar('checking images', len(paths)) as bar:
+        for path in paths:
             bar.update()
+            name = path.relative_to(root)
             try:
                 content = path.read_bytes()
-                where[hashlib.sha256(content).digest()][split] = path.name
+                where[hashlib.sha256(content).digest()][name.parts[0]] = str(name)
                 with Image.open(io.BytesIO(content)) as image:
                     if image.width * image.height > _LARGE:
-                        large.append(path.name)
+                        large.append(str(name))
                     # Decoding a JPEG at an eighth of its size still detects truncation.
                     image.draft('RGB', (64, 64))
                     if image.has_transparency_data:
-                        transparent.append(path.name)
+                        transparent.append(str(name))
                     # As timm does, which drops transparency.
                     extrema: Any = image.convert('RGB').getextrema()
                     if all(low == high for low, high in extrema):
-                        (lost if image.has_transparency_data else blank).append(path.name)
+                        (lost if image.has_transparency_data else blank).append(str(name))
             except Exception:
-                damaged.append(str(path))
+                damaged.append(str(name))
     if damaged:
         text = f'{len(damaged):,} of the images cannot be read: {listed(damaged)}'
         yield Check('FAIL', text, 'delete or replace them')

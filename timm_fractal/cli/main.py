@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         # Before torch is imported, so that a typo is reported immediately.
         if hasattr(args, 'name'):
-            parse_name(args.name)
+            _check_name(args.name)
         if hasattr(args, 'path'):
             os.stat(args.path)
         return int(args.run(args))
@@ -121,6 +121,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _print(f'\ntimm-fractal {args.command}: interrupted; run the same command again to continue', file=sys.stderr)
         return 130
+
+
+def _check_name(name: str) -> None:
+    try:
+        parse_name(name)
+    except ValueError as error:
+        hint = f'; {name} is a path: give it with --data-dir' if os.path.exists(name) else ''
+        raise ValueError(f'{error}{hint}') from None
 
 
 def _print(*words: str, file: Any = None, sep: str = ' ') -> None:
@@ -395,9 +403,9 @@ def _add_doctor(commands: Any) -> None:
     parser.add_argument('bare', nargs='?', help=argparse.SUPPRESS)
     words = 'check whether its classes are separable'
     parser.add_argument('--dataset', dest='name', default=argparse.SUPPRESS, metavar='NAME', help=words)
-    words = 'files of the data set, as for preview; without --dataset: a folder of images to check before training'
+    words = 'your images, to check before training; with --dataset: its files, as for preview'
     parser.add_argument('--data-dir', metavar='PATH', help=words)
-    words = 'rank the fractals of these seeds, e.g. 0:100; with --dataset (fractal1)'
+    words = 'rank the fractals of seeds, e.g. 0:100 (0 to 99), of --dataset (default: fractal1)'
     parser.add_argument('--seeds', type=seed_range, metavar='FIRST:END', help=words)
 
 
