@@ -95,6 +95,12 @@ def test_doctor_says_what_to_change(capsys, tmp_path):
     assert 'patch=fill' in change and 'delta=' in change
     assert main(['doctor', '--dataset', f'fractal1/classes=16,size=32,points=5000,seed=15,{change}']) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith('ok')
+    # Few pairs are confused, and most crops are.
+    assert main(['doctor', '--dataset', 'fractal1/delta=0.01']) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert (
+        last.startswith('warn') and '13.0% of the pairs' in last and '11% of the crops' in last and 'use delta=' in last
+    )
     assert main(['doctor', '--dataset', 'noise1/size=32']) == 0
     assert 'use another data set' in capsys.readouterr().out
     Image.linear_gradient('L').save(tmp_path / 'x.png')

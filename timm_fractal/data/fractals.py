@@ -106,7 +106,9 @@ class FractalDataset(SyntheticDataset):
             images = torch.from_numpy(unpack(render(systems, addresses, keys, spec.size, spec.patch).bits, spec.size))
         else:
             images = render_on(device, systems, addresses, keys, spec.size, spec.patch)
-        return images[to_device(np.argsort(order), device)][:, None]
+        if len(bases) > 1:
+            images = images[to_device(np.argsort(order), device)]
+        return images[:, None]
 
     def _to_pil(self, stored: Pixels, mode: str) -> Image.Image:
         if mode == 'L':

@@ -164,18 +164,16 @@ def render_on(
 
     device = torch.device(device)
     pixels = torch.empty((len(systems), size, size), dtype=torch.uint8, device=device)
-    if isinstance(addresses, AddressSequences):
-        (_, path), *others = groups = list(_shared(addresses, len(systems)))
-        if others:
-            for places, path in groups:
-                rendered = render_on(device, systems[places], path, keys[places], size, patch)
-                pixels[to_device(places, device)] = rendered
-            return pixels
-        addresses = path
+    groups = list(_shared(addresses, len(systems)))
+    if len(groups) > 1:
+        for places, path in groups:
+            rendered = render_on(device, systems[places], path, keys[places], size, patch)
+            pixels[to_device(places, device)] = rendered
+        return pixels
     kernel: Any = _device.triton_kernels(device, f'{__package__}.render_triton')
     # The torch kernel needs about 8 MB per image.
     lanes = len(systems) if kernel else LANES if device.type == 'cpu' else LANES_GPU
-    steps = to_device(addresses, device).long()
+    steps = to_device(groups[0][1], device).long()
     for start in range(0, len(systems), lanes):
         part = slice(start, start + lanes)
         maps = to_device(images_innermost(systems[part]), device)
