@@ -192,8 +192,8 @@ def test_other_images_are_other_folders(sweep_file, tmp_path):
         for split in ('train', 'val'):
             for label in ('x', source):
                 (tmp_path / source / split / label).mkdir(parents=True)
-                for number in range(6):
-                    (tmp_path / source / split / label / f'{number}.png').touch()
+                for name in ['.DS_Store', '._0.png', 'notes.txt', *(f'{number}.png' for number in range(6))]:
+                    (tmp_path / source / split / label / name).touch()
 
     def get(source, shots=2, **more):
         images = Images.model_validate(dict(kind='folder', classes=2, reserve=4, test=3) | more)
@@ -214,7 +214,7 @@ def test_other_images_are_other_folders(sweep_file, tmp_path):
         (dict(classes=3), 'must have 3 classes, as in the sweep file, got 2'),
         (dict(reserve=9), 'too few images: 9 must be reserved, 6 found'),
         (dict(test=9), 'too few images: 9 needed, 6 found'),
-        (dict(shots=5), 'too few images: 5 needed, 4 found'),
+        (dict(shots=5), 'shots must be at most 4, the images in reserve, got 5'),
     ):
         with pytest.raises(ValueError, match=message):
             get('b', **change)
@@ -554,6 +554,33 @@ def test_schedule(sweep_file):
     assert sweep_command.schedule(dict(steps=40, warmup_epochs=3), 100, 10, False) == dict(epochs=4, val_interval=4)
 
 
+def test_epochs_of_warmup_and_cooldown_count(sweep_file):
+    """As many epochs as train.py runs, which its own scheduler tells."""
+    import sweep_command
+
+    assert sweep_command.epochs_with_warmup(dict(epochs=4, warmup_epochs=2, sched_on_updates=True)) == 4
+    options = dict(epochs=4, warmup_epochs=2, warmup_prefix=True, cooldown_epochs=1, sched='cosine')
+    assert sweep_command.epochs_with_warmup(options) == 7
+    assert sweep_command.epochs_with_warmup(options | dict(sched='step', decay_epochs=1)) == 6
+
+
+def test_what_changes_a_training_changes_its_key(sweep_file, tmp_path, monkeypatch):
+    """Fresh noise, and the content of a recipe; not where images are kept, nor the name of a recipe."""
+    monkeypatch.setattr(sweep_file, 'HERE', tmp_path)
+    for name, rate in (('a', 1), ('b', 1), ('c', 2)):
+        (tmp_path / f'{name}.yaml').write_text(f'drop_path: 0.{rate}')
+
+    def key(dataset, **more):
+        conditions = {'fractal1': dict(dataset=dataset) | more}
+        return sweep_file.Sweep(write(tmp_path / 'x.yaml', {'conditions': conditions})).units[0].pretrain.key
+
+    device = key('fractal1/classes=16,loader=device')
+    assert device == key('fractal1/classes=16') == key('fractal1/classes=16,cache=none')
+    assert device != key('fractal1/classes=16,loader=device,redraw=true')
+    a, b, c = (key('fractal1', config=f'{name}.yaml') for name in 'abc')
+    assert a == b != c
+
+
 def write(path, change):
     """Write TINY with changed values, or the given text."""
     if isinstance(change, str):
@@ -615,6 +642,10 @@ WRONG = {
     'two ways': (
         {'conditions/d': dict(dataset='fractal1', weights='test_vit.fractal1_1k')},
         'conditions.d: weights cannot be combined with a pre-training',
+    ),
+    'seeds of weights': (
+        {'conditions/d': dict(weights='test_vit.fractal1_1k', seeds=[0, 1])},
+        'conditions.d: seeds must be one, got 2: published weights are one pre-training',
     ),
     'variable': (
         {'vars/canvas': 'size=48', 'conditions/d/dataset': 'fractal1/$canvass'},
@@ -694,6 +725,10 @@ LATE = {
     'no batch': ({'pretrain/batch_size': None}, 'fractal1-s0, pretrain: batch_size must be given, .* got None'),
     'shots': ({'finetune/digits/shots': 5000}, 'digits: shots must be at most 173'),
     'config': ({'conditions/fractal1/config': 'none.yaml'}, 'none.yaml'),
+    'undone': (
+        {'conditions/fractal1/config': '{tmp_path}/rate.yaml', 'conditions/fractal1/lr': None},
+        'fractal1-s0, pretrain: lr cannot be null: .*rate.yaml sets it to 2, and train.py has no option that undoes it',
+    ),
     'option of a recipe': ({'conditions/fractal1/config': '{tmp_path}/recipe.yaml'}, "train.py has no option 'lrate'"),
 }
 
@@ -705,6 +740,7 @@ def test_what_cannot_be_run_is_refused_before_the_first_training(change, message
     script = tmp_path / 'train.py'
     script.write_text(SCRIPT_OF_OPTIONS.format(options=OPTIONS))
     (tmp_path / 'recipe.yaml').write_text('lrate: 1')
+    (tmp_path / 'rate.yaml').write_text('lr: 2')
     path = write(tmp_path / 'tiny.yaml', change)
     path.write_text(path.read_text().replace('{tmp_path}', str(tmp_path)))
     with pytest.raises(SystemExit) as ended:
@@ -786,6 +822,7 @@ def test_published_weights_in_place_of_a_pre_training(sweep_file, tmp_path, monk
     import sweep
 
     text = TINY.replace('conditions:\n', 'conditions:\n  tag: {weights: test_vit.fractal1_1k}\n  scratch: {}\n')
+    text = text.replace('seeds: [0]', 'seeds: [0, 1]', 1)
     path = tmp_path / 'tiny.yaml'
     path.write_text(text)
     (tmp_path / 'train.py').touch()
@@ -794,6 +831,8 @@ def test_published_weights_in_place_of_a_pre_training(sweep_file, tmp_path, monk
     read = plan.sweep
     units = {unit.condition: unit for unit in read.units}
     assert units['tag'].pretrain is None and units['fractal1'].pretrain is not None
+    # They are one pre-training, whatever the number of seeds.
+    assert [(unit.condition, unit.seed) for unit in read.units if unit.seed] == [('scratch', 1), ('fractal1', 1)]
     command = plan.commands.of(units['tag'], units['tag'].finetune[0]).words
     assert command[command.index('--model') + 1] == 'test_vit.fractal1_1k' and '--pretrained' in command
     assert '--pretrained-path' not in command
@@ -934,3 +973,39 @@ def test_the_summary_shows_what_survives_a_false_discovery_rate(sweep_file, tmp_
     table = sweep_report.Table(read, lines)
     found = sweep_compare.compare(table, 'noise', 'scratch', 'digits')
     assert (found.wins, found.runs, round(found.low, 2), round(found.high, 2)) == (2, 6, -9.37, 10.71)
+
+
+@pytest.mark.parametrize('differences, interval', [([1.0, 1.0, 2.0], True), ([2.05, 2.05 - 1e-15, 2.05], False)])
+def test_seeds_with_equal_differences(differences, interval, sweep_file):
+    """Three seeds have an interval if their differences have a spread."""
+    import sweep_compare
+
+    class Table:
+        top1 = {'a': {'t': {(seed, 0): value for seed, value in enumerate(differences)}}}
+        top1['b'] = {'t': dict.fromkeys(top1['a']['t'], 0.0)}
+
+    found = sweep_compare.compare(Table(), 'a', 'b', 't')
+    assert (found.low < found.mean < found.high) == interval
+
+
+def test_lines_that_were_edited(sweep_file, tmp_path, capsys):
+    """A figure that is missing is named; a line that repeats a training is told from one of other settings."""
+    import sweep_report
+
+    change = {'title': 'T', 'about': 'A', 'findings': [dict(title='t', question='q', limits='l', rows=['fractal1'])]}
+    read = sweep_file.Sweep(write(tmp_path / 'tiny.yaml', change))
+    line = dict(eval_top1=50.0, samples=1600, train_loss=1.0, seconds=1, hardware='a core', versions={})
+    lines = [job.key | line for job in read.units[0].jobs]
+    lines += [lines[-1] | {'eval_top1': 60.0}, lines[0] | {'settings': 'other'}]
+
+    def report():
+        (tmp_path / 'tiny.jsonl').write_text(''.join(json.dumps(each) + '\n' for each in lines))
+        sweep_report.write([read], tmp_path, tmp_path / 'page.md')
+
+    report()
+    said = capsys.readouterr().out
+    assert 'ignored 1 lines with settings that differ' in said and 'ignored 1 lines that repeat a training' in said
+    lines[1]['eval_top1'] = 'high'
+    place = 'tiny.jsonl, fractal1, seed 0, digits, seed 0'
+    with pytest.raises(ValueError, match=f"{place}: eval_top1 must be a finite number, got 'high'"):
+        report()

@@ -201,6 +201,11 @@ class Spec:
         """Return the canonical name; it and the files in ``--data-dir``, if any, determine the images."""
         return self.canonical().name()
 
+    @property
+    def provenance(self) -> str:
+        """The canonical name of what a model is trained on, which includes ``redraw=true``."""
+        return str(self)
+
     def first(self: SpecT, classes: int) -> SpecT:
         """Return the specification of the first classes; class k is the same for any number of classes."""
         bases: Any = {self.bases_option: min(vars(self)[self.bases_option], classes)} if self.bases_option else {}
@@ -321,6 +326,12 @@ class Fractal1Spec(IFSSpec):
     @property
     def redraws(self) -> bool:
         return self.redraw == 'true'
+
+    @property
+    def provenance(self) -> str:
+        # The device loader is needed for it.
+        kept: Any = {'loader': self.loader, 'redraw': self.redraw} if self.redraws else {}
+        return dataclasses.replace(self.canonical(), **kept).name()
 
 
 @dataclasses.dataclass(frozen=True)

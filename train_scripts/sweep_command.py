@@ -1,6 +1,8 @@
 """Converts trainings of a sweep file to command lines of timm's unedited train.py."""
 
+import argparse
 import difflib
+import json
 import re
 import subprocess
 import sys
@@ -8,14 +10,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from sweep_data import Folders
-from sweep_file import Job, Unit
-from sweep_schema import OWN, at, load, nearest
+from sweep_file import HERE, Job, Unit, recipe
+from sweep_schema import OWN, at, nearest
+from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 
 from timm_fractal import parse_name
 from timm_fractal.spec import SPECS
-
-HERE = Path(__file__).resolve().parent
 
 #: Number of training images in data sets that train.py downloads.
 IMAGES = {'torch/cifar10': 50_000, 'torch/cifar100': 50_000}
@@ -58,7 +60,11 @@ class Commands:
 
     def _of(self, unit: Unit, job: Job, stand_in: bool) -> Command:
         settings, options = job.settings, dict(job.options)
-        config = recipe(job)
+        config = recipe(settings)
+        for option, value in options.items():
+            if not on(value) and on(config.get(option)):
+                words = f'{settings["config"]} sets it to {config[option]}, and train.py has no option that undoes it'
+                raise ValueError(f'{option} cannot be {json.dumps(value)}: {words}')
         merged = config | options
         batch = whole(merged, 'batch_size') * settings.get('processes', 1)
         images = None
@@ -93,7 +99,8 @@ class Commands:
         if 'weights' in settings:
             options |= dict(model=settings['weights'], pretrained=not stand_in)
         merged = config | options
-        epochs = whole(merged, 'epochs', ' (or samples, or steps)')
+        whole(merged, 'epochs', ' (or samples, or steps)')
+        epochs = epochs_with_warmup(merged)
         script = ['sh', HERE / 'launch.sh'] if settings.get('processes') else [sys.executable, self.train_py]
         words = list(map(str, script))
         if config:
@@ -115,7 +122,7 @@ class Commands:
         valid = {word.replace('-', '_') for word in re.findall(r'(?<!\S)--([a-z0-9-]+)', done.stdout)}
         for unit in units:
             for job in unit.jobs:
-                for option in [*recipe(job), *job.options]:
+                for option in [*recipe(job.settings), *job.options]:
                     if option not in valid:
                         words = f'train.py has no option {option!r}{like(option, valid | OWN)}'
                         raise ValueError(f'{unit.name}, {job.name}: {words}')
@@ -129,15 +136,16 @@ def whole(options: dict[str, Any], name: str, instead: str = '') -> int:
     return value
 
 
-def recipe(job: Job) -> dict[str, Any]:
-    """Load the recipe of a job; empty if it has none."""
-    if 'config' not in job.settings:
-        return {}
-    path = HERE / job.settings['config']
-    content = load(path, path.read_text(encoding='utf-8'))
-    if not isinstance(content, dict):
-        raise ValueError(f'{path}: a recipe must be a mapping, got {content!r:.100}')
-    return content
+def epochs_with_warmup(options: dict[str, Any]) -> int:
+    """Return the number of epochs that train.py runs, which some schedules lengthen by warm-up, cool-down or cycles."""
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+    kwargs = scheduler_kwargs(argparse.Namespace(**{'sched': 'cosine'} | options | {'sched_on_updates': False}))
+    return int(create_scheduler_v2(optimizer, **kwargs)[1])
+
+
+def on(value: Any) -> bool:
+    """Return whether an option with this value is on the command line."""
+    return value is not False and value is not None
 
 
 def flags(options: dict[str, Any]) -> list[str]:
@@ -151,7 +159,7 @@ def flags(options: dict[str, Any]) -> list[str]:
             words += [flag, *(f'{name}={each}' for name, each in value.items())]
         elif isinstance(value, list):
             words += [flag, *map(str, value)]
-        elif value is not False and value is not None:
+        elif on(value):
             words += [flag, str(value)] if str(value) else [f'{flag}=']
     return words
 

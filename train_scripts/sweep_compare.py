@@ -31,9 +31,9 @@ class Comparison:
 
     Attributes:
         mean: Mean difference, in points.
-        low: Lower end of its 95 % interval (Student's t over the pre-training seeds); NaN with too few seeds.
+        low: Lower end of its 95 % interval (Student's t over the pre-training seeds); NaN with fewer than `ENOUGH`.
         high: Upper end.
-        p: p-value of no difference; NaN with too few seeds.
+        p: p-value of no difference; NaN likewise.
         wins: Number of runs in which the first condition is better.
         runs: Number of runs.
     """
@@ -55,7 +55,8 @@ def compare(table: 'Table', better: str, worse: str, task: str) -> Comparison | 
     seeds = sorted({seed for seed, _ in differences})
     by_seed = [fmean(value for (seed, _), value in differences.items() if seed == wanted) for wanted in seeds]
     low = high = p = math.nan
-    if len(set(by_seed)) >= ENOUGH:
+    # The test is undefined for equal differences, up to rounding errors.
+    if len(by_seed) >= ENOUGH and max(by_seed) - min(by_seed) > 1e-9:
         test = ttest_1samp(by_seed, 0)
         (low, high), p = test.confidence_interval(), float(test.pvalue)
     wins = sum(value > 0 for value in differences.values())
@@ -177,7 +178,8 @@ def forest(gains: Gains, comparisons: Comparisons) -> Figure:
     panel.invert_yaxis()
     panel.grid(axis='x', alpha=0.4)
     figure.supxlabel(
-        'points of top-1 above training from scratch; hollow: one pre-training, no interval', fontsize='medium'
+        'points of top-1 above training from scratch; hollow: fewer than three pre-training seeds, no interval',
+        fontsize='medium',
     )
     figure.legend(loc='outside upper center', ncols=3, fontsize='small', frameon=False)
     return figure

@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 from sweep_file import fingerprint
 from sweep_schema import Data, Digits, Images, Photo, Rest
+from timm.data.readers.img_extensions import get_img_extensions
 
 
 class Folders:
@@ -51,6 +52,8 @@ class Folders:
         count = shots or (rest.count if rest else None)
         if count is None:
             raise ValueError(f'data {name}: shots must be given, the number of images per class')
+        if isinstance(base, Images) and not rest and count > base.reserve:
+            raise ValueError(f'data {name}: shots must be at most {base.reserve}, the images in reserve, got {count}')
         made = f'{name}-{count}' if rest else f'{name}-{count}-s{seed}'
         if stand_in:
             folder = Path(self.noise(base.classes))
@@ -84,7 +87,7 @@ class Folders:
                 if len(folders) != images.classes:
                     rule = f'must have {images.classes} classes, as in the sweep file'
                     raise ValueError(f'data {name}: {source / split} {rule}, got {len(folders)}')
-                names += [f'{split}/{folder.name}/{file}' for folder in folders for file in sorted(os.listdir(folder))]
+                names += [f'{split}/{file.parent.name}/{file.name}' for folder in folders for file in _files(folder)]
             self.sources[name] = source, fingerprint(names)
         return self.sources[name]
 
@@ -129,11 +132,18 @@ def _classes(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir())
 
 
+def _files(folder: Path) -> list[Path]:
+    """Return the files that timm takes for images, except hidden ones, in order."""
+    images = get_img_extensions(as_set=True)
+    files = (path for path in folder.iterdir() if path.suffix.lower() in images and not path.name.startswith('.'))
+    return sorted(files)
+
+
 def _few(source: Path, target: Path, count: int, skip: int, seed: int | None) -> None:
     """Link ``count`` files per class: after the first ``skip``, or with a seed, random ones of the first ``skip``."""
     rng = np.random.default_rng(seed)
     for folder in _classes(source):
-        files = sorted(folder.iterdir())
+        files = _files(folder)
         if seed is None:
             files = files[skip : skip + count]
         elif len(files) < skip:

@@ -17,6 +17,8 @@ from timm_fractal import parse_name
 from timm_fractal._utils.atomic import check_regular
 from timm_fractal.hub.manifest import manifest
 
+HERE = Path(__file__).resolve().parent
+
 # Options that do not affect a result, so changing them does not invalidate it.
 ASIDE = {'workers', 'log_interval', 'checkpoint_hist', 'pin_mem', 'val_interval', 'device'}
 ASIDE |= {'seeds', 'stage', 'label', 'only'}
@@ -86,8 +88,8 @@ class Sweep:
         self.units = units
 
     def meaning(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Resolve the names in settings to what affects a result: properties of images, and the digest of weights."""
-        meaning = dict(settings)
+        """Resolve the names in settings to what affects a result: images, digest of weights, contents of a recipe."""
+        meaning = recipe(settings) | {key: value for key, value in settings.items() if key != 'config'}
         if 'data' in settings:
             images = self.file.data[settings['data']]
             meant = self.file.data[images.of].given if isinstance(images, Rest) else {}
@@ -103,7 +105,9 @@ class Sweep:
         # Published weights instead of a pre-training.
         weights = {} if own.weights is None else {'weights': own.weights}
         tasks = self.file.finetune if own.only is None else own.only
-        for seed in own.seeds or self.file.seeds:
+        # Published weights are one pre-training.
+        default = self.file.seeds if own.weights is None else self.file.seeds[:1]
+        for seed in own.seeds or default:
             key = dict(sweep=self.name, condition=condition, seed=seed)
             pretrain = Job('pretrain', settings, seed, key | {'settings': digest(self.meaning(settings))})
             finetune = []
@@ -115,6 +119,17 @@ class Sweep:
                         more = dict(finetune=task, finetune_seed=tune, settings=both)
                         finetune.append(Job(f'{task}-s{tune}', tuning, 100 * seed + tune, key | more))
             yield Unit(condition, seed, pretrain if own.trains else None, tuple(finetune))
+
+
+def recipe(settings: dict[str, Any]) -> dict[str, Any]:
+    """Load the recipe of a training; empty if it has none."""
+    if 'config' not in settings:
+        return {}
+    path = HERE / settings['config']
+    content = load(path, path.read_text(encoding='utf-8'))
+    if not isinstance(content, dict):
+        raise ValueError(f'{path}: a recipe must be a mapping, got {content!r:.100}')
+    return content
 
 
 def digest(settings: Any) -> str:
@@ -133,9 +148,9 @@ def fingerprint(content: Any) -> str:
 
 
 def canonical(dataset: str) -> str:
-    """Return the canonical form of a data set name; other names are unchanged."""
+    """Return the canonical name of what is trained on; names of other data sets are unchanged."""
     with contextlib.suppress(ValueError):
-        return str(parse_name(dataset))
+        return parse_name(dataset).provenance
     return dataset
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -40,7 +41,9 @@ class Table:
             if (key := key_of(line)) in wanted:
                 kept.setdefault(key, line)
         self.lines = list(kept.values())
-        self.left_out = len(lines) - len(kept)
+        #: Lines with settings that differ from the file, and further lines of the same training.
+        self.stale = sum(key_of(line) not in wanted for line in lines)
+        self.repeated = len(lines) - len(kept) - self.stale
         self.wanted, self.missing = len(wanted), len(wanted) - len(kept)
         #: Top-1 by condition, task, (seed of pre-training, seed of fine-tuning).
         self.top1: dict[str, dict[str, dict[tuple[int, int], float]]] = defaultdict(lambda: defaultdict(dict))
@@ -48,6 +51,7 @@ class Table:
         #: Epochs and top-1 during each fine-tuning, by condition and task.
         self.curves: dict[str, dict[str, list[list[tuple[int, float]]]]] = defaultdict(lambda: defaultdict(list))
         for line in self.lines:
+            check(line)
             if line.get('finetune') is None:
                 self.pretrained[line['condition']].append(line)
             else:
@@ -101,6 +105,21 @@ class Table:
         loss = f'loss {fmean(line["train_loss"] for line in lines):.2f}'
         tops = [line['eval_top1'] for line in lines if 'eval_top1' in line]
         return f'{fmean(tops):.1f} %, {loss}' if tops else loss
+
+
+def check(line: Line) -> None:
+    """Check the figures of a result.
+
+    Raises:
+        ValueError: One is missing or not a finite number.
+    """
+    tuning = line.get('finetune')
+    for key in ('samples', 'seconds', 'train_loss' if tuning is None else 'eval_top1'):
+        value = line.get(key)
+        if type(value) not in (int, float) or not math.isfinite(value):
+            place = f'{line["sweep"]}.jsonl, {line["condition"]}, seed {line["seed"]}'
+            place += '' if tuning is None else f', {tuning}, seed {line["finetune_seed"]}'
+            raise ValueError(f'{place}: {key} must be a finite number, got {value!r:.100}')
 
 
 def plot_name(table: Table, finding: Finding) -> str:
@@ -272,9 +291,9 @@ def introduction(table: Table) -> str:
 
 
 ABOUT_SUMMARY = """
-**Bold**: clear even though many comparisons are made, so that an interval without zero is not enough. \\* One \
-pre-training run, no interval. "Held out": neither fractals nor recipes were chosen on this data. Real images are \
-labeled and from CIFAR-10 itself.
+**Bold**: clear even though many comparisons are made, so that an interval without zero is not enough. \\* Fewer \
+than three pre-training seeds, no interval. "Held out": neither fractals nor recipes were chosen on this data. Real \
+images are labeled and from CIFAR-10 itself.
 """
 
 ABOUT_FIGURES = """\
@@ -341,8 +360,12 @@ def write(sweeps: list[Sweep], results: Path, path: Path) -> None:
     folder = path.parent / path.stem
     folder.mkdir(parents=True, exist_ok=True)
     for table in tables:
-        if table.left_out:
-            print(f'{table.sweep.name}: ignored {table.left_out} lines with settings that differ from the sweep file')
+        for count, what in (
+            (table.stale, 'with settings that differ from the sweep file'),
+            (table.repeated, 'that repeat a training'),
+        ):
+            if count:
+                print(f'{table.sweep.name}: ignored {count} lines {what}')
         for finding in table.sweep.file.findings:
             if table.lines:
                 draw(table, finding, folder / plot_name(table, finding))

@@ -71,7 +71,9 @@ class Training(Strict):
     processes: PositiveInt = absent('number of GPUs, used by `launch.sh`')
     weights: str = absent('of a condition: published weights instead of a pre-training')
     only: list[str] = absent('of a condition: its fine-tunings (default: all)')
-    seeds: Seeds = absent('of a condition: overrides `seeds` of the file')
+    seeds: Seeds = absent(
+        'of a condition: overrides `seeds` of the file; with `weights`, only the first of them is used'
+    )
     stage: int = Field(0, description='of a condition: lower stages run first')
     label: str = absent('of a condition: its name in tables and plots')
 
@@ -232,6 +234,9 @@ class File(Strict):
                 known(variable, self.vars, 'variable', place)
             if dataset.partition('/')[0] in SPECS:
                 at(place, parse_name, dataset)
+            if training.weights is not None and len(training.seeds or [0]) > 1:
+                words = f'seeds must be one, got {len(training.seeds)}: published weights are one pre-training'
+                raise ValueError(f'{place}: {words}; for more fine-tunings, give finetune_seeds')
             if training.weights is not None and training.trains:
                 raise ValueError(f'{place}: weights cannot be combined with a pre-training (dataset, data or config)')
             if place.startswith('conditions.') and not training.trains and training.options:

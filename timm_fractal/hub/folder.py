@@ -190,7 +190,7 @@ def _provenance(found: Checkpoint, start: Origin) -> dict[str, Any]:
     """Return the provenance recorded in a checkpoint."""
     spec = _dataset(found.args)
     return {
-        'dataset': _dataset_name(found.args) if spec is None else str(spec),
+        'dataset': _dataset_name(found.args) if spec is None else spec.provenance,
         'started_from': _started_from(found.args, start),
         'samples': found.samples,
         'epochs': found.epochs,
