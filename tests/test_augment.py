@@ -687,11 +687,11 @@ def test_erasing_is_drawn_as_by_timm(count, shape):
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize('mode', ['const', 'rand', 'pixel'])
-def test_what_is_erased_becomes_what_timm_says(mode, dtype):
-    erase = Erase(1.0, mode, 2)
+@pytest.mark.parametrize('mode, channels', [('const', 3), ('rand', 3), ('rand', 5), ('pixel', 3)])
+def test_what_is_erased_becomes_what_timm_says(mode, channels, dtype):
+    erase = Erase(1.0, mode, 2, channels)
     params = erase.make_params(200, 40, 40, generator())
-    images = torch.full((200, 3, 40, 40), 99.0, dtype=dtype)
+    images = torch.full((200, channels, 40, 40), 99.0, dtype=dtype)
     assert erase.apply(images, params) is images
     kept = torch.ones(200, 40, 40, dtype=torch.bool)
     for k, boxes in enumerate(params.box.tolist()):

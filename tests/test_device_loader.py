@@ -27,9 +27,8 @@ PHOTOS = Path(sklearn.datasets.__file__).parent / 'images'
 def create(name=f'{SMALL},loader=device', batch_size=4, split='train', repeats=0, num_samples=None, **options):
     root = PHOTOS if name.startswith('image1') else None
     dataset = timm.data.create_dataset(name, root=root, split=split, repeats=repeats, num_samples=num_samples)
-    return timm.data.create_loader(
-        dataset, (3, 32, 32), batch_size, num_workers=0, device=torch.device('cpu'), **{**HALF, **options}
-    )
+    common = dict(input_size=(3, 32, 32), num_workers=0, device=torch.device('cpu'), **HALF)
+    return timm.data.create_loader(dataset, batch_size=batch_size, **{**common, **options})
 
 
 @pytest.fixture(autouse=True)
@@ -134,7 +133,7 @@ def test_a_batch_of_the_papers_training(dtype):
 
 
 def test_last_batch_and_length():
-    for batch_size, training, length in ((5, True, 2), (5, False, 3), (12, True, 1), (13, True, 0), (13, False, 1)):
+    for batch_size, training, length in ((5, True, 2), (5, False, 3), (12, True, 1), (13, False, 1)):
         loader = create(batch_size=batch_size, is_training=training)
         sizes = [len(labels) for _, labels in loader]
         assert len(loader) == len(sizes) == length
@@ -601,6 +600,56 @@ def test_a_colored_data_set_in_gray(tmp_path):
         batches.append(next(iter(loader))[0])
     assert batches[0].shape == (3, 1, 64, 64)
     torch.testing.assert_close(*batches, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize('by_torch', [False, True])
+def test_boxes_of_five_channels_have_five_colors(by_torch, monkeypatch):
+    """Of their own image, whether kernels erase or torch does."""
+    if by_torch:
+        monkeypatch.setattr('timm_fractal.augment.Train.kernels', lambda *_: None)
+    loader = create(batch_size=12, is_training=True, input_size=(5, 32, 32), re_prob=1.0, re_mode='rand')
+    images, _ = next(iter(loader))
+    colors = []
+    for image in images:
+        # The images are gray, only boxes are not.
+        [*_, first] = inside = image[:, (image != image[:1]).any(0)].T
+        assert len(inside) > 9 and (inside == first).all()
+        colors += first.tolist()
+    assert len(set(colors)) == 12 * 5
+
+
+@pytest.mark.parametrize(
+    'name, options, message',
+    [
+        (
+            f'{SMALL},loader=device',
+            dict(batch_size=13),
+            'an epoch has 12 samples, fewer than a batch of 13: use --epoch-',
+        ),
+        (
+            f'{SMALL},loader=device',
+            dict(input_size_choices=[32, 48], batch_size_choices=[4]),
+            'batch_size_choices and input_size_choices must be equally many, at least one: got 1 and 2',
+        ),
+        (f'{SMALL},loader=device', dict(input_size_choices=[]), 'must be equally many, at least one: got 0 and 0'),
+        (
+            'image1/view=rgb,classes=6,size=64,loader=device',
+            dict(input_size=(4, 32, 32)),
+            'images have 3 channels, but the model has in_chans=4: use --in-chans 3, or --input-img-mode L',
+        ),
+    ],
+)
+def test_what_timm_refuses_is_refused(name, options, message):
+    if 'input_size_choices' in options and not hasattr(timm.data.loader, 'ScheduledBatchSampler'):
+        pytest.skip('a timm without input sizes that change')
+    with pytest.raises(ValueError, match=message):
+        create(name, is_training=True, **options)
+
+
+def test_a_part_of_the_classes_is_refused():
+    dataset = Fractal1(f'{SMALL},loader=device', only=[1, 2])
+    with pytest.raises(ValueError, match=r'only=\[1, 2\] is not available on the device \(only None is: use a Subset'):
+        timm.data.create_loader(dataset, (3, 32, 32), 2, device=torch.device('cpu'))
 
 
 def test_a_million_large_images_are_refused():

@@ -440,7 +440,8 @@ def test_both_splits_at_the_same_moment(tmp_path: Path, shards: Path, monkeypatc
         with export.exclusive_lock(info):
             other = pool.submit(export.export_images, NAME, tmp_path, 'validation', shards=3)
             assert waits.wait(120) and not info.exists()
-            info.write_bytes(train)
+            (tmp_path / '.new').write_bytes(train)
+            (tmp_path / '.new').rename(info)
         other.result(120)
     assert files(tmp_path) == files(shards)
 

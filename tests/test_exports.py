@@ -80,6 +80,8 @@ def test_a_published_tag_is_fine_tuned_and_exported(tmp_path, tag):
             dict(in_chans=1, mean=[0.5], std=[0.5]),
         ),
         ('test_resnet', dict(name='test_resnet'), dict(img_size=64)),
+        ('test_resnet', dict(name='test_resnet', global_pool='max'), dict(gp='max')),
+        ('test_efficientnet', dict(name='test_efficientnet', bn_eps=0.1), dict(bn_eps=0.1)),
         ('coat_lite_tiny', dict(name='coat_lite_tiny'), {}),
         pytest.param('coat_lite_mini', dict(name='coat_lite_mini'), {}, marks=pytest.mark.slow),
         pytest.param(
@@ -89,7 +91,7 @@ def test_a_published_tag_is_fine_tuned_and_exported(tmp_path, tag):
             marks=pytest.mark.slow,
         ),
     ],
-    ids=['model_kwargs', 'img_size', 'img_size of data', 'pool', 'gray', 'no img_size', 'tied', 'tied2', 'naflex'],
+    ids='model_kwargs img_size img_size-of-data pool gray no-img_size max-pool bn_eps tied tied2 naflex'.split(),
 )
 def test_what_a_training_can_make(tmp_path, name, build, args):
     try:
@@ -100,6 +102,26 @@ def test_what_a_training_can_make(tmp_path, name, build, args):
     assert loads(folder, model)
     assert 'num_classes' not in json.loads((folder / 'config.json').read_text())['model_args']
     check(folder)
+
+
+@pytest.mark.parametrize('args', [dict(gp='max'), dict(bn_eps=0.1)])
+def test_a_model_with_other_outputs_has_no_tag(tmp_path, args):
+    """Its weights would load into the default architecture, which computes something else."""
+    name, options = ('test_resnet', dict(global_pool='max')) if 'gp' in args else ('test_efficientnet', args)
+    path = trained(tmp_path / 'x.pth.tar', make(name, **options), name, **args)
+    folder = export_weights(path, tmp_path / 'x', tag='mine')
+    with pytest.raises(ValueError, match=f'this model differs in {next(iter(options))}: load it with'):
+        hub_folder.entry_of(folder, file='x')
+
+
+@pytest.mark.parametrize('name', ['a b_c-ü', "it's"])
+def test_the_card_names_the_folder(tmp_path, name, monkeypatch):
+    path = trained(tmp_path / 'x.pth.tar', make('test_resnet'), 'test_resnet')
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / name)
+    export_weights(path, '.', tag='mine')
+    card = (tmp_path / name / 'README.md').read_text()
+    assert f"""'local-dir:{name.replace("'", '_')}'""" in card
 
 
 def test_split_batch_norm(tmp_path):
@@ -302,12 +324,15 @@ def exports(tmp_path_factory):
 def test_names_of_classes_are_exported(tmp_path):
     """From a folder, in timm's natural order; timm's inference.py and transformers read them."""
     transformers = pytest.importorskip('transformers')
-    for name in ('2 cats', '10 dogs', 'a bird'):
+    for name in ('2 cats', '10 dogs', 'valid'):
         (tmp_path / 'train' / name).mkdir(parents=True)
         Image.new('RGB', (8, 8)).save(tmp_path / 'train' / name / 'x.png')
     path = trained(tmp_path / 'last.pth.tar', make('test_vit'), 'test_vit')
-    folder = export_weights(path, tmp_path / 'x', tag='mine', label_names=tmp_path / 'train')
-    names = ['2 cats', '10 dogs', 'a bird']
+    # The folder of both splits does as well.
+    (tmp_path / 'val').mkdir()
+    for place in (tmp_path / 'train', tmp_path):
+        folder = export_weights(path, tmp_path / 'x', tag='mine', label_names=place)
+    names = ['2 cats', '10 dogs', 'valid']
     assert list(timm.create_model(f'local-dir:{folder}', pretrained=True).pretrained_cfg['label_names']) == names
     config = transformers.AutoConfig.from_pretrained(folder)
     assert [config.id2label[k] for k in range(3)] == names

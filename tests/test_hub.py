@@ -274,11 +274,27 @@ def test_nothing_else_is_overwritten(tmp_path):
         hub.export_weights(path, tmp_path)
     with pytest.raises(FileExistsError, match='is a file: the destination must be a folder'):
         hub.export_weights(path, path)
+    (tmp_path / 'project').mkdir()
+    (tmp_path / 'project' / 'README.md').write_text('mine')
+    with pytest.raises(FileExistsError, match="contains 'README.md', which is not part of an export"):
+        hub.export_weights(path, tmp_path / 'project')
+    assert (tmp_path / 'project' / 'README.md').read_text() == 'mine'
     folder = hub.export_weights(path, tmp_path / 'x', hardware='one')
     # Leftovers of a killed process are ignored.
     (folder / '.export-killed').mkdir()
     hub.export_weights(path, tmp_path / 'x', hardware='two')
     assert 'two' in (folder / 'README.md').read_text() and set(os.listdir(folder)) >= set(hub.FILES) - {'curves.png'}
+
+
+def test_a_folder_in_one_that_is_not_writable(tmp_path, monkeypatch):
+    """A mounted volume: the lock is in it, and a lock that a killed process left there is ignored."""
+    path, volume = write(tmp_path / 'last.pth.tar'), tmp_path / 'volumes' / 'mine'
+    volume.mkdir(parents=True)
+    access = os.access
+    monkeypatch.setattr(os, 'access', lambda place, mode: place != volume.parent and access(place, mode))
+    (volume / '.export-lock').touch()
+    hub.export_weights(path, volume)
+    assert not list(volume.parent.glob('.*')) and set(os.listdir(volume)) <= set(hub.FILES)
 
 
 # Conversion.

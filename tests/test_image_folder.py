@@ -35,10 +35,24 @@ def test_a_good_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert lines == [
         "ok    train: 120 images of 2 classes; the smallest is '2 cats' with 60",
         "ok    val: 100 images of 2 classes; the smallest is '2 cats' with 50",
-        'ok    --num-classes 2 --epochs 300: about 600 steps of 50 images',
+        'ok    --num-classes 2 --epochs 300: 600 steps of 50 images',
         'ok    --model test_resnet.fractal1_100 --pretrained: a small CNN to start with, see docs/your_images.md',
         'ok    accuracy on 100 test images has a standard error of up to 5.0 points',
     ]
+
+
+def test_a_class_named_as_a_split(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """timm searches the folder of a training for its split, but not that of a split."""
+    for split in ('train', 'val'):
+        (folder / split / 'a dog').rename(folder / split / 'valid')
+    assert main(['doctor', '--data-dir', str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert 'train: 120 images of 2 classes' in said and 'val: 100 images of 2 classes' in said
+
+
+def test_one_epoch_at_least(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('timm_fractal.cli.image_folder.STEPS', 1)
+    assert any(text.startswith('--num-classes 2 --epochs 1: 2 steps of 50 images') for text in said(folder, 'ok'))
 
 
 DOG = Path('train', 'a dog')

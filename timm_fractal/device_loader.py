@@ -114,10 +114,10 @@ class DeviceLoader:
         mix: Mixup and cutmix, or None.
         erase: Random erasing, or None.
         seed: The seed of the run.
-        redraw: Whether each sample is rendered anew with fresh noise; for `Fractal1`.
+        redraw: Whether training samples are rendered anew, with fresh noise in every batch; for `Fractal1`.
 
     Raises:
-        ValueError: The data set transforms its labels.
+        ValueError: The data set transforms its labels, has only some of its images, or images with other channels.
 
     Examples:
         >>> from timm_fractal import Fractal1
@@ -147,6 +147,8 @@ class DeviceLoader:
         images = self._images
         if images.target_transform is not None:
             refuse('target_transform', images.target_transform, 'only None is')
+        if images.only is not None:
+            refuse('only', images.only, 'only None is: use a Subset of all images')
         self.augments = tuple(augments)
         self.batch_sampler = batch_sampler
         self.mean, self.std = mean, std
@@ -170,6 +172,9 @@ class DeviceLoader:
         self._shape: tuple[int, ...] = (1, images.spec.size, images.spec.size)
         if self._table is not None and not images.spec.is_packed:
             self._shape = tuple(self._table.shape[1:])
+        if self._shape[0] not in (1, len(mean)):
+            words = f'images have {self._shape[0]} channels, but the model has in_chans={len(mean)}'
+            raise ValueError(f'{images.spec}: {words}: use --in-chans {self._shape[0]}, or --input-img-mode L for gray')
         all_levels = torch.arange(256, dtype=torch.uint8, device=device).view(1, 1, 16, 16)
         self._normalized = normalize(all_levels, mean, std, img_dtype).view(len(mean), 256)
         most = _BYTES_AT_ONCE
@@ -427,13 +432,23 @@ def create_device_loader(
         sizes = list(input_size_choices)
         schedule = {name: options[key] for key, name in _SCHEDULE_OPTIONS.items() if key in options}
         schedule['batch_sizes'] = schedule.get('batch_sizes') or [batch_size] * len(sizes)
+        if not sizes or len(sizes) != len(schedule['batch_sizes']):
+            counts = f'{len(schedule["batch_sizes"])} and {len(sizes)}'
+            raise ValueError(
+                f'batch_size_choices and input_size_choices must be equally many, at least one: got {counts}'
+            )
         scheduled = find('timm.data.scheduled_sampler.ScheduledBatchSampler')
         batch_sampler = scheduled(sampler, drop_last=True, **schedule)
+    if is_training and not len(batch_sampler):
+        raise ValueError(
+            f'an epoch has {len(sampler)} samples, fewer than a batch of {batch_size}: use --epoch-repeats, or a '
+            f'smaller --batch-size'
+        )
     augment_options = {name: options[name] for name in known & options.keys()}
     augment_options |= dict(is_training=is_training, no_aug=no_aug, mean=mean)
     augments = [create_augment(size if isinstance(size, int) else size[-2:], **augment_options) for size in sizes]
     mix = None if collate_fn is None else Mix(collate_fn)
-    erase = Erase(re_prob, re_mode, re_count) if re_prob and is_training and not no_aug else None
+    erase = Erase(re_prob, re_mode, re_count, channels) if re_prob and is_training and not no_aug else None
     redraw = is_training and unwrap(dataset)[0].spec.redraws
     dtype = torch.float16 if fp16 else img_dtype or torch.float32
     return DeviceLoader(dataset, augments, batch_sampler, mean, std, device, dtype, mix, erase, seed, redraw)

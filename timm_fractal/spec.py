@@ -139,7 +139,7 @@ class Spec:
 
     @property
     def redraws(self) -> bool:
-        """Whether each training sample is rendered anew with fresh noise."""
+        """Whether training samples are rendered anew, with fresh noise in every batch."""
         return False
 
     @classmethod
@@ -310,7 +310,7 @@ class Fractal1Spec(IFSSpec):
     seed: int = _seed(20, 'seed of the base fractals')
     instances: int = option(1, 'images per class: same shape, different noise', low=1, high=1_000_000)
     redraw: str = option(
-        'false', 'fresh noise for each training sample; needs loader=device', choices=('false', 'true'), images=False
+        'false', 'fresh noise in every training batch; needs loader=device', choices=('false', 'true'), images=False
     )
 
     def __post_init__(self) -> None:

@@ -57,7 +57,9 @@ def remove_leftovers(folder: Path, name: str) -> None:
 
 @contextlib.contextmanager
 def exclusive_lock(dest: Path) -> Iterator[None]:
-    """Hold a lock file beside a destination, so that only one process exports to it.
+    """Hold a lock file, so that only one process exports to a destination.
+
+    It is beside the destination, or in it if that is a folder in one that is not writable, such as a mounted volume.
 
     Raises:
         BlockingIOError: Another running process holds the lock.
@@ -68,6 +70,8 @@ def exclusive_lock(dest: Path) -> Iterator[None]:
     if not dest.parent.is_dir():
         dest.parent.mkdir(parents=True, exist_ok=True)
     path = dest.with_name(f'.{dest.name}.lock')
+    if dest.is_dir() and not os.access(dest.parent, os.W_OK):
+        path = dest / '.export-lock'
     busy = BlockingIOError(errno.EAGAIN, 'another export is writing here: wait until it has finished', str(dest))
     try:
         with FileLock(path, timeout=0):

@@ -19,7 +19,7 @@ class EraseParams(NamedTuple):
 
     Attributes:
         box: Top, left, height and width of each box, int64 of shape (B, boxes, 4); height 0 for none.
-        color: Color of each box, float64 of shape (B, boxes, 3), standard normal.
+        color: Color of each box, float64 of shape (B, boxes, at least 3), standard normal.
         seed: Seed of the noise.
     """
 
@@ -35,6 +35,7 @@ class Erase:
         prob: Probability of erasing boxes of an image.
         mode: ``'const'`` for 0, ``'rand'`` for a color per box, ``'pixel'`` for noise; both are standard normal.
         count: Maximum number of boxes per image, at least 1; they share the area.
+        channels: Channels of the images.
 
     Raises:
         ValueError: Unknown mode, or an argument out of range.
@@ -50,7 +51,7 @@ class Erase:
     area: Pair = (0.02, 1 / 3)
     ratio: Pair = (0.3, 1 / 0.3)
 
-    def __init__(self, prob: float = 0.5, mode: str = 'const', count: int = 1) -> None:
+    def __init__(self, prob: float = 0.5, mode: str = 'const', count: int = 1, channels: int = 3) -> None:
         if mode not in ERASING_MODES:
             raise ValueError(f'unknown re_mode {mode!r}; {nearest(mode, ERASING_MODES)}')
         if not 0 <= prob <= 1:
@@ -58,6 +59,8 @@ class Erase:
         if count < 1:
             raise ValueError(f're_count must be at least 1, got {count}')
         self.prob, self.mode, self.count = prob, mode, count
+        # Gray images use the first of three, so that their boxes are those of color images.
+        self.channels = max(3, channels)
 
     def make_params(self, count: int, height: int, width: int, generator: torch.Generator) -> EraseParams:
         """Sample the boxes of ``count`` images of this height and width."""
@@ -70,7 +73,7 @@ class Erase:
         top = rng.random(found.shape) * (height - high + 1)
         left = rng.random(found.shape) * (width - wide + 1)
         box = np.stack([top, left, high, wide], 2).astype(np.int64) * found[..., None]
-        return EraseParams(box, rng.standard_normal((count, self.count, 3)), int(rng.integers(2**63 - 1)))
+        return EraseParams(box, rng.standard_normal((count, self.count, self.channels)), int(rng.integers(2**63 - 1)))
 
     def apply(self, images: Tensor, params: EraseParams) -> Tensor:
         """Erase boxes of normalized images (B, C, H, W) in place, and return the images.

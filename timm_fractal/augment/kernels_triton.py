@@ -373,9 +373,10 @@ def _mix(level, other, share, rest, pasted, wanted):
 @triton.jit(do_not_specialize=['seed', 'height', 'width', 'blocks', 'begin'])
 def _mix_normalize_erase(
     images, rows, partners, lam, paste, levels, erased, color, seed, target, height, width, blocks, begin,
-    CHANNELS: tl.constexpr, OUTPUT: tl.constexpr, MIX: tl.constexpr, MODE: tl.constexpr, PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr, OUTPUT: tl.constexpr, COLORS: tl.constexpr, MIX: tl.constexpr, MODE: tl.constexpr,
+    PIXELS: tl.constexpr,
 ):  # fmt: skip
-    """Arguments as for `mix_normalize_erase`; ``levels`` is its ``table``."""
+    """Arguments as for `mix_normalize_erase`; ``levels`` is its ``table``, and ``color`` has COLORS channels."""
     n = begin + tl.program_id(1)
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     area = height * width
@@ -419,7 +420,7 @@ def _mix_normalize_erase(
         elif MODE == _RAND:
             for block in range(blocks):
                 here = _contains(erased + 4 * (n * blocks + block), row, column)
-                shown = tl.load(color + (n * blocks + block) * 3 + channel).to(value.dtype)
+                shown = tl.load(color + (n * blocks + block) * COLORS + channel).to(value.dtype)
                 value = tl.where(here, shown, value)
         else:
             value = tl.where(is_erased, tl.zeros_like(value), value)
@@ -450,7 +451,7 @@ def _mix_normalize_erase(
 #   partners   row of the image that each is mixed with, int32 (B,)
 #   lam        mixing coefficient and 1 minus it, float32 (B, 2)
 #   paste      top, bottom, left and right of the box to paste, int32 (B, 4)
-#   erased     top, left, height and width of each box, int32 (B, boxes, 4); ``color`` is float32 (B, boxes, 3)
+#   erased     top, left, height and width of each box, int32 (B, boxes, 4); ``color`` is float32 (B, boxes, at least 3)
 #   seed       seed of the noise
 #   mode       index in `timm_fractal.augment.erasing.ERASING_MODES`
 #   begin      first image of the batch among the B; ``count`` is the number of its images
@@ -533,7 +534,7 @@ def mix_normalize_erase(
     grid = triton.cdiv(height * width, _PIXELS), count
     _mix_normalize_erase[grid](
         images, rows, partners, lam, paste, table, erased, color, seed, result, height, width, erased.shape[1], begin,
-        channels, len(table), is_mixed, mode, _PIXELS, **_EXACT,
+        channels, len(table), color.shape[2], is_mixed, mode, _PIXELS, **_EXACT,
     )  # fmt: skip
     return result
 

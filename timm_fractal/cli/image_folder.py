@@ -94,8 +94,9 @@ def examine_folder(folder: str | Path) -> Iterator[Check]:
     if batches == 0:
         yield Check('warn', f'there are fewer training images than a batch of {BATCH}', '--batch-size 10')
     else:
-        options = f'--num-classes {len(trained)} --epochs {round(STEPS / batches)}'
-        yield Check('ok', f'{options}: about {STEPS} steps of {BATCH} images')
+        epochs = max(1, round(STEPS / batches))
+        options = f'--num-classes {len(trained)} --epochs {epochs}'
+        yield Check('ok', f'{options}: {epochs * batches:,} steps of {BATCH} images')
     model = '--model test_resnet.fractal1_100 --pretrained'
     yield Check('ok', f'{model}: a small CNN to start with, see docs/your_images.md')
     if tests:
@@ -113,7 +114,8 @@ def _read(folder: Path) -> list[tuple[Path, str]]:
     import timm.data
 
     try:
-        reader: Any = timm.data.create_dataset('', str(folder)).reader  # type: ignore[attr-defined]
+        # A class may be called "valid".
+        reader: Any = timm.data.create_dataset('', str(folder), search_split=False).reader  # type: ignore[attr-defined]
     except RuntimeError:
         # No image in any folder.
         return []

@@ -49,7 +49,7 @@ def watched_parts(items: Sequence[T]) -> Iterator[T]:
     Examples:
         >>> from timm_fractal.data import create
         >>> token = watcher.set(print)
-        >>> for name in watched_parts(['ofdb/classes=2,size=32,points=999', 'ofdb/classes=3,size=32,points=999']):
+        >>> for name in watched_parts(['ofdb/classes=2,size=32,seed=7', 'ofdb/classes=2,size=32,seed=8']):
         ...     _ = create(name + ',cache=none')
         0.0
         0.5
@@ -132,12 +132,13 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
         self.input_img_mode = input_img_mode
         #: Whether `warn_once` was called, which takes a third of the time of a cached sample.
         self._warned = False
-        self._only = only
+        #: The classes whose images may be read; None for all.
+        self.only = only
         self._open(root)
         if only is not None:
             # A file may have fewer classes than the name says.
-            self._only = [k for k in only if 0 <= k < self.num_classes]
-            if not self._only:
+            self.only = [k for k in only if 0 <= k < self.num_classes]
+            if not self.only:
                 raise ValueError(f'{self.spec}: only must contain classes from 0 to {self.num_classes - 1}, got {only}')
         # `_open` may have replaced the specification.
         instances: int = self.spec.num_instances
@@ -194,7 +195,7 @@ class SyntheticDataset(Dataset[tuple[Any, Any]], ABC):
         """Allocate memory that workers share under any start method; None to render images on access."""
         shape = (self.num_images, *self._shape())
         is_large = math.prod(shape) > _CACHE_BYTES[self.split]
-        if self._only is not None or self.spec.cache == 'none' or (self.spec.cache == 'auto' and is_large):
+        if self.only is not None or self.spec.cache == 'none' or (self.spec.cache == 'auto' and is_large):
             return None
         return self._share(shape)
 

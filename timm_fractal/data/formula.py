@@ -38,7 +38,7 @@ class FormulaDataset(PixelDataset):
     def _fill(self) -> None:
         # Errors, wrong shapes and hidden state are reported now, not by a worker in the middle of training.
         self._formula: Render = RENDERERS[self.spec.type]
-        first, second = [*(self._only or range(2)), *(self._only or ())][:2]
+        first, second = [*(self.only or range(2)), *(self.only or ())][:2]
         image = self._render_one(first)
         start = time.perf_counter()
         self._render_one(second)
@@ -57,7 +57,7 @@ class FormulaDataset(PixelDataset):
             )
 
     def _warn_if_slow(self, seconds: float) -> None:
-        if self._only is not None:
+        if self.only is not None:
             return
         each = f'render takes {1000 * seconds:.0f} ms per image'
         total = seconds * self.num_images

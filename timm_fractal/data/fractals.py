@@ -76,14 +76,14 @@ class FractalDataset(SyntheticDataset):
         if codes is None:
             by_product = self.split == 'train' and everywhere == canonical and self.spec.perturbs
             rendered_too = table if by_product else None
-            codes = find_codes(self.spec, self._progress, rendered_too, self._only, self._base)
-            if self._only is None or len(set(self._only)) == self.num_classes:
+            codes = find_codes(self.spec, self._progress, rendered_too, self.only, self._base)
+            if self.only is None or len(set(self.only)) == self.num_classes:
                 known_codes[key] = codes
             rendered = self.num_classes if by_product and table is not None else 0
         self.codes = codes if self._loaded else dataclasses.replace(codes, name=str(self.spec))
         if table is None:
             # Degenerate images are reported now, not by a worker in the middle of training.
-            self._render(sorted(self._only or range(min(LANES, self.num_classes)))[:LANES])
+            self._render(sorted(self.only or range(min(LANES, self.num_classes)))[:LANES])
         elif rendered < len(table):
             for chunk in self._progress(len(table) - rendered):
                 start, stop = chunk.start + rendered, chunk.stop + rendered

@@ -3,7 +3,6 @@
 import logging
 import math
 import sys
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
@@ -107,22 +106,18 @@ def open_image(path: str | Path, enough: int | None = None, formats: tuple[str, 
     # Opened here to distinguish system errors (no such file, no permission) from Pillow's.
     with open(path, 'rb') as file:
         try:
-            with warnings.catch_warnings():
-                # Pillow only warns about images up to twice its pixel limit.
-                warnings.simplefilter('error', Image.DecompressionBombWarning)
-                warnings.filterwarnings('ignore', 'Palette images with Transparency', UserWarning)
-                with _open(file, formats) as image:
-                    _check(image)
-                    if enough is not None:
-                        image.draft(None, (enough, enough))
-                    raw = _raw_mode(image)
-                    image.load()
-                    upright = ImageOps.exif_transpose(image)
-                    if ';16' in raw and not image.mode.startswith('I'):
-                        upright = _shallow_color(upright, raw, file, path)
-                    elif image.mode == 'F' or image.mode.startswith('I'):
-                        upright = _shallow_gray(upright, path)
-                    return _opaque(upright).convert('RGB')
+            with _open(file, formats) as image:
+                _check(image)
+                if enough is not None:
+                    image.draft(None, (enough, enough))
+                raw = _raw_mode(image)
+                image.load()
+                upright = ImageOps.exif_transpose(image)
+                if ';16' in raw and not image.mode.startswith('I'):
+                    upright = _shallow_color(upright, raw, file, path)
+                elif image.mode == 'F' or image.mode.startswith('I'):
+                    upright = _shallow_gray(upright, path)
+                return _opaque(upright).convert('RGB')
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise ValueError(
                 f"{path} has more pixels than PIL.Image.MAX_IMAGE_PIXELS = {Image.MAX_IMAGE_PIXELS}, Pillow's limit "
@@ -158,6 +153,9 @@ def _is_heif(file: IO[bytes]) -> bool:
 
 
 def _check(image: Image.Image) -> None:
+    # Pillow only warns about images up to twice its limit. Filters for warnings cannot be changed in a thread.
+    if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        raise Image.DecompressionBombError(f'it has {image.width} x {image.height}')
     frames = getattr(image, 'n_frames', 1)
     # A phone's MPO file is a photograph followed by a second view or a depth map.
     if frames > 1 and image.format != 'MPO':
@@ -289,7 +287,7 @@ class Image1(PixelDataset):
             _logger.info('%s, %s split: %d images from %s', self.spec, self.split, len(self.files), root)
         shape = (len(self.files), *self._shape())
         self._photos = self._share(shape) if math.prod(shape) <= _PHOTO_BYTES else None
-        which = sorted({k % len(self.files) for k in self._only or range(len(self.files))})
+        which = sorted({k % len(self.files) for k in self.only or range(len(self.files))})
         with ThreadPoolExecutor(cpu_count()) as pool, progress_bar(f'reading {root}', len(which)) as bar:
             # All are read, even if not kept: damaged files are reported now, not in the middle of training.
             for number, view in zip(which, pool.map(self._read, (self.files[number] for number in which))):

@@ -56,7 +56,11 @@ def _describe(args: dict[str, Any], start: Origin, options: dict[str, Any]) -> d
     described = architecture_options(name, start.model_args, f'{start.name}: model_args')
     described |= architecture_options(name, args.get('model_kwargs') or {}, 'model_kwargs')
     described.pop('num_classes', None)
-    return described | {'in_chans': channels} | ({'global_pool': args['gp']} if args.get('gp') else {}) | options
+    described['in_chans'] = channels
+    for option, flag in (('global_pool', 'gp'), ('bn_eps', 'bn_eps')):
+        if args.get(flag):
+            described[option] = args[flag]
+    return described | options
 
 
 class Fitted(NamedTuple):
@@ -152,7 +156,8 @@ def _parameters(name: str, use_naflex: bool = False) -> frozenset[str]:
     if type(model).__name__ == 'NaFlexVit':
         # Its options are fields of a dataclass.
         found |= {field.name for field in dataclasses.fields(timm.models.naflexvit.NaFlexVitCfg)} | {'use_naflex'}
-    return frozenset(found) - {'self', 'args', 'kwargs', 'device', 'dtype', 'cfg'}
+    # Some functions that build a model take this for all its batch norms.
+    return frozenset(found | {'bn_eps'}) - {'self', 'args', 'kwargs', 'device', 'dtype', 'cfg'}
 
 
 def _check_option(what: str, value: Any, most: int, nested: int = 2) -> None:

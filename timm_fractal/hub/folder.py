@@ -289,7 +289,7 @@ def _write(
             raise OSError(f'{dest}: the weights cannot be written ({error})') from error
         # safetensors makes files readable by the owner only.
         shutil.copymode(folder / CONFIG, folder / HUB_FILE)
-        text = card(name, cfg, provenance, picture is not None, folder=dest.name)
+        text = card(name, cfg, provenance, picture is not None, folder=dest.absolute().name)
         (folder / 'README.md').write_text(text, encoding='utf-8')
         if picture is not None:
             (folder / CURVES).write_bytes(picture)
@@ -311,8 +311,11 @@ def _staged(dest: Path) -> Iterator[Path]:
     is_new = not dest.exists()
     if not is_new and not dest.is_dir():
         raise FileExistsError(f'{dest} is a file: the destination must be a folder')
-    for name in sorted(path.name for path in dest.glob('*')):
-        if name not in FILES and not name.startswith(_UNFINISHED):
+    found = {path.name for path in dest.glob('*')}
+    is_unfinished = any(name.startswith(_UNFINISHED) for name in found)
+    for name in sorted(found):
+        is_part = name in FILES and (is_unfinished or found >= {HUB_FILE, CONFIG})
+        if not is_part and not name.startswith(_UNFINISHED):
             raise FileExistsError(
                 f'{dest} contains {name!r}, which is not part of an export: choose another destination'
             )
@@ -339,7 +342,10 @@ def _staged(dest: Path) -> Iterator[Path]:
 def _read_label_names(path: Path) -> list[str]:
     """Read class names from the subfolders of a folder of images, in timm's order, or from the lines of a file."""
     if path.is_dir():
-        images: Any = timm.data.create_dataset('', str(path))  # type: ignore[attr-defined]
+        # The folder of the training images, or that above; timm would search it for "valid", which may be a class.
+        if (path / 'train').is_dir() and (path / 'val').is_dir():
+            path /= 'train'
+        images: Any = timm.data.create_dataset('', str(path), search_split=False)  # type: ignore[attr-defined]
         classes: dict[str, int] = images.reader.class_to_idx
         return sorted(classes, key=lambda name: classes[name])
     return [line.strip() for line in values.text(path).splitlines() if line.strip()]
@@ -400,15 +406,17 @@ def entry_of(folder: str | Path, **place: Any) -> Weights:
     size = {'img_size': tuple(cfg['input_size'][-2:])} if cfg.get('fixed_input_size') else {}
     plain = dict(num_classes=cfg['num_classes'], in_chans=cfg['input_size'][0], **size)
     model = architecture.on_meta(timm.create_model, name, **plain)
-    pool = getattr(model, 'global_pool', None)
-    if 'global_pool' in model_args and isinstance(pool, str) and pool != model_args['global_pool']:
-        extra.append('global_pool')
+    if not extra:
+        architecture.refuse_differences(weights, name, model, checkpoint.shapes(weights))
+        own, default = (
+            reference_output(timm.create_model(name, True, {**cfg, 'file': str(weights)}, **plain | more))
+            for more in (architecture.architecture_options(name, model_args, f'{folder / CONFIG}: model_args'), {})
+        )
+        extra = sorted(model_args.keys() - plain.keys()) if own != default else []
     if extra:
         words = f'a tag needs the default architecture, but this model differs in {", ".join(extra)}'
         raise ValueError(f'{folder}: {words}: load it with hf-hub: or local-dir:')
-    architecture.refuse_differences(weights, name, model, checkpoint.shapes(weights))
-    model = timm.create_model(name, pretrained=True, pretrained_cfg={**cfg, 'file': str(weights)}, **plain)
-    provenance = {**config.get('provenance', {}), 'reference_output': reference_output(model)}
+    provenance = {**config.get('provenance', {}), 'reference_output': default}
     return Weights(f'{name}.{tag}', sha256(weights), weights.stat().st_size, cfg, license, provenance, **place)
 
 

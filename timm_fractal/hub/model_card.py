@@ -46,6 +46,9 @@ transform = timm.data.create_transform(**config, is_training=False)
 ```"""
 
 # The folder in `_USAGE`, which `published` replaces by a repository.
+# What cannot be in the string there.
+_UNQUOTABLE = re.compile(r"""['"\\\x00-\x1f\x7f]""")
+
 _PLACE = re.compile(r"(?<=create_model\(')local-dir:[^'\n]*(?=')")
 
 
@@ -97,7 +100,7 @@ def card(
     if began:
         more = f', pre-trained on {_text(began["dataset"])}' if began.get('dataset') else ''
         said.insert(min(1, len(said)), f'- Started from: {_text(began.get("weights", ""))}{more}')
-    place = f'local-dir:{re.sub(r"[^A-Za-z0-9_. -]", "_", folder)}'
+    place = f'local-dir:{_UNQUOTABLE.sub("_", folder)}'
     keys = ('input_size', 'mean', 'std', 'interpolation', 'num_classes')
     shape = ', '.join(f'{key} {_value(cfg[key])}' for key in keys if key in cfg)
     table = ['| benchmark | result |', '|---|---|']
