@@ -4,7 +4,8 @@ Example:
     $ python train_scripts/which_fractal.py 0:40 --results train_scripts/results/fractals.jsonl
 
 prints a line per seed of `fractal1`, then Spearman's rank correlation of each measure with top-1 of each fine-tuning of
-`sweeps/fractals.yaml`. Select a measure by the correlations of the first seeds (--fit), and verify it on the others.
+`sweeps/fractals.yaml`, and with the mean rank over fine-tunings. Select a measure by the correlations of the first
+seeds (--fit), and verify it on the others.
 """
 
 import argparse
@@ -101,17 +102,24 @@ def transfer(path: Path) -> dict[str, dict[int, float]]:
     for line in path.read_text(encoding='utf-8').splitlines():
         row = json.loads(line)
         kind, _, seed = row['condition'].partition('-')
-        if kind == 'base' and row['seed'] == 0:
+        if kind in ('base', 'other') and row['seed'] == 0:
             found[row.get('finetune') or 'own task'][int(seed)].append(row['eval_top1'])
     return {task: {seed: float(np.mean(each)) for seed, each in seeds.items()} for task, seeds in found.items()}
+
+
+def mean_rank(top1: dict[str, dict[int, float]]) -> dict[int, float]:
+    """Return the mean rank of each fractal over the fine-tunings; the best has the highest."""
+    tasks = [found for task, found in top1.items() if task != 'own task']
+    seeds = [seed for seed in tasks[0] if all(seed in found for found in tasks)]
+    ranks = np.mean([stats.rankdata([found[seed] for seed in seeds]) for found in tasks], axis=0)
+    return dict(zip(seeds, ranks.tolist()))
 
 
 def picture(top1: dict[str, dict[int, float]], path: Path) -> None:
     """Save six classes of the best (left) and worst fractals (right), with the top-1 of each fine-tuning."""
     tasks = [task for task in top1 if task != 'own task']
-    seeds = [seed for seed in top1[tasks[0]] if all(seed in top1[task] for task in tasks)]
-    ranks = np.sum([stats.rankdata([top1[task][seed] for seed in seeds]) for task in tasks], axis=0)
-    order = [seeds[place] for place in np.argsort(-ranks, kind='stable')]
+    ranks = mean_rank(top1)
+    order = sorted(ranks, key=lambda seed: -ranks[seed])
     classes, text, tile = 6, 16, 96
     sheet = Image.new('L', (2 * classes * tile + tile // 2, PICTURED * (tile + text)), 255)
     for column, chosen in enumerate((order[:PICTURED], order[-PICTURED:])):
@@ -151,7 +159,10 @@ def main() -> None:
     print('seed', *names)
     for seed, values in measured.items():
         print(seed, *(f'{value:.3f}' for value in values.values()))
-    for task, top1 in (transfer(args.results) if args.results else {}).items():
+    results = transfer(args.results) if args.results else {}
+    if results:
+        results['mean rank'] = mean_rank(results)
+    for task, top1 in results.items():
         for words, low, high in (
             (f'seeds below {args.fit}', 0, args.fit),
             (f'from {args.fit}', args.fit, 2**32),

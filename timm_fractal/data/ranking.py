@@ -48,7 +48,7 @@ _CONTRAST = (0.2758, 0.0265)
 #: How well the score predicts transfer.
 EVIDENCE = (
     'random fractals have mean 0 and standard deviation 1.5; in a study of 40 fractals, those with a higher score '
-    'transferred better (Spearman 0.60, 95 % interval 0.32 to 0.79, docs/datasets.md): it rules out bad fractals '
+    'transferred better (Spearman 0.60, 95 % interval 0.31 to 0.79, docs/datasets.md): it rules out bad fractals '
     'rather than finding the best'
 )
 
