@@ -338,3 +338,18 @@ def test_without_numba_torch_does_the_work(monkeypatch, caplog):
     assert _batch.kernels(CPU) is None and train.apply(batch, params).shape == (2, 1, 20, 20)
     assert [message[:20] for message in caplog.messages] == ['numba cannot be used']
     lazy.numba_kernels.cache_clear()
+
+
+def test_boxes_of_five_channels_have_five_colors(kernels):
+    """The colors of their own image, up to the last one."""
+    module, device = kernels
+    upload = Upload()
+    boxes, color = np.tile(np.array([2, 3, 20, 30]), (4, 1, 1)), np.random.default_rng(0).standard_normal((4, 1, 5))
+    params = EraseParams(boxes, color, 0)
+    run = record_output(upload, np.arange(4, dtype=np.int32), np.arange(4), [4], None, None, 'rand', params)
+    upload.send(device)
+    levels = torch.zeros(5, 256, device=device)
+    [(images, _)] = run(module, torch.zeros(4, 1, 24, 40, dtype=torch.uint8, device=device), levels)
+    wanted = torch.zeros(4, 5, 24, 40)
+    wanted[:, :, 2:22, 3:33] = torch.from_numpy(color[:, 0]).float()[..., None, None]
+    assert torch.equal(images.cpu(), wanted)
