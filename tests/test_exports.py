@@ -329,11 +329,14 @@ def test_names_of_classes_are_exported(tmp_path):
         Image.new('RGB', (8, 8)).save(tmp_path / 'train' / name / 'x.png')
     path = trained(tmp_path / 'last.pth.tar', make('test_vit'), 'test_vit')
     # The folder of both splits does as well.
-    (tmp_path / 'val').mkdir()
-    for place in (tmp_path / 'train', tmp_path):
-        folder = export_weights(path, tmp_path / 'x', tag='mine', label_names=place)
     names = ['2 cats', '10 dogs', 'valid']
-    assert list(timm.create_model(f'local-dir:{folder}', pretrained=True).pretrained_cfg['label_names']) == names
+    for split in ('train', 'val', 'validation'):
+        (tmp_path / split).mkdir(exist_ok=True)
+        place = tmp_path / 'train' if split == 'train' else tmp_path
+        folder = export_weights(path, tmp_path / 'x', tag='mine', label_names=place)
+        assert list(timm.create_model(f'local-dir:{folder}', pretrained=True).pretrained_cfg['label_names']) == names
+        if split != 'train':
+            (tmp_path / split).rmdir()
     config = transformers.AutoConfig.from_pretrained(folder)
     assert [config.id2label[k] for k in range(3)] == names
     # Not trained on fractals.

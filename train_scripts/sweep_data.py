@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 from sweep_file import fingerprint
 from sweep_schema import Data, Digits, Images, Photo, Rest
-from timm.data.readers.img_extensions import get_img_extensions
+from timm.data.readers import get_img_extensions
 
 
 class Folders:

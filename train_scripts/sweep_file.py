@@ -107,14 +107,15 @@ class Sweep:
         tasks = self.file.finetune if own.only is None else own.only
         # Published weights are one pre-training.
         default = self.file.seeds if own.weights is None else self.file.seeds[:1]
+        meaning = self.meaning(settings)
         for seed in own.seeds or default:
             key = dict(sweep=self.name, condition=condition, seed=seed)
-            pretrain = Job('pretrain', settings, seed, key | {'settings': digest(self.meaning(settings))})
+            pretrain = Job('pretrain', settings, seed, key | {'settings': digest(meaning)})
             finetune = []
             for task, training in self.file.finetune.items():
                 if task in tasks:
                     tuning = training.given | weights
-                    both = digest([self.meaning(settings), self.meaning(tuning)])
+                    both = digest([meaning, self.meaning(tuning)])
                     for tune in self.file.finetune_seeds:
                         more = dict(finetune=task, finetune_seed=tune, settings=both)
                         finetune.append(Job(f'{task}-s{tune}', tuning, 100 * seed + tune, key | more))

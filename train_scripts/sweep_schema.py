@@ -72,7 +72,7 @@ class Training(Strict):
     weights: str = absent('of a condition: published weights instead of a pre-training')
     only: list[str] = absent('of a condition: its fine-tunings (default: all)')
     seeds: Seeds = absent(
-        'of a condition: overrides `seeds` of the file; with `weights`, only the first of them is used'
+        'of a condition: overrides `seeds` of the file; with `weights`, one (default: the first of the file)'
     )
     stage: int = Field(0, description='of a condition: lower stages run first')
     label: str = absent('of a condition: its name in tables and plots')

@@ -27,6 +27,7 @@ from .._utils.files import sha256
 from .._utils.messages import listed
 from .._version import __version__
 from ..data import create
+from ..data.base import VALIDATION_SPLITS
 from ..spec import parse_name
 from . import architecture, checkpoint, origin, values
 from .checkpoint import Checkpoint, Tensors
@@ -49,7 +50,7 @@ _ORDINARY = {'num_classes', 'in_chans', 'img_size', 'global_pool'}
 # Tensor file formats that can contain code.
 _UNSAFE = ('.bin', '.ckpt', '.pickle', '.pkl', '.pt', '.pth', '.tar')
 
-# Temporary folder within the destination; a killed process leaves it behind.
+# Temporary folder, or lock, within the destination; a killed process leaves it behind.
 _UNFINISHED = '.export-'
 
 
@@ -312,13 +313,10 @@ def _staged(dest: Path) -> Iterator[Path]:
     if not is_new and not dest.is_dir():
         raise FileExistsError(f'{dest} is a file: the destination must be a folder')
     found = {path.name for path in dest.glob('*')}
-    is_unfinished = any(name.startswith(_UNFINISHED) for name in found)
-    for name in sorted(found):
-        is_part = name in FILES and (is_unfinished or found >= {HUB_FILE, CONFIG})
-        if not is_part and not name.startswith(_UNFINISHED):
-            raise FileExistsError(
-                f'{dest} contains {name!r}, which is not part of an export: choose another destination'
-            )
+    unfinished = {name for name in found if name.startswith(_UNFINISHED)}
+    parts = set(FILES) if unfinished or found >= {HUB_FILE, CONFIG} else set()
+    for name in sorted(found - unfinished - parts):
+        raise FileExistsError(f'{dest} contains {name!r}, which is not part of an export: choose another destination')
     dest.mkdir(parents=True, exist_ok=True)
     try:
         with exclusive_lock(dest):
@@ -343,7 +341,7 @@ def _read_label_names(path: Path) -> list[str]:
     """Read class names from the subfolders of a folder of images, in timm's order, or from the lines of a file."""
     if path.is_dir():
         # The folder of the training images, or that above; timm would search it for "valid", which may be a class.
-        if (path / 'train').is_dir() and (path / 'val').is_dir():
+        if (path / 'train').is_dir() and any((path / name).is_dir() for name in VALIDATION_SPLITS):
             path /= 'train'
         images: Any = timm.data.create_dataset('', str(path), search_split=False)  # type: ignore[attr-defined]
         classes: dict[str, int] = images.reader.class_to_idx

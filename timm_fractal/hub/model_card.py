@@ -45,10 +45,10 @@ config = timm.data.resolve_model_data_config(model)
 transform = timm.data.create_transform(**config, is_training=False)
 ```"""
 
-# The folder in `_USAGE`, which `published` replaces by a repository.
-# What cannot be in the string there.
+# What a folder in `_USAGE` cannot have in its name.
 _UNQUOTABLE = re.compile(r"""['"\\\x00-\x1f\x7f]""")
 
+# The folder in `_USAGE`, which `published` replaces by a repository.
 _PLACE = re.compile(r"(?<=create_model\(')local-dir:[^'\n]*(?=')")
 
 
